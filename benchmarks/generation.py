@@ -66,12 +66,14 @@ class Bench:
         self.dtype = getattr(torch, options.dtype)
         made = Samples(tokens=128, side=options.side)
         torch.manual_seed(0)
-        config = ModelConfig(size=options.size, compile=options.compile)
+        config = ModelConfig(size=options.size)
         self.network = Transformer(config, made.vocabulary).to(self.device, self.dtype).eval()
         with torch.no_grad():
             self.network.heads.weight.mul_(LOGITS_STD / HEAD_SCALE)
-        plain = Transformer(ModelConfig(size=options.size), made.vocabulary).to(self.device, self.dtype).eval()
+        plain = Transformer(config, made.vocabulary).to(self.device, self.dtype).eval()
         plain.load_state_dict(self.network.state_dict())
+        if options.compile:
+            self.network.compile_blocks()
         self.vocabulary, self.n = made.vocabulary, options.side**2
         ids = {name: SequenceIds(SPECIALS.end, SPECIALS.sentinels[0], frozenset()) for name in TEXTS}
         self.sampler = Sampler(self.network, made.vocabulary, sequences=ids, inputs=set(made.specs))

@@ -15,24 +15,21 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from safetensors import SafetensorError, safe_open
+from pydantic import Field, StringConstraints
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fourm_engine.exported import MAX_CONFIG_BYTES, ExportedConfig, check_size
+from fourm_engine.exported import ExportedConfig, Strict, read_document
 from fourm_engine.files import replacing_folder
 from fourm_engine.nn.adapt import merged
 from fourm_engine.nn.transformer import Transformer
-from fourm_engine.weights import digest_of
+from fourm_engine.weights import digest_of, opened
 
 ADAPTER = "adapter"
 CONFIG, WEIGHTS = "adapter.json", "adapter.safetensors"
 
 
-class AdapterConfig(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
+class AdapterConfig(Strict):
     format: Literal["fourm-adapter"] = "fourm-adapter"
     version: Literal[1] = 1
     #: The model that it belongs to, as the run called it, and `digest_of` its weights.
@@ -63,21 +60,9 @@ class Adapter:
         folder = next((f for f in (Path(path), Path(path) / ADAPTER) if (f / CONFIG).is_file()), None)
         if folder is None:
             raise ValueError(f"{path}: no adapter: {CONFIG} is missing; runs with finetune.lora write one")
-        self.folder, file = folder, folder / CONFIG
-        if file.stat().st_size > MAX_CONFIG_BYTES:
-            raise ValueError(f"{file}: larger than {MAX_CONFIG_BYTES} bytes; this is no adapter's config")
-        try:
-            # As JSON again, since the model's section is strict about types and JSON has no tuples.
-            text = json.dumps(json.loads(file.read_text(encoding="utf-8")))
-            self.config = AdapterConfig.model_validate_json(text)
-            self.vocabulary = self.config.model.build_vocabulary()
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise ValueError(f"{file}: {key}: {first['msg']}; it is damaged, or of another version") from None
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{file}: {error}; it is damaged, take it from the original again") from None
-        check_size(self.config.model, file)
+        self.folder = folder
+        self.config = read_document(folder / CONFIG, AdapterConfig, lambda config: config.model, refused={})
+        self.vocabulary = self.config.model.build_vocabulary()
 
     def check_base(self, weights: Path) -> None:
         """Raises ValueError unless `weights` is the file of the model that it belongs to."""
@@ -95,13 +80,10 @@ class Adapter:
         with torch.device("meta"):
             network = Transformer(self.config.model.model, self.vocabulary)
         path, shapes = self.folder / WEIGHTS, {name: t.shape for name, t in network.state_dict().items()}
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118
-                    self._check(name, tuple(file.get_slice(name).get_shape()), shapes)
-                learned = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path}: not a safetensors file, or a truncated one ({error}); fetch it again") from None
+        with opened(path) as file:
+            for name in file.keys():  # noqa: SIM118
+                self._check(name, tuple(file.get_slice(name).get_shape()), shapes)
+            learned = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         try:
             state = merged(base.state_dict(), learned, shapes, scale=self.config.scale)
         except ValueError as error:

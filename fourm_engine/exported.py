@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import shutil
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fourm_engine.files import replacing_folder
@@ -24,7 +24,7 @@ from fourm_engine.modalities import Modalities
 from fourm_engine.nn.transformer import ModelConfig, Transformer
 from fourm_engine.tokenizers.store import save_tokenizer
 from fourm_engine.vocabulary import Entry, Vocabulary
-from fourm_engine.weights import check_shapes
+from fourm_engine.weights import opened
 from fourm_plugins.discovery import Plugin
 from fourm_plugins.hub import HUB_ID, check_there
 from fourm_plugins.modality import Modality
@@ -50,11 +50,14 @@ Edge = Annotated[int, Field(ge=1, le=1 << 16)]  # of a grid, in tokens
 DESCRIPTIVE = frozenset({"description", "licence", "extensions", "published_name"})
 
 
-class _Strict(BaseModel):
+Document = TypeVar("Document", bound=BaseModel)
+
+
+class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
-class SavedEntry(_Strict):
+class SavedEntry(Strict):
     name: Name
     start: int = Field(ge=0)
     stop: int = Field(ge=0)
@@ -63,7 +66,7 @@ class SavedEntry(_Strict):
     position_grid: tuple[Edge, Edge] | None = None
 
 
-class SavedModality(_Strict):
+class SavedModality(Strict):
     """The plugin of a modality, and the modality it made."""
 
     plugin: Name
@@ -82,7 +85,7 @@ class SavedModality(_Strict):
         return settings
 
 
-class ExportedConfig(_Strict):
+class ExportedConfig(Strict):
     format: Literal["fourm"] = "fourm"
     version: Literal[2] = 2
     model: ModelConfig
@@ -114,15 +117,23 @@ def read_config(folder: Path) -> ExportedConfig:
     path = folder / CONFIG
     if not path.is_file():
         raise ValueError(f"{folder} holds no exported model: {CONFIG} is missing")
+    return read_document(path, ExportedConfig, lambda config: config, refused={HEAD_FORMAT: NO_MODEL})
+
+
+def read_document(
+    path: Path, kind: type[Document], model: Callable[[Document], ExportedConfig], *, refused: Mapping[Any, str]
+) -> Document:
+    """A JSON file that holds the config of a `model`. `refused`: format -> why it is not read here. Raises ValueError
+    naming file, key and reason."""
     if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise ValueError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; this is no model's config")
+        raise ValueError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes, which no config is; it is damaged")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(data, dict) and data.get("format") == HEAD_FORMAT:
-            raise ValueError(NO_MODEL)
+        if isinstance(data, dict) and (why := refused.get(data.get("format"))):
+            raise ValueError(why)
         # As JSON again, since the model's section is strict about types and JSON has no tuples.
-        config = ExportedConfig.model_validate_json(json.dumps(data))
-        config.build_vocabulary()
+        document = kind.model_validate_json(json.dumps(data))
+        model(document).build_vocabulary()
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not JSON: {error}; it is damaged, take it from the original again") from None
     except ValidationError as error:
@@ -132,11 +143,11 @@ def read_config(folder: Path) -> ExportedConfig:
         raise ValueError(f"{path}: {key}: {first['msg']}{more}; it is damaged, or of another version") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from None
-    check_size(config, path)
-    return config
+    _check_size(model(document), path)
+    return document
 
 
-def check_size(config: ExportedConfig, path: Path) -> None:
+def _check_size(config: ExportedConfig, path: Path) -> None:
     """Raises ValueError, naming the file, for a model beyond every one that is loaded."""
     if config.model.width > MAX_WIDTH or max(config.model.encoder_blocks, config.model.decoder_blocks) > MAX_BLOCKS:
         raise ValueError(f"{path}: a model of width {config.model.width} is beyond what is loaded; the file is damaged")
@@ -152,11 +163,8 @@ def load_network(folder: Path, config: ExportedConfig) -> Transformer:
     network = checked_network(folder, config)
     network.to_empty(device="cpu")
     network.tabulate()
-    try:
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            network.load_state_dict({name: file.get_tensor(name) for name in network.state_dict()})
-    except SafetensorError as error:
-        raise ValueError(f"{folder / WEIGHTS}: a truncated file ({error}); fetch it again") from None
+    with opened(folder / WEIGHTS) as file:
+        network.load_state_dict({name: file.get_tensor(name) for name in network.state_dict()})
     return network.eval()
 
 
@@ -168,13 +176,8 @@ def checked_network(folder: Path, config: ExportedConfig) -> Transformer:
     with torch.device("meta"):
         network = Transformer(config.model, config.build_vocabulary())
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    try:
-        with safe_open(path, framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        check_shapes(shapes, expected, f"{path} does not fit {CONFIG}")
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file, or a truncated one ({error}); fetch it again") from None
-    return network.eval()
+    with opened(path, expected):
+        return network.eval()
 
 
 def published_arguments(folder: Path) -> dict[str, Any] | None:
@@ -231,7 +234,7 @@ def save(
         spaces[space.name] = tokenizer
         fingerprints[space.name] = tokenizer.fingerprint
     config = ExportedConfig(
-        model=network.config.model_copy(update={"compile": False}),  # a matter of the machine, not the model
+        model=network.config,
         vocabulary=vocabulary.to_json(),  # type: ignore[arg-type]
         modalities=dict(sorted(saved.items())),
         tokenizers=fingerprints,

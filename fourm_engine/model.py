@@ -171,7 +171,11 @@ class FourM:
         """Write `path` (a safetensors file) in the published format, with `config.json` beside it. Raises ValueError
         for anything the format cannot hold."""
         specs = {name: modality.spec for name, modality in self.modalities.items()}
-        save_published(Path(path), self.network, self.vocabulary, specs, missing=self.missing, arguments=self.published)
+        shorter = {name for name, modality in self.modalities.items() if "max_tokens" in modality.published_settings}
+        missing, arguments = self.missing, self.published
+        save_published(
+            Path(path), self.network, self.vocabulary, specs, shorter=shorter, missing=missing, arguments=arguments
+        )
 
     # Generating and encoding
 

@@ -1,10 +1,12 @@
-"""Files of weights (safetensors): whether their tensors fit a module, single rows, digests."""
+"""Files of weights (safetensors): opened and compared with a module, single rows, digests."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -29,14 +31,26 @@ def check_shapes(shapes: Mapping[str, tuple], expected: Mapping[str, tuple], wha
         raise ValueError(f"{what}: {'; '.join(wrong[:5])}{more}")
 
 
-def check_weights(path: Path, expected: Mapping[str, tuple[int, ...]], *, only: tuple[str, ...] = ("",)) -> None:
-    """Raise ValueError where the tensors of a file, of names that start with `only`, are not those `expected`."""
+@contextmanager
+def opened(
+    path: Path,
+    expected: Mapping[str, tuple[int, ...]] | None = None,
+    *,
+    to: str = "config.json",
+    only: str | tuple[str, ...] = "",
+    remedy: str = "fetch it again",
+) -> Iterator[Any]:
+    """A safetensors file, open for reading. `expected`: name -> shape of its tensors whose names start with `only`, as
+    follows from what they must fit `to`. Raises ValueError, naming the file, where it is none, truncated, or has other
+    tensors."""
     try:
         with safe_open(path, framework="pt") as file:
-            shapes = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys() if k.startswith(only)}  # noqa: SIM118
+            if expected is not None:
+                shapes = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys() if k.startswith(only)}  # noqa: SIM118
+                check_shapes(shapes, expected, f"{path} does not fit {to}")
+            yield file
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: not a safetensors file, or a truncated one ({error}); fit it again") from None
-    check_shapes(shapes, expected, f"{path} does not fit the tokenizer's settings")
+        raise ValueError(f"{path}: not a safetensors file, or a truncated one ({error}); {remedy}") from None
 
 
 def read_rows(path: Path, name: str, rows: Tensor, first: int, *, leading: int = 0) -> None:

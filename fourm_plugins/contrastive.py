@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fourm_plugins.labelling import NetworkOptions, PictureNetwork
+from fourm_plugins.labelling import NetworkOptions, PictureNetwork, load_words
 
 _WHAT = "a contrastive model of pictures and texts"
 
@@ -25,16 +25,10 @@ class Contrastive:
         self._net = PictureNetwork(
             model, ["AutoModel"], what=_WHAT, install=install, options=NetworkOptions(), spare=("pooler",)
         )
-        from transformers import AutoTokenizer
-
         network = self._net.network
         if not (hasattr(network, "get_image_features") and hasattr(network, "get_text_features")):
             raise ValueError(f"{model}: {type(network).__name__} is not {_WHAT}; name one such as a CLIP")
-        try:
-            self._words: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-        except Exception as error:  # the library raises many kinds
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"{model}: its tokenizer cannot be used: {reason}") from error
+        self._words = load_words(model)
 
     def pictures(self, values: Sequence[np.ndarray]) -> np.ndarray:
         def compute(inputs: dict[str, Any], sizes: list[tuple[int, int]]) -> list[np.ndarray]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import colorsys
 import io
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -141,7 +142,7 @@ def decode_array(content: bytes, *, ndim: int) -> np.ndarray:
     try:
         version = np.lib.format.read_magic(stream)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = header(stream)
+        shape, columns_first, dtype = header(stream)
     except Exception as error:
         raise SampleError(f"not a .npy file: {error}") from error
     if dtype.kind not in "fiu" or len(shape) != ndim or min(shape, default=1) < 1:
@@ -153,7 +154,9 @@ def decode_array(content: bytes, *, ndim: int) -> np.ndarray:
         raise SampleError(f"array {shape} of {declared} bytes; at most {MAX_ARRAY_BYTES} are read")
     if declared != there:
         raise SampleError(f"array {shape} of {dtype} needs {declared} bytes, the file has {there}: truncated?")
-    return np.asarray(np.load(io.BytesIO(content), allow_pickle=False))
+    return (
+        np.frombuffer(content, dtype, offset=stream.tell()).reshape(shape, order="F" if columns_first else "C").copy()
+    )
 
 
 # Arrays to files
@@ -196,7 +199,10 @@ def view_map(array: Shaped[np.ndarray, "H W ..."], view: View, size: tuple[int, 
     left, top, right, bottom = view.pixels(*array.shape[:2])
     rows = _nearest(array.shape[0], top, bottom, size[0])
     columns = _nearest(array.shape[1], left, right, size[1])
-    return np.asarray(array[rows[:, None], (columns[::-1] if view.flip else columns)[None]])
+    return np.asarray(array.take(rows, 0).take(columns[::-1] if view.flip else columns, 1))
+
+
+_SEEN = "ih,hwc,jw->ijc"
 
 
 def view_features(array: Float[np.ndarray, "H W C"], view: View, size: tuple[int, int]) -> Float[np.ndarray, "h w C"]:
@@ -205,7 +211,14 @@ def view_features(array: Float[np.ndarray, "H W C"], view: View, size: tuple[int
     rows = _triangle(array.shape[0], top, bottom, size[0])
     columns = _triangle(array.shape[1], left, right, size[1])
     columns = columns[::-1] if view.flip else columns
-    return np.asarray(np.einsum("ih,hwc,jw->ijc", rows, array, columns, optimize=True), np.float32)
+    path = _path(rows.shape, array.shape, columns.shape)
+    return np.asarray(np.einsum(_SEEN, rows, array, columns, optimize=path), np.float32)
+
+
+@lru_cache(maxsize=256)
+def _path(*shapes: tuple[int, ...]) -> list[Any]:
+    """In which order `view_features` multiplies best; finding that takes longer than to multiply small maps."""
+    return list(np.einsum_path(_SEEN, *map(np.empty, shapes), optimize=True)[0])
 
 
 def _nearest(length: int, low: float, high: float, out: int) -> Int[np.ndarray, " out"]:

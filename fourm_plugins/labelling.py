@@ -21,6 +21,17 @@ from fourm_plugins.hub import check_there
 from fourm_plugins.modality import Settings
 
 
+def load_words(model: str) -> Any:
+    """The tokenizer of texts that comes with `model`. Raises ValueError, one line, where it cannot be used."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    except Exception as error:  # the library raises many kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{model}: its tokenizer cannot be used: {reason}") from error
+
+
 class NetworkOptions(Settings):
     """Options of all labellers with a network."""
 

@@ -70,10 +70,24 @@ class GridSettings(Settings):
     tokens: int = Field(default=4, ge=1)  # a side
 
 
-class Picture(Modality[np.ndarray]):
-    """float32 (H, W, 2) in [0, 1]. Its tokens are the patches' mean of channel 0, in 16 levels."""
+class Map(Modality[np.ndarray]):
+    """Rows and columns first, in a .npy file."""
 
     Settings = GridSettings
+
+    def write(self, value: np.ndarray) -> dict[str, bytes]:
+        return {"npy": to_npy(value)}
+
+    def aspect(self, value: np.ndarray) -> float:
+        return value.shape[1] / value.shape[0]
+
+    def augment(self, value: np.ndarray, view: View) -> np.ndarray:
+        return crop(value, view, self.settings.size)
+
+
+class Picture(Map):
+    """float32 (H, W, 2) in [0, 1]. Its tokens are the patches' mean of channel 0, in 16 levels."""
+
     continuous = False
 
     def make_spec(self) -> ModalitySpec:
@@ -95,15 +109,6 @@ class Picture(Modality[np.ndarray]):
         if value.ndim != 3 or value.shape[2] != 2:
             raise SampleError(f"expected (H, W, 2), found {value.shape}")
         return value.astype(np.float32)
-
-    def write(self, value: np.ndarray) -> dict[str, bytes]:
-        return {"npy": to_npy(value)}
-
-    def aspect(self, value: np.ndarray) -> float:
-        return value.shape[1] / value.shape[0]
-
-    def augment(self, value: np.ndarray, view: View) -> np.ndarray:
-        return crop(value, view, self.settings.size)
 
     def normalise(self, value: np.ndarray) -> np.ndarray:
         if np.isnan(value).any():
@@ -135,10 +140,8 @@ class Pixels(Picture):
     continuous = True
 
 
-class Labels(Modality[np.ndarray]):
+class Labels(Map):
     """int64 (H, W) of 5 classes, -1 for none. Its tokens are the class in the middle of a patch."""
-
-    Settings = GridSettings
 
     def make_spec(self) -> ModalitySpec:
         s = self.settings
@@ -157,15 +160,6 @@ class Labels(Modality[np.ndarray]):
         if value.ndim != 2:
             raise SampleError(f"expected (H, W), found {value.shape}")
         return value.astype(np.int64)
-
-    def write(self, value: np.ndarray) -> dict[str, bytes]:
-        return {"npy": to_npy(value)}
-
-    def aspect(self, value: np.ndarray) -> float:
-        return value.shape[1] / value.shape[0]
-
-    def augment(self, value: np.ndarray, view: View) -> np.ndarray:
-        return crop(value, view, self.settings.size)
 
     def normalise(self, value: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(value)  # classes out of range are for the engine to find
@@ -237,7 +231,7 @@ class Words(Modality[Any]):
         return [self.write(alternatives) for alternatives in lines]
 
 
-class _Unfitted:
+class Unfitted:
     """A tokenizer without anything to learn. `salt` stands for a fitted state: it changes the fingerprint alone."""
 
     salt = ""
@@ -262,7 +256,7 @@ def _patches(array: np.ndarray, spec: ModalitySpec) -> np.ndarray:
     return array.reshape(grid.height, ph, grid.width, pw).transpose(0, 2, 1, 3).reshape(-1, ph, pw)
 
 
-class LevelsTokenizer(_Unfitted, Tokenizer):
+class LevelsTokenizer(Unfitted, Tokenizer):
     kind = "fake_levels"
 
     def encode(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -280,7 +274,7 @@ class LevelsTokenizer(_Unfitted, Tokenizer):
         return np.stack([np.kron(grid, np.ones(self.spec.patch, np.float32))] * 2)
 
 
-class ClassesTokenizer(_Unfitted, Tokenizer):
+class ClassesTokenizer(Unfitted, Tokenizer):
     kind = "fake_classes"
 
     def encode(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -292,7 +286,7 @@ class ClassesTokenizer(_Unfitted, Tokenizer):
         return [np.kron(np.asarray(row, np.int64).reshape(shape), np.ones(self.spec.patch, np.int64)) for row in ids]
 
 
-class WordsTokenizer(_Unfitted, TextTokenizer):
+class WordsTokenizer(Unfitted, TextTokenizer):
     kind = "fake_words"
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,19 @@ def write(root: Path, folder: str, kind: str, samples: Sequence[str], *, suffix:
         examples = [{"png": png(noisy(index))} for index in range(len(samples))]
     else:
         examples = modality(kind).example_samples(len(samples), seed=0)
+    store(root / folder, examples, [f"{sample}{suffix}" for sample in samples])
+
+
+def write_examples(folder: Path, kind: str, number: int, *, seed: int = 0, prefix: str = "") -> None:
+    """Example samples of a plugin as `folder/0.extension` and so on."""
+    store(folder, modality(kind).example_samples(number, seed=seed), [f"{prefix}{index}" for index in range(number)])
+
+
+def store(folder: Path, examples: Iterable[Mapping[str, bytes]], samples: Iterable[str]) -> None:
+    """Files of samples, {extension: content} each, under their names."""
     for sample, files in zip(samples, examples, strict=True):
         for extension, content in files.items():
-            path = root / folder / f"{sample}{suffix}.{extension}"
+            path = folder / f"{sample}.{extension}"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
 

@@ -22,7 +22,8 @@ from fourm_plugins.manager import PluginManager
 from tests.fakes import fake_modalities
 from tests.generate.test_sampler import sample, sampler  # noqa: F401 (a fixture)
 from tests.installing import install
-from tests.train.toy_task import ToyTask, config, losses
+from tests.running import losses
+from tests.train.toy_task import ToyTask, config
 
 PAGE = (Path(__file__).parents[1] / "docs/hooks.md").read_text()
 

@@ -18,10 +18,9 @@ from fourm_engine.cli import app
 from fourm_engine.model import FourM
 from fourm_engine.recipes.config import load_config
 from fourm_engine.recipes.extend import extension_config, open_extension
+from tests.configs import GRID, small, store
 
 ROOT = Path(__file__).parent.parent
-CODEC = {"encoder": {"blocks": 0, "width": 32}, "decoder": {"blocks": 1, "width": 32}}
-GRID = {"image_size": 32, "patch_size": 8, "codebook_size": 16, "tokenizer": CODEC}
 TEXT = {"vocabulary_size": 600, "coordinate_bins": 32}
 
 
@@ -51,32 +50,22 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     render = str(ROOT / "examples/scenes/render.py")
     run(render, "--out", str(folder / "data"), "--train", "24", "--val", "8", "--size", "32", "--jobs", "1")
-    config = {
-        "run": str(folder / "run"),
-        "modalities": {
-            "select": ["rgb", "rgb@pixels", "depth", "boxes", "caption"],
-            "settings": {
-                "rgb": GRID,
-                "depth": GRID,
-                "rgb@pixels": {"image_size": 32, "patch_size": 8},
-                "caption": {"max_tokens": 64, "text": TEXT},
-                "boxes": {"max_tokens": 32, "text": TEXT},
-            },
-        },
-        "data": {
-            "train": str(folder / "data/train"),
-            "val": str(folder / "data/val"),
-            "tokens": str(folder / "tokens"),
-            "views": 2,
-        },
-        "tokenizers": {"folder": str(folder / "tokenizers"), "fit": {"steps": 12, "batch_size": 8}},
+    settings = {
+        "rgb": GRID,
+        "rgb@pixels": {"image_size": 32, "patch_size": 8},
+        "depth": GRID,
+        "boxes": {"max_tokens": 32, "text": TEXT},
+        "caption": {"max_tokens": 64, "text": TEXT},
+    }
+    sections = {
+        "data": {"train": str(folder / "data/train"), "val": str(folder / "data/val"), "views": 2},
+        "tokenizers": {"fit": {"steps": 12, "batch_size": 8}},
         "masking": {"input_tokens": [1, 24], "target_tokens": 24},
-        "model": {"width": 32, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2},
-        "train": {"batch_size": 4, "steps": 6, "lr": 1e-3, "checkpoint_every": 3, "log_every": 1},
+        "train": {"steps": 6, "checkpoint_every": 3, "log_every": 1},
         "evaluate": {"samples": 4, "matrix_samples": 4, "constant_samples": 8, "pictures": 1},
     }
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(config))
+    sections["data"]["tokens"] = str(folder / "tokens")
+    path = store(folder / "config.yaml", small(folder, settings, **sections))
     fourm("tokenizer", "fit", path)
     fourm("tokenize", path)
     fourm("train", path)

@@ -16,7 +16,7 @@ python "$here/render.py" --out "$data" --train 1500 --val 60 --size 192 --seed 0
 fourm extend runs/demo --add rgb@128 --out runs/demo-128 "data.train=$data/train" "data.val=$data/val" \
   "data.tokens=$data/tokens" data.views=2 data.augment=true "data.crop_scale=[0.4,1.0]" \
   "modalities.settings.rgb@128={plugin: rgb, image_size: 128, patch_size: 8, codebook_size: 1024, tokenizer: $codec}" \
-  "tokenizers.spaces.rgb@128={steps: 2500, batch_size: 4, lr: 1.5e-3, warmup: 60, log_every: 250}" "tokenizers.folder=$data/tokenizers" \
+  "tokenizers.spaces.rgb@128={steps: 2500, batch_size: 4, lr: 1.5e-3, warmup: 60}" "tokenizers.folder=$data/tokenizers" \
   train.steps=60 train.warmup=10 train.batch_size=8
 fourm train "$here/super-resolution.yaml"
 python -m benchmarks.super_resolution runs/super-resolution "$data/val" --sheet runs/super-resolution/sheet.png

@@ -5,12 +5,12 @@ In: its network, vocabulary and specs. Out: `model.safetensors` and `config.json
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fourm_engine.convert import published
-from fourm_engine.convert.tensors import Domain
+from fourm_engine.convert.tensors import SEQUENCE_ROWS, Domain
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.spec import FeatureMap, Grid, ModalitySpec
@@ -22,6 +22,7 @@ def save_published(
     vocabulary: Vocabulary,
     specs: Mapping[str, ModalitySpec],
     *,
+    shorter: Collection[str],
     missing: Mapping[str, str],
     arguments: Mapping[str, Any] | None,
 ) -> None:
@@ -29,6 +30,7 @@ def save_published(
 
     Args:
         specs: modality -> spec, of all that `vocabulary` has but those of `missing`, {name: why}.
+        shorter: texts whose length is the plugin's, not that of the table of positions.
         arguments: of the published model that this one is; they are kept, and with them the order of its domains.
 
     Raises ValueError for what the format cannot hold: other grids, modalities without a published name, or without a
@@ -54,7 +56,8 @@ def save_published(
             raise ValueError(
                 f"{entry.name!r} was fine-tuned at another size; the format has no positions of a resized grid"
             )
-        domains.append(Domain(spec.published_name, entry.layout, entry.size, entry.patch_dim, spec.input, spec.target))
+        facts = entry.layout, entry.size, entry.patch_dim, spec.input, spec.target
+        domains.append(Domain(spec.published_name, *facts, rows=SEQUENCE_ROWS if entry.name in shorter else 0))
     written = published.arguments_of(network.config, domains, **_picture(specs.values()))
     if arguments is not None:
         kept = {d.name: d for d in domains}

@@ -26,7 +26,7 @@ from fourm_engine.files import replacing_file, write_atomically
 from fourm_engine.nn.embeddings import sine_cosine_1d, sine_cosine_2d
 from fourm_engine.nn.transformer import ModelConfig, Transformer
 from fourm_engine.vocabulary import Vocabulary
-from fourm_engine.weights import check_shapes, read_rows
+from fourm_engine.weights import check_shapes, opened, read_rows
 from fourm_plugins.spec import Grid, Layout, Sequence, Vector
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -106,12 +106,9 @@ def read_arguments(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...
     """(constructor's arguments, {tensor: shape}, tied tensors) of a safetensors file, without reading a tensor.
 
     Raises ValueError where it is no such file, or no arguments are found."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a safetensors file, or a truncated one ({error}); fetch it again") from None
+    with opened(path) as file:
+        metadata = file.metadata() or {}
+        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     tied = {gone: kept for gone, kept in metadata.items() if kept in shapes and gone not in shapes}
     beside = path.with_name(CONFIG)
     arguments: dict[str, Any] = {key: _literal(path, key, text) for key, text in metadata.items() if key not in tied}

@@ -26,7 +26,7 @@ from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Entry, Vocabulary
 from fourm_plugins.spec import Grid, Layout, Sequence, Vector
 
-#: Rows of the table of positions of a sequence, however long its texts are; longer ones have two a token.
+#: Rows of the table of positions of a published sequence, however long its texts are.
 SEQUENCE_ROWS = 512
 
 
@@ -40,7 +40,7 @@ class Domain:
     patch_dim: int
     input: bool
     target: bool
-    rows: int = 0  # of its table of positions in the file, if it is a sequence; 0: as the format has them
+    rows: int = 0  # of its table of positions in the file, if it is a sequence; 0: two a token
 
 
 def vocabulary_of(domains: Iterable[Domain], names: Mapping[str, str] | None = None) -> Vocabulary:
@@ -117,5 +117,4 @@ def _positions(domain: Domain, width: int) -> Tensor:
     if isinstance(layout, Grid):
         return sine_cosine_2d(layout.height, layout.width, width)
     assert isinstance(layout, Sequence)
-    usual = SEQUENCE_ROWS if layout.max_tokens <= SEQUENCE_ROWS else 2 * layout.max_tokens
-    return sine_cosine_1d(domain.rows or usual, width)
+    return sine_cosine_1d(domain.rows or 2 * layout.max_tokens, width)

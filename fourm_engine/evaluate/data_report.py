@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from fourm_engine.data.checks.check import DataCheck, Part
+from fourm_engine.data.checks.check import DataCheck
 from fourm_engine.data.checks.files import CONSTANT, USABLE
+from fourm_engine.data.checks.part import Part
 from fourm_engine.data.checks.statistics import Moments, Statistics
 from fourm_engine.data.raw.aspect import array_aspect
 from fourm_engine.drawing import Cell, png, sheet

@@ -37,7 +37,6 @@ class Extension:
     settings: ExtendConfig
     folder: Path  # of the exported model
     fitted: Path  # folder of the tokenizers of new token spaces
-    model_config: ModelConfig  # of the source, compiled where the run is
     saved: ExportedConfig
     source: Parts  # without weights
     manager: PluginManager
@@ -88,7 +87,6 @@ class Extension:
             settings,
             folder,
             fitted,
-            source.network.config.model_copy(update={"compile": model.compile}),
             saved,
             source,
             manager,
@@ -153,7 +151,7 @@ class Extension:
 
     def _check_model(self, config: ModelConfig) -> None:
         given, trained = config.model_dump(), self.source.network.config.model_dump()
-        for key in trained.keys() - {"size", "compile"}:
+        for key in trained.keys() - {"size"}:
             if given[key] != trained[key]:
                 raise ValueError(
                     f"model.{key} is {given[key]!r}, but {trained[key]!r} in {self.folder}; an extension keeps the "

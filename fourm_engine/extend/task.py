@@ -22,7 +22,6 @@ from fourm_engine.extend.report import FILE, Measured, Nats, Report, compare
 from fourm_engine.extend.source import Extension
 from fourm_engine.model import FourM
 from fourm_engine.nn.adapt import add_lora, freeze_known, plain_state
-from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.flops import Learning
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.starting import planned
@@ -57,7 +56,7 @@ class ExtendTask(FourMTask):
         **options: Any,
     ) -> None:
         used = {name: tokenizers[name] for name in extension.training if name in tokenizers}
-        super().__init__(extension.training, used, extension.model_config, data, **options)
+        super().__init__(extension.training, used, extension.source.network.config, data, **options)
         self.extension, self.cases, self.steps = extension, dict(cases), steps
         self.all_tokenizers = dict(tokenizers)
         self.before: Measured | None = None
@@ -71,7 +70,7 @@ class ExtendTask(FourMTask):
     def planned(self, seed: int) -> Planned:
         source = self.extension.source
         known = {name: tuple(p.shape) for name, p in source.network.named_parameters()}
-        return planned(self._blank(self.config), source.read, known, seed=seed)
+        return planned(self._blank(), source.read, known, seed=seed)
 
     def _adapt(self, network: Transformer) -> None:
         settings = self.extension.settings
@@ -122,10 +121,10 @@ class ExtendTask(FourMTask):
         network.to_empty(device="cpu").load_state_dict(weights)
         return network
 
-    def _blank(self, config: ModelConfig | None = None) -> Transformer:
-        """The same without memory; by default not compiled."""
+    def _blank(self) -> Transformer:
+        """The same without memory."""
         with torch.device("meta"):
-            network = Transformer(config or self.config.model_copy(update={"compile": False}), self.vocabulary)
+            network = Transformer(self.config, self.vocabulary)
             self._adapt(network)
         return network
 

@@ -98,7 +98,7 @@ class Encoder(nn.Module):
             if shown not in self.reader.input_names:
                 raise ValueError(f"inputs: {name!r} is a target only; use {', '.join(self.reader.input_names)}")
         self.network = without(model.network, {"context_proj", "decoder", "decoder_norm", "heads"})
-        self.network.embedding = without(model.network.embedding, {"decoder_table", "mask_token"})
+        self.network.embedding = without(model.network.embedding, {"decoder_table", "decoder_positions", "mask_token"})
         self._tokenizers = {name: t.fingerprint for name, t in sorted(model.tokenizers.items())}
         #: Number of blocks below each level of a pyramid: in even steps up to all of them.
         blocks = len(self.network.encoder)

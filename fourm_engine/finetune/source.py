@@ -81,7 +81,7 @@ def filled(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The sections `model` and `modalities.settings` of a config, with what a model says where they say nothing.
     `names`: the modalities that take part."""
-    shape = description.model.model_dump(exclude={"size", "compile"})
+    shape = description.model.model_dump(exclude={"size"})
     if "size" in model:
         shape = {key: value for key, value in shape.items() if key not in SIZES["B"]}
     known = {name: description.settings[name] for name in names if name in description.settings}
@@ -127,18 +127,7 @@ class Source:
             given = {
                 name: m.settings.model_dump(mode="json", exclude=set(SIZE_SETTINGS)) for name, m in training.items()
             }
-        parts = load_parts(
-            settings.source,
-            device="cpu",
-            domains=None,
-            disable=(),
-            providers=None,
-            manager=manager,
-            revision=None,
-            tokenizers=None,
-            settings=given,
-            weights=False,
-        )
+        parts = load_parts(settings.source, device="cpu", manager=manager, settings=given, weights=False)
         for name in training.keys() & parts.missing.keys():
             raise ValueError(f"modalities.select: {parts.missing[name]}")
         check_known(settings.source, parts.modalities, training)
@@ -150,7 +139,7 @@ class Source:
         check_shape(settings.source, parts.network.config, model)
         vocabulary = parts.vocabulary.resized(training.specs)
         with torch.device("meta"):  # names that no parameter has are better known now
-            adapt(Transformer(model.model_copy(update={"compile": False}), vocabulary), settings, parts.network.config)
+            adapt(Transformer(model, vocabulary), settings, parts.network.config)
         return cls(
             settings,
             weights,
@@ -211,7 +200,7 @@ def check_shape(source: str, trained: ModelConfig, model: ModelConfig) -> None:
     blocks and registers."""
     was, now = trained.model_dump(), model.model_dump()
     for key in was:  # in the order of the settings
-        if key not in ("size", "compile", *GROWING) and was[key] != now[key]:
+        if key not in ("size", *GROWING) and was[key] != now[key]:
             raise ValueError(
                 f"model.{key} is {now[key]!r}, but {was[key]!r} in {source}; fine-tuning keeps the model's shape: "
                 f"leave it out of `model`"

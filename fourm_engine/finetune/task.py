@@ -21,7 +21,6 @@ from fourm_engine.finetune.learning import adapt
 from fourm_engine.finetune.source import Source
 from fourm_engine.model import FourM
 from fourm_engine.nn.adapt import learned, plain_state
-from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.flops import Learning
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.starting import planned
@@ -51,7 +50,7 @@ class FinetuneTask(FourMTask):
     def planned(self, seed: int) -> Planned:
         if self.source.settings.from_scratch:
             return super().planned(seed)
-        return planned(self._blank(self.config), self.source.read, self.source.shapes, seed=seed)
+        return planned(self._blank(), self.source.read, self.source.shapes, seed=seed)
 
     def trained(self, weights: dict[str, Tensor]) -> FourM:
         network = self._blank()
@@ -71,10 +70,10 @@ class FinetuneTask(FourMTask):
         )
         save(folder / ADAPTER, config, learned(self._blank(), weights, self.source.shapes))
 
-    def _blank(self, config: ModelConfig | None = None) -> Transformer:
-        """The adapted network without memory; by default not compiled."""
+    def _blank(self) -> Transformer:
+        """The adapted network without memory."""
         with torch.device("meta"):
-            network = Transformer(config or self.config.model_copy(update={"compile": False}), self.vocabulary)
+            network = Transformer(self.config, self.vocabulary)
             adapt(network, self.source.settings, self.source.trained_config)
         return network
 

@@ -50,7 +50,7 @@ class Side:
         self.which = np.array(which).reshape(len(plan), len(samples))
         self.packing = Packing([rows[i] for i in first], vocabulary, next(network.parameters()).device)
         # Compiled blocks want one shape for all steps; otherwise a step is no larger than it must be.
-        self.fixed = network.config.compile
+        self.fixed = network.compiled
 
 
 class Parallel:

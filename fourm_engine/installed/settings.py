@@ -48,7 +48,9 @@ def _describe(
             settings += _describe(type(default), default, value, f"{prefix}{name}.")
             continue
         meaning = field.description or meanings.get(name, "")
-        kind = _type(field.annotation)
+        annotation = field.annotation
+        text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+        kind = re.sub(r"\b[\w.]+\.(\w+)", r"\1", text)
         settings.append(Setting(prefix + name, kind, required, _plain(default), _plain(value), meaning))
     return settings
 
@@ -62,11 +64,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
-
-
-def _type(annotation: Any) -> str:
-    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    return re.sub(r"\b[\w.]+\.(\w+)", r"\1", text)
 
 
 def _meanings(model: type[BaseModel]) -> dict[str, str]:

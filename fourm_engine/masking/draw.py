@@ -56,7 +56,8 @@ class BatchMasker:
         inputs = np.array([samples[b].drawn.inputs.get(name, 0) for b, name in rows], np.int64)
         targets = np.array([samples[b].drawn.targets.get(name, 0) for b, name in rows], np.int64)
         keys = noise(keys_of(*(s.rng for s in samples))[sample], mod)
-        ids = [self._ids(samples[b], name) for b, name in rows]
+        known = (samples[b].contents[name] for b, name in rows)
+        ids = [np.arange(len(content)) if content.ndim > 1 else content for content in known]
         parts = []
         for kind, group in self._groups(rows, ids).items():
             at, of, names = np.array(group), [ids[r] for r in group], [rows[r][1] for r in group]
@@ -71,10 +72,6 @@ class BatchMasker:
                 parts.append((at, mask_grids(of, inputs[at], targets[at], keys[at])))
         contents, components = [s.contents for s in samples], [s.drawn.component for s in samples]
         return pack_rows(self.vocabulary, sample, mod, parts, contents, components)
-
-    def _ids(self, sample: Unmasked, name: str) -> np.ndarray:
-        content = sample.contents[name]
-        return np.arange(len(content)) if content.ndim > 1 else content
 
     def _groups(self, rows: Sequence[tuple[int, str]], ids: Sequence[np.ndarray]) -> dict[int | str | None, list[int]]:
         """Key of rows that are masked together: grids of equally many tokens, sequences of one tokenizer; None: one by

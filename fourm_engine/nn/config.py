@@ -39,11 +39,12 @@ class ModelConfig(BaseModel):
     qk_norm: bool = Field(False, description="LayerNorm over each head's queries and keys")
     registers: int = Field(0, ge=0, le=4096, description="learned tokens that the encoder has beside those of a sample")
     decoder_causal: bool = Field(False, description="grid targets, too, attend only to earlier positions")
-    compile: bool = Field(False, description="compile every block with torch.compile")
 
     @model_validator(mode="before")
     @classmethod
     def _fill_size(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("compile") is False:  # older folders name what was a setting then
+            data = {key: value for key, value in data.items() if key != "compile"}
         return filled_size(data, SIZES)
 
     @model_validator(mode="after")

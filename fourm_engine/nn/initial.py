@@ -50,7 +50,8 @@ class Initial:
         rows = min(total, max(1, BLOCK // part[0].numel()))  # of a block
         end = first + len(part)
         for block in range(first // rows, -(-end // rows)):
-            generator = torch.Generator().manual_seed(_seed(seed, name, block))
+            digest = hashlib.blake2b(f"{seed} {name} {block}".encode(), digest_size=8).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
             drawn = torch.empty(rows, *part.shape[1:], device="cpu")
             if self.kind == "gaussian":
                 drawn.normal_(std=self.scale, generator=generator)
@@ -67,8 +68,3 @@ def smoothed(rows_ND: Tensor) -> Tensor:
     step_N = torch.arange(len(rows_ND), device="cpu")
     weight_NN = torch.exp(-0.5 * ((step_N[:, None] - step_N) / (NEAR * len(rows_ND))).square())
     return (weight_NN / weight_NN.square().sum(1, keepdim=True).sqrt()) @ rows_ND
-
-
-def _seed(seed: int, name: str, block: int) -> int:
-    digest = hashlib.blake2b(f"{seed} {name} {block}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1

@@ -66,8 +66,6 @@ class Transformer(nn.Module):
         self.heads = Heads(width, vocabulary)
         if not self.heads.weight.is_meta:
             self.initialise()
-        if config.compile:
-            self.compile_blocks()
 
     def initialise(self, seed: int | None = None) -> None:
         """Draw every parameter, with `seed` or a seed from torch's generator, and fill the tables of positions."""
@@ -210,6 +208,10 @@ class Transformer(nn.Module):
         """Compile each block in place. Batches of fixed (B, N, M) then need one encoder and one decoder graph, whatever
         their mix of modalities; names of parameters stay as they are."""
         compile_blocks((*self.encoder, *self.decoder))
+
+    @property
+    def compiled(self) -> bool:
+        return hasattr(self.decoder[0], "is_compiled")
 
     def _decoder_blocks(self) -> Iterator[DecoderBlock]:
         for block in self.decoder:

@@ -69,6 +69,7 @@ class FourMTask(Task):
         self.data, self.held_out, self.workers = data, held_out, workers
         self.loss_config = loss or LossConfig()
         self.picture, self._paired, self._pair_samples = picture, dict[str, MaskedSamples](), 0
+        self._compiled = False
         scales = {name: tokenizer.scales for name, tokenizer in self.tokenizers.items()}
         self.vocabulary, self.lanes = data.vocabulary.with_scales(scales), data.order.lanes
         self.sample_tokens = data.masking.sample_tokens
@@ -82,7 +83,7 @@ class FourMTask(Task):
 
     def batches(self, start_step: int, share: Share) -> Iterator[Batch]:
         # A CPU computes in proportion to the rows; a GPU, and compiled blocks, want one shape.
-        trim = not torch.cuda.is_initialized() and not self.config.compile
+        trim = not torch.cuda.is_initialized() and not self._compiled
         return batches(self.data, share, start_step=start_step, workers=self.workers, trim=trim)
 
     def sample_names(self, step: int, micro: int, share: Share) -> list[str]:
@@ -139,6 +140,7 @@ class FourMTask(Task):
         return self.held_out
 
     def check(self, config: TrainConfig) -> None:
+        self._compiled = config.compile
         if config.pictures_every is not None and self.picture is None:
             raise ValueError(f"{self.name}: pictures_every, and nothing that draws them was given")
         if config.pairs_every is not None:
@@ -191,7 +193,7 @@ class FourMTask(Task):
         return FourM(network, self.modalities, self.tokenizers, self.vocabulary)
 
     def identity(self) -> dict[str, Any]:
-        model = {f"model.{key}": v for key, v in self.config.model_dump(mode="json").items() if key != "compile"}
+        model = {f"model.{key}": v for key, v in self.config.model_dump(mode="json").items()}
         rows = {f"vocabulary.{row['name']}": row for row in self.vocabulary.to_json()}
         tokenizers = {f"tokenizers.{name}": tokenizer.fingerprint for name, tokenizer in self.tokenizers.items()}
         modalities = [modality for _, modality in sorted(self.modalities.items())]
@@ -259,7 +261,7 @@ def planned_network(config: ModelConfig, vocabulary: Vocabulary, seed: int) -> P
 def network_of(config: ModelConfig, vocabulary: Vocabulary, weights: Mapping[str, Tensor]) -> Transformer:
     """The network with these weights, on the CPU, ready to be used."""
     with torch.device("meta"):
-        network = Transformer(config.model_copy(update={"compile": False}), vocabulary)
+        network = Transformer(config, vocabulary)
     network.to_empty(device="cpu")
     network.tabulate()
     network.load_state_dict(weights)

@@ -43,14 +43,28 @@ log = logging.getLogger(__name__)
 CONFIG = "config.yaml"  # in a run's folder
 
 
-class RunConfig(BaseModel):
+class StoredConfig(BaseModel):
+    """A config that a run stores."""
+
+    #: Folder of everything that training writes: config, checkpoints, metrics, the exported model.
+    run: LocalFolder
+
+    def save(self, path: Path) -> None:
+        """Write the resolved config, with all defaults spelled out."""
+        write_atomically(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+    def store(self) -> None:
+        """Save the config in the run's folder, with a note of where the run was started."""
+        started.record(self.run)
+        self.save(self.run / CONFIG)
+
+
+class RunConfig(StoredConfig):
     """Everything that defines a run. Paths are relative to the working directory; in a config that a run stored, to
     where the run was started (`fourm_engine.recipes.started`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
-    #: Folder of everything that training writes: config, checkpoints, metrics, the exported model.
-    run: LocalFolder
     #: Seed of the sample order, crops, masks and initial weights.
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     modalities: ModalitiesConfig = Field(default_factory=ModalitiesConfig)
@@ -115,15 +129,6 @@ class RunConfig(BaseModel):
             manager.schedule(config.schedule)
         if rank_and_world()[0] == 0:
             manager.activate_observers(None if self.observers == "installed" else self.observers)
-
-    def save(self, path: Path) -> None:
-        """Write the resolved config, with all defaults spelled out."""
-        write_atomically(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
-
-    def store(self) -> None:
-        """Save the config in the run's folder, with a note of where the run was started."""
-        started.record(self.run)
-        self.save(self.run / CONFIG)
 
 
 def load_config(

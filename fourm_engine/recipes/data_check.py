@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,9 +12,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fourm_engine.data.checks.check import DataCheck, Wanted, check_data
+from fourm_engine.data.checks.check import DataCheck, check_data
 from fourm_engine.data.checks.findings import Finding
 from fourm_engine.data.checks.opened import trusted_shards
+from fourm_engine.data.checks.part import Wanted
 from fourm_engine.data.checks.tokens import Files, TokenCheck
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.documents import documented
@@ -31,7 +33,7 @@ from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.tell import Progress, Tell, say
 from fourm_engine.storage.location import Location
 from fourm_engine.storage.url import Url, scheme_of
-from fourm_engine.tokenizers.store import load_tokenizers
+from fourm_engine.tokenizers.store import load_fitted
 from fourm_engine.yaml_config import ConfigError, apply_override
 from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginManager
@@ -74,7 +76,8 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
             tokens.append((name, one.tokens / ("train" if training else "val")))
     if not wanted and not tokens:
         raise ValueError("neither data.train, data.val nor data.tokens is there: name the folder of the samples")
-    tokenizers, unfitted = _tokenizers(config, modalities, manager)
+    spaces = modalities.token_spaces
+    tokenizers, unusable = load_fitted(config.tokenizers.folder, spaces, manager, modalities=modalities)
     texts = {name: t for name, t in tokenizers.items() if modalities[name].spec.layout.kind == "sequence"}
     check = DataCheck([], modalities, seed=read.seed)
     if wanted:
@@ -88,7 +91,9 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
             max_bytes=data.max_file_mb << 20,
             progress=lambda part: Progress(part, tell),
         )
-    check.findings += unfitted
+    for space, reason in unusable.items():
+        names = ", ".join(spec.name for spec in spaces[space])
+        check.findings.append(Finding("tokens", "note", reason, f"needed to train on {names}", source=names))
     try:
         ViewDrawer.from_config(modalities, data, training=True)
     except ValueError as error:
@@ -97,14 +102,8 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
         training and Split.from_config(one, training=True, host=manager).held_out is None
         for _, one, training, _ in _sets(data, modalities)
     ):
-        check.findings.append(
-            Finding(
-                "leak",
-                "problem",
-                "data.val is the folder of data.train, without a split: every training sample is a held-out sample",
-                "set data.train_split and data.val_split",
-            )
-        )
+        said = "data.val is the folder of data.train, without a split: every training sample is a held-out sample"
+        check.findings.append(Finding("leak", "problem", said, "set data.train_split and data.val_split"))
     _check_tokens(tokens, check, modalities, tokenizers)
     return check
 
@@ -177,9 +176,8 @@ def _installed(
                 usable.append(name)
             except ValueError as error:
                 reason = str(error).partition("\nTraceback ")[0]
-                findings.append(
-                    Finding("settings", "note", f"{name} is not checked: {reason}", "give its settings", source=name)
-                )
+                said = f"{name} is not checked: {reason}"
+                findings.append(Finding("settings", "note", said, "give its settings", source=name))
         chosen = settings.model_copy(update={"select": usable})
     modalities = load_modalities(chosen, manager)
     if isinstance(root, Path) and (documents := documented(modalities, chosen.settings, [root])):
@@ -222,20 +220,6 @@ def _parts(there: DataRoot, findings: list[Finding]) -> list[Wanted]:
     return parts
 
 
-def _tokenizers(
-    config: RunConfig, modalities: Modalities, manager: PluginManager
-) -> tuple[dict[str, Tokenizer], list[Finding]]:
-    """Modality -> its fitted tokenizer, and a finding for each tokenizer that cannot be used."""
-    tokenizers, findings = dict[str, Tokenizer](), list[Finding]()
-    for space, specs in modalities.token_spaces.items():
-        try:
-            tokenizers |= load_tokenizers(config.tokenizers.folder, {space: specs}, manager, modalities=modalities)
-        except ValueError as error:
-            names = ", ".join(spec.name for spec in specs)
-            findings.append(Finding("tokens", "note", str(error), f"needed to train on {names}", source=names))
-    return tokenizers, findings
-
-
 def _check_tokens(
     folders: Iterable[tuple[str, Path]], check: DataCheck, modalities: Modalities, tokenizers: Mapping[str, Tokenizer]
 ) -> None:
@@ -248,7 +232,7 @@ def _check_tokens(
         for key, readers in parts[name].readers.items() if name in parts else ():
             part = parts[name]
             digests = zip(part.names_read, part.survey.rows[key]["digest"].tolist())
-            having = frozenset(_where(part.names, part.present[key]))
+            having = frozenset(itertools.compress(part.names, part.present[key]))
             one = Files({n: digest for n, digest in digests if digest}, having, part.opened.sources[key].stamp)
             files |= dict.fromkeys(readers, one)
         tokens = TokenCheck(folder, name, modalities, tokenizers, files)
@@ -277,7 +261,3 @@ def is_tokens(folder: Path) -> bool:
 
 def _token_folders(folder: Path) -> list[Path]:
     return [path for path in (folder, folder / "train", folder / "val") if has_tokens(path)]
-
-
-def _where(names: Iterable[str], keep: Any) -> list[str]:
-    return [name for name, kept in zip(names, keep) if kept]

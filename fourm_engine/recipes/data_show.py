@@ -31,9 +31,8 @@ from fourm_engine.masking.budgets import Budgets, Drawn
 from fourm_engine.modalities import Modalities, activate_kinds, load_manager
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.train import open_samples
-from fourm_engine.tokenizers.store import load_tokenizers
+from fourm_engine.tokenizers.store import load_fitted
 from fourm_plugins.counting import counted
-from fourm_plugins.manager import PluginManager
 from fourm_plugins.spec import Grid
 from fourm_plugins.suggest import nearest_few
 from fourm_plugins.tokenizer import TextTokenizer, Tokenizer
@@ -54,9 +53,10 @@ def show(
         config = config.model_copy(update={"seed": seed})
     manager = load_manager(config.modalities)
     modalities = config.load_modalities(manager)
-    tokenizers, lacking = _tokenizers(config, modalities, manager)
+    folder, spaces = config.tokenizers.folder, modalities.token_spaces
+    tokenizers, lacking = load_fitted(folder, spaces, manager, modalities=modalities)
     if lacking:
-        return _unmasked(config, modalities, tokenizers, name, view or 0, lacking)
+        return _unmasked(config, modalities, tokenizers, name, view or 0, list(lacking.values()))
     activate_kinds(modalities, manager, maskers=True)
     known = set[str]()
     for part, training in dict.fromkeys((part, training) for part, training, _ in _parts(config, modalities)):
@@ -256,19 +256,6 @@ def _pictures(
     except BadFile as bad:
         return None, None, None, f"cannot be used: {bad.where}: {bad.reason}"
     return modality.render(value), crop, modality.render(modality.denormalise(array)), ""
-
-
-def _tokenizers(
-    config: RunConfig, modalities: Modalities, manager: PluginManager
-) -> tuple[dict[str, Tokenizer], list[str]]:
-    """Modality -> its fitted tokenizer, and why the others are missing."""
-    tokenizers, lacking = dict[str, Tokenizer](), list[str]()
-    for space, specs in modalities.token_spaces.items():
-        try:
-            tokenizers |= load_tokenizers(config.tokenizers.folder, {space: specs}, manager, modalities=modalities)
-        except ValueError as error:
-            lacking.append(str(error))
-    return tokenizers, lacking
 
 
 def _unmasked(

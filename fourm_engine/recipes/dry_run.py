@@ -174,7 +174,7 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
     of_batch = {name: B * count for name, count in sorted(targets.items())}
     sizes: Any = {"B": B, "N": N, "M": M, "targets": of_batch, "patches": patches}
     flops = forward_flops(config.model, vocabulary, **sizes)
-    device = _device(config)
+    device = torch.device("cuda" if config.train.device != "cpu" and torch.cuda.is_available() else "cpu")
     if device.type == "cpu":  # as the run
         settle_threads(config.train.threads, width=config.model.width)
     on_gpu = bool(gpu) or device.type == "cuda"
@@ -206,17 +206,16 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
 
 def _network(config: RunConfig, modalities: Modalities, manager: PluginManager) -> tuple[Transformer, Vocabulary]:
     """The network that would be trained, without memory."""
-    model = config.model.model_copy(update={"compile": False})
     if (settings := config.finetune) is None:
         vocabulary = modalities.vocabulary()
         with torch.device("meta"):
-            return Transformer(model, vocabulary), vocabulary
+            return Transformer(config.model, vocabulary), vocabulary
     described = describe(settings.source, manager)
     check_known(settings.source, described.settings, modalities)
-    check_shape(settings.source, described.model, model)
+    check_shape(settings.source, described.model, config.model)
     vocabulary = described.vocabulary.resized(modalities.specs)
     with torch.device("meta"):
-        network = Transformer(model, vocabulary)
+        network = Transformer(config.model, vocabulary)
         adapt(network, settings, described.model)
     return network, vocabulary
 
@@ -304,11 +303,6 @@ def _parameters(network: Transformer) -> dict[str, int]:
         "output rows": count(network.heads),
         **({} if network.registers is None else {"registers": network.registers.numel()}),
     }
-
-
-def _device(config: RunConfig) -> torch.device:
-    gpu = config.train.device == "cuda" or (config.train.device == "auto" and torch.cuda.is_available())
-    return torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
 
 
 def in_words(seconds: float) -> str:

@@ -10,7 +10,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Collection, Container, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,34 +198,43 @@ def fit_in_processes(
     command = [sys.executable, "-m", "fourm_engine.cli", "tokenizer", "fit", str(config), *arguments, "--space"]
     waiting, running, failed = list(spaces), dict[str, subprocess.Popen[bytes]](), list[str]()
     gpus, taken = visible_gpus(), dict[str, str]()  # taken: running space -> its GPU
+    with unwinding_on_signals():
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    space = waiting.pop(0)
+                    share = max(1, usable_cores() // jobs)  # of the cores, unless the config says how many threads
+                    environment = {"OMP_NUM_THREADS": str(share), **os.environ}
+                    if space in on_gpu and (gpu := least_busy(gpus, taken.values())) is not None:
+                        environment["CUDA_VISIBLE_DEVICES"] = taken[space] = gpu
+                        tell(f"tokenizer {space}: on GPU {gpu}")
+                    # In a new session, or Ctrl-C would reach it in addition to our signal: two end it at once.
+                    running[space] = subprocess.Popen([*command, space], env=environment, start_new_session=True)
+                time.sleep(0.1)
+                for space, process in list(running.items()):
+                    if process.poll() is not None:
+                        del running[space]
+                        taken.pop(space, None)
+                        failed += [space] * (process.returncode != 0)
+        finally:
+            for process in running.values():
+                process.terminate()
+            for process in running.values():
+                process.wait()
+    if failed:
+        raise ValueError(f"fitting failed for {', '.join(failed)}; the reason is above")
+
+
+@contextmanager
+def unwinding_on_signals() -> Iterator[None]:
+    """SystemExit in the block on signals that end this process."""
     stops = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, lambda number, _: sys.exit(128 + number)) for number in stops}
     try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                space = waiting.pop(0)
-                share = max(1, usable_cores() // jobs)  # of the cores, unless the config says how many threads
-                environment = {"OMP_NUM_THREADS": str(share), **os.environ}
-                if space in on_gpu and (gpu := least_busy(gpus, taken.values())) is not None:
-                    environment["CUDA_VISIBLE_DEVICES"] = taken[space] = gpu
-                    tell(f"tokenizer {space}: on GPU {gpu}")
-                # In a new session, or a terminal's Ctrl-C would reach it in addition to our signal: two end it at once.
-                running[space] = subprocess.Popen([*command, space], env=environment, start_new_session=True)
-            time.sleep(0.1)
-            for space, process in list(running.items()):
-                if process.poll() is not None:
-                    del running[space]
-                    taken.pop(space, None)
-                    failed += [space] * (process.returncode != 0)
+        yield
     finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
-    if failed:
-        raise ValueError(f"fitting failed for {', '.join(failed)}; the reason is above")
 
 
 def visible_gpus() -> list[str]:

@@ -9,16 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fourm_engine.data.config import DataConfig
-from fourm_engine.files import write_atomically
 from fourm_engine.finetune.config import FinetuneConfig
 from fourm_engine.finetune.source import Description, check_known, filled
 from fourm_engine.modalities import ModalitiesConfig, load_manager
 from fourm_engine.recipes import started
-from fourm_engine.recipes.config import CONFIG, leave_out_missing
+from fourm_engine.recipes.config import StoredConfig, leave_out_missing
 from fourm_engine.storage.url import LocalFolder
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.transfer.config import KINDS, TaskConfig
@@ -40,12 +38,11 @@ class TaskTokenizers(BaseModel):
     folder: LocalFolder | None = None
 
 
-class TaskRunConfig(BaseModel):
+class TaskRunConfig(StoredConfig):
     """Everything that defines a run which learns a task with a trained model's encoder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
-    run: LocalFolder
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     #: `select`: one or more inputs that the model knows; `settings`: theirs, and those of `task.target`.
     modalities: ModalitiesConfig
@@ -91,15 +88,6 @@ class TaskRunConfig(BaseModel):
         """The modalities config of the inputs alone."""
         settings = {name: s for name, s in self.modalities.settings.items() if name in self.modalities.select}
         return self.modalities.model_copy(update={"settings": settings})
-
-    def save(self, path: Path) -> None:
-        """Write the resolved config, with all defaults spelled out."""
-        write_atomically(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
-
-    def store(self) -> None:
-        """Save the config in the run's folder, with a note of where the run was started."""
-        started.record(self.run)
-        self.save(self.run / CONFIG)
 
 
 def load_task_config(path: str | Path, overrides: Sequence[str] = ()) -> TaskRunConfig:

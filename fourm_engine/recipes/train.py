@@ -36,8 +36,8 @@ def train(config: RunConfig, *, tell: Tell = say, replay: Path | None = None) ->
 
     Raises ValueError for what a user can fix: a plugin, the config, missing tokenizers or data; Busy if another process
     trains in that folder."""
-    if replay is not None:
-        config = config.model_copy(update={"model": config.model.model_copy(update={"compile": False})})
+    if replay is not None:  # hooks see every module's output, which compiled blocks do not show
+        config = config.model_copy(update={"train": config.train.model_copy(update={"compile": False})})
     if config.extend is not None:
         return train_extension(config, open_extension(config), tell=tell, replay=replay)
     with at_work(config.run) if replay is None else nullcontext():

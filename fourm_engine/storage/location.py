@@ -14,8 +14,10 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -37,7 +39,19 @@ TRIES = 3
 #: Seconds that reading ahead waits for a store: what fails is tried again when it is needed.
 _PATIENCE_AHEAD = 10.0
 
+#: Bytes of a shard from which on a process fetches two at a time ahead: more fill the line and the cache, no faster.
+LARGE = 32 << 20
+_few_large = threading.BoundedSemaphore(2)
 Check = Callable[[Path], object]
+
+
+def _unlock() -> None:
+    """Threads of the parent may have held it."""
+    global _few_large
+    _few_large = threading.BoundedSemaphore(2)
+
+
+os.register_at_fork(after_in_child=_unlock)
 
 
 class Shard(NamedTuple):
@@ -227,7 +241,8 @@ class _Remote:
         url = Url(shard.path)
         size, facts = self._checked(url, shard.size, shard.digest)
         patience = min(self.config.give_up_s, _PATIENCE_AHEAD)
-        handle = self._copy(url, size, shard.digest, facts, shard.check, wait=False, patience=patience)
+        with _few_large if size > LARGE else nullcontext():
+            handle = self._copy(url, size, shard.digest, facts, shard.check, wait=False, patience=patience)
         if handle is not None:
             close(handle)
 

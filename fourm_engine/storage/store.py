@@ -11,9 +11,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-import fsspec
-from fsspec.asyn import sync
-
 from fourm_engine.storage.errors import (
     OUT_OF_RANGE,
     Away,
@@ -176,6 +173,8 @@ class Store:
     def _call(self, method: Any, *args: Any, **kwargs: Any) -> Any:
         """Call a method of the file system by name, or a coroutine that takes the file system; if asynchronous, within
         `timeout_s`."""
+        from fsspec.asyn import sync  # here, since most commands read local files alone
+
         fs = self._fs()
         if callable(method):
             return sync(fs.loop, method, fs, *args, timeout=self.timeout_s, **kwargs)
@@ -201,6 +200,8 @@ class Store:
 
 def file_system(scheme: str, timeout_s: float) -> Any:
     """A new file system of fsspec, without its retries, which this module does, and without its cache of listings."""
+    import fsspec
+
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
     if scheme in ("http", "https"):
         import aiohttp

@@ -160,10 +160,13 @@ def _ticks(axis: Any, values: Sequence[float]) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def _scattered(report: Results) -> set[str]:
+    """Axes of random draws, which are shown as points, without a line."""
+    return {name for name, values in numeric_axes(report.groups).items() if len(values) > MAX_LINES}
+
+
 def _numbers(panel: Any, *, report: Results, key: str) -> bool:
-    numeric = numeric_axes(report.groups)
-    # Random draws are shown as points, without a line.
-    scattered = {name for name, values in numeric.items() if len(values) > MAX_LINES}
+    scattered = _scattered(report)
     lines = _lines(report, lambda group: group.point.get(key), {key, *scattered})
     values = sorted({x for points in lines.values() for x, *_ in points})
     if len(values) < 2:
@@ -180,8 +183,7 @@ def _names(panel: Any, *, report: Results, key: str) -> bool:
     """The measure by the values of an axis that are not numbers, best first."""
     groups = [group for group in report.ranked if group.mean is not None and key in group.point]
     names = list(dict.fromkeys(shown(group.point[key]) for group in groups))[:MAX_NAMES]
-    numeric = numeric_axes(report.groups)
-    scattered = {name for name, values in numeric.items() if len(values) > MAX_LINES}
+    scattered = _scattered(report)
 
     def at(group: Group) -> int | None:
         name = shown(group.point[key]) if key in group.point else None
@@ -217,14 +219,11 @@ def _scaling(panel: Any, *, report: Results, what: str) -> bool:
     panel.yaxis.set_major_formatter(StrMethodFormatter("{x:.4g}"))
     panel.yaxis.set_minor_locator(NullLocator())
     _ticks(panel.xaxis, sorted({float(f"{value:.2g}") for value in values} if measures else values))
-    named = {f"{name} {_law(points)}".strip(): points for name, points in lines.items()}
+    laws = {name: power_law([(x, y) for x, y, _ in points]) for name, points in lines.items()}
+    said = {name: "" if law is None else f"∝ x^{law:.3f}" for name, law in laws.items()}
+    named = {f"{name} {said[name]}".strip(): points for name, points in lines.items()}
     _draw(panel, report, named, what, joined=True)
     return True
-
-
-def _law(points: Sequence[Point]) -> str:
-    exponent = power_law([(x, y) for x, y, _ in points])
-    return "" if exponent is None else f"∝ x^{exponent:.3f}"
 
 
 def power_law(points: Sequence[tuple[float, float]]) -> float | None:

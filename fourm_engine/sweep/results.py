@@ -186,8 +186,9 @@ def write_best(report: Results, out: Path, origin: Path) -> Path | None:
         return None
     path, group = out / BEST, report.best
     point = ", ".join(f"{key} {shown(value)}" for key, value in group.point.items()) or "the base"
+    point = printable(" ".join(point.split()), most=300)
     said = f"{report.measure.key} {spread(group)} over {counted(len(group.values), 'seed')}"
-    said = f"# The best of {origin}: {_line(point)}; {said}.\n# fourm {command_of(content)} {path}\n"
+    said = f"# The best of {origin}: {point}; {said}.\n# fourm {command_of(content)} {path}\n"
     text = yaml.safe_dump({**content, "run": str(out / "best")}, sort_keys=False, allow_unicode=True)
     write_atomically(path, said + text)
     return path
@@ -199,10 +200,6 @@ def spread(group: Group | None, digits: int = 4) -> str:
         return ""
     deviation = group.deviation
     return f"{group.mean:.{digits}g}" + ("" if deviation is None else f" ± {deviation:.2g}")
-
-
-def _line(text: str) -> str:
-    return printable(" ".join(text.split()), most=300)
 
 
 def table_of(report: Results) -> tuple[list[str], list[list[str]]]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from fourm_engine.device import rank_and_world, usable_cores
 from fourm_engine.evaluate.metrics_file import NAME as METRICS
 from fourm_engine.evaluate.metrics_file import read_lines
-from fourm_engine.recipes.fit import least_busy, visible_gpus
+from fourm_engine.recipes.fit import least_busy, unwinding_on_signals, visible_gpus
 from fourm_engine.recipes.tell import Tell, say
 from fourm_engine.sweep.contents import command_of
 from fourm_engine.sweep.folder import CUT, DONE, FAILED, LOG, Outcome, SweepFolder
@@ -97,7 +97,7 @@ class Work:
                 "each trial has a process: type the command without torchrun, with --jobs, or several times at once"
             )
         waits = False
-        with _stops(), self._ending():
+        with unwinding_on_signals(), self._ending():
             while self.pending or self.running:
                 self._start()
                 if self.running:
@@ -191,23 +191,19 @@ class Work:
             assert running.process.stdin is not None
             running.process.stdin.close()
             try:
-                if code == STOPPED and running.cut and not self._was_cut(running.trial):
+                outcome = self.folder.outcome(running.trial)
+                if code == STOPPED and running.cut and (outcome is None or outcome.state != CUT):
                     step = record.read(self.folder.out / running.trial.folder).get("step")
                     self.folder.end(running.trial, Outcome(CUT, step=step if isinstance(step, int) else None))
                     self.pending.insert(0, running.trial)
                 elif code == 0:
                     self.succeeded = True
-                    before = self.folder.outcome(running.trial)
-                    self.folder.end(running.trial, Outcome(DONE, step=None if before is None else before.step))
+                    self.folder.end(running.trial, Outcome(DONE, step=None if outcome is None else outcome.step))
                     self._say(running.trial, self.said(running.trial))
                 else:
                     self._fail(running.trial, self._reason(running.trial, code))
             finally:
                 running.held.close()
-
-    def _was_cut(self, trial: Trial) -> bool:
-        outcome = self.folder.outcome(trial)
-        return outcome is not None and outcome.state == CUT
 
     def _limit(self, running: _Running) -> None:
         """Stop a trial that has trained for its time. Time before the first step does not count."""
@@ -261,15 +257,3 @@ class Work:
             for running in self.running:
                 running.process.wait()
                 running.held.close()
-
-
-@contextmanager
-def _stops() -> Iterator[None]:
-    """Unwind on signals that end this process."""
-    stops = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, lambda number, _: sys.exit(128 + number)) for number in stops}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

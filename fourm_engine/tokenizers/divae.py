@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from einops import rearrange
 from pydantic import Field, model_validator
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,7 +24,7 @@ from fourm_engine.tokenizers.store import read_document
 from fourm_engine.tokenizers.unet import PatchedUNet, UNetSettings
 from fourm_engine.tokenizers.vit import CodecSettings
 from fourm_engine.tokenizers.vqvae import VQVAE, VQVAETokenizer
-from fourm_engine.weights import check_weights
+from fourm_engine.weights import opened
 from fourm_plugins.spec import FeatureMap, Grid, ModalitySpec
 
 LOSS = "diffusion"
@@ -230,8 +229,8 @@ class DiVAETokenizer(VQVAETokenizer):
         if self.spec.array not in arrays:
             raise ValueError(f"{folder}: fitted for {arrays[0]!r}, but {self.spec.name} is {self.spec.array!r}")
         wanted = {k: tuple(v.shape) for k, v in self.state(copy=False).items() if k.startswith(_ENCODER)}
-        check_weights(folder / WEIGHTS, wanted, only=_ENCODER)
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
+        fits: Any = {"to": "the tokenizer's settings", "only": _ENCODER, "remedy": "fit it again"}
+        with opened(folder / WEIGHTS, wanted, **fits) as file:
             return {name: file.get_tensor(name) for name in wanted}
 
     def counts(self, arrays: Tensor) -> dict[str, float]:

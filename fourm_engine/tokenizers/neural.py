@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from fourm_engine.tokenizers.quantisers.base import Quantiser, full_precision, under
 from fourm_engine.tokenizers.vit import position_grid
-from fourm_engine.weights import check_weights
+from fourm_engine.weights import opened
 from fourm_plugins.arrays import check_array
 from fourm_plugins.errors import SampleError
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid, ModalitySpec
@@ -280,8 +280,8 @@ class NeuralTokenizer(Tokenizer):
         with torch.device("meta"):
             planned = cls(specs, **settings)
         expected = {name: tuple(value.shape) for name, value in planned.state(copy=False).items()}
-        check_weights(folder / WEIGHTS, expected)
-        return super().restore(specs, settings, folder)  # type: ignore[return-value]
+        with opened(folder / WEIGHTS, expected, to="the tokenizer's settings", remedy="fit it again"):
+            return super().restore(specs, settings, folder)  # type: ignore[return-value]
 
 
 def _read_carried(path: Path) -> Carried | None:

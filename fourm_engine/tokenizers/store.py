@@ -164,6 +164,23 @@ def load_tokenizers(
     return tokenizers
 
 
+def load_fitted(
+    folder: Path,
+    spaces: Mapping[str, Sequence[ModalitySpec]],
+    manager: PluginManager,
+    *,
+    modalities: Mapping[str, Modality],
+) -> tuple[dict[str, Tokenizer], dict[str, str]]:
+    """`load_tokenizers` as far as they can be used, and token space -> why not of the others."""
+    tokenizers, unusable = dict[str, Tokenizer](), dict[str, str]()
+    for space, specs in spaces.items():
+        try:
+            tokenizers |= load_tokenizers(folder, {space: specs}, manager, modalities=modalities)
+        except ValueError as error:
+            unusable[space] = str(error)
+    return tokenizers, unusable
+
+
 def _serves_any_size(cls: type[Tokenizer], settings: dict[str, Any]) -> bool:
     try:
         return issubclass(cls, NeuralTokenizer) and position_grid(cls.Settings(**settings)) is not None

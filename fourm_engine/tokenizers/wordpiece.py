@@ -16,7 +16,6 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -162,12 +161,13 @@ class WordPieceTokenizer(TextTokenizer):
     @property
     def scales(self) -> Sequence[range]:
         """The steps of each coordinate."""
-        scales = []
+        scales, id_of = list[range](), self._model.token_to_id
         for axis in range(COORDINATES):
-            ids = takewhile(lambda i: i is not None, map(self._model.token_to_id, (f"v{axis}={i}" for i in count())))
-            steps = list(ids)
-            if steps and steps == [*range(steps[0], steps[0] + len(steps))]:
-                scales.append(range(steps[0], steps[0] + len(steps)))
+            if (first := id_of(f"v{axis}=0")) is not None:
+                steps = 1
+                while id_of(f"v{axis}={steps}") == first + steps:
+                    steps += 1
+                scales.append(range(first, first + steps))
         return tuple(scales)
 
     @property

@@ -12,7 +12,7 @@ import json
 import math
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -182,8 +182,7 @@ def _examine(learner: Learner, kept: KeptStep) -> list[str]:
         seen = _Seen()
         with seen.forward(learner.model), learner.autocast():
             sums = learner.task.loss(learner.model, batch, kept.step).sums
-        total = sum(scale.get(name, 0.0) * value.float() for name, value in sums.items())
-        assert isinstance(total, Tensor)
+        total = _total(sums, scale)
         total_of_all += float(total.detach())
         if seen.first is not None or not total.isfinite():
             terms = [name for name, value in sums.items() if not value.isfinite().all()]
@@ -208,6 +207,12 @@ def _examine(learner: Learner, kept: KeptStep) -> list[str]:
     return [f"with these weights everything is finite: loss {total_of_all:.4g}, gradient norm {float(norm):.4g}"]
 
 
+def _total(sums: Mapping[str, Tensor], scale: Mapping[str, float]) -> Tensor:
+    total = sum(scale.get(name, 0.0) * value.float() for name, value in sums.items())
+    assert isinstance(total, Tensor)
+    return total
+
+
 def _samples(names: list[str], which: str) -> list[str]:
     return [f"{which}samples: {', '.join(names)}"] if names else []
 
@@ -216,10 +221,7 @@ def _backward(learner: Learner, batch: Any, step: int, scale: dict[str, float]) 
     """The message of torch's anomaly detection, if it stops the pass."""
     try:
         with torch.autograd.detect_anomaly(check_nan=True):
-            sums = learner.task.loss(learner.model, batch, step).sums
-            total = sum(scale.get(name, 0.0) * value.float() for name, value in sums.items())
-            assert isinstance(total, Tensor)
-            total.backward()
+            _total(learner.task.loss(learner.model, batch, step).sums, scale).backward()
     except RuntimeError as error:
         if "returned nan values" not in str(error):
             raise

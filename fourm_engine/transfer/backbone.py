@@ -36,7 +36,7 @@ def inputs_of(vocabulary: Vocabulary, names: Sequence[str]) -> Vocabulary:
 def encoder_alone(config: ModelConfig, vocabulary: Vocabulary) -> Transformer:
     """A `Transformer` without the parts of the decoder, on the meta device."""
     with torch.device("meta"):
-        network = Transformer(config.model_copy(update={"compile": False}), vocabulary)
+        network = Transformer(config, vocabulary)
     alone = without(network, _DECODER)
     alone.embedding = without(network.embedding, _OF_DECODER)
     return alone
@@ -44,7 +44,7 @@ def encoder_alone(config: ModelConfig, vocabulary: Vocabulary) -> Transformer:
 
 def drawn(config: ModelConfig, inputs: Vocabulary) -> dict[str, Tensor]:
     """Initial weights of an encoder, drawn with a seed from torch's generator."""
-    state = Transformer(config.model_copy(update={"compile": False}), inputs).state_dict()
+    state = Transformer(config, inputs).state_dict()
     return {name: state[name] for name in encoder_alone(config, inputs).state_dict()}
 
 

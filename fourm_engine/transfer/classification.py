@@ -16,7 +16,7 @@ from fourm_engine.data.views import SampleViews
 from fourm_engine.transfer.answers import Classes
 from fourm_engine.transfer.config import ClassificationConfig
 from fourm_engine.transfer.labels import Labels
-from fourm_engine.transfer.objective import Metrics, Objective, Sums, Target
+from fourm_engine.transfer.objective import Metrics, Objective, Sums, Target, of_labels
 
 #: Bins of the logits from -MOST to MOST, in which scores of several labels are counted.
 BINS, MOST = 1024, 16.0
@@ -72,8 +72,7 @@ class Classification(Objective):
         return _MeanPrecision(self) if self.config.several else _Top(self)
 
     def identity(self) -> dict[str, Any]:
-        config = self.config.model_dump(mode="json", exclude={"labels", "val_labels"})
-        return {**{f"task.{key}": value for key, value in config.items()}, "task.classes": list(self.classes)}
+        return of_labels(self.config, self.classes)
 
     def answer(self, output: Tensor) -> Classes:
         """The answer from one sample's output (classes,)."""
@@ -87,19 +86,16 @@ class _Top(Sums):
     """Top-1 and top-5 accuracy."""
 
     def __init__(self, task: Classification) -> None:
-        self.task, self._sums = task, np.zeros(4)
+        self.task, self.sums = task, np.zeros(4)
 
     def add(self, output: Tensor, targets: Mapping[str, Tensor], truths: Sequence[Any]) -> None:
         label = targets["label"]
         first = output.topk(min(TOP, output.shape[1]), dim=1).indices == label[:, None]
         loss = F.cross_entropy(output.float(), label, reduction="sum")
-        self._sums += [len(label), float(first[:, 0].sum()), float(first.sum()), float(loss)]
+        self.sums += [len(label), float(first[:, 0].sum()), float(first.sum()), float(loss)]
 
-    def numbers(self) -> list[float]:
-        return self._sums.tolist()
-
-    def scores(self, numbers: Sequence[float]) -> dict[str, float]:
-        n, first, five, loss = numbers
+    def scores(self, sums: np.ndarray) -> dict[str, float]:
+        n, first, five, loss = sums.tolist()
         top5 = {f"top-{TOP}": five / n} if self.task.outputs > TOP else {}
         return {"top-1": first / n, **top5, self.task.loss_name: loss / n}
 
@@ -109,26 +105,23 @@ class _MeanPrecision(Sums):
     score in each bin: samples of one bin are on the curve together."""
 
     def __init__(self, task: Classification) -> None:
-        self.task, self._sums = task, np.zeros(2)
-        self._counts = np.zeros((2, task.outputs, BINS))  # with the class, without it
+        self.task, self.sums = task, np.zeros(2 + 2 * task.outputs * BINS)
+        self._counts = self.sums[2:].reshape(2, task.outputs, BINS)  # with the class, without it
 
     def add(self, output: Tensor, targets: Mapping[str, Tensor], truths: Sequence[Any]) -> None:
         labels = targets["labels"]
-        self._sums += [len(labels), float(self.task.loss(output, targets))]
+        self.sums[:2] += [len(labels), float(self.task.loss(output, targets))]
         bins = ((output.float().clamp(-MOST, MOST) + MOST) / (2 * MOST) * (BINS - 1)).round().long().cpu().numpy()
         column = np.broadcast_to(np.arange(bins.shape[1]), bins.shape)
         np.add.at(self._counts, ((labels.cpu().numpy() < 0.5).astype(int), column, bins), 1)
 
-    def numbers(self) -> list[float]:
-        return [*self._sums.tolist(), *self._counts.ravel().tolist()]
-
-    def scores(self, numbers: Sequence[float]) -> dict[str, float]:
-        n, loss = numbers[:2]
-        with_class, without = np.asarray(numbers[2:]).reshape(self._counts.shape)[..., ::-1].cumsum(-1)
+    def scores(self, sums: np.ndarray) -> dict[str, float]:
+        n, loss = sums[:2].tolist()
+        with_class, without = sums[2:].reshape(self._counts.shape)[..., ::-1].cumsum(-1)
         there = with_class[:, -1] > 0
         if not there.any():
             return {"mAP": float("nan"), self.task.loss_name: loss / n}
-        found = with_class[there]
-        precision = found / np.maximum(found + without[there], 1)
-        gained = np.diff(found, axis=-1, prepend=0) / found[:, -1:]
+        right = with_class[there]
+        precision = right / np.maximum(right + without[there], 1)
+        gained = np.diff(right, axis=-1, prepend=0) / right[:, -1:]
         return {"mAP": float((gained * precision).sum(-1).mean()), self.task.loss_name: loss / n}

@@ -96,27 +96,24 @@ class _Overlap(Sums):
     """Mean IoU over the classes in the truth, and pixel accuracy."""
 
     def __init__(self, task: Segmentation) -> None:
-        self.task, self._loss = task, 0.0
-        self._pixels = np.zeros((3, task.outputs))  # right, true, predicted
+        self.task, self.sums = task, np.zeros(1 + 3 * task.outputs)
+        self._pixels = self.sums[1:].reshape(3, task.outputs)  # right, true, predicted
 
     def add(self, output: Tensor, targets: Mapping[str, Tensor], truths: Sequence[Any]) -> None:
         true, predicted = targets["classes"], output.argmax(1)
         known, n = true >= 0, self.task.outputs
-        self._loss += float(self.task.loss(output, targets))
+        self.sums[0] += float(self.task.loss(output, targets))
         parts = true[known & (predicted == true)], true[known], predicted[known]
         self._pixels += [torch.bincount(part, minlength=n).cpu().numpy() for part in parts]
 
-    def numbers(self) -> list[float]:
-        return [self._loss, *self._pixels.ravel().tolist()]
-
-    def scores(self, numbers: Sequence[float]) -> dict[str, float]:
-        right, true, predicted = np.asarray(numbers[1:]).reshape(self._pixels.shape)
+    def scores(self, sums: np.ndarray) -> dict[str, float]:
+        right, true, predicted = sums[1:].reshape(self._pixels.shape)
         there, pixels = true > 0, true.sum()
         iou = right[there] / (true + predicted - right)[there]
         return {
             "mIoU": float(iou.mean()),
             "pixel accuracy": float(right.sum() / pixels),
-            self.task.loss_name: numbers[0] / pixels,
+            self.task.loss_name: float(sums[0] / pixels),
         }
 
 
@@ -150,29 +147,26 @@ class Regression(_Dense):
         )
 
     def metrics(self) -> Metrics:
-        return _OwnMetrics(self)
+        return _TargetMetrics(self)
 
     def answer(self, output: Tensor) -> Mapped:
         """The answer from one sample's output (channels, H, W)."""
         return Mapped(self.modality, self.modality.denormalise(output.float().cpu().numpy()))
 
 
-class _OwnMetrics(Sums):
+class _TargetMetrics(Sums):
     """The modality's metrics of each sample, in its units, averaged over samples."""
 
     def __init__(self, task: Regression) -> None:
-        self.task, self._sums = task, np.zeros(3 + len(task.sample_metrics))
+        self.task, self.sums = task, np.zeros(3 + len(task.sample_metrics))
 
     def add(self, output: Tensor, targets: Mapping[str, Tensor], truths: Sequence[Any]) -> None:
-        self._sums[:3] += [len(output), float(self.task.loss(output, targets)), self.task.count(targets)]
+        self.sums[:3] += [len(output), float(self.task.loss(output, targets)), self.task.count(targets)]
         for row, truth in zip(output, truths, strict=True):
             value = self.task.answer(row).value
-            self._sums[3:] += [metric.compute([value], [truth]) for metric in self.task.sample_metrics]
+            self.sums[3:] += [metric.compute([value], [truth]) for metric in self.task.sample_metrics]
 
-    def numbers(self) -> list[float]:
-        return self._sums.tolist()
-
-    def scores(self, numbers: Sequence[float]) -> dict[str, float]:
-        n, loss, pixels, *sums = numbers
-        own = {metric.name: total / n for metric, total in zip(self.task.sample_metrics, sums, strict=True)}
-        return own | {self.task.loss_name: loss / pixels}
+    def scores(self, sums: np.ndarray) -> dict[str, float]:
+        n, loss, pixels, *totals = sums.tolist()
+        of_target = {metric.name: total / n for metric, total in zip(self.task.sample_metrics, totals, strict=True)}
+        return of_target | {self.task.loss_name: loss / pixels}

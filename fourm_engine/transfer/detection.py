@@ -22,7 +22,7 @@ from fourm_engine.train.distributed import gather_json
 from fourm_engine.transfer.answers import Detections
 from fourm_engine.transfer.coco import Objects
 from fourm_engine.transfer.config import DetectionConfig
-from fourm_engine.transfer.objective import Metrics, Objective, Target
+from fourm_engine.transfer.objective import Metrics, Objective, Target, of_labels
 from fourm_engine.transfer.vision import EXTRA, torchvision
 from fourm_plugins.extras import optional
 from fourm_plugins.modality import Modality
@@ -135,8 +135,7 @@ class Detection(Objective):
         return _Coco(self)
 
     def identity(self) -> dict[str, Any]:
-        config = self.config.model_dump(mode="json", exclude={"labels", "val_labels"})
-        return {**{f"task.{key}": value for key, value in config.items()}, "task.classes": list(self.classes)}
+        return of_labels(self.config, self.classes)
 
     def answer(self, output: Tensor) -> Detections:
         """Of one sample's output (cells, classes + 5), in [0, 1] of what is seen."""

@@ -18,6 +18,7 @@ from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.views import SampleViews
 from fourm_engine.train.distributed import sum_numbers
 from fourm_engine.transfer.answers import Answer
+from fourm_engine.transfer.config import ClassificationConfig, DetectionConfig
 from fourm_plugins.modality import Modality
 
 if TYPE_CHECKING:
@@ -41,18 +42,16 @@ class Metrics(ABC):
 
 
 class Sums(Metrics):
-    """Metrics computed from numbers that are summed over the processes."""
+    """Metrics computed from `sums` of this process, which are summed over all."""
+
+    sums: np.ndarray
 
     @abstractmethod
-    def numbers(self) -> list[float]:
-        """As many in every process."""
-
-    @abstractmethod
-    def scores(self, numbers: Sequence[float]) -> dict[str, float]:
-        """The metrics, from the sums of `numbers`."""
+    def scores(self, sums: np.ndarray) -> dict[str, float]:
+        """The metrics, from the sums over all processes."""
 
     def of_all(self) -> dict[str, float]:
-        return self.scores(sum_numbers(self.numbers()))
+        return self.scores(np.array(sum_numbers(self.sums.tolist())))
 
 
 class Objective(ABC):
@@ -96,6 +95,12 @@ class Objective(ABC):
     @abstractmethod
     def identity(self) -> dict[str, Any]:
         """What is learned, as JSON: equal in all processes and after a resume."""
+
+
+def of_labels(config: ClassificationConfig | DetectionConfig, classes: Sequence[str]) -> dict[str, Any]:
+    """`Objective.identity` of classes that files of labels name."""
+    settings = config.model_dump(mode="json", exclude={"labels", "val_labels"})
+    return {**{f"task.{key}": value for key, value in settings.items()}, "task.classes": list(classes)}
 
 
 def stacked(targets: Sequence[Target]) -> dict[str, Tensor]:

@@ -113,7 +113,7 @@ class TaskSamples(Dataset[TaskSample]):
 
         def at(position: int) -> TaskSample:
             if position not in read:
-                read[position] = self._at(position)
+                read[position] = self._usable(position)[1]
             return read[position]
 
         if self.mixing is None:
@@ -122,7 +122,7 @@ class TaskSamples(Dataset[TaskSample]):
 
     def name(self, position: int) -> str:
         """The name of the sample at a position, which is read to know whether another one replaces it."""
-        return self._found(position)[0]
+        return self._usable(position)[0]
 
     def held_out(self, index: int) -> TaskSample | None:
         """Sample number `index` through its centre crop, or None if it cannot be used."""
@@ -137,10 +137,7 @@ class TaskSamples(Dataset[TaskSample]):
         """A batch of one sample without inputs and targets."""
         return TaskBatch(*pack_inputs([{}], self.vocabulary, self.capacity, "cpu"), {}, 0)
 
-    def _at(self, position: int) -> TaskSample:
-        return self._found(position)[1]
-
-    def _found(self, position: int) -> tuple[str, TaskSample]:
+    def _usable(self, position: int) -> tuple[str, TaskSample]:
         epoch, index = divmod(position, len(self))
         number = int(sample_rng(self.seed, epoch, index).integers(self.store.views))
         for row in self.order.rows(position):

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from safetensors import SafetensorError, safe_open
+from pydantic import Field, StringConstraints
 from safetensors.torch import save_file
 from torch import Tensor
 
 from fourm_engine import exported
-from fourm_engine.exported import Distribution, ExportedConfig, Name, SavedModality, described
+from fourm_engine.exported import Distribution, ExportedConfig, Name, SavedModality, Strict, described
 from fourm_engine.files import replacing_folder
 from fourm_engine.loading import modality_of
 from fourm_engine.modalities import Modalities
@@ -32,7 +31,7 @@ from fourm_engine.transfer.detection import Detection, picture_of
 from fourm_engine.transfer.network import TaskNetwork, head_spec, make_head
 from fourm_engine.transfer.objective import Objective
 from fourm_engine.vocabulary import Vocabulary
-from fourm_engine.weights import check_shapes
+from fourm_engine.weights import opened
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
@@ -42,23 +41,19 @@ _HEADER = 64  # characters of a config that begin with its format
 _FILES = (exported.CONFIG, exported.WEIGHTS, exported.TOKENIZERS)
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-
-class SavedHead(_Strict):
+class SavedHead(Strict):
     """The head, and the package that provides it."""
 
     distribution: Distribution
     version: str = Field(max_length=128)
 
 
-class SavedTarget(_Strict):
+class SavedTarget(Strict):
     name: Name
     modality: SavedModality
 
 
-class SavedTask(_Strict):
+class SavedTask(Strict):
     """`classes` of a classification or detection, `target` of a dense task; `encoder`: the inputs alone."""
 
     format: Literal["fourm-head"] = "fourm-head"
@@ -118,7 +113,7 @@ def save(
         classes=list(objective.classes) if isinstance(objective, (Classification, Detection)) else None,
         target=next((SavedTarget(name=n, modality=described(m, target.plugins[n])) for n, m in target.items()), None),
         encoder=ExportedConfig(
-            model=config.model_copy(update={"compile": False}),
+            model=config,
             vocabulary=vocabulary.to_json(),  # type: ignore[arg-type]
             modalities={name: described(modality, inputs.plugins[name]) for name, modality in inputs.items()},
             tokenizers={space: tokenizers[name].fingerprint for space, name in spaces.items()},
@@ -161,25 +156,8 @@ def is_task(path: str) -> bool:
 
 def read_task(folder: Path) -> SavedTask:
     """Raises ValueError naming file, key and reason."""
-    path = folder / exported.CONFIG
-    if path.stat().st_size > exported.MAX_CONFIG_BYTES:
-        raise ValueError(f"{path}: larger than {exported.MAX_CONFIG_BYTES} bytes; this is no task's config")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(data, dict) and data.get("format") != exported.HEAD_FORMAT:
-            raise ValueError("this is no trained task (`fourm finetune` makes one); models are for fourm generate")
-        saved = SavedTask.model_validate_json(json.dumps(data))
-        saved.encoder.build_vocabulary()
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON: {error}; it is damaged, take it from the original again") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{path}: {key}: {first['msg']}; it is damaged, or of another version") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {error}") from None
-    exported.check_size(saved.encoder, path)
-    return saved
+    refused = {"fourm": "this is no trained task (`fourm finetune` makes one); models are for fourm generate"}
+    return exported.read_document(folder / exported.CONFIG, SavedTask, lambda saved: saved.encoder, refused=refused)
 
 
 def load(
@@ -188,7 +166,7 @@ def load(
     """The network on the CPU in evaluation mode, its objective, and its inputs. Raises ValueError if a file is missing
     or damaged, or a plugin or tokenizer is not the one of training."""
     saved = read_task(folder)
-    encoder, path = saved.encoder, folder / exported.WEIGHTS
+    encoder = saved.encoder
     instances = [modality_of(name, one, manager, folder) for name, one in encoder.modalities.items()]
     plugins = {name: manager.find("modality", one.plugin) for name, one in encoder.modalities.items()}
     inputs = Modalities(instances, plugins, manager)
@@ -210,17 +188,12 @@ def load(
         head = make_head(saved.task.head, saved.task.head_options, spec, manager)
         shape = TaskNetwork(backbone, vocabulary, head, spec)
     expected = {name: tuple(tensor.shape) for name, tensor in shape.state_dict().items()}
-    try:
-        with safe_open(path, framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            check_shapes(shapes, expected, f"{path} does not fit {exported.CONFIG}")
-            backbone.to_empty(device="cpu")
-            backbone.tabulate()
-            head = make_head(saved.task.head, saved.task.head_options, spec, manager)
-            network = TaskNetwork(backbone, vocabulary, head, spec)
-            network.load_state_dict({name: file.get_tensor(name) for name in expected})
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file, or a truncated one ({error}); fetch it again") from None
+    with opened(folder / exported.WEIGHTS, expected) as file:
+        backbone.to_empty(device="cpu")
+        backbone.tabulate()
+        head = make_head(saved.task.head, saved.task.head_options, spec, manager)
+        network = TaskNetwork(backbone, vocabulary, head, spec)
+        network.load_state_dict({name: file.get_tensor(name) for name in expected})
     return network.eval(), objective, inputs, tokenizers, vocabulary
 
 

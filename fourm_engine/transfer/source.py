@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fourm_engine import exported
@@ -25,7 +24,7 @@ from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.transfer.backbone import encoder_alone, inputs_of
 from fourm_engine.transfer.saved import SavedTask, is_task, locate, read_task
 from fourm_engine.vocabulary import Vocabulary
-from fourm_engine.weights import check_shapes
+from fourm_engine.weights import opened
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -57,7 +56,7 @@ def open_source(name: str, training: Modalities, manager: PluginManager) -> Task
     """Raises ValueError as `Source.open` does."""
     if is_task(name):
         return _of_task(name, locate(Path(name)), training, manager)
-    model = describe(name, manager).model.model_copy(update={"compile": False})
+    model = describe(name, manager).model
     source = Source.open(FinetuneConfig(source=name), training, model, manager)
     inputs = inputs_of(source.vocabulary, list(training))
 
@@ -99,16 +98,9 @@ def _of_task(name: str, folder: Path, training: Modalities, manager: PluginManag
 
 def _backbone(file: Path, saved: SavedTask, inputs: Vocabulary) -> dict[str, Tensor]:
     known, model = saved.encoder.build_vocabulary(), saved.encoder.model
-    expected = {name: tuple(tensor.shape) for name, tensor in encoder_alone(model, known).state_dict().items()}
-    prefix = "backbone."
-    try:
-        with safe_open(file, framework="pt") as opened:
-            names = [name for name in opened.keys() if name.startswith(prefix)]  # noqa: SIM118
-            shapes = {name[len(prefix) :]: tuple(opened.get_slice(name).get_shape()) for name in names}
-            check_shapes(shapes, expected, f"{file} does not fit {exported.CONFIG}")
-            return _rows({name[len(prefix) :]: opened.get_tensor(name) for name in names}, known, inputs, model)
-    except SafetensorError as error:
-        raise ValueError(f"{file}: not a safetensors file, or a truncated one ({error}); fetch it again") from None
+    prefix, parts = "backbone.", encoder_alone(model, known).state_dict()
+    with opened(file, {prefix + name: tuple(part.shape) for name, part in parts.items()}, only=prefix) as weights:
+        return _rows({name: weights.get_tensor(prefix + name) for name in parts}, known, inputs, model)
 
 
 def _rows(state: Mapping[str, Tensor], known: Vocabulary, inputs: Vocabulary, model: ModelConfig) -> dict[str, Tensor]:

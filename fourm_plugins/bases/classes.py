@@ -270,6 +270,8 @@ def _settings_for(ids: Sequence[int], files: int) -> dict[str, tuple[Any, str]]:
     void = top in ids and len(others) > 1 and others[-1] < top - 1
     last = max(others[-1] if void else ids[-1], 1)
     why = f"ids up to {last} in {counted(files, 'file')} looked at; files with a larger one are left out"
+    if 4 * (count := sum(i <= last for i in ids)) < last:
+        why += f"; {count} of them occur: a model is smaller if maps hold ids 0 to {count - 1}"
     settings: dict[str, tuple[Any, str]] = {"num_classes": (last + 1, why)}
     if void:
         settings["ignore"] = (top, "this id means: no class here")

@@ -115,13 +115,14 @@ class ToyManager(PluginManager):
 
     def __init__(self, *, without: Collection[str] = ()) -> None:
         super().__init__()
-        self._toys: dict[tuple[str, str], type] = {
+        self._toys: dict[tuple[Any, str], type] = {
             ("modality", TOY): Toy,
             ("modality", OTHER): Toy,
             ("tokenizer", ToyTokenizer.kind): ToyTokenizer,
             ("masker", ToyMasker.kind): ToyMasker,
         }
-        toys = [_plugin(kind, name) for kind, name in self._toys]
+        origin: Any = {"value": f"{__name__}:Toy", "distribution": "fourm-engine", "version": "0", "location": ""}
+        toys = [Plugin(kind=kind, name=name, **origin) for kind, name in self._toys]
         kept = [p for p in self.plugins if p.kind != "modality" or p.name not in without]
         self.plugins = (*kept, *toys)
 
@@ -157,7 +158,3 @@ def _statistics(array: Any) -> np.ndarray:
         return np.array([len(array), array.count(" "), zlib.crc32(array.encode()), sum(array.encode())], np.float64)
     parts = np.array_split(np.nan_to_num(np.asarray(array, np.float64)).ravel(), NUMBERS)
     return np.array([part.mean() if part.size else 0.0 for part in parts])
-
-
-def _plugin(kind: Any, name: str) -> Plugin:
-    return Plugin(kind=kind, name=name, value=f"{__name__}:Toy", distribution="fourm-engine", version="0", location="")

@@ -63,7 +63,8 @@ def view_moves_the_picture(subject: Subject) -> None:
     if marker is None:
         _check_drawn(subject)
         return
-    for view in _marked_views():
+    crops = [(0.0, 0.0, 1.0, 1.0), (0.05, 0.1, 0.9, 0.7), (0.25, 0.05, 0.7, 0.9)]
+    for view in (View(*crop, flip=flip) for crop in crops for flip in (False, True)):
         array = np.asarray(subject.array(marker, view), np.float64)
         pixels = array.reshape(-1, *array.shape[-2:])  # (channels, H, W)
         if min(pixels.shape[1:]) < _COARSE:
@@ -201,11 +202,6 @@ def _unsigned(array: np.ndarray) -> np.ndarray:
 
 
 # A marked region
-
-
-def _marked_views() -> list[View]:
-    crops = [(0.0, 0.0, 1.0, 1.0), (0.05, 0.1, 0.9, 0.7), (0.25, 0.05, 0.7, 0.9)]
-    return [View(*crop, flip=flip) for crop in crops for flip in (False, True)]
 
 
 def _in_mark(y: float, x: float) -> bool:

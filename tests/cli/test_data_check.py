@@ -7,7 +7,6 @@ import shutil
 
 import numpy as np
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from fourm_engine.cli import app
@@ -17,7 +16,9 @@ from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.tokens.prepare import content_digest
 from fourm_engine.data.tokens.shards import open_shard, save_shard
 from fourm_engine.data.tokens.tokenize import tokenize_split
+from tests.configs import small, store
 from tests.fakes import fake_modalities, fake_tokenizers, sample_names, write_data, write_tar
+from tests.folders import write_examples
 from tests.plugins.instances import modality
 
 NAMES = sample_names(5)
@@ -31,10 +32,8 @@ def fourm(*arguments):
 def pictures(tmp_path):
     """Pictures and captions, in two splits."""
     root = tmp_path / "data"
-    for name, extension in (("rgb", "png"), ("caption", "txt")):
-        (root / name).mkdir(parents=True)
-        for index, files in enumerate(modality(name).example_samples(6, seed=0)):
-            (root / name / f"{index}.{extension}").write_bytes(files[extension])
+    for name in ("rgb", "caption"):
+        write_examples(root / name, name, 6)
     (root / "splits.json").write_text(json.dumps({"train": ["0", "1", "2", "3"], "val": ["4", "5"]}))
     return root
 
@@ -89,17 +88,8 @@ def test_names_in_a_report_are_escaped(pictures, tmp_path):
 
 
 def test_a_config_is_checked_with_its_splits(pictures, tmp_path):
-    raw = {
-        "run": str(tmp_path / "run"),
-        "modalities": {"select": ["rgb", "caption"]},
-        "data": {"train": str(pictures), "val": str(pictures), "train_split": "train"},
-        "tokenizers": {"folder": str(tmp_path / "tokenizers")},
-        "masking": {},
-        "model": {"width": 32, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2},
-        "train": {"batch_size": 4, "steps": 2, "lr": 1e-3},
-    }
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(raw))
+    data = {"train": str(pictures), "val": str(pictures), "train_split": "train"}
+    path = store(tmp_path / "config.yaml", small(tmp_path, {"rgb": {}, "caption": {}}, data=data))
     ran = fourm(path)
     assert ran.exit_code == 1
     assert "every training sample is a held-out sample" in ran.output

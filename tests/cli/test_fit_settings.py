@@ -1,53 +1,36 @@
 """`fourm tokenizer fit` compares the settings of all tokenizers before it reads or fits anything."""
 
 import pytest
-import yaml
 
 from fourm_engine.cli.tokenizer import fit
-from tests.plugins.instances import modality
+from tests.configs import GRID, small, store
+from tests.folders import write_examples
 
-CODEC = {"encoder": {"blocks": 0, "width": 16}, "decoder": {"blocks": 1, "width": 16}}
-SMALL = {"image_size": 16, "patch_size": 8, "codebook_size": 8, "tokenizer": CODEC}
+SMALL = {**GRID, "image_size": 16, "codebook_size": 8}
 
 
 @pytest.fixture
 def raw(tmp_path):
     """A config of classes, and files of depth and classes."""
     for name in ("depth", "semseg"):
-        for index, files in enumerate(modality(name).example_samples(6, seed=0)):
-            for extension, content in files.items():
-                path = tmp_path / "data" / name / f"{index}.{extension}"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-    return {
-        "run": str(tmp_path / "run"),
-        "modalities": {"select": ["semseg"], "settings": {"depth": SMALL, "semseg": {**SMALL, "num_classes": 200}}},
-        "data": {"train": str(tmp_path / "data")},
-        "tokenizers": {
-            "folder": str(tmp_path / "tokenizers"),
-            "fit": {"steps": 2, "batch_size": 2, "device": "cpu", "threads": 1},
-        },
-        "masking": {},
-        "model": {"width": 16, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2},
-        "train": {"batch_size": 2, "steps": 2, "lr": 1e-3},
-    }
+        write_examples(tmp_path / "data" / name, name, 6)
+    settings = {"depth": SMALL, "semseg": {**SMALL, "num_classes": 200}}
+    return small(tmp_path, settings, modalities={"select": ["semseg"]})
 
 
 def test_a_setting_that_changed_is_told_before_any_tokenizer_is_fitted_and_any_file_is_read(tmp_path, raw):
-    config = tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump(raw))
+    config = store(tmp_path / "config.yaml", raw)
     fit(config)
     raw["modalities"]["select"] = ["depth", "semseg"]
     raw["modalities"]["settings"]["semseg"]["ignore"] = 254  # and now no file of the classes can be read
-    config.write_text(yaml.safe_dump(raw))
+    store(config, raw)
     with pytest.raises(ValueError, match=r"settings\.semseg\.ignore was 255, is 254; .*--refit"):
         fit(config)
     assert not (tmp_path / "tokenizers" / "depth").exists()
 
 
 def test_training_files_that_changed_under_their_names_are_told_and_fitted_again_on_request(tmp_path, raw, caplog):
-    config = tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump(raw))
+    config = store(tmp_path / "config.yaml", raw)
     fit(config)
     (tmp_path / "data/semseg/1.png").write_bytes((tmp_path / "data/semseg/0.png").read_bytes())
     fitted = (tmp_path / "tokenizers/semseg/tokenizer.json").read_text()

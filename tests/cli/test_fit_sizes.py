@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import yaml
 
 from fourm_engine.cli.tokenize import tokenize
 from fourm_engine.cli.tokenizer import fit
@@ -10,39 +9,25 @@ from fourm_engine.modalities import load_manager
 from fourm_engine.recipes.config import load_config
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.yaml_config import ConfigError
-from tests.plugins.instances import modality
+from tests.configs import GRID, small, store
+from tests.folders import write_examples
 from tests.tokenized import Tokens
 
-CODEC = {"encoder": {"blocks": 0, "width": 32}, "decoder": {"blocks": 1, "width": 32}}
-SMALL = {"image_size": 32, "patch_size": 8, "codebook_size": 16, "space": "rgb", "tokenizer": CODEC}
+SMALL = {**GRID, "space": "rgb"}
 
 
 @pytest.fixture
 def config(tmp_path):
     """A config, and a function that changes a copy of it."""
-    folder = tmp_path / "data" / "rgb"
-    folder.mkdir(parents=True)
-    for index, files in enumerate(modality("rgb").example_samples(12, seed=0)):
-        (folder / f"{index}.png").write_bytes(files["png"])
-    raw = {
-        "run": str(tmp_path / "run"),
-        "modalities": {
-            "select": ["rgb", "rgb@64"],
-            "settings": {"rgb": SMALL, "rgb@64": {**SMALL, "plugin": "rgb", "image_size": 64}},
-        },
-        "data": {key: str(tmp_path / "data") for key in ("train", "val")} | {"tokens": str(tmp_path / "tokens")},
-        "tokenizers": {
-            "folder": str(tmp_path / "tokenizers"),
-            "fit": {"steps": 20, "batch_size": 4, "device": "cpu", "threads": 1},
-            "spaces": {"rgb": {"adapt": {"steps": 6, "sizes": [[32, 64], [64, 64]]}}},
-        },
-        "masking": {},
-        "model": {"width": 32, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2},
-        "train": {"batch_size": 4, "steps": 2, "lr": 1e-3},
-    }
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(raw))
-    return path
+    write_examples(tmp_path / "data/rgb", "rgb", 12)
+    raw = small(
+        tmp_path,
+        {"rgb": SMALL, "rgb@64": {**SMALL, "plugin": "rgb", "image_size": 64}},
+        data={"val": str(tmp_path / "data"), "tokens": str(tmp_path / "tokens")},
+        tokenizers={"spaces": {"rgb": {"adapt": {"steps": 6, "sizes": [[32, 64], [64, 64]]}}}},
+    )
+    raw["tokenizers"]["fit"]["steps"] = 20
+    return store(tmp_path / "config.yaml", raw)
 
 
 def lines(capsys):

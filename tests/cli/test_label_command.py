@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from fourm_engine.cli import app
@@ -12,6 +11,7 @@ from fourm_engine.cli.options import by_target, settings_by_target
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.modalities import load_manager, load_modalities
 from fourm_engine.recipes.config import load_config
+from tests.configs import small, store
 from tests.plugins import tiny
 
 transformers = pytest.importorskip("transformers")
@@ -39,18 +39,8 @@ def photographs(tmp_path):
     grid = {"image_size": 32, "patch_size": 8}
     settings = dict.fromkeys(("rgb", "depth", "normal"), grid)
     settings["semseg"] = grid | {"classes": ["wall", "floor", "sky"]}
-    config = {
-        "run": str(tmp_path / "run"),
-        "modalities": {"select": ALL, "settings": settings},
-        "data": {"train": str(tmp_path / "photos")},
-        "tokenizers": {"folder": str(tmp_path / "tokenizers")},
-        "masking": {"input_tokens": 8, "target_tokens": 8},
-        "model": {"width": 16, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2},
-        "train": {"batch_size": 4, "steps": 1, "lr": 1e-3},
-    }
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return path
+    raw = small(tmp_path, settings, modalities={"select": ALL}, data={"train": str(tmp_path / "photos")})
+    return store(tmp_path / "config.yaml", raw)
 
 
 def fourm(*arguments):

@@ -9,12 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from fourm_engine.cli import app
 from fourm_engine.cli.new import Layout, write_package
 from fourm_plugins.manager import PluginManager
 from tests.installing import install
+from tests.running import fourm
 
 LAYOUTS = [layout.value for layout in Layout]
 LONGEST = "a" + "_bc" * 13
@@ -106,7 +105,6 @@ def test_nothing_that_exists_is_touched_and_a_failure_leaves_nothing(tmp_path, m
 
 
 def test_the_command_says_what_it_wrote_and_what_comes_next(tmp_path):
-    done = CliRunner().invoke(app, ["plugins", "new", "my-sensor", "--layout", "vector", "--into", str(tmp_path)])
-    assert done.exit_code == 0, done.output
-    assert len(done.output.splitlines()) == 6
-    assert f"cd {tmp_path / 'fourm-my-sensor'}" in done.output
+    said = fourm("plugins", "new", "my-sensor", "--layout", "vector", "--into", tmp_path)
+    assert len(said.splitlines()) == 6
+    assert f"cd {tmp_path / 'fourm-my-sensor'}" in said

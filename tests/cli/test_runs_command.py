@@ -3,18 +3,13 @@ import subprocess
 import sys
 
 import pytest
-from typer.testing import CliRunner
 
-from fourm_engine.cli import app
 from tests.recipes.test_runs import write
+from tests.running import fourm
 
 
 def run(*words):
-    done = CliRunner().invoke(app, ["runs", *map(str, words)])
-    if isinstance(done.exception, ValueError):
-        raise done.exception
-    assert done.exit_code == 0, done.output
-    return done.output
+    return fourm("runs", *words)
 
 
 def test_runs_are_listed_without_naming_a_sub_command(tmp_path, monkeypatch):

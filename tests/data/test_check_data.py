@@ -11,8 +11,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from fourm_engine.data.checks.check import Wanted, check_data
+from fourm_engine.data.checks.check import check_data
 from fourm_engine.data.checks.files import COLUMNS, Reader, survey
+from fourm_engine.data.checks.part import Wanted
 from fourm_engine.data.checks.statistics import Moments
 from tests.fakes import (
     CLASSES,

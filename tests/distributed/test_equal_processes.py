@@ -11,6 +11,7 @@ from tests.distributed.equal_cases import train
 from tests.distributed.launching import launch
 from tests.fakes import fake_modalities, sample_names, write_data
 from tests.pretrain.fourm_run import Host
+from tests.running import losses
 
 AVERAGED = {"ema": 0.9, "clip": 0.05, "accumulate": 2}
 MUON = {"optimiser": "muon", "clip": 1.0}
@@ -67,11 +68,6 @@ def two(data, tmp_path_factory):
 
 def weights(run):
     return load_file(run / "model/model.safetensors")
-
-
-def losses(run):
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [row["loss"] for row in rows if "loss" in row]
 
 
 def assert_equal(run, reference):

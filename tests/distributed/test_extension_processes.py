@@ -10,11 +10,7 @@ from fourm_engine.extend.report import Report
 from fourm_engine.tokenizers import store
 from tests.distributed.launching import launch
 from tests.extend.growing import Host, extend, prepare, run_config
-
-
-def losses(run):
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [row["loss"] for row in found if "loss" in row]
+from tests.running import losses
 
 
 def test_two_processes_sharded_and_killed_end_where_one_does(tmp_path, monkeypatch):

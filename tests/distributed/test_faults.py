@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from fourm_engine.train.watchdog import AGAIN, FOLDER
 from tests.distributed.forking import Forked, Starter
+from tests.running import losses
 
 STEPS, SECONDS = 40, 300
 
@@ -32,11 +33,6 @@ def begin(tmp_path_factory):
 def ended(processes: list[Forked], seconds: float = SECONDS) -> list[tuple[int, str]]:
     """(exit code, standard error) of each."""
     return [process.wait(seconds) for process in processes]
-
-
-def losses(run: Path) -> list[float]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [row["loss"] for row in rows if "loss" in row]
 
 
 def learning(run: Path, processes: list[Forked]) -> None:

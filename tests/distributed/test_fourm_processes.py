@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from tests.distributed.launching import launch
 from tests.fakes import fake_modalities, sample_names, write_data
-from tests.pretrain.fourm_run import rows
+from tests.running import rows
 
 #: What the runs show of themselves.
 WATCHED = {"pairs_every": 20, "pictures_every": 10, "profile": [2, 3]}

@@ -8,17 +8,13 @@ import torch
 from safetensors.torch import load_file
 
 from tests.distributed import launching
+from tests.running import losses
 
 
 def launch(run: Path, world: int, *, options: dict | None = None, fail: bool = False, **changes) -> str:
     """Train the toy; the first process's standard error."""
     arguments = str(run), json.dumps(changes), json.dumps(options or {})
     return launching.launch("train/toy_task.py", *arguments, world=world, fail=fail)
-
-
-def losses(run: Path) -> list[float]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [row["loss"] for row in rows if "loss" in row]
 
 
 def assert_close(a: Path, b: Path) -> None:

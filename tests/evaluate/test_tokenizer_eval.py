@@ -16,6 +16,7 @@ from fourm_engine.recipes.config import parse_config
 from fourm_engine.recipes.evaluate_tokenizers import evaluate_tokenizers
 from fourm_plugins import Metric, View
 from fourm_plugins.manager import Plugin
+from tests.configs import small
 from tests.fakes import LEVELS, LevelsTokenizer, fake_modalities, fake_tokenizers, sample_names, write_data
 
 MODALITIES = fake_modalities()
@@ -32,17 +33,8 @@ def config(tmp_path, monkeypatch):
     found = Modalities(MODALITIES.values(), plugins)
     monkeypatch.setattr("fourm_engine.recipes.config.RunConfig.load_modalities", lambda self, manager: found)
     monkeypatch.setattr(module, "load_tokenizers", lambda *args, **options: fake_tokenizers(found))
-    return parse_config(
-        {
-            "run": str(tmp_path / "run"),
-            "data": {"train": str(tmp_path / "train"), "val": str(tmp_path / "val")},
-            "tokenizers": {"folder": str(tmp_path / "tokenizers")},
-            "masking": {"input_tokens": 8, "target_tokens": 8},
-            "model": {"width": 16, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2},
-            "train": {"batch_size": 4, "steps": 1, "lr": 1e-3},
-        },
-        "config",
-    )
+    data = {"train": str(tmp_path / "train"), "val": str(tmp_path / "val")}
+    return parse_config(small(tmp_path, data=data), "config")
 
 
 def test_scores_are_those_of_the_round_trip_beside_constants_and_the_codebook_is_counted(config):

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from fourm_engine import exported
-from fourm_engine.cli import app
 from fourm_engine.exported import ExportedConfig, SavedModality
 from fourm_engine.modalities import Modalities, load_manager
 from fourm_engine.nn.config import ModelConfig
@@ -24,6 +22,7 @@ from fourm_engine.tokenizers.wordpiece import WordPieceTokenizer
 from fourm_engine.vocabulary import Vocabulary
 from fourm_engine.yaml_config import read_yaml
 from tests.plugins import more21
+from tests.running import fourm
 
 further = pytest.fixture(more21.installed)
 PAPER = Path(__file__).parents[2] / "examples/paper"
@@ -145,10 +144,9 @@ def test_the_first_lines_of_a_config_are_commands_that_name_it(name):
 def test_a_dry_run_of_the_paper_needs_no_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ["--dry-run", "--gpu", "H100", "--processes", "64"]
-    done = CliRunner().invoke(app, ["train", str(PAPER / "4m-b.yaml"), *options])
-    assert done.exit_code == 0, done.output
-    assert "parameters: 441 M" in done.output
-    assert "238,419 steps" in done.output
+    said = fourm("train", PAPER / "4m-b.yaml", *options)
+    assert "parameters: 441 M" in said
+    assert "238,419 steps" in said
     assert not list(tmp_path.iterdir())
 
 

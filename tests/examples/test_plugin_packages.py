@@ -11,16 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
-from typer.testing import CliRunner
 
-from fourm_engine.cli import app
 from fourm_engine.fit.fitting import make_tokenizer
 from fourm_engine.masking.pack import build_maskers
 from fourm_engine.tokenizers.store import load_tokenizer, save_tokenizer
 from fourm_plugins import MASK, SampleError, View
 from fourm_plugins.manager import PluginManager
+from tests import folders
+from tests.configs import small, store
 from tests.installing import install
+from tests.running import fourm
 
 PACKAGES = sorted((Path(__file__).parents[2] / "examples/plugins").glob("*/pyproject.toml"))
 SMALL = {"image_size": 32, "patch_size": 8}
@@ -199,27 +199,14 @@ def test_a_run_trains_on_the_three_with_the_masker_and_the_tokenizer_of_its_conf
     for split, first, count in (("train", 0, 12), ("val", 12, 4)):
         for name, given in settings.items():
             modality = manager.modality(name, **given)
-            folder = tmp_path / split / name
-            folder.mkdir(parents=True)
-            for number, files in enumerate(modality.example_samples(first + count, seed=0)[first:], first):
-                for extension, content in files.items():
-                    (folder / f"{number:04d}.{extension}").write_bytes(content)
-    config = {
-        "run": str(tmp_path / "run"),
-        "modalities": {"select": sorted(settings), "settings": settings},
-        "data": {"train": str(tmp_path / "train"), "val": str(tmp_path / "val"), "tokens": str(tmp_path / "tokens")},
-        "tokenizers": {"folder": str(tmp_path / "tokenizers")},
+            samples = modality.example_samples(first + count, seed=0)[first:]
+            folders.store(tmp_path / split / name, samples, [f"{first + i:04d}" for i in range(count)])
+    sections = {
+        "data": {part: str(tmp_path / part) for part in ("train", "val", "tokens")},
         "masking": {"input_tokens": [1, 24], "target_tokens": 16},
-        "model": {"width": 32, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2},
-        "train": {"batch_size": 4, "steps": 3, "lr": 1e-3, "log_every": 1, "threads": 1},
+        "train": {"steps": 3, "log_every": 1, "threads": 1},
     }
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(config))
-
-    def fourm(*arguments):
-        done = CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False)
-        assert done.exit_code == 0, done.output
-        return done.output
+    path = store(tmp_path / "config.yaml", small(tmp_path, settings, **sections))
 
     fitted = fourm("tokenizer", "fit", path)
     assert all(f"tokenizer {name}, {name}: " in fitted for name in settings)

@@ -27,7 +27,7 @@ from fourm_engine.tokenizers import store
 from fourm_engine.train.loop import Trainer
 from fourm_plugins import FeatureVector, ModalitySpec, Tokenizer, TokenizerRecipe, TokenSpace, Vector
 from fourm_plugins.manager import Plugin, PluginError
-from tests.fakes import TOKENIZERS, Labels, Picture, Pixels, Words, _Unfitted, fake_tokenizers, sample_names, write_data
+from tests.fakes import TOKENIZERS, Labels, Picture, Pixels, Unfitted, Words, fake_tokenizers, sample_names, write_data
 from tests.grids import Learning
 
 KNOWN = ("a", "a@pixels", "words")
@@ -55,7 +55,7 @@ class Pair(Picture):
         return np.broadcast_to(array, (8, 8, 2))
 
 
-class PairTokenizer(_Unfitted, Tokenizer):
+class PairTokenizer(Unfitted, Tokenizer):
     kind = "fake_pair"
 
     def encode(self, arrays):

@@ -15,6 +15,7 @@ from fourm_engine.model import FourM
 from fourm_engine.pretrain.task import FourMTask
 from fourm_engine.recipes.extend import open_extension
 from fourm_engine.tokenizers import store
+from tests import running
 from tests.extend.growing import CLASSES, Host, extend, prepare, run_config
 from tests.fakes import Words
 
@@ -238,7 +239,7 @@ class OtherWords(Words):
 def test_a_run_that_grows_shows_losses_by_input_and_target_and_pictures_of_what_is_new_too(folder, tmp_path):
     watched = {"pairs_every": 3, "pictures_every": 3, "pictures": 1}
     extend(run_config(folder, tmp_path / "run", extend={"add": ["b"], "train": "lora"}, steps=3, **watched))
-    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    lines = running.rows(tmp_path / "run")
     (pairs,) = (line["pairs"] for line in lines if "pairs" in line)
     assert pairs.keys() == {"nothing", "a", "a@pixels", "b", "words"}
     assert pairs["a"].keys() == {"b", "words"}

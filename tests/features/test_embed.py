@@ -10,21 +10,14 @@ import pytest
 from fourm_engine.cli.embed import embed, search
 from fourm_engine.features.encoder import Encoder
 from fourm_engine.features.index import Index
-from tests.generate.toys import install_all, make_model, picture
+from tests.generate.toys import make_model, picture, saved_run
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """A run over the toys, with six samples in `tmp_path/data`; the last has no picture."""
-    install_all(tmp_path / "site", monkeypatch)
-    model = make_model()
-    model.save_pretrained(tmp_path / "run/model")
-    for name, values in {"colour": [picture(i) for i in range(5)], "words": [text * 2 for text in "abcdef"]}.items():
-        (tmp_path / "data" / name).mkdir(parents=True)
-        for i, value in enumerate(values):
-            for extension, content in model.modalities[name].write(value).items():
-                (tmp_path / f"data/{name}/sample{i}.{extension}").write_bytes(content)
-    return tmp_path / "run"
+    values = {"colour": [picture(i) for i in range(5)], "words": [text * 2 for text in "abcdef"]}
+    return saved_run(tmp_path, monkeypatch, values, "sample")
 
 
 def files(folder):

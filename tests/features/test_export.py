@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from fourm_engine.cli import app
 from fourm_engine.features import export as exporting
 from fourm_engine.features.encoder import Encoder
 from fourm_engine.features.export import arrays_of, export
 from fourm_engine.generate import Condition, Ids
 from tests.generate.toys import SIDE, install_all, make_model, picture
+from tests.running import refused
 
 NAMES = ["words", "colour", "pose"]
 #: As the file has them, in the order of the vocabulary.
@@ -90,18 +89,15 @@ def test_a_file_that_differs_is_not_written(encoder, tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(encoder, tmp_path, monkeypatch):
-    def refused(message, *words):
-        result = CliRunner().invoke(app, ["export", *map(str, words)])
-        assert result.exit_code
-        assert message in str(result.exception)
-        assert "\n" not in str(result.exception)
+    def told(message, *words):
+        assert message in refused("export", *words)
         assert not list(tmp_path.glob("*.onnx"))
 
     make_model().save_pretrained(tmp_path / "run/model")
     run, out = tmp_path / "run", tmp_path / "encoder.onnx"
-    refused("files of format torch end in .pt2", run, "--input", "words", "--out", out, "--format", "torch")
-    refused("no modality 'wrods'", run, "--input", "wrods", "--out", out)
-    refused("expected pixels, such as 224", run, "--input", "words", "--out", out, "--size", "big")
-    refused("is of all inputs; give one size", run, "--input", "colour", "--out", out, "--size", "8", "--size", "9")
+    told("files of format torch end in .pt2", run, "--input", "words", "--out", out, "--format", "torch")
+    told("no modality 'wrods'", run, "--input", "wrods", "--out", out)
+    told("expected pixels, such as 224", run, "--input", "words", "--out", out, "--size", "big")
+    told("is of all inputs; give one size", run, "--input", "colour", "--out", out, "--size", "8", "--size", "9")
     monkeypatch.setitem(sys.modules, "onnx", None)
-    refused("pip install 'fourm-engine[onnx]'", run, "--input", "words", "--out", out)
+    told("pip install 'fourm-engine[onnx]'", run, "--input", "words", "--out", out)

@@ -6,18 +6,13 @@ import json
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from fourm_engine.cli import app
 from fourm_engine.features.encoder import Encoder
 from fourm_engine.recipes import probe as recipe
 from tests.generate.toys import install_all, make_model
+from tests.running import fourm, refused, silent
 
 CLASSES = {"dark": 40, "bright": 215}
-
-
-def silent(_):
-    pass
 
 
 @pytest.fixture
@@ -127,23 +122,20 @@ def test_what_cannot_be_probed_is_one_line(run):
     (root / "other.json").write_text('{"elsewhere": 1}')
     (root / "twice.csv").write_text("dark1,a\ndark1,b")
 
-    def refused(message, *words):
-        result = CliRunner().invoke(app, ["probe", str(run), *map(str, words), "--out", str(root / "bad")])
-        assert result.exit_code
-        assert message in str(result.exception)
-        assert "\n" not in str(result.exception)
+    def told(message, *words):
+        assert message in refused("probe", run, *words, "--out", root / "bad")
         assert not (root / "bad/probe.json").exists()
 
     photos, data = [root / "photos", "--input", "colour"], [root / "data", "--input", "colour"]
-    refused("--probe 'knnn'", *photos, "--probe", "knnn")
-    refused("--shots 9: class 'bright' has 8 training samples", *photos, "--shots", 9, "--probe", "knn")
-    refused("lies in no class", root / "one", "--input", "colour")
-    refused("all training samples have the class '1'", *data, "--labels", _labels(root, {"dark1": 1, "dark2": 1}))
-    refused("a folder of classes has one modality", *photos, "--input", "words")
-    refused("line 1 has 3 columns", *data, "--labels", root / "three.csv")
-    refused("none of the samples", *data, "--labels", root / "other.json")
-    refused("line 2: 'dark1' is of class 'a'", *data, "--labels", root / "twice.csv")
-    refused("cannot be read", *data, "--labels", root / "nowhere.csv")
+    told("--probe 'knnn'", *photos, "--probe", "knnn")
+    told("--shots 9: class 'bright' has 8 training samples", *photos, "--shots", 9, "--probe", "knn")
+    told("lies in no class", root / "one", "--input", "colour")
+    told("all training samples have the class '1'", *data, "--labels", _labels(root, {"dark1": 1, "dark2": 1}))
+    told("a folder of classes has one modality", *photos, "--input", "words")
+    told("line 1 has 3 columns", *data, "--labels", root / "three.csv")
+    told("none of the samples", *data, "--labels", root / "other.json")
+    told("line 2: 'dark1' is of class 'a'", *data, "--labels", root / "twice.csv")
+    told("cannot be read", *data, "--labels", root / "nowhere.csv")
 
 
 def _labels(root, table):
@@ -152,8 +144,6 @@ def _labels(root, table):
 
 
 def test_the_command_prints_a_row_a_probe(run, capsys):
-    words = ["probe", str(run), str(run.parent / "photos"), "--input", "colour", "--out", str(run.parent / "out")]
-    result = CliRunner().invoke(app, [*words, "--probe", "knn", "--shots", "1", "--seeds", "2"])
-    assert result.exit_code == 0, result.output
-    for line in ("knn", "linear, 1 a class", "most frequent class", "±"):
-        assert line in result.output
+    words = ["--input", "colour", "--out", run.parent / "out", "--probe", "knn", "--shots", 1, "--seeds", 2]
+    said = fourm("probe", run, run.parent / "photos", *words)
+    assert all(line in said for line in ("knn", "linear, 1 a class", "most frequent class", "±"))

@@ -9,16 +9,15 @@ import json
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from fourm_engine.batch import Tokens
-from fourm_engine.cli import app
 from fourm_engine.cli.embed import embed, search
 from fourm_engine.features import index as indexing
 from fourm_engine.features.index import Index
 from fourm_engine.features.retrieval import evaluate
 from fourm_engine.masking.pack import pack_inputs
-from tests.generate.toys import install_all, make_model, picture
+from tests.generate.toys import make_model, picture, saved_run
+from tests.running import fourm, refused
 
 
 def index(features, inputs="b", names=None, fingerprint="same") -> Index:
@@ -127,17 +126,9 @@ def test_without_the_extra_every_sample_is_compared(tmp_path, monkeypatch, caplo
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """A run over the toys, with eight samples of three modalities in `tmp_path/data`."""
-    install_all(tmp_path / "site", monkeypatch)
-    model = make_model()
-    model.save_pretrained(tmp_path / "run/model")
     values = {"colour": [picture(i) for i in range(8)], "pose": random(8, 6).clip(-1, 1).astype(np.float32)}
     values["words"] = [letter * (i + 1) for i, letter in enumerate("abcdefgh")]
-    for name, some in values.items():
-        (tmp_path / "data" / name).mkdir(parents=True)
-        for i, value in enumerate(some):
-            for extension, content in model.modalities[name].write(value).items():
-                (tmp_path / f"data/{name}/s{i}.{extension}").write_bytes(content)
-    return tmp_path / "run"
+    return saved_run(tmp_path, monkeypatch, values, "s")
 
 
 def test_predicted_features_are_what_the_model_expects_and_given_ones_are_as_they_are(run, capsys):
@@ -164,10 +155,8 @@ def test_predicted_features_are_what_the_model_expects_and_given_ones_are_as_the
     assert capsys.readouterr().out == "1.0000 s2\n"
     search(out / "given", str(run), [f"pose={data}/pose/s4.npy"], k=1)
     assert capsys.readouterr().out == "1.0000 s4\n"
-    words = [str(out / "of-colour"), "--evaluate", str(out / "of-words"), "--out", str(out / "found.json")]
-    result = CliRunner().invoke(app, ["search", *words])
-    assert result.exit_code == 0, result.exception
-    assert "recall@10" in result.output
+    words = ["search", out / "of-colour", "--evaluate", out / "of-words", "--out", out / "found.json"]
+    assert "recall@10" in fourm(*words)
     found = json.loads((out / "found.json").read_text())
     assert (found["queries"], found["candidates"], found["chance"]["recall"]["1"]) == (8, 8, 1 / 8)
 
@@ -175,14 +164,11 @@ def test_predicted_features_are_what_the_model_expects_and_given_ones_are_as_the
 def test_what_cannot_be_predicted_or_evaluated_is_one_line(run):
     data, out = str(run.parent / "data"), run.parent / "index"
 
-    def refused(message, *words):
-        result = CliRunner().invoke(app, [*map(str, words)])
-        assert result.exit_code
-        assert message in str(result.exception)
-        assert "\n" not in str(result.exception)
+    def told(message, *words):
+        assert message in refused(*words)
 
     made = ["embed", run, data, "--out", out]
-    refused(
+    told(
         "no feature per token of 'words'",
         *made,
         "--input",
@@ -190,7 +176,7 @@ def test_what_cannot_be_predicted_or_evaluated_is_one_line(run):
         "--predict",
         "words",
     )
-    refused(
+    told(
         "--predict: the model predicts no feature per token of 'height'",
         *made,
         "--input",
@@ -198,11 +184,11 @@ def test_what_cannot_be_predicted_or_evaluated_is_one_line(run):
         "--predict",
         "height",
     )
-    refused("no modality 'pos'; did you mean 'pose'", *made, "--input", "colour", "--predict", "pos")
-    refused("'pose' is among the inputs", *made, "--input", "colour", "--input", "pose", "--predict", "pose")
-    refused("leave --size out", *made, "--input", "colour", "--predict", "pose", "--size", 8)
+    told("no modality 'pos'; did you mean 'pose'", *made, "--input", "colour", "--predict", "pos")
+    told("'pose' is among the inputs", *made, "--input", "colour", "--input", "pose", "--predict", "pose")
+    told("leave --size out", *made, "--input", "colour", "--predict", "pose", "--size", 8)
     assert not out.exists()
     embed(str(run), data, ["colour"], out)
-    refused("give a run and --query", "search", out)
-    refused("leave the run and --query out", "search", out, run, "--evaluate", out)
-    refused("--labels and --out need --evaluate", "search", out, run, "--query", "words=a", "--out", "x.json")
+    told("give a run and --query", "search", out)
+    told("leave the run and --query out", "search", out, run, "--evaluate", out)
+    told("--labels and --out need --evaluate", "search", out, run, "--query", "words=a", "--out", "x.json")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fourm_engine.recipes.config import load_config
 from fourm_engine.recipes.fit import fit
 from fourm_engine.recipes.tokenize import tokenize
 from fourm_engine.recipes.train import train
+from tests.configs import over, small, store
 from tests.folders import names, write
+from tests.running import silent
 
 CODEC = {"encoder": {"blocks": 0, "width": 16}, "decoder": {"blocks": 1, "width": 16}}
 GRID = {"image_size": 32, "patch_size": 8, "codebook_size": 16, "tokenizer": CODEC}
@@ -25,29 +25,15 @@ TRAIN = {"batch_size": 4, "steps": 4, "lr": 1e-2, "checkpoint_every": 2, "log_ev
 MODEL = {"width": 32, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2}
 
 
-def silent(line: str) -> None:
-    pass
-
-
 def prepare(folder: Path) -> None:
     """Data, tokenizers (those of grids serve several sizes), tokens and `folder/base`, a trained run."""
     for name in ("rgb", "depth", "caption"):
         write(folder / "data", name, name, names(10))
-    raw = {
-        "run": str(folder / "base"),
-        "modalities": {"select": list(SETTINGS), "settings": SETTINGS},
-        "data": {"train": str(folder / "data"), "val": str(folder / "data"), "tokens": str(folder / "tokens")},
-        "tokenizers": {
-            "folder": str(folder / "tokenizers"),
-            "fit": {"steps": 4, "batch_size": 4, "threads": 1, "adapt": {"steps": 2, "sizes": [[48, 48]]}},
-        },
-        "masking": {"input_tokens": 8, "target_tokens": 8},
-        "model": MODEL,
-        "train": TRAIN,
-    }
-    path = folder / "base.yaml"
-    path.write_text(yaml.safe_dump(raw))
-    config = load_config(path)
+    fitting = {"steps": 4, "batch_size": 4, "threads": 1, "adapt": {"steps": 2, "sizes": [[48, 48]]}}
+    data = {"val": str(folder / "data"), "tokens": str(folder / "tokens")}
+    sections = {"tokenizers": {"fit": fitting}, "model": MODEL, "train": TRAIN}
+    raw = small(folder, SETTINGS, run=str(folder / "base"), data=data, **sections)
+    config = load_config(store(folder / "base.yaml", raw))
     fit(config, tell=silent)
     tokenize(config, tell=silent)
     train(config, tell=silent)
@@ -68,9 +54,4 @@ def config_of(folder: Path, out: Path, *, select: Any = ("caption", "depth", "rg
     }
     if select is not None:
         raw["modalities"] = {"select": list(select)}
-    for name, section in sections.items():
-        raw[name] = {**raw.get(name, {}), **section} if isinstance(section, dict) else section
-    path = out / "finetune.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(raw))
-    return path
+    return store(out / "finetune.yaml", over(raw, sections))

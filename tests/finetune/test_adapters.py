@@ -8,15 +8,14 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
 import fourm_engine as fm
-from fourm_engine.cli import app
 from fourm_engine.model import FourM
 from fourm_engine.recipes.config import load_config
 from fourm_engine.recipes.tokenize import tokenize
 from fourm_engine.recipes.train import train
 from tests.finetune.based import CODEC, config_of, silent
+from tests.running import fourm
 
 LORA = {"rank": 2, "alpha": 4.0}
 
@@ -102,8 +101,7 @@ def test_an_adapter_may_belong_to_a_published_model(folder, tmp_path):
 
 def test_the_command_line_merges_an_adapter_into_an_ordinary_model(folder, run, tmp_path):
     arguments = ["convert", str(folder / "base"), str(tmp_path / "out"), "--to", "native", "--adapter", str(run)]
-    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
+    fourm(*arguments)
     same(FourM.from_pretrained(tmp_path / "out", device="cpu"), FourM.from_pretrained(run, device="cpu"))
 
 

@@ -9,6 +9,11 @@ from tests.generate.toys import install_all, make_model
 
 
 @pytest.fixture
-def toys(tmp_path, monkeypatch) -> FourM:
+def model(tmp_path, monkeypatch) -> FourM:
     install_all(tmp_path / "site", monkeypatch)
     return make_model()
+
+
+@pytest.fixture
+def toys(model) -> FourM:
+    return model

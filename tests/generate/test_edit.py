@@ -9,13 +9,7 @@ from PIL import Image
 from fourm_engine.cli.edit import edit as command
 from fourm_engine.generate import Condition
 from fourm_engine.generate.shown import without_halo
-from tests.generate.toys import heights, install_all, make_model, picture
-
-
-@pytest.fixture
-def model(tmp_path, monkeypatch):
-    install_all(tmp_path / "site", monkeypatch)
-    return make_model()
+from tests.generate.toys import heights, picture
 
 
 def corner(rows: int = 3, columns: int = 3, size: int = 8) -> np.ndarray:

@@ -12,13 +12,7 @@ from fourm_engine.generate import Condition, Stage, default_plan
 from fourm_engine.generate.given import Ids
 from fourm_engine.model import FourM
 from fourm_plugins.view import View
-from tests.generate.toys import heights, install_all, make_model, modalities, picture
-
-
-@pytest.fixture
-def model(tmp_path, monkeypatch) -> FourM:
-    install_all(tmp_path / "site", monkeypatch)
-    return make_model()
+from tests.generate.toys import heights, modalities, picture
 
 
 def distinct(results, target: str) -> int:

@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from fourm_engine.generate.result import Generated, Results
-from tests.generate.toys import install_all, make_model
-
-
-@pytest.fixture
-def model(tmp_path, monkeypatch):
-    install_all(tmp_path / "site", monkeypatch)
-    return make_model()
 
 
 def test_results_are_a_dict_that_is_short_to_print_and_shows_pictures_and_escaped_text(model):

@@ -11,22 +11,20 @@ from PIL import Image
 from fourm_engine.cli import main
 from fourm_engine.cli.vary import _axis
 from fourm_plugins import SampleError
-from tests.generate.toys import install_all, make_model, picture
+from tests.generate.toys import picture
 from tests.plugins.instances import modality
 
 CUBE = [("cube", 0.1, 0.4, 0.3, 0.8)]
 
 
 @pytest.fixture
-def model(tmp_path, monkeypatch):
-    install_all(tmp_path / "site", monkeypatch)
-    made = make_model()
-    # A toy with a part: its brightness.
-    height = made.modalities["height"]
+def model(model, monkeypatch):
+    """Of which a toy has a part: its brightness."""
+    height = model.modalities["height"]
     monkeypatch.setattr(type(height), "parts", lambda self, value: {"level": float(value.mean())})
     monkeypatch.setattr(type(height), "with_part", lambda self, value, part, number: value - value.mean() + number)
     monkeypatch.setattr(type(height), "from_array", lambda self, array: np.asarray(array, np.float32), raising=False)
-    return made
+    return model
 
 
 def test_each_point_is_what_generate_makes_of_it(model):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,7 @@ from fourm_plugins import (
     Vector,
 )
 from fourm_plugins.manager import PluginManager
+from tests.fakes import Unfitted
 
 SIDE = 8  # pixels; 4 x 4 tokens
 ALPHABET = "abcdefghijklmnopqrstuvwxyz "
@@ -61,16 +64,12 @@ class Colour(Modality):
         )
 
     def read(self, files):
-        import io
-
         try:
             return np.asarray(Image.open(io.BytesIO(files["png"])).convert("RGB"))
         except OSError as error:
             raise SampleError(f"no picture: {error}") from None
 
     def write(self, value):
-        import io
-
         Image.fromarray(value).save(buffer := io.BytesIO(), "png")
         return {"png": buffer.getvalue()}
 
@@ -253,7 +252,7 @@ class Bins(Tokenizer):
         return np.repeat(plane[None], self.spec.array.channels, 0).astype(np.float32)
 
 
-class Letters(TextTokenizer):
+class Letters(Unfitted, TextTokenizer):
     """[PAD] 0, [END] 1, sentinels 2..7, then letters."""
 
     kind = "letters"
@@ -261,20 +260,11 @@ class Letters(TextTokenizer):
     end_id = 1
     sentinel_ids = range(2, 8)
 
-    def fit(self, arrays):
-        return {}
-
     def encode(self, arrays):
         return [np.array([ALPHABET.index(c) + 8 for c in text if c in ALPHABET], np.int64) for text in arrays]
 
     def decode(self, ids):
         return ["".join(ALPHABET[i - 8] for i in row if i >= 8) for row in ids]
-
-    def save(self, folder: Path):
-        pass
-
-    def load(self, folder: Path):
-        pass
 
 
 PLUGINS = {"colour": Colour, "height": Height, "pose": Pose, "words": Words}
@@ -339,6 +329,19 @@ def make_model() -> FourM:
     made = Modalities(found, plugins)
     net, vocabulary = network(made)
     return FourM(net, made, tokenizers(made), vocabulary)
+
+
+def saved_run(folder: Path, monkeypatch: pytest.MonkeyPatch, values: Mapping[str, list], name: str) -> Path:
+    """The run of a model over the toys, and in `folder/data` samples `name`0, `name`1, … with these values."""
+    install_all(folder / "site", monkeypatch)
+    model = make_model()
+    model.save_pretrained(folder / "run/model")
+    for modality, some in values.items():
+        (folder / "data" / modality).mkdir(parents=True)
+        for i, value in enumerate(some):
+            for extension, content in model.modalities[modality].write(value).items():
+                (folder / f"data/{modality}/{name}{i}.{extension}").write_bytes(content)
+    return folder / "run"
 
 
 def picture(seed: int = 0, height: int = 8, width: int = 8) -> np.ndarray:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from fourm_engine.batch import Batch, Patches
+from fourm_engine.batch import Batch
 from fourm_engine.convert import published
 from fourm_engine.convert.tensors import Domain, vocabulary_of
 from fourm_engine.generate.guidance import branches
@@ -24,7 +23,8 @@ from fourm_engine.masking.pack import Shown
 from fourm_engine.model import FourM
 from fourm_plugins.spec import Grid, Sequence
 from tests.golden.cases import Case, write_checkpoint
-from tests.golden.test_models import LOGITS, LOSS, padded
+from tests.golden.packing import Packing
+from tests.golden.test_models import LOGITS, LOSS
 from tests.plugins.more21 import installed
 
 installed = pytest.fixture(installed)
@@ -40,44 +40,28 @@ def case_of(name: str) -> Case:
     return Case(stem, "fm", json.loads(stem.with_name(f"{name}.json").read_text("utf-8")))
 
 
-def batch_of(data: dict[str, np.ndarray], domains: list[Domain]) -> tuple[Batch, np.ndarray]:
-    """The recorded inputs and targets, packed, and the rank of every predicted token."""
-    vocabulary, size = vocabulary_of(domains), len(data[f"in/{domains[0].name}/tensor"])
-    encoder, decoder, targets = [[] for _ in range(size)], [[] for _ in range(size)], []
-    patches: dict[str, list] = {domain.name: [] for domain in domains if domain.patch_dim}
+def batch_of(data: dict[str, np.ndarray], domains: list[Domain]) -> Batch:
+    """The recorded inputs and targets, packed."""
+    size = len(data[f"in/{domains[0].name}/tensor"])
+    packing = Packing(vocabulary_of(domains), size)
     for b in range(size):
         for domain in domains:
-            entry, text = vocabulary[domain.name], isinstance(domain.layout, Sequence)
+            entry, text = packing.vocabulary[domain.name], isinstance(domain.layout, Sequence)
             values = data[f"in/{domain.name}/tensor"][b]
             used = np.flatnonzero(data[f"in/{domain.name}/input_mask"][b] == 0) if domain.input else []
-            wanted = np.flatnonzero(data[f"in/{domain.name}/target_mask"][b] == 0) if domain.target else []
+            targets = np.flatnonzero(data[f"in/{domain.name}/target_mask"][b] == 0) if domain.target else []
             if domain.patch_dim and isinstance(domain.layout, Grid):
                 edge = domain.layout.height
                 pixels = values.reshape(3, edge, 16, edge, 16).transpose(1, 3, 2, 4, 0)
                 values = pixels.reshape(edge**2, domain.patch_dim)
             for rank, p in enumerate(used):
-                if domain.patch_dim:
-                    patches[domain.name].append((b, len(encoder[b]), values[p].astype(np.float32)))
-                ids = -1 if domain.patch_dim else values[p] + entry.start
-                encoder[b].append((ids, rank if text else p, entry.index, 0))
+                packing.show(b, entry, rank if text else p, values[p])
             if text:
-                for rank, (p, following) in enumerate(pairwise(wanted)):
-                    targets.append((entry.index, b, len(decoder[b]), values[following], rank))
-                    decoder[b].append((values[p] + entry.start, rank, entry.index, rank))
-                continue
-            for p in wanted:
-                targets.append((entry.index, b, len(decoder[b]), values[p], 0))
-                decoder[b].append((-1, p, entry.index, 0))
-    targets.sort(key=lambda target: target[:3])
-    enc, dec = padded(encoder), padded(decoder)
-    continuous = {
-        name: Patches(torch.from_numpy(np.stack(rows)), torch.tensor(row), torch.tensor(slot))
-        for name, (row, slot, rows) in ((n, zip(*kept, strict=True)) for n, kept in patches.items() if kept)
-    }
-    index = torch.tensor([b * dec.shape[1] + slot for _, b, slot, *_ in targets])
-    counts = {e.name: sum(mod == e.index for mod, *_ in targets) for e in vocabulary if e.size}
-    ids = torch.tensor([int(label) for *_, label, _ in targets])
-    return Batch(enc, dec, continuous, index, ids, counts), np.array([rank for *_, rank in targets])
+                packing.predict_in_order(b, entry, [values[p] for p in targets])
+            else:
+                for p in targets:
+                    packing.predict(b, entry, p, values[p])
+    return packing.batch()
 
 
 @pytest.mark.parametrize("name", ["fm21_all", "fm21_registers", "fm21_full_poses", "fm_sr"])
@@ -87,7 +71,8 @@ def test_a_published_model_of_any_domains_gives_the_recorded_losses_and_logits(n
     checkpoint = published.open_checkpoint(write_checkpoint(case, tmp_path / "model.safetensors"))
     domains, data = checkpoint.domains, case.data()
     network = published.build_network(checkpoint, domains, {domain.name: domain.name for domain in domains})
-    batch, ranks = batch_of(data, domains)
+    batch = batch_of(data, domains)
+    ranks = batch.decoder.order.flatten()[batch.target_index].numpy()
     tokens, registers = batch.encoder, network.config.registers
     embedded = network.embedding.encoder(tokens.ids, tokens.pos, tokens.mod, batch.continuous)
     (x,), _, valid = network.encode_embedded(*embedded, tokens.mod >= 0)
@@ -144,5 +129,5 @@ def test_the_recorded_tokens_of_every_domain_with_a_plugin_are_generated(tmp_pat
             plan, length = branches(stage, samples, model.sampler.sequences), recorded.shape[1]
             uniform = torch.zeros(len(samples), length)
             rows = plan.rows(samples)
-            found = model.sampler.autoregressive(rows, plan, name, length, stop=(), uniform_BL=uniform).numpy()
+            found, _ = model.sampler.autoregressive(rows, plan, name, length, stop=(), uniform_BL=uniform)
         np.testing.assert_array_equal(found, recorded, err_msg=run["name"])

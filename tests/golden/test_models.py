@@ -2,61 +2,40 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import torch
 
-from fourm_engine.batch import Batch, Patches, Tokens
+from fourm_engine.batch import Batch
 from fourm_engine.masking.pack import patchify
 from fourm_engine.model import FourM
 from tests.golden.cases import Case, cases, write_checkpoint
+from tests.golden.packing import Packing
 
 LOSS, LOGITS = 1e-6, 3e-5  # relative, absolute
 
 
 def batch_of(case: Case, model: FourM) -> Batch:
     """The recorded inputs and targets, packed."""
-    data, vocabulary = case.data(), model.vocabulary
-    published = {name: m.spec.published_name for name, m in model.modalities.items()}
+    data, published = case.data(), {name: m.spec.published_name for name, m in model.modalities.items()}
     size = len(next(value for key, value in data.items() if key.endswith("/tensor")))
-    encoder, decoder, pixels, targets = [[] for _ in range(size)], [[] for _ in range(size)], [], []
+    packing = Packing(model.vocabulary, size)
     for b in range(size):
-        for entry in vocabulary:
+        for entry in model.vocabulary:
             stem = f"in/{published[entry.name]}"
             values, shown = data[f"{stem}/tensor"][b], np.flatnonzero(data[f"{stem}/input_mask"][b] == 0)
-            asked = np.flatnonzero(data[f"{stem}/target_mask"][b] == 0) if entry.size else []
+            targets = np.flatnonzero(data[f"{stem}/target_mask"][b] == 0) if entry.size else []
             if entry.patch_dim:
-                patches = patchify(values.astype(np.float32), model.modalities[entry.name].spec)
-                for p in shown:
-                    pixels.append((entry.name, b, len(encoder[b]), patches[p]))
-                    encoder[b].append((-1, p, entry.index, 0))
-            elif entry.layout.kind == "grid":
-                encoder[b] += [(values[p] + entry.start, p, entry.index, 0) for p in shown]
-                for p in asked:
-                    targets.append((entry.index, b, len(decoder[b]), values[p]))
-                    decoder[b].append((-1, p, entry.index, 0))
+                values = patchify(values.astype(np.float32), model.modalities[entry.name].spec)
+            text = entry.layout.kind != "grid"
+            for rank, p in enumerate(shown):
+                packing.show(b, entry, rank if text else p, values[p])
+            if text:
+                packing.predict_in_order(b, entry, [values[p] for p in targets])
             else:
-                encoder[b] += [(values[p] + entry.start, rank, entry.index, 0) for rank, p in enumerate(shown)]
-                for rank, (p, following) in enumerate(pairwise(asked)):
-                    targets.append((entry.index, b, len(decoder[b]), values[following]))
-                    decoder[b].append((values[p] + entry.start, rank, entry.index, rank))
-    targets.sort(key=lambda target: target[:3])
-    enc, dec = padded(encoder), padded(decoder)
-    continuous = {}
-    for name in {name for name, *_ in pixels}:
-        _, b, slot, rows = zip(*(kept for kept in pixels if kept[0] == name), strict=True)
-        continuous[name] = Patches(torch.from_numpy(np.stack(rows)), torch.tensor(b), torch.tensor(slot))
-    index = torch.tensor([b * dec.shape[1] + slot for _, b, slot, _ in targets])
-    counts = {e.name: sum(mod == e.index for mod, *_ in targets) for e in vocabulary if e.size}
-    return Batch(enc, dec, continuous, index, torch.tensor([int(label) for *_, label in targets]), counts)
-
-
-def padded(rows: list[list[tuple]]) -> Tokens:
-    """To the longest, and three more slots that nothing may look at."""
-    length = max(map(len, rows)) + 3
-    return Tokens(*torch.tensor([row + [(-1, 0, -1, 0)] * (length - len(row)) for row in rows]).long().unbind(-1))
+                for p in targets:
+                    packing.predict(b, entry, p, values[p])
+    return packing.batch()
 
 
 @pytest.mark.parametrize("case", cases("fm"))

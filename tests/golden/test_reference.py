@@ -3,8 +3,6 @@ reference is the published format's description (docs of the golden cases), writ
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import torch
@@ -18,7 +16,7 @@ from fourm_engine.model import FourM
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.transformer import Transformer
 from fourm_plugins.spec import Grid, Sequence
-from tests.golden.test_models import padded
+from tests.golden.packing import Packing
 
 GRID = Grid(height=3, width=3)
 DOMAINS = [
@@ -100,23 +98,18 @@ class Reference:
 
 
 def batch_of(model: FourM) -> Batch:
-    encoder, decoder, targets = [], [], []
-    published_names = {m.spec.published_name: name for name, m in model.modalities.items()}
-    for domain, (inputs, asked) in SHOWN.items():
-        entry = model.vocabulary[published_names[domain]]
-        encoder += [(id_ + entry.start, place, entry.index, 0) for id_, place in inputs]
+    packing = Packing(model.vocabulary, 1)
+    names = {m.spec.published_name: name for name, m in model.modalities.items()}
+    for domain, (inputs, targets) in SHOWN.items():
+        entry = model.vocabulary[names[domain]]
+        for token, place in inputs:
+            packing.show(0, entry, place, token)
         if domain == "caption":
-            for (id_, place), (following, _) in pairwise(asked):
-                targets.append((entry.index, len(decoder), following))
-                decoder.append((id_ + entry.start, place, entry.index, place))
-            continue
-        for id_, place in asked:
-            targets.append((entry.index, len(decoder), id_))
-            decoder.append((-1, place, entry.index, 0))
-    targets.sort()
-    counts = {e.name: sum(mod == e.index for mod, *_ in targets) for e in model.vocabulary}
-    index, labels = (torch.tensor([t[i] for t in targets]) for i in (1, 2))
-    return Batch(padded([encoder]), padded([decoder]), {}, index, labels, counts)
+            packing.predict_in_order(0, entry, [token for token, _ in targets])
+        else:
+            for token, place in targets:
+                packing.predict(0, entry, place, token)
+    return packing.batch()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -20,7 +19,9 @@ from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_plugins.manager import PluginError, PluginManager
+from tests.configs import small, store
 from tests.fakes import fake_modalities, to_npy
+from tests.running import fourm
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -187,24 +188,10 @@ def config(tmp_path):
         rows = {"image": images(n, start), "text": [f"picture {start + i}" for i in range(n)]}
         write(tmp_path / "photos", rows, split=split)
     text = f"parquet:{tmp_path}/photos?rgb=image&caption=text"
-    raw = {
-        "run": str(tmp_path / "run"),
-        "modalities": {"select": ["rgb", "caption"], "settings": {"rgb": GRID, "caption": WORDS}},
-        "data": {"train": text, "train_split": "train", "val": text, "val_split": "validation"},
-        "tokenizers": {"folder": str(tmp_path / "tokenizers"), "fit": {"steps": 4, "batch_size": 4, "lr": 1e-3}},
-        "masking": {"input_tokens": [1, 8], "target_tokens": 8},
-        "model": {"width": 32, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2},
-        "train": {"batch_size": 4, "steps": 4, "lr": 1e-3, "warmup": 0, "device": "cpu", "log_every": 2},
-    }
-    raw["data"]["tokens"] = str(tmp_path / "tokens")
-    (tmp_path / "photos.yaml").write_text(yaml.safe_dump(raw))
-    return tmp_path / "photos.yaml"
-
-
-def fourm(*arguments, code=0):
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert done.exit_code == code, (done.output, done.exception)
-    return done.output
+    data = {"train": text, "train_split": "train", "val": text, "val_split": "validation"}
+    sections = {"data": {**data, "tokens": str(tmp_path / "tokens")}, "masking": {"input_tokens": [1, 8]}}
+    raw = small(tmp_path, {"rgb": GRID, "caption": WORDS}, train={"steps": 4, "warmup": 0, "log_every": 2}, **sections)
+    return store(tmp_path / "photos.yaml", raw)
 
 
 def test_data_check_reads_it_by_its_config_and_by_its_location(config):

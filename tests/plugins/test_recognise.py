@@ -44,6 +44,8 @@ def test_classes_are_counted_and_the_id_of_no_class_is_told():
     mask = np.zeros((32, 32), np.uint8)
     mask[:16] = 255  # a mask of two classes, not one class and none
     assert of("semseg", [{"png": png(mask)}]) == {"num_classes": 256, "ignore": None}
+    why = CLASSES["semseg"].recognise([{"png": png(mask)}]).settings["num_classes"][1]
+    assert why.endswith("2 of them occur: a model is smaller if maps hold ids 0 to 1")
     assert of("semseg", [{"png": png(noisy(0)[..., 0])}]) is None  # a grey photograph
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 import pytest
@@ -12,7 +11,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fourm_engine.train.loop import Trainer
 from fourm_plugins import Run
 from fourm_plugins.manager import PluginManager
-from tests.train.toy_task import ToyTask, config, losses
+from tests.running import losses, rows
+from tests.train.toy_task import ToyTask, config
 
 fourm_tensorboard = pytest.importorskip("fourm_tensorboard")
 
@@ -35,10 +35,10 @@ def test_a_run_has_the_curves_of_its_metrics_and_steps_taken_again_appear_once(t
     found = curves(tmp_path)
     values = [*losses(tmp_path)[:3], 0.5]
     assert found["loss"] == [(step, pytest.approx(value)) for step, value in enumerate(values, start=1)]
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    lines = rows(tmp_path)
     assert {"losses/far", "losses/near", "lr", "samples_per_s"} <= found.keys()
     assert (
-        {"eval/error"} == {tag for tag in found if tag.startswith("eval/")} == {f"eval/{k}" for k in rows[-1]["eval"]}
+        {"eval/error"} == {tag for tag in found if tag.startswith("eval/")} == {f"eval/{k}" for k in lines[-1]["eval"]}
     )
 
 

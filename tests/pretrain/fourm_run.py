@@ -78,11 +78,6 @@ def picture(model: FourM, path: Path) -> None:
     path.write_bytes(generated["a"].tokens.tobytes())
 
 
-def rows(run: Path) -> list[dict]:
-    """The lines of a run's metrics."""
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
 def main() -> None:
     torch.set_num_threads(1)
     store.PluginManager = Host

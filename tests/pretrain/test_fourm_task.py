@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from fourm_engine.train.checkpoint import FORMAT
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.optimiser import decay_groups
 from tests.fakes import TOKENIZERS, Picture, fake_modalities, sample_names, write_data
-from tests.pretrain.fourm_run import Host, config, make_task, rows
+from tests.pretrain.fourm_run import Host, config, make_task
+from tests.running import rows
 
 
 @pytest.fixture
@@ -227,3 +229,11 @@ def test_a_batch_is_made_again_from_its_named_tensors(data):
     first, second = batch.named(), again.named()
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_compiled_blocks_get_batches_of_one_shape(data):
+    task = make_task(data)
+    task.check(config(compile=True))
+    some = itertools.islice(task.batches(0, Share(batch_size=2)), 4)
+    shapes = {(batch.encoder.shape, batch.decoder.shape) for batch in some}
+    assert shapes == {((2, task.data.masking.encoder_tokens), (2, task.data.masking.decoder_tokens))}

@@ -8,7 +8,8 @@ from fourm_engine.data.order import Share
 from fourm_engine.pretrain.pairs import NOTHING, paired
 from fourm_engine.train.loop import Trainer
 from tests.fakes import fake_modalities, sample_names, write_data
-from tests.pretrain.fourm_run import config, make_task, rows
+from tests.pretrain.fourm_run import config, make_task
+from tests.running import rows
 
 
 @pytest.fixture

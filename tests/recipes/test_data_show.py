@@ -7,11 +7,8 @@ import shutil
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
-from typer.testing import CliRunner
 
-from fourm_engine.cli import app
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.evaluate.masks import DROPPED, SHOWN, TARGET, overlay
@@ -20,7 +17,9 @@ from fourm_engine.recipes.config import load_config
 from fourm_engine.recipes.data_show import show
 from fourm_engine.recipes.fit import fit
 from fourm_engine.tokenizers.store import load_tokenizers
-from tests.plugins.instances import modality
+from tests.configs import small, store
+from tests.folders import write_examples
+from tests.running import fourm
 
 WORDS = {"max_tokens": 48, "text": {"vocabulary_size": 400, "coordinate_bins": 16}}
 
@@ -30,29 +29,16 @@ def config(tmp_path):
     """Of pictures (patches of pixels) and captions; the last training sample has no caption, the last picture cannot
     be read."""
     root = tmp_path / "data"
-    for name, extension in (("rgb", "png"), ("caption", "txt")):
-        (root / name).mkdir(parents=True)
-        for index, files in enumerate(modality(name).example_samples(8, seed=0)):
-            (root / name / f"s{index}.{extension}").write_bytes(files[extension])
+    for name in ("rgb", "caption"):
+        write_examples(root / name, name, 8, prefix="s")
     (root / "caption" / "s5.txt").unlink()
     (root / "rgb" / "s7.png").write_bytes(b"no picture")
     names = [f"s{k}" for k in range(8)]
     (root / "splits.json").write_text(json.dumps({"train": names[:6], "val": names[6:]}))
-    raw = {
-        "run": str(tmp_path / "run"),
-        "modalities": {
-            "select": ["rgb@pixels", "caption"],
-            "settings": {"rgb@pixels": {"image_size": 32, "patch_size": 8}, "caption": WORDS},
-        },
-        "data": {"train": str(root), "val": str(root), "train_split": "train", "val_split": "val", "augment": True},
-        "tokenizers": {"folder": str(tmp_path / "tokenizers")},
-        "masking": {"input_tokens": [4, 20], "target_tokens": 8},
-        "model": {"width": 32, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2},
-        "train": {"batch_size": 4, "steps": 2, "lr": 1e-3},
-    }
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(raw))
-    return load_config(path)
+    settings = {"rgb@pixels": {"image_size": 32, "patch_size": 8}, "caption": WORDS}
+    data = {"val": str(root), "train_split": "train", "val_split": "val", "augment": True}
+    raw = small(tmp_path, settings, data=data, masking={"input_tokens": [4, 20]})
+    return load_config(store(tmp_path / "config.yaml", raw))
 
 
 @pytest.fixture
@@ -204,11 +190,9 @@ def test_without_tokenizers_pictures_are_shown_and_the_remedy_is_named(config):
 
 def test_the_command_prints_words_and_writes_a_sheet(fitted, tmp_path):
     out = tmp_path / "sheet.png"
-    ran = CliRunner().invoke(app, ["data", "show", str(tmp_path / "config.yaml"), "s1", "--out", str(out)])
-    assert ran.exit_code == 0, ran.output
-    lines = ran.output.splitlines()
+    lines = fourm("data", "show", tmp_path / "config.yaml", "s1", "--out", out).splitlines()
     assert lines[0].startswith("s1 (train, ")
-    assert "component 'all2all'" in ran.output
+    assert "component 'all2all'" in " ".join(lines)
     assert any(line.startswith("rgb@pixels: ") and "dropped of 16 tokens; budgets " in line for line in lines)
     assert any(line.startswith("  target: ") for line in lines)
     assert Image.open(out).width > 300

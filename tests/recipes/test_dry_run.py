@@ -6,16 +6,15 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-import yaml
-from typer.testing import CliRunner
 
-from fourm_engine.cli import app
 from fourm_engine.modalities import load_manager
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.recipes.config import load_config
 from fourm_engine.recipes.dry_run import NONE_HERE, dry_run, in_words
 from fourm_engine.recipes.tokens_there import check_tokens_there
+from tests.configs import small, store
 from tests.folders import names, write
+from tests.running import fourm, refused
 
 SMALL = {"image_size": 32, "patch_size": 8, "codebook_size": 16}
 
@@ -23,29 +22,19 @@ SMALL = {"image_size": 32, "patch_size": 8, "codebook_size": 16}
 @pytest.fixture
 def path(tmp_path):
     """A config whose data, four pictures and three depth maps, is not there yet."""
-    raw = {
-        "run": str(tmp_path / "run"),
-        "modalities": {"select": ["rgb", "depth"], "settings": {"rgb": SMALL, "depth": SMALL}},
-        "data": {"train": str(tmp_path / "data"), "tokens": str(tmp_path / "tokens")},
-        "tokenizers": {"folder": str(tmp_path / "tokenizers"), "fit": {"steps": 2, "batch_size": 4}},
-        "masking": {"input_tokens": 8, "target_tokens": 8},
-        "model": {"width": 32, "encoder_blocks": 1, "decoder_blocks": 2, "heads": 2},
-        "train": {"batch_size": 4, "steps": 1000, "lr": 1e-3, "ema": 0.9, "device": "cpu"},
-    }
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(raw))
-    return path
+    sections = {"data": {"tokens": str(tmp_path / "tokens")}, "train": {"steps": 1000, "ema": 0.9}}
+    raw = small(tmp_path, {"rgb": SMALL, "depth": SMALL}, model={"decoder_blocks": 2}, **sections)
+    return store(tmp_path / "config.yaml", raw)
 
 
 def test_without_data_or_tokenizers_a_dry_run_says_all_but_the_data_and_writes_nothing(path, tmp_path):
-    result = CliRunner().invoke(app, ["train", str(path), "--dry-run", "--mfu", "0.5", "--gpu", "A100"])
-    assert result.exit_code == 0, result.output
-    assert NONE_HERE in result.output
-    lines = result.output.splitlines()
+    said = fourm("train", path, "--dry-run", "--mfu", 0.5, "--gpu", "A100")
+    assert NONE_HERE in said
+    lines = said.splitlines()
     assert max(map(len, lines)) < 80
     assert lines[0] == "vocabulary: 32 rows  depth 16  rgb 16"
-    assert "1,000 steps at a utilisation (mfu) of 50%" in result.output
-    assert "312 TFLOP/s of A100 (its data sheet)" in result.output
+    assert "1,000 steps at a utilisation (mfu) of 50%" in said
+    assert "312 TFLOP/s of A100 (its data sheet)" in said
     assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
 
 
@@ -158,8 +147,6 @@ def test_what_cannot_be_reckoned_is_one_clear_error(path, settings, message):
 
 
 def test_options_of_a_dry_run_do_not_start_a_run(path, tmp_path):
-    result = CliRunner().invoke(app, ["train", str(path), "--mfu", "0.5"])
-    assert isinstance(result.exception, ValueError)
-    assert "are for --dry-run" in str(result.exception)
+    assert "are for --dry-run" in refused("train", path, "--mfu", 0.5)
     assert not (tmp_path / "run").exists()
     assert not torch.distributed.is_initialized()

@@ -15,6 +15,7 @@ from fourm_engine.lock import Busy
 from fourm_engine.model import FourM
 from fourm_engine.recipes.evaluate import evaluate
 from fourm_plugins import Metric
+from tests.configs import small, store
 from tests.pretrain.fourm_run import Host
 
 
@@ -26,16 +27,8 @@ def run(model, tmp_path, monkeypatch):
 
 
 def write_config(run, data, **evaluate):
-    config = {
-        "run": str(run),
-        "data": {"train": str(data), "val": str(data)},
-        "tokenizers": {"folder": "tokenizers"},
-        "masking": {"input_tokens": 8, "target_tokens": 8},
-        "model": {"width": 16, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2},
-        "train": {"batch_size": 4, "steps": 10, "lr": 1e-3},
-        "evaluate": evaluate,
-    }
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    data = {"train": str(data), "val": str(data)}
+    store(run / "config.yaml", small(run.parent, run=str(run), data=data, evaluate=evaluate))
 
 
 def test_a_run_is_evaluated_with_its_own_config(run, data):
@@ -112,7 +105,7 @@ def test_what_is_missing_is_said_in_one_line(run, data, tmp_path):
     write_config(run, data)
     config = yaml.safe_load((run / "config.yaml").read_text())
     del config["data"]["val"]
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    store(run / "config.yaml", config)
     with pytest.raises(ValueError, match=r"data\.val names no held-out samples"):
         evaluate(run)
     with pytest.raises(ValueError, match="with --out"):
@@ -153,7 +146,7 @@ def test_a_config_that_has_the_models_modalities_otherwise_is_refused(run, data,
     config = yaml.safe_load((run / "config.yaml").read_text())
     for tokens, refused in ((4, False), (2, True)):
         config["modalities"] = {"settings": {"a": {"tokens": tokens}}}
-        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        store(run / "config.yaml", config)
         if not refused:
             evaluate(run, matrix=False)
             continue

@@ -8,9 +8,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from fourm_engine.cli import app
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.splits import drawn
 from fourm_engine.device import Machine
@@ -23,6 +21,7 @@ from fourm_engine.recipes.tokenize import tokenize
 from fourm_engine.recipes.train import train
 from fourm_plugins.manager import PluginManager
 from tests.folders import names, png, write
+from tests.running import fourm, refused
 
 CPU = Machine(cores=2, memory=8.0)
 H100 = Machine(cores=16, memory=128.0, gpu="NVIDIA H100", gpu_memory=79.0)
@@ -173,11 +172,10 @@ def test_about_a_tenth_is_held_out_at_least_one_and_no_more_than_a_thousand(numb
 
 def test_the_command_tells_what_it_found_and_what_comes_next(here):
     write(here / "my photos", "images", "rgb", names(3))
-    done = CliRunner().invoke(app, ["init", "my photos"])
-    assert done.exit_code == 0, done.output
-    assert re.search(r"^rgb: 3 samples in my photos/images: colour pictures$", done.stdout, re.MULTILINE)
-    assert "  fourm tokenize 'my photos.yaml'" in done.stdout
-    assert str(CliRunner().invoke(app, ["init", "nowhere"]).exception) == "nowhere: no such folder"
+    said = fourm("init", "my photos")
+    assert re.search(r"^rgb: 3 samples in my photos/images: colour pictures$", said, re.MULTILINE)
+    assert "  fourm tokenize 'my photos.yaml'" in said
+    assert refused("init", "nowhere") == "nowhere: no such folder"
 
 
 @pytest.mark.parametrize("indexed", [False, True])

@@ -5,42 +5,23 @@ from __future__ import annotations
 import sys
 
 import pytest
-import yaml
 
 from fourm_engine.recipes.config import load_config
 from fourm_engine.recipes.fit import fit
 from fourm_engine.recipes.label import label
 from fourm_engine.recipes.tokenize import tokenize
-from tests.plugins.instances import modality
-
-CODEC = {"encoder": {"blocks": 0, "width": 32}, "decoder": {"blocks": 1, "width": 32}}
-SMALL = {"image_size": 32, "patch_size": 8, "codebook_size": 16, "tokenizer": CODEC}
+from tests.configs import GRID, small, store
+from tests.folders import write_examples
 
 
 @pytest.fixture
 def config(tmp_path):
     """Of six pictures, one of which cannot be read, and their depth."""
-    for name, extension in (("rgb", "png"), ("depth", "png")):
-        folder = tmp_path / "data" / name
-        folder.mkdir(parents=True)
-        for index, files in enumerate(modality(name).example_samples(6, seed=0)):
-            (folder / f"{index}.{extension}").write_bytes(files[extension])
+    for name in ("rgb", "depth"):
+        write_examples(tmp_path / "data" / name, name, 6)
     (tmp_path / "data/rgb/5.png").write_bytes(b"no picture")
-    raw = {
-        "run": str(tmp_path / "run"),
-        "modalities": {"select": ["rgb", "depth"], "settings": {"rgb": SMALL, "depth": SMALL}},
-        "data": {"train": str(tmp_path / "data"), "tokens": str(tmp_path / "tokens")},
-        "tokenizers": {
-            "folder": str(tmp_path / "tokenizers"),
-            "fit": {"steps": 2, "batch_size": 4, "device": "cpu", "threads": 1},
-        },
-        "masking": {},
-        "model": {"width": 32, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2},
-        "train": {"batch_size": 4, "steps": 2, "lr": 1e-3},
-    }
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(raw))
-    return load_config(path)
+    raw = small(tmp_path, {"rgb": GRID, "depth": GRID}, data={"tokens": str(tmp_path / "tokens")})
+    return load_config(store(tmp_path / "config.yaml", raw))
 
 
 def test_fit_and_tokenize_return_reports_and_a_callable_takes_their_lines(config, capfd):

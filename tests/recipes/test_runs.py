@@ -13,6 +13,7 @@ from fourm_engine.recipes.config import CONFIG
 from fourm_engine.recipes.runs import CONFIG as SAME_CONFIG
 from fourm_engine.recipes.runs import find_runs, matrix_of, open_run
 from fourm_engine.train.record import NAME
+from tests.running import rows
 
 CONFIGS = {
     "train": {"batch_size": 4, "lr": 0.1, "optimiser": "adamw"},
@@ -109,8 +110,8 @@ def test_what_is_no_line_of_ours_is_skipped(tmp_path, content):
 
 def test_lines_without_seconds_and_samples_are_completed_by_speed_and_batch(tmp_path):
     run = write(tmp_path / "run", lines=3)
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    older = [{key: value for key, value in row.items() if key not in ("seconds", "samples")} for row in rows]
+    lines = rows(run)
+    older = [{key: value for key, value in row.items() if key not in ("seconds", "samples")} for row in lines]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in older))
     row = open_run(run).row()
     assert (row["seconds"], row["samples"]) == (3.0, 120.0)

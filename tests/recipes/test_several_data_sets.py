@@ -18,10 +18,8 @@ from fourm_engine.recipes.fit import fit
 from fourm_engine.recipes.tokenize import tokenize, tokenize_data
 from fourm_engine.recipes.train import train
 from fourm_engine.yaml_config import ConfigError
-from tests.plugins.instances import modality
-
-CODEC = {"encoder": {"blocks": 0, "width": 32}, "decoder": {"blocks": 1, "width": 32}}
-SMALL = {"image_size": 32, "patch_size": 8, "codebook_size": 16, "tokenizer": CODEC}
+from tests.configs import GRID, small, store
+from tests.folders import write_examples
 
 
 @pytest.fixture
@@ -29,30 +27,14 @@ def path(tmp_path):
     """The config of two data sets, six samples of two modalities and four of one, and of held-out samples."""
     for folder, names, samples in (("x", ("rgb", "depth"), 6), ("y", ("rgb",), 4), ("val", ("rgb", "depth"), 3)):
         for name in names:
-            (tmp_path / folder / name).mkdir(parents=True)
-            for index, files in enumerate(modality(name).example_samples(samples, seed=len(folder))):
-                (tmp_path / folder / name / f"{index}.png").write_bytes(files["png"])
-    raw = {
-        "run": str(tmp_path / "run"),
-        "modalities": {"select": ["rgb", "depth"], "settings": {"rgb": SMALL, "depth": SMALL}},
-        "data": {
-            "train": [
-                {"path": str(tmp_path / "x"), "tokens": str(tmp_path / "tokens/x"), "weight": 3},
-                {"path": str(tmp_path / "y"), "tokens": str(tmp_path / "tokens/y"), "weight": 1},
-            ],
-            "val": str(tmp_path / "val"),
-            "tokens": str(tmp_path / "tokens/val"),
-        },
-        "tokenizers": {
-            "folder": str(tmp_path / "tokenizers"),
-            "fit": {"steps": 2, "batch_size": 4, "device": "cpu", "threads": 1},
-        },
-        "masking": {"input_tokens": 8, "target_tokens": 8},
-        "model": {"width": 32, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2},
-        "train": {"batch_size": 4, "steps": 2, "lr": 1e-3, "device": "cpu", "threads": 1},
-    }
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(raw))
-    return tmp_path / "config.yaml"
+            write_examples(tmp_path / folder / name, name, samples, seed=len(folder))
+    data = {"val": str(tmp_path / "val"), "tokens": str(tmp_path / "tokens/val")}
+    data["train"] = [
+        {"path": str(tmp_path / name), "tokens": str(tmp_path / "tokens" / name), "weight": weight}
+        for name, weight in (("x", 3), ("y", 1))
+    ]
+    raw = small(tmp_path, {"rgb": GRID, "depth": GRID}, data=data, train={"threads": 1})
+    return store(tmp_path / "config.yaml", raw)
 
 
 @pytest.mark.slow
@@ -94,7 +76,7 @@ def renamed(path, tmp_path):
     raw = yaml.safe_load(path.read_text())
     raw["modalities"]["select"] = "installed"
     raw["data"]["train"][1]["sources"] = {"rgb": "pictures"}
-    path.write_text(yaml.safe_dump(raw))
+    store(path, raw)
     return path
 
 

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
-from fourm_engine.cli import app
 from fourm_engine.recipes.config import load_config
 from fourm_engine.recipes.tokens_there import check_tokens_there
+from tests.configs import small, store
+from tests.running import refused
 
 
 @pytest.fixture
 def config(tmp_path):
     def make(**data):
-        raw = {
-            "run": str(tmp_path / "run"),
-            "data": {"train": str(tmp_path / "data"), **data},
-            "tokenizers": {"folder": str(tmp_path / "tokenizers")},
-            "masking": {"input_tokens": 8, "target_tokens": 8},
-            "model": {"width": 32, "encoder_blocks": 1, "decoder_blocks": 2, "heads": 2},
-            "train": {"batch_size": 4, "steps": 10, "lr": 1e-3, "device": "cpu"},
-        }
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump(raw))
-        return load_config(tmp_path / "config.yaml")
+        return load_config(store(tmp_path / "config.yaml", small(tmp_path, data=data)))
 
     (tmp_path / "data").mkdir()
     (tmp_path / "tokens/photos").mkdir(parents=True)
@@ -63,8 +54,6 @@ def test_tokens_that_are_there_and_the_place_that_init_writes_are_no_error(confi
 def test_training_ends_with_that_line(config, tmp_path):
     config(tokens=str(tmp_path / "tokens/phtos"))
     raw = yaml.safe_load((tmp_path / "config.yaml").read_text()) | {"modalities": {"select": ["rgb"]}}
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(raw))
-    result = CliRunner().invoke(app, ["train", str(tmp_path / "config.yaml")])
-    assert isinstance(result.exception, ValueError)
-    assert "did you mean" in str(result.exception)
+    store(tmp_path / "config.yaml", raw)
+    assert "did you mean" in refused("train", tmp_path / "config.yaml")
     assert not list((tmp_path / "run").glob("*"))

@@ -9,6 +9,7 @@ import yaml
 
 from fourm_engine.sweep.suite import Suite
 from fourm_engine.yaml_config import ConfigError
+from tests.running import silent
 
 BODY = """
 if words[0] == "probe":
@@ -22,10 +23,6 @@ TASK = {"train": "base.yaml", "measure": {"key": "eval.a"}}
 PROBE = {"command": ["probe", "{encoder}", "{name}", "{seed}"], "measure": {"key": "result.accuracy", "goal": "max"}}
 
 
-def quiet(line: str) -> None:
-    pass
-
-
 @pytest.fixture
 def suite(sweeps):
     sweeps.program(BODY)
@@ -33,7 +30,7 @@ def suite(sweeps):
     def made(**sections):
         raw = {"out": "out", "encoders": {"4m": {"train": "base.yaml"}}, "tasks": {"depth": TASK}, **sections}
         (sweeps.home / "suite.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
-        return Suite(sweeps.home.joinpath("suite.yaml").relative_to(sweeps.home), tell=quiet)
+        return Suite(sweeps.home.joinpath("suite.yaml").relative_to(sweeps.home), tell=silent)
 
     return made
 

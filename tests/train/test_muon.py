@@ -12,18 +12,14 @@ from torch import nn
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.muon import Muon, newton_schulz
 from fourm_engine.train.optimiser import parameter_groups
+from tests.running import equal, losses
 from tests.train.blocks_task import BlocksTask
-from tests.train.toy_task import ToyTask, config, losses
+from tests.train.toy_task import ToyTask, config, train
 
 
 def run(folder, task=None, **changes):
     settings = {"optimiser": "muon", "lr": 3e-3, "steps": 12, **changes}
-    Trainer(task or BlocksTask(), config(**settings), folder, seed=1).run()
-    return load_file(folder / "model.safetensors")
-
-
-def equal(a, b) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    return train(folder, task or BlocksTask(), **settings)
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 8, 20), (2, 20, 8)])

@@ -4,7 +4,8 @@ import json
 import pytest
 
 from fourm_engine.train.loop import Trainer
-from tests.train.toy_task import ToyTask, config, losses
+from tests.running import losses
+from tests.train.toy_task import ToyTask, config
 
 
 def traced(run, rank=0):

@@ -12,6 +12,7 @@ from torch import nn
 from fourm_engine.data.order import Share
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.replay import KEPT, _digest, read_step
+from tests.running import rows
 from tests.train import toy_task
 from tests.train.toy_task import FEATURES, Network, ToyTask, config
 
@@ -59,10 +60,6 @@ def dropout(monkeypatch):
 
 def trainer(run, task, **changes):
     return Trainer(task, config(**{"steps": 8, "checkpoint_every": 8, **changes}), run, seed=1)
-
-
-def rows(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_skipped_step_is_named_with_its_samples_and_kept_with_the_weights_of_then(tmp_path, capsys):

@@ -11,25 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from fourm_engine.train import loop, saving
 from fourm_engine.train.checkpoint import CheckpointError
 from fourm_engine.train.loop import Stopped, Trainer
 from fourm_engine.train.outcome import Diverged
+from tests.running import equal, losses
 from tests.train import toy_task
-from tests.train.toy_task import ToyTask, config, losses
+from tests.train.toy_task import ToyTask, config, train
 
 PROGRAM = Path(toy_task.__file__)
-
-
-def train(run: Path, task: ToyTask | None = None, seed: int = 1, **changes) -> dict[str, torch.Tensor]:
-    Trainer(task or ToyTask(), config(**changes), run, seed=seed).run()
-    return load_file(run / "model.safetensors")
-
-
-def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def start(run: Path, changes: dict, options: dict) -> subprocess.Popen:
@@ -44,25 +35,6 @@ def dropout(monkeypatch):
     monkeypatch.setattr(toy_task, "DROPOUT", True)
 
 
-@pytest.fixture
-def interrupt(monkeypatch):
-    """A task that gets SIGTERM while it computes a certain step."""
-
-    def make(at: int) -> ToyTask:
-        task = ToyTask()
-        inner = task.loss
-
-        def loss(model, batch, step):
-            if step == at:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return inner(model, batch, step)
-
-        monkeypatch.setattr(task, "loss", loss)
-        return task
-
-    return make
-
-
 def test_it_learns_and_the_same_seed_gives_the_same_weights(tmp_path):
     first = train(tmp_path / "a", steps=60)
     assert losses(tmp_path / "a")[-1] < losses(tmp_path / "a")[0] / 2
@@ -71,11 +43,11 @@ def test_it_learns_and_the_same_seed_gives_the_same_weights(tmp_path):
 
 
 @pytest.mark.parametrize("ema", [None, 0.8])
-def test_a_run_stopped_by_sigterm_saves_and_continues_bit_for_bit(tmp_path, interrupt, ema, capsys):
+def test_a_run_stopped_by_sigterm_saves_and_continues_bit_for_bit(tmp_path, ema, capsys):
     before = signal.getsignal(signal.SIGTERM)
     whole = train(tmp_path / "whole", ema=ema)
     with pytest.raises(Stopped) as stopped:
-        train(tmp_path / "cut", interrupt(at=12), ema=ema)
+        train(tmp_path / "cut", ToyTask(end_at=12), ema=ema)
     assert stopped.value.code == 143
     assert (
         "stopped by SIGTERM after step 13, checkpoint at step 13; run the same command again" in capsys.readouterr().err
@@ -169,10 +141,10 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_names_the_path(tmp_path, 
     assert equal(train(tmp_path, checkpoint_every=5), train(tmp_path.with_suffix(".whole"), checkpoint_every=5))
 
 
-def test_a_damaged_checkpoint_is_passed_over(tmp_path, interrupt, capsys):
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
     whole = train(tmp_path / "whole")
     with pytest.raises(Stopped):
-        train(tmp_path / "cut", interrupt(at=12), checkpoint_every=5)
+        train(tmp_path / "cut", ToyTask(end_at=12), checkpoint_every=5)
     newest = tmp_path / "cut/checkpoints/step-00000013/part-00000-of-00001.safetensors"
     newest.write_bytes(newest.read_bytes()[:-8])
     assert equal(whole, train(tmp_path / "cut"))
@@ -187,21 +159,21 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, interrupt, capsys):
         ({"batch_size": 32}, "batch_size"),
     ],
 )
-def test_resuming_another_model_seed_or_batch_is_refused_by_name(tmp_path, interrupt, changes, key):
+def test_resuming_another_model_seed_or_batch_is_refused_by_name(tmp_path, changes, key):
     with pytest.raises(Stopped):
-        train(tmp_path, interrupt(at=3))
+        train(tmp_path, ToyTask(end_at=3))
     with pytest.raises(ValueError, match=re.escape(key)):
         train(tmp_path, **changes)
 
 
-def test_only_a_run_that_may_go_on_is_accepted(tmp_path, interrupt):
+def test_only_a_run_that_may_go_on_is_accepted(tmp_path):
     accepted = []
 
     def run(task, **changes):
         return Trainer(task, config(**changes), tmp_path, seed=1, accepted=lambda: accepted.append(changes)).run()
 
     with pytest.raises(Stopped):
-        run(interrupt(at=3))
+        run(ToyTask(end_at=3))
     with pytest.raises(ValueError, match="batch_size"):
         run(ToyTask(), batch_size=32)
     run(ToyTask(), keep=5)
@@ -209,10 +181,10 @@ def test_only_a_run_that_may_go_on_is_accepted(tmp_path, interrupt):
     assert accepted == [{}, {"keep": 5}, {"keep": 6}]
 
 
-def test_resuming_without_a_plugin_names_it(tmp_path, interrupt, monkeypatch):
+def test_resuming_without_a_plugin_names_it(tmp_path, monkeypatch):
     monkeypatch.setattr(ToyTask, "versions", lambda self: {"plugin sonar": "fourm-sonar 1.2"})
     with pytest.raises(Stopped):
-        train(tmp_path, interrupt(at=3))
+        train(tmp_path, ToyTask(end_at=3))
     monkeypatch.setattr(ToyTask, "versions", lambda self: {})
     with pytest.raises(ValueError, match=r"plugin sonar took part and does not now \(pip install fourm-sonar==1\.2\)"):
         train(tmp_path, ToyTask(width=6))

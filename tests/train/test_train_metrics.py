@@ -1,13 +1,8 @@
-import json
-
 import pytest
 
 from fourm_engine.train import console
 from fourm_engine.train.metrics import Metrics, duration
-
-
-def rows(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+from tests.running import rows
 
 
 def test_resuming_removes_the_lines_of_later_steps_and_a_line_cut_short(tmp_path):

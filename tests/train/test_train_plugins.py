@@ -11,11 +11,12 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from fourm_engine.train.loop import Stopped, Trainer
+from fourm_engine.train.loop import Stopped
 from fourm_plugins.manager import PluginError, PluginManager
 from tests.installing import install as install_packages
+from tests.running import equal, losses
 from tests.sdk.sites import entry
-from tests.train.toy_task import ToyTask, config, losses
+from tests.train.toy_task import ToyTask, config, train
 
 EXAMPLES = Path(__file__).parents[2] / "examples/plugins"
 NOTES = """
@@ -77,15 +78,6 @@ class Exiting:
 """
 
 
-def train(run: Path, task: ToyTask | None = None, host: PluginManager | None = None, **changes):
-    Trainer(task or ToyTask(), config(**changes), run, seed=1, host=host).run()
-    return load_file(run / "model.safetensors")
-
-
-def equal(a, b) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
 @pytest.fixture
 def host(install):
     """host(name=source, …): a plugin host that activated these observers."""
@@ -138,23 +130,14 @@ def test_an_observer_is_told_of_start_steps_scores_checkpoints_and_end(tmp_path,
     assert notes(tmp_path / "run") == told
 
 
-def test_an_observer_is_told_of_a_run_that_is_stopped_goes_on_or_fails(tmp_path, host, monkeypatch):
-    import os
-    import signal
-
-    manager, task = host(notes=NOTES), ToyTask()
-    inner = task.loss
-    monkeypatch.setattr(
-        task,
-        "loss",
-        lambda m, b, step: (os.kill(os.getpid(), signal.SIGTERM) if step == 2 else None, inner(m, b, step))[1],
-    )
+def test_an_observer_is_told_of_a_run_that_is_stopped_goes_on_or_fails(tmp_path, host):
+    manager = host(notes=NOTES)
     with pytest.raises(Stopped):
-        train(tmp_path, task, manager, steps=5)
+        train(tmp_path, ToyTask(end_at=2), host=manager, steps=5)
     assert [note["hook"] for note in notes(tmp_path)][-2:] == ["checkpoint", "ended"]
     assert notes(tmp_path)[-1]["facts"] == [3, "stopped", ""]
     with pytest.raises(ValueError, match="not finite"):
-        train(tmp_path, ToyTask(poison=range(100)), manager, steps=20)
+        train(tmp_path, ToyTask(poison=range(100)), host=manager, steps=20)
     started = [note["facts"] for note in notes(tmp_path) if note["hook"] == "started"]
     assert [facts[1] for facts in started] == [0, 3]
     step, outcome, error = notes(tmp_path)[-1]["facts"]
@@ -179,21 +162,12 @@ def test_what_an_observer_does_changes_nothing_of_the_run(tmp_path, host, capsys
     assert "never called" not in said
 
 
-def test_a_run_with_an_optimiser_and_a_schedule_of_a_package_resumes_bit_for_bit(tmp_path, lion, monkeypatch):
-    import os
-    import signal
-
+def test_a_run_with_an_optimiser_and_a_schedule_of_a_package_resumes_bit_for_bit(tmp_path, lion):
     settings = {"steps": 12, "lr": 3e-3, "optimiser": "lion", "schedule": "inverse_sqrt", "cooldown": 3}
     settings |= {"optimiser_options": {"betas": [0.9, 0.98]}}
-    whole, task = train(tmp_path / "whole", host=lion, **settings), ToyTask()
-    inner = task.loss
-    monkeypatch.setattr(
-        task,
-        "loss",
-        lambda m, b, step: (os.kill(os.getpid(), signal.SIGTERM) if step == 6 else None, inner(m, b, step))[1],
-    )
+    whole = train(tmp_path / "whole", host=lion, **settings)
     with pytest.raises(Stopped):
-        train(tmp_path / "cut", task, lion, **settings)
+        train(tmp_path / "cut", ToyTask(end_at=6), host=lion, **settings)
     saved = load_file(next((tmp_path / "cut/checkpoints").glob("*/part-*")))
     assert {name.split("/")[-1] for name in saved if name.startswith("optimiser/")} == {"momentum"}
     with pytest.raises(ValueError, match=r"train\.optimiser was .lion., is .adamw.*pip install acme-lion==1\.0\.0"):

@@ -1,7 +1,5 @@
 """A step that is skipped leaves no trace, and neither do the initial weights in an average."""
 
-import json
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -11,6 +9,7 @@ from fourm_engine.train import loop, step
 from fourm_engine.train.averages import Averages
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.step import Learner
+from tests.running import rows
 from tests.train.toy_task import FEATURES, Network, ToyTask, config
 
 
@@ -58,8 +57,8 @@ def test_a_skipped_step_leaves_weights_optimiser_averages_and_buffers_as_they_we
 
 def test_a_line_of_progress_shows_rate_and_norm_of_the_last_step_that_was_taken(tmp_path):
     Trainer(ToyTask(poison=[3]), config(steps=5, log_every=4), tmp_path, seed=1).run()
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    row = next(row for row in rows if "loss" in row)
+    lines = rows(tmp_path)
+    row = next(row for row in lines if "loss" in row)
     assert (row["step"], row["skipped"]) == (4, 1)
     assert row["gradient_norm"] > 0
     assert row["lr"] == pytest.approx(0.05 * 3 / 5)

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.task import Loss, Task
+from fourm_plugins.manager import PluginManager
 
 FEATURES = 5
 
@@ -52,9 +53,9 @@ class ToyTask(Task):
     replays = True
     count_names = ("far", "near")
 
-    def __init__(self, *, poison=(), kill_at=None, stop_at=None, slow=0.0, identity=None, width=FEATURES):
+    def __init__(self, *, poison=(), kill_at=None, stop_at=None, end_at=None, slow=0.0, identity=None, width=FEATURES):
         self.poison, self.kill_at, self.slow, self.width = set(poison), kill_at, slow, width
-        self.stop_at = stop_at
+        self.stop_at, self.end_at = stop_at, end_at
         self.extra = identity or {}
 
     def model(self):
@@ -80,6 +81,8 @@ class ToyTask(Task):
     def loss(self, model, batch, step):
         if step == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
+        if step == self.end_at:
+            os.kill(os.getpid(), signal.SIGTERM)
         if step == self.stop_at:
             stand_still()
         time.sleep(self.slow)
@@ -113,9 +116,10 @@ def config(**changes):
     )
 
 
-def losses(run: Path) -> list[float]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [row["loss"] for row in rows if "loss" in row]
+def train(run: Path, task: Task | None = None, seed: int = 1, host: PluginManager | None = None, **changes):
+    """The exported weights."""
+    Trainer(task or ToyTask(), config(**changes), run, seed=seed, host=host).run()
+    return load_file(run / "model.safetensors")
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 from fourm_engine import exported
@@ -20,6 +19,8 @@ from fourm_engine.nn.transformer import ModelConfig, Transformer
 from fourm_engine.pretrain.task import EXPORT
 from fourm_engine.recipes.finetune_task import finetune
 from fourm_engine.recipes.task_config import load_task_config
+from tests.configs import over, store
+from tests.running import silent
 
 #: Not among the requirements of the tests: what an index has for CUDA breaks `transformers` beside a torch for the CPU.
 HAS_TORCHVISION = importlib.util.find_spec("torchvision") is not None
@@ -29,10 +30,6 @@ MODEL = {"width": 32, "encoder_blocks": 2, "decoder_blocks": 1, "heads": 2}
 PIXELS = {"image_size": 32, "patch_size": 8}
 COLOURS = {"blue": (20, 30, 220), "green": (20, 210, 40), "red": (220, 30, 20)}
 TRAIN = {"batch_size": 6, "steps": 8, "lr": 3e-3, "log_every": 4, "device": "cpu", "threads": 1}
-
-
-def silent(line: str) -> None:
-    pass
 
 
 def model(folder: Path) -> Path:
@@ -82,12 +79,7 @@ def config(out: Path, source: Path, root: Path, task: dict[str, Any], **sections
         "task": task,
         "train": TRAIN,
     }
-    for name, section in sections.items():
-        raw[name] = {**raw.get(name, {}), **section} if isinstance(section, dict) else section
-    path = out / "task.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(raw))
-    return path
+    return store(out / "task.yaml", over(raw, sections))
 
 
 def run(path: Path, *overrides: str) -> Path:

@@ -16,6 +16,7 @@ from fourm_engine.cli import app
 from fourm_engine.transfer.classification import Classification
 from fourm_engine.transfer.config import ClassificationConfig
 from fourm_engine.transfer.labels import check_known, classes_of, of_file, only_known
+from tests.running import fourm, refused
 from tests.transfer.heads import COLOURS, config, picture, run, scores, write
 
 CLASSES = {"kind": "classification"}
@@ -24,8 +25,7 @@ CLASSES = {"kind": "classification"}
 @pytest.fixture(scope="module")
 def trained(source, pictures, tmp_path_factory):
     path = config(tmp_path_factory.mktemp("trained"), source, pictures, CLASSES)
-    done = CliRunner().invoke(app, ["finetune", str(path), "train.steps=30"])
-    assert done.exit_code == 0, done.output
+    fourm("finetune", path, "train.steps=30")
     return path.parent / "run"
 
 
@@ -41,8 +41,7 @@ def test_a_class_for_each_folder_is_learned_and_told_with_its_probability(traine
     assert next(iter(told.probabilities)) == "red"
     assert set(told.probabilities) == set(COLOURS)
     assert sum(told.probabilities.values()) == pytest.approx(1)
-    done = CliRunner().invoke(app, ["predict", str(trained), "--input", f"rgb={picture}", "-k", "2"])
-    lines = [line.split() for line in done.stdout.splitlines()]
+    lines = [line.split() for line in fourm("predict", trained, "--input", f"rgb={picture}", "-k", 2).splitlines()]
     assert [name for _, name in lines] == list(told.probabilities)[:2]
     assert float(lines[0][0]) == pytest.approx(told.probabilities["red"], abs=1e-3)
 
@@ -94,9 +93,7 @@ def test_a_run_that_is_continued_is_the_run_that_never_stopped(source, pictures,
     part = run(parts)
     a, b = (load_file(folder / "head/model.safetensors") for folder in (whole, part))
     assert all(torch.equal(a[name], b[name]) for name in a)
-    again = CliRunner().invoke(app, ["finetune", str(parts), "task.mixup=0.2", "train.steps=8"])
-    assert again.exit_code == 1
-    assert "task.mixup was 0.4, is 0.2" in str(again.exception)
+    assert "task.mixup was 0.4, is 0.2" in refused("finetune", parts, "task.mixup=0.2", "train.steps=8")
 
 
 def test_the_encoder_of_a_trained_task_is_where_the_next_one_starts(source, pictures, trained, tmp_path):
@@ -167,7 +164,7 @@ def test_measures_are_what_they_are_called():
     for part in (slice(0, 15), slice(15, 40)):
         metrics.add(output[part], {"label": label[part]}, [None] * 40)
     order = output.argsort(1, descending=True)
-    found = metrics.scores(metrics.numbers())
+    found = metrics.scores(metrics.sums)
     assert found["top-1"] == pytest.approx(np.mean((order[:, 0] == label).numpy()))
     assert found["top-5"] == pytest.approx(np.mean((order[:, :5] == label[:, None]).any(1).numpy()))
 
@@ -179,7 +176,7 @@ def test_measures_are_what_they_are_called():
     for k in range(9):
         hits = labels[output[:, k].argsort(descending=True), k].numpy()
         expected.append((hits.cumsum() / np.arange(1, 41))[hits > 0].mean())
-    assert precision.scores(precision.numbers())["mAP"] == pytest.approx(np.mean(expected), abs=0.02)
+    assert precision.scores(precision.sums)["mAP"] == pytest.approx(np.mean(expected), abs=0.02)
 
 
 @pytest.mark.parametrize(

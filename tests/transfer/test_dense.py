@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
 import fourm_engine as fm
-from fourm_engine.cli import app
 from fourm_engine.masking.pack import Shown, pack_inputs
 from fourm_engine.modalities import ModalitiesConfig, load_manager, load_modalities
 from fourm_engine.transfer.config import RegressionConfig, SegmentationConfig
@@ -17,6 +15,7 @@ from fourm_engine.transfer.dense import Regression, Segmentation
 from fourm_engine.transfer.map_heads import ConvNeXt
 from fourm_engine.transfer.network import TaskBatch, head_spec, pixels
 from fourm_plugins.head import HeadFeatures, HeadSpec
+from tests.running import fourm, refused
 from tests.transfer.heads import HEAD, nyuv2, regression, run, scores, segmentation
 
 #: Two inputs of 2 x 3 patches.
@@ -84,27 +83,24 @@ def test_nyuv2_is_learned_in_metres_and_predicted_as_files(source, nyu, tmp_path
     assert scores(folder).keys() == {"AbsRel", "delta1", "RMSE", "l1"}
     assert scores(folder)["AbsRel"] < 0.35
     picture = next((nyu / "val/rgb").iterdir())
-    out = ["--out", str(tmp_path / "out")]
-    done = CliRunner().invoke(app, ["predict", str(folder), "--input", f"rgb={picture}", *out])
-    assert done.exit_code == 0, done.output
+    fourm("predict", folder, "--input", f"rgb={picture}", "--out", tmp_path / "out")
     counts = np.asarray(Image.open(tmp_path / "out/depth.png"))
     assert counts.dtype == np.uint16
     told = fm.load_head(folder, device="cpu").predict({"rgb": picture}).value
     np.testing.assert_allclose(counts / 1000, told, atol=1e-3)
     assert Image.open(tmp_path / "out/depth.view.png").mode == "RGB"
-    without = CliRunner().invoke(app, ["predict", str(folder), "--input", f"rgb={picture}"])
-    assert "predicts a map of 'depth'; name a folder for it: --out" in str(without.exception)
+    said = refused("predict", folder, "--input", f"rgb={picture}")
+    assert "predicts a map of 'depth'; name a folder for it: --out" in said
 
 
 def test_a_target_that_is_among_the_inputs_is_refused(source, nyu, tmp_path):
     both = regression(tmp_path, source, nyu, modalities={"select": ["rgb@pixels", "depth"], "settings": {}})
-    done = CliRunner().invoke(app, ["finetune", str(both)])
-    assert "'depth' is an input, too, and would tell the answer" in str(done.exception)
+    assert "'depth' is an input, too, and would tell the answer" in refused("finetune", both)
     task = {"kind": "regression", "target": "copy"}
     settings = {"rgb@pixels": {"source": "rgb"}, "copy": {"plugin": "rgb", "image_size": 32, "patch_size": 8}}
     same = regression(tmp_path, source, nyu, task=task, modalities={"settings": settings})
-    done = CliRunner().invoke(app, ["finetune", str(same)])
-    assert "'copy' reads the files of the input 'rgb@pixels' (rgb/), and would tell the answer" in str(done.exception)
+    said = "'copy' reads the files of the input 'rgb@pixels' (rgb/), and would tell the answer"
+    assert said in refused("finetune", same)
 
 
 def test_two_inputs_are_fused_and_either_alone_is_enough_for_an_answer(source, tmp_path):
@@ -137,7 +133,7 @@ def test_iou_is_over_all_pixels_of_all_samples_and_leaves_out_what_is_ignored():
         metrics.add(output[part], {"classes": true[part]}, [None] * 6)
     known = true >= 0
     iou = [((true == k) & (guess == k)).sum() / (((true == k) | (guess == k)) & known).sum() for k in range(3)]
-    found = metrics.scores(metrics.numbers())
+    found = metrics.scores(metrics.sums)
     assert found["mIoU"] == pytest.approx(float(np.mean(iou)))
     assert found["pixel accuracy"] == pytest.approx(float((true == guess)[known].float().mean()))
 
@@ -156,7 +152,7 @@ def test_unknown_pixels_are_neither_learned_nor_measured():
     assert not output.grad[0, 0, :8].any()
     metrics = task.metrics()
     metrics.add(torch.tensor(depth.normalise(truth * 1.1))[None].nan_to_num(nan=0.0), {"values": values}, [truth])
-    found = metrics.scores(metrics.numbers())
+    found = metrics.scores(metrics.sums)
     assert (found["AbsRel"], found["RMSE"]) == (pytest.approx(0.1, rel=1e-3), pytest.approx(0.2, rel=1e-3))
     with pytest.raises(ValueError, match="'depth' is a feature map, and segmentation learns a class map"):
         Segmentation(SegmentationConfig(target="depth"), depth)

@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
 import fourm_engine as fm
-from fourm_engine.cli import app
 from fourm_engine.recipes.finetune_task import finetune
 from fourm_engine.recipes.task_config import load_task_config
 from fourm_engine.transfer.coco import Objects, read_coco
@@ -21,6 +19,7 @@ from fourm_engine.transfer.config import DetectionConfig
 from fourm_engine.transfer.detection import Detection, _distinct
 from fourm_plugins.spec import Grid
 from fourm_plugins.view import View
+from tests.running import fourm
 from tests.transfer.heads import coco, detection, needs_torchvision, scores, silent
 
 pytest.importorskip("pycocotools")
@@ -135,11 +134,8 @@ def test_objects_are_learned_and_told_with_their_places(trained, place, tmp_path
     x, y, side, _ = one["bbox"]
     assert told.labels[0] == "blue"
     np.testing.assert_allclose(told.boxes[0] * 64, [x, y, x + side, y + side], atol=6)
-    done = CliRunner().invoke(
-        app, ["predict", str(trained), "--input", f"rgb={shown}", "-k", "1", "--out", str(tmp_path / "out")]
-    )
-    assert done.exit_code == 0, done.output
-    score, label, *box = done.stdout.splitlines()[0].split()
+    lines = fourm("predict", trained, "--input", f"rgb={shown}", "-k", 1, "--out", tmp_path / "out").splitlines()
+    score, label, *box = lines[0].split()
     assert (label, float(score)) == ("blue", pytest.approx(told.scores[0], abs=1e-3))
     first = json.loads((tmp_path / "out/objects.json").read_text())[0]
     assert first["label"] == "blue"

@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 import fourm_engine as fm
-from fourm_engine.cli import app
 from fourm_engine.masking.pack import Shown
 from fourm_engine.modalities import load_manager
 from fourm_engine.nn.blocks import EncoderBlock, drop_path
@@ -25,6 +23,7 @@ from fourm_engine.transfer.mixing import Mixing
 from fourm_engine.transfer.source import open_source
 from fourm_engine.vocabulary import Entry, Vocabulary
 from fourm_plugins.spec import Grid
+from tests.running import fourm
 from tests.transfer.heads import config, run, scores, segmentation, silent
 
 CLASSES = {"kind": "classification"}
@@ -156,9 +155,8 @@ def test_a_dry_run_says_what_would_learn_from_what_at_which_cost_and_trains_noth
     path = config(tmp_path, source, pictures, CLASSES)
 
     def told(*overrides):
-        done = CliRunner().invoke(app, ["finetune", str(path), "--dry-run", *overrides])
-        assert done.exit_code == 0, done.output
-        return done.stdout, float(re.search(r"([\d.]+) MFLOP", done.stdout)[1])
+        said = fourm("finetune", path, "--dry-run", *overrides)
+        return said, float(re.search(r"([\d.]+) MFLOP", said)[1])
 
     said, whole = told()
     assert "task: classification of rgb@pixels: 3 classes  head: linear" in said

@@ -6,10 +6,9 @@ import json
 import shutil
 
 import pytest
-from typer.testing import CliRunner
 
 import fourm_engine as fm
-from fourm_engine.cli import app
+from tests.running import refused
 from tests.transfer.heads import config, run
 
 
@@ -60,15 +59,12 @@ def test_files_that_are_damaged_or_missing_are_named(trained, tmp_path):
 
 
 def test_a_model_and_a_task_are_told_apart(source, trained, tmp_path):
-    done = CliRunner().invoke(app, ["predict", str(source / "model"), "--input", "rgb=photo.png"])
-    assert "this is no trained task" in str(done.exception)
+    assert "this is no trained task" in refused("predict", source / "model", "--input", "rgb=photo.png")
     for folder in (trained, trained.parent):
         with pytest.raises(ValueError, match=r"holds a trained task, not a model; fourm predict, or fm\.load_head"):
             fm.FourM.from_pretrained(folder)
-    done = CliRunner().invoke(app, ["predict", str(trained.parent), "--input", "rgb=photo.png"])
-    assert "photo.png" in str(done.exception)
-    assert "no such file" in str(done.exception)
-    done = CliRunner().invoke(app, ["predict", str(trained.parent), "--input", "sound=a.wav"])
-    assert "no modality 'sound'" in str(done.exception)
-    done = CliRunner().invoke(app, ["train", str(trained.parent / "config.yaml")])
-    assert "is for `fourm finetune" in str(done.exception)
+    said = refused("predict", trained.parent, "--input", "rgb=photo.png")
+    assert "photo.png" in said
+    assert "no such file" in said
+    assert "no modality 'sound'" in refused("predict", trained.parent, "--input", "sound=a.wav")
+    assert "is for `fourm finetune" in refused("train", trained.parent / "config.yaml")

@@ -27,18 +27,11 @@ def equal_files(parts: Sequence[Read], pictures: Collection[str]) -> list[Findin
             groups = _groups(_digests(rows[key]))
             if groups:
                 listed = Listed([names[row] for row in group] for group in groups)
-                findings.append(
-                    Finding(
-                        "duplicated",
-                        "note",
-                        f"{part}: {counted(sum(map(len, groups)), 'sample')} share {counted(len(groups), 'file')} of "
-                        f"{key}, byte for byte, such as {' and '.join(shown(name) for name in listed.items[0][:2])}",
-                        "they count several times; keep one of each unless that is meant",
-                        part=part,
-                        source=key,
-                        listed=listed,
-                    )
-                )
+                some = " and ".join(shown(name) for name in listed.items[0][:2])
+                what = f"{counted(sum(map(len, groups)), 'sample')} share {counted(len(groups), 'file')} of {key}"
+                said = f"{part}: {what}, byte for byte, such as {some}"
+                remedy = "they count several times; keep one of each unless that is meant"
+                findings.append(Finding("duplicated", "note", said, remedy, part, key, listed))
     for index, first in enumerate(parts):
         for second in parts[index + 1 :]:
             findings += _leaks(first, second, pictures)
@@ -65,18 +58,11 @@ def _leak(first: Read, second: Read, key: str, mine: np.ndarray, theirs: np.ndar
     if not pairs:
         return []
     what = f"{counted(len(pairs), 'file')} of {key}" if key else f"{counted(len(pairs), 'sample')}, with all files,"
-    return [
-        Finding(
-            "leak",
-            "problem",
-            f"{what} of {second[0]} in {first[0]} too, byte for byte, such as {shown(pairs[0][1])} "
-            f"(as {shown(pairs[0][0])})",
-            "held-out numbers will be too good; remove them from one of the two",
-            part=second[0],
-            source=key,
-            listed=Listed({first[0]: a, second[0]: b} for a, b in pairs),
-        )
-    ]
+    some = f"{shown(pairs[0][1])} (as {shown(pairs[0][0])})"
+    said = f"{what} of {second[0]} in {first[0]} too, byte for byte, such as {some}"
+    remedy = "held-out numbers will be too good; remove them from one of the two"
+    listed = Listed({first[0]: a, second[0]: b} for a, b in pairs)
+    return [Finding("leak", "problem", said, remedy, second[0], key, listed)]
 
 
 def _digests(rows: np.ndarray) -> np.ndarray:

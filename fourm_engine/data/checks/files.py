@@ -57,12 +57,9 @@ class Survey:
             self.rows[key][start : start + len(rows)] = rows
         for name, statistics in chunk.statistics.items():
             self.statistics[name].merge(statistics)
-        for mine, theirs in (
-            (self.damaged, chunk.damaged),
-            (self.misaligned, chunk.misaligned),
-            (self.remarks, chunk.remarks),
-        ):
-            mine.merge(theirs)
+        self.damaged.merge(chunk.damaged)
+        self.misaligned.merge(chunk.misaligned)
+        self.remarks.merge(chunk.remarks)
 
 
 class Reader:

@@ -52,7 +52,7 @@ def open_data(
     """`shards`: of the tars in the root, those to read; None: all. Raises ValueError where there is no such folder."""
     if isinstance(root, Path) and not root.is_dir():
         raise ValueError(f"{shown(root)}: no such folder; it should hold a folder for each modality")
-    opened = Opened(root)
+    opened, claims = Opened(root), claims_of([modality.spec for modality in modalities.values()])
     reasons, there = list[str](), dict[Key, Source]()
     shared: Mapping[Key, Shards] = {}
     try:
@@ -61,13 +61,13 @@ def open_data(
             there = catalogue.sources
             opened.findings += [Finding("remark", "note", note) for note in catalogue.notes]
         else:
-            there = _open(root, modalities, shards, max_bytes).sources
+            tars = root_shards(root) if shards is None else shards
+            there = AllSources(root, claims, tars, max_bytes=max_bytes).sources
     except ValueError as error:
         reasons.append(str(error))
     if reasons and isinstance(root, Path):
         good, bad = trusted_shards(root, modalities, shards, max_bytes)
         opened.findings += [Finding("unreadable", "problem", one, "training ends there") for one in bad]
-        claims = claims_of([modality.spec for modality in modalities.values()])
         shared = open_sample_shards(root, good, claims, max_bytes=max_bytes, scan=scan).sources
     found: Source | None
     kinds: dict[tuple[str, tuple[str, ...]], list[str]] = {}
@@ -99,11 +99,6 @@ def open_data(
             Finding("misnamed", "problem", f"{shown(root)}: {line}", "equal names make one sample; rename the files")
         )
     return opened
-
-
-def _open(root: Path, modalities: Mapping[str, Modality], shards: Sequence[str] | None, max_bytes: int) -> AllSources:
-    claims = claims_of([modality.spec for modality in modalities.values()])
-    return AllSources(root, claims, root_shards(root) if shards is None else shards, max_bytes=max_bytes)
 
 
 def trusted_shards(
@@ -185,13 +180,7 @@ def _look_beside(opened: Opened, root: Path, modalities: Mapping[str, Modality])
     with os.scandir(root) as entries:
         others = sorted(e.name for e in entries if is_folder(e) and e.name not in sources and not is_litter(e.name))
     if others:
-        opened.findings.append(
-            Finding(
-                "extra",
-                "note",
-                f"{shown(root)}: folders that no modality reads: {', '.join(map(shown, others[:8]))}"
-                f"{', …' if len(others) > 8 else ''}",
-                "`fourm plugins list` shows what is installed; an instance may read another folder (setting source)",
-                listed=Listed(others),
-            )
-        )
+        some = f"{', '.join(map(shown, others[:8]))}{', …' if len(others) > 8 else ''}"
+        said = f"{shown(root)}: folders that no modality reads: {some}"
+        remedy = "`fourm plugins list` shows what is installed; an instance may read another folder (setting source)"
+        opened.findings.append(Finding("extra", "note", said, remedy, listed=Listed(others)))

@@ -115,7 +115,9 @@ class Statistics:
         self.arrays.add(flat)
         self.at_ends += int((np.abs(array) == 1).sum())
         finite = array[np.isfinite(array)]
-        constant = array.ndim == 3 and all(np.ptp(row[np.isfinite(row)]) == 0 for row in _some(flat))
+        constant = array.ndim == 3 and all(
+            np.ptp(row[known]) == 0 for row, known in zip(flat, np.isfinite(flat)) if known.any()
+        )
         if constant and len(finite):
             self.constant.add(name)
         return bool(constant)
@@ -176,11 +178,6 @@ class Statistics:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "tokenizer": None}  # what comes back from a worker is only added up
-
-
-def _some(flat: np.ndarray) -> list[np.ndarray]:
-    """Rows that hold a number."""
-    return [row for row in flat if np.isfinite(row).any()]
 
 
 def lengths(counts: Counter[int]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class Maps:
         self.members = index.columns()
         self.view = view.stored.open(index.root / INDEX)
         self.shards = [(name, shard.stamp) for name, shard in index.shards.items()]
+        self.paths = {name: index.root / name for name, _ in self.shards}
         self.firsts = np.array([shard.first for shard in index.shards.values()], np.int64)
         try:
             self.names = NameTable.from_arrays(
@@ -104,7 +105,7 @@ class IndexedSource:
                 found[extension] = read_file(self.maps.root / file, self.max_bytes)
             else:
                 shard, stamp, content = file
-                found[extension] = read_member(self.maps.root / shard, stamp, content, self.max_bytes)
+                found[extension] = read_member(self.maps.paths[shard], stamp, content, self.max_bytes)
         return found
 
     def ahead(self, names: Sequence[str], *, now: bool = False) -> None:

@@ -60,14 +60,11 @@ def difference(mine: Collection[str], theirs: Collection[str]) -> tuple[int, str
         counterparts = {fold(name): name for name in sorted(theirs, reverse=True)}
         paired = [name for name in sorted(mine) if fold(name) in counterparts]
         if what == "a folder":  # two folders are no mistake
-            paired = [name for name in paired if _below(name, counterparts[fold(name)])]
+            pairs = [(name, counterparts[fold(name)]) for name in paired]
+            paired = [a for a, b in pairs if a.endswith(f"/{b}") or b.endswith(f"/{a}")]
         if paired and (best is None or len(paired) > best[0]):
             best = len(paired), what, paired[0], counterparts[fold(paired[0])]
     return best
-
-
-def _below(a: str, b: str) -> bool:
-    return a.endswith(f"/{b}") or b.endswith(f"/{a}")
 
 
 def _lacking(names: Collection[str], others: Collection[str]) -> list[str]:

@@ -63,7 +63,7 @@ class Table:
         written: dict[str, str] = {}
         for row in first:
             for key in row:
-                written.setdefault(_column(key), key)
+                written.setdefault(key.strip().lower().replace(" ", "_").replace("-", "_"), key)
         name = next((written[key] for key in NAME_COLUMNS if key in written), None)
         if name is None:
             there = ", ".join(shown(key) for key in list(written.values())[:8]) or "none"
@@ -130,10 +130,6 @@ def _names(called: str) -> Iterator[str]:
         yield name
     if called.isdecimal():  # a number of COCO, whose files have twelve digits
         yield called.zfill(12)
-
-
-def _column(key: str) -> str:
-    return key.strip().lower().replace(" ", "_").replace("-", "_")
 
 
 def _texts(value: Any) -> list[str]:

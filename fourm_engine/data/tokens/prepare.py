@@ -101,7 +101,7 @@ class Preparer:
         seen: View | None = None
         for number in range(self.views):
             view = view_of(plugin.spec, views[number], number)
-            if not plugin.variants:
+            if view.variant and not plugin.variants:
                 view = replace(view, variant=0)
             if arrays and view == seen:
                 arrays.append(None)

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from fourm_plugins import Labeller, SampleError
-from fourm_plugins.labelling import NetworkOptions, PictureNetwork
+from fourm_plugins.labelling import NetworkOptions, PictureNetwork, load_words
 
 _KINDS = ("AutoModelForImageTextToText", "AutoModelForVision2Seq")  # the second is the name before transformers 5
 
@@ -36,13 +36,7 @@ class CaptionLabeller(Labeller):
     def __init__(self, model: str, options: CaptionOptions) -> None:
         what, self._options = "a captioning model", options
         self._net = PictureNetwork(model, _kinds(), what=what, install="fourm-caption[label]", options=options)
-        from transformers import AutoTokenizer
-
-        try:
-            self._words: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-        except Exception as error:  # the library raises many kinds
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"{model}: its tokenizer cannot be used: {reason}") from error
+        self._words = load_words(model)
 
     def label(self, values: Sequence[np.ndarray]) -> list[Any]:
         number = self._options.captions

@@ -1,0 +1,152 @@
+"""A part of a data set (train, val, or a split of a folder): its samples, and the files that they have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fourm_engine.data.checks.files import Survey
+from fourm_engine.data.checks.findings import Finding, Level, Listed
+from fourm_engine.data.checks.opened import Opened
+from fourm_engine.data.raw.elsewhere import Elsewhere
+from fourm_engine.data.raw.names import shown
+from fourm_engine.data.splits import samples_of
+from fourm_plugins.modality import Modality
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A part of a data set: all samples of `root`, or those that a split lists. `held_out`: those that it leaves to
+    `held_by`, another part."""
+
+    name: str
+    root: Path | Elsewhere
+    listed: frozenset[str] | None = None
+    held_out: frozenset[str] = frozenset()
+    held_by: str = ""
+    split: str | None = None
+    #: Of the tars in the root, those that are read; None: all.
+    shards: tuple[str, ...] | None = None
+    #: Chooses its samples by their names, where no list does.
+    choose: Callable[[Collection[str]], Collection[str]] | None = None
+    #: Those that read it, where their sources are its own; None: as all.
+    modalities: Mapping[str, Modality] | None = None
+
+
+@dataclass
+class Part:
+    """A part that was read. `names` are all its samples, `read` the rows of those that were read."""
+
+    wanted: Wanted
+    opened: Opened
+    names: list[str]
+    #: Source -> bool (names,), which samples have it.
+    present: dict[str, np.ndarray]
+    read: np.ndarray
+    survey: Survey
+
+    @property
+    def name(self) -> str:
+        return self.wanted.name
+
+    @property
+    def names_read(self) -> list[str]:
+        return [self.names[row] for row in self.read]
+
+    @property
+    def readers(self) -> dict[str, list[str]]:
+        """Source -> its modalities, of the sources that are there."""
+        return {key: self.opened.readers[key] for key in self.opened.sources}
+
+    def sets(self) -> list[tuple[list[str], int]]:
+        """(sources that a sample has, samples that have just these), the most frequent first."""
+        keys = list(self.present)
+        code = sum((self.present[key].astype(np.int64) << k for k, key in enumerate(keys)), np.zeros(len(self.names)))
+        codes, counts = np.unique(np.asarray(code, np.int64), return_counts=True)
+        sets = ([key for k, key in enumerate(keys) if code >> k & 1] for code in codes.tolist())
+        return sorted(zip(sets, counts.tolist()), key=lambda one: (-one[1], one[0]))
+
+    def both(self) -> dict[str, dict[str, int]]:
+        """Samples that have both sources of a pair; of a source with itself, those that have it."""
+        return {a: {b: int((self.present[a] & self.present[b]).sum()) for b in self.present} for a in self.present}
+
+    def sizes(self, key: str) -> dict[str, Any]:
+        """Bytes and, of what has rows and columns, pixels of the files that were read."""
+        rows = self.survey.rows[key]
+        rows = rows[rows["digest"] > 0]
+        sizes: dict[str, Any] = {"files": len(rows)}
+        if len(rows):
+            number = rows["bytes"].astype(np.int64)
+            sizes["bytes"] = _spread(number) | {"total": int(number.sum())}
+            rows = rows[rows["width"] > 0]
+        if len(rows):
+            sizes["width"], sizes["height"] = (_spread(rows[side]) for side in ("width", "height"))
+            pairs, counts = np.unique(rows[["width", "height"]], return_counts=True)
+            order = np.argsort(-counts, kind="stable")
+            sizes["sizes"] = [
+                {"width": int(pairs[k]["width"]), "height": int(pairs[k]["height"]), "files": int(counts[k])}
+                for k in order[:100]
+            ]
+            sizes["distinct_sizes"] = len(pairs)
+        return sizes
+
+    def finding(
+        self, kind: str, level: Level, message: str, remedy: str = "", *, source: str = "", listed: Listed | None = None
+    ) -> Finding:
+        return Finding(kind, level, f"{self.name}: {message}", remedy, self.name, source, listed or Listed())
+
+    def to_json(self) -> dict[str, Any]:
+        modalities = {}
+        for key, names in self.readers.items():
+            for name in names:
+                count = int(self.present[key].sum())
+                about = {"source": key, "samples": count, "lacking": len(self.names) - count}
+                modalities[name] = about | self.sizes(key) | self.survey.statistics[name].to_json()
+        return {
+            "part": self.name,
+            "folder": str(self.wanted.root),
+            "split": self.wanted.split,
+            "samples": len(self.names),
+            "read": len(self.read),
+            "modalities": modalities,
+            "both": self.both(),
+            "sets": [{"sources": keys, "samples": n} for keys, n in self.sets()],
+        }
+
+
+def _spread(numbers: np.ndarray) -> dict[str, int]:
+    return {"min": int(numbers.min()), "median": int(np.median(numbers)), "max": int(numbers.max())}
+
+
+def part_of(wanted: Wanted, opened: Opened, findings: list[Finding]) -> Part:
+    """A part as its names say. Adds to `findings` listed samples without a file, and samples of two parts."""
+    everything = frozenset().union(*(source.names for source in opened.sources.values()))
+    names = everything if wanted.choose is None else frozenset(wanted.choose(everything))
+    if wanted.listed is not None:
+        meant = samples_of(wanted.listed, everything)
+        names = frozenset(meant.values())
+        if missing := sorted(wanted.listed - meant.keys()):
+            whole = isinstance(wanted.root, Elsewhere)  # whose splits are not lists, and hold rows of nothing
+            what = f"{len(missing)} of {len(wanted.listed)} samples that split {wanted.split} lists have no file"
+            said = f"{shown(wanted.root)}: {what}, such as {shown(missing[0])}"
+            remedy = "they are not used" if whole else "add their files, or take them out of splits.json"
+            level: Level = "note" if whole else "problem"
+            findings.append(Finding("missing", level, said, remedy, wanted.name, listed=Listed(missing)))
+    if overlap := sorted(names.intersection(samples_of(wanted.held_out, names).values())):
+        all_of_them = len(overlap) == len(names)
+        what = f"{len(overlap)} of {len(names)} samples of {wanted.name}, such as {shown(overlap[0])}"
+        said = f"{shown(wanted.root)}: {what}, are in {wanted.held_by} too"
+        remedy = "take them out of one of the two; training leaves held-out samples out, unless nothing is left then"
+        findings.append(Finding("leak", "problem", said, remedy, wanted.name, listed=Listed(overlap)))
+        names = names if all_of_them else names - frozenset(overlap)
+    ordered = sorted(names)
+    rows = {name: row for row, name in enumerate(ordered)}
+    present = {}
+    for key, source in opened.sources.items():
+        present[key] = np.zeros(len(ordered), bool)
+        present[key][[rows[name] for name in source.names if name in rows]] = True
+    return Part(wanted, opened, ordered, present, np.arange(len(ordered)), Survey({}, {}))
