@@ -154,9 +154,8 @@ def decode_array(content: bytes, *, ndim: int) -> np.ndarray:
         raise SampleError(f"array {shape} of {declared} bytes; at most {MAX_ARRAY_BYTES} are read")
     if declared != there:
         raise SampleError(f"array {shape} of {dtype} needs {declared} bytes, the file has {there}: truncated?")
-    return (
-        np.frombuffer(content, dtype, offset=stream.tell()).reshape(shape, order="F" if columns_first else "C").copy()
-    )
+    array: np.ndarray = np.frombuffer(content, dtype, offset=stream.tell())
+    return array.reshape(shape, order="F" if columns_first else "C").copy()
 
 
 # Arrays to files

@@ -46,8 +46,8 @@ def scans(monkeypatch):
     done: list[str] = []
     scan, listing = catalogue.scan, catalogue.Listing
     monkeypatch.setattr(catalogue, "scan", lambda path: done.append(path.name) or scan(path))
-    monkeypatch.setattr("fourm_engine.data.raw.source.Listing", lambda f, e: done.append(f.name) or listing(f, e))
-    monkeypatch.setattr(catalogue, "Listing", lambda f, e: done.append(f.name) or listing(f, e))
+    monkeypatch.setattr("fourm_engine.data.raw.source.Listing", lambda f, *e: done.append(f.name) or listing(f, *e))
+    monkeypatch.setattr(catalogue, "Listing", lambda f, *e: done.append(f.name) or listing(f, *e))
     return done
 
 

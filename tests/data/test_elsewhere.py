@@ -197,7 +197,7 @@ def test_a_sample_that_cannot_be_used_is_skipped_with_its_place(flat, caplog):
     ("text", "message"),
     [
         ("flag:x", "no installed plugin provides the source 'flag'; did you mean 'flat'? installed: flat"),
-        ("flat:nowhere", "flat:nowhere: [Errno 2] no such flat folder: 'nowhere' (source 'flat' of acme-flat 1.2, "),
+        ("flat:nowhere", "flat:nowhere: [Errno 2] no such flat folder: 'nowhere' (source 'flat' of acme-flat 1.2)"),
         ("flat:x?wrogn=1", "source 'flat' of acme-flat 1.2 has no setting 'wrogn'; did you mean 'wrong'?"),
         ("flat:x?wrong", "settings are written ?key=value&key=value, not ?wrong"),
         ("flat:x?wrong=1&wrong=2", "the setting 'wrong' is given twice"),

@@ -59,8 +59,8 @@ def test_below_a_url_names_are_quoted_for_the_web_alone():
         ("ftp://host/data", "s3://, gs://, https://"),
         ("s3://", "no bucket"),
         ("s3://bucket/../other", "leads out"),
-        ("https://me:hunter2@host/data", "docs/data.md"),
-        ("https://host/data?X-Amz-Signature=hunter2", "docs/data.md"),
+        ("https://me:hunter2@host/data", "in ~/.netrc"),
+        ("https://host/data?X-Amz-Signature=hunter2", "in ~/.netrc"),
     ],
 )
 def test_a_url_that_cannot_be_used_is_refused_without_repeating_a_secret(tmp_path, url, message):

@@ -99,7 +99,10 @@ class Elsewhere:
     def open(self, specs: Sequence[ModalitySpec]) -> SampleSource:
         """Raises PluginError (a ValueError), for what the user can mend, too."""
         with self.blame("opening it"):
-            opened = self._open(self.location, list(specs), **self.settings)
+            try:
+                opened = self._open(self.location, list(specs), **self.settings)
+            except (ValueError, OSError) as error:
+                raise PluginError(f"{shown(self)}: {one_line(error)} ({self.origin})") from error
         if not isinstance(opened, SampleSource):
             raise self.fault(f"opens it as {_kind(opened)}, not as a fourm_plugins.SampleSource")
         return opened

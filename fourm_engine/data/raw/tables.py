@@ -195,7 +195,7 @@ def check_coco_ids(path: Path, document: Mapping[str, Any]) -> None:
     twice, as where files were merged: what belongs to which is unknown. Ids of annotations are used by nothing."""
     for part, keys in _DISTINCT:
         first, rows = dict[str, int](), document.get(part)
-        for number, row in enumerate(rows if _rows_in(rows) else ()):
+        for number, row in enumerate(rows if isinstance(rows, list) and _rows_in(rows) else ()):
             if all(key in row for key in keys):
                 earlier = first.setdefault(repr([row[key] for key in keys]), number)
                 if earlier < number:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -105,7 +106,8 @@ class ShardFiles:
         return {**self.__dict__, "_open": OrderedDict(), "_told": OrderedDict()}
 
 
-class _Holds(NamedTuple):
+@dataclass(frozen=True)
+class _Holds:
     """What a shard holds, as its index says."""
 
     views: bool
