@@ -108,8 +108,8 @@ def config_text(
     lines = list(_lines(survey, chosen, sizes, folders))
     head = [
         f"# Written by `{command}` for {counted(len(survey.samples), 'sample')}",
-        f"# on {machine}. Change what you like; docs/data.md in the repository tells more.",
-        "# Next: fourm tokenizer fit, fourm tokenize, fourm train, fourm evaluate, as printed.",
+        f"# on {machine}. Change what you like.",
+        "# Next: fourm tokenizer fit, fourm tokenize, fourm train, fourm evaluate, as printed. More: docs/data.md of fourm.",
     ]
     return "\n".join((*(shown(line) for line in head), "", *_written(lines))) + "\n"
 
