@@ -27,7 +27,7 @@ class Entry:
     layout: Layout
     patch_dim: int
     position_grid: tuple[int, int] | None = None
-    #: Ranges of the modality's ids that are the steps of one quantity (`Tokenizer.scales`), for training.
+    #: Ranges of the modality's ids that are the steps of one quantity (`Tokenizer.scales`), for decoding.
     scales: tuple[range, ...] = field(default=(), compare=False, repr=False)
 
     @property
@@ -99,10 +99,6 @@ class Vocabulary:
     def with_scales(self, scales: Mapping[str, Sequence[range]]) -> Vocabulary:
         """The same rows; modality -> which ranges of its ids are steps of one quantity."""
         return Vocabulary(replace(entry, scales=tuple(scales.get(entry.name, ()))) for entry in self)
-
-    def rows_of_scales(self) -> tuple[range, ...]:
-        """The rows of the tables that hold the scales of all modalities."""
-        return tuple(range(e.start + scale.start, e.start + scale.stop) for e in self for scale in e.scales)
 
     def __repr__(self) -> str:
         entries = ", ".join(f"{e.name} [{e.start}, {e.stop})" if e.size else f"{e.name} (continuous)" for e in self)

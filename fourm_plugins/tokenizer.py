@@ -72,8 +72,9 @@ class Tokenizer(ABC):
 
     @property
     def scales(self) -> Sequence[range]:
-        """Ranges of ids that are the steps of one quantity, in order, such as a coordinate: near ids mean nearly the
-        same. `loss.neighbours` teaches that; by default there are none."""
+        """Ranges of ids that are the steps of one quantity, in order, such as a coordinate. Where the
+        likeliest token is taken they count together, since many near ones are nearly as good. By default there are
+        none."""
         return ()
 
     @property

@@ -108,6 +108,12 @@ def test_a_plugin_that_changed_is_refused_field_by_field(model, tmp_path):
         FourM.from_pretrained(tmp_path / "model")
 
 
+def test_a_model_that_was_written_when_compiling_was_a_setting_of_it_loads(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    edit(tmp_path / "model", lambda config: config["model"].update(compile=False))
+    assert FourM.from_pretrained(tmp_path / "model", device="cpu").network.config == model.network.config
+
+
 def test_a_new_description_of_a_plugin_changes_nothing(model, tmp_path):
     model.save_pretrained(tmp_path / "model")
     edit(tmp_path / "model", lambda c: c["modalities"]["height"]["spec"].update(description="older words"))

@@ -62,9 +62,9 @@ def _taken(plugin: Plugin) -> Plugin:
 
 
 #: typer vendors click and does not export the base classes of its errors.
-_USAGE, _CLICK = typer.BadParameter.mro()[1:3]
+_USAGE: Any = typer.BadParameter.mro()[1]
 #: Deliberate exits.
-_MEANT: tuple[Any, ...] = (typer.Exit, typer.Abort, _CLICK, ValueError, OSError)
+_MEANT: tuple[Any, ...] = (typer.Exit, typer.Abort, _USAGE.mro()[1], ValueError, OSError)
 
 
 class Commands(TyperGroup):

@@ -42,15 +42,15 @@ def sweep(
 
 
 def _run(
-    found: Sweep | Suite, table: Callable[[Any], None], jobs: int, dry_run: bool, report: bool, as_json: bool
+    study: Sweep | Suite, table: Callable[[Any], None], jobs: int, dry_run: bool, report: bool, as_json: bool
 ) -> None:
     """Run, check or report as the options say, and print the results by `table` or as JSON."""
     if dry_run:
-        for trial in found.trials:
-            outcome = found.folder.outcome(trial)
+        for trial in study.trials:
+            outcome = study.folder.outcome(trial)
             typer.echo(f"{trial.folder}: {'to be done' if outcome is None else outcome.state}")
         return
-    results = found.report() if report else found.run(jobs=jobs)
+    results = study.report() if report else study.run(jobs=jobs)
     if as_json:
         typer.echo(json.dumps(results.to_json(), indent=1, default=str))
     else:
@@ -85,8 +85,8 @@ def suite(
     """Run the missing trials of a suite (encoders x tasks x seeds), and compare all. Start it again to resume."""
     from fourm_engine.sweep.suite import Suite
 
-    found = Suite(file, overrides or (), tell=_tell)
-    _run(found, lambda results: show_suite(results, list(found.config.encoders)), jobs, dry_run, report, as_json)
+    study = Suite(file, overrides or (), tell=_tell)
+    _run(study, lambda results: show_suite(results, list(study.config.encoders)), jobs, dry_run, report, as_json)
 
 
 def show_suite(results: SuiteResults, encoders: list[str]) -> None:

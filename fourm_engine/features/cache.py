@@ -48,12 +48,12 @@ def features_of(
 ) -> CachedFeatures:
     """Features of `names`, from the cache, or computed and cached. Raises ValueError if no sample can be used, and if
     features are not finite."""
-    place = folder / _digest(encoder, samples, names, tokens)
-    if (cached := _load(place)) is None:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with replacing_folder(place) as temporary:
+    target = folder / _digest(encoder, samples, names, tokens)
+    if (cached := _load(target)) is None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing_folder(target) as temporary:
             _compute(encoder, samples, names, temporary, tokens, batch_size, progress)
-        cached = _load(place)
+        cached = _load(target)
         assert cached is not None
         return CachedFeatures(cached.names, cached.arrays, True)
     return cached

@@ -28,7 +28,7 @@ def read_labels(path: Path) -> dict[str, str]:
         ):
             raise ValueError(f"{path}: expected an object {{sample: class}} whose classes are text or integers")
         return {name: str(label) for name, label in table.items()}
-    found: dict[str, str] = {}
+    classes: dict[str, str] = {}
     for number, row in enumerate(csv.reader(text.splitlines()), start=1):
         if not row or (number == 1 and [cell.strip().lower() for cell in row] == ["sample", "class"]):
             continue
@@ -37,8 +37,8 @@ def read_labels(path: Path) -> dict[str, str]:
                 f"{path}: line {number} has {counted(len(row), 'column')}; expected a sample and its class"
             )
         name, label = (cell.strip() for cell in row)
-        if found.setdefault(name, label) != label:
-            raise ValueError(f"{path}: line {number}: {name!r} is of class {found[name]!r} in a line before")
-    if not found:
+        if classes.setdefault(name, label) != label:
+            raise ValueError(f"{path}: line {number}: {name!r} is of class {classes[name]!r} in a line before")
+    if not classes:
         raise ValueError(f"{path}: no line with a sample and its class")
-    return found
+    return classes

@@ -97,8 +97,8 @@ class Predicted:
         features: list[np.ndarray] = [s.feature for s in samples if isinstance(s, GivenSample)]
         if not self.given:
             stage = Stage(target=self.target, scheme="parallel", steps=1, temperature=0.0, readout="expected")
-            asked = [Sample(dict(sample.shown)) for sample in samples]
-            filled = self.model.sampler.run(asked, [stage], [0] * len(samples))
+            requests = [Sample(dict(sample.shown)) for sample in samples]
+            filled = self.model.sampler.run(requests, [stage], [0] * len(samples))
             probabilities = np.stack([p for one in filled if (p := one[self.target].probabilities) is not None])
             features = [_mean(array) for array in self.model.tokenizers[self.target].decode_expected(probabilities)]
         return torch.from_numpy(np.stack(features).astype(np.float32))

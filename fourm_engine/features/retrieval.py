@@ -23,7 +23,7 @@ _BLOCK = 256
 
 
 @dataclass(frozen=True)
-class Found:
+class Scores:
     """`recall`: k -> fraction of the queries with a right answer among the first k. `ndcg`: mean normalised discounted
     cumulative gain of the whole ranking, with gain 1 per right answer."""
 
@@ -38,9 +38,9 @@ class Retrieval:
 
     queries: int
     candidates: int
-    plain: Found
-    centred: Found
-    chance: Found
+    plain: Scores
+    centred: Scores
+    chance: Scores
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -104,7 +104,7 @@ class _Answers:
         return None if self.themselves is None else self.themselves[0][rows, None] == self.themselves[1][order]
 
 
-def _measured(x: Float[np.ndarray, "q D"], y: Float[np.ndarray, "n D"], answers: _Answers) -> Found:
+def _measured(x: Float[np.ndarray, "q D"], y: Float[np.ndarray, "n D"], answers: _Answers) -> Scores:
     # Ties are ordered at random, so that equal features score at chance.
     order = np.random.default_rng(0).permutation(len(y))
     y, discount = _unit(y)[order], 1 / np.log2(np.arange(len(y)) + 2)
@@ -118,10 +118,10 @@ def _measured(x: Float[np.ndarray, "q D"], y: Float[np.ndarray, "n D"], answers:
         right = np.take_along_axis(right, np.argsort(-scores, axis=1, kind="stable"), axis=1)
         hits[rows] = np.stack([right[:, :k].any(1) for k in RECALL_AT], axis=1)
         gains[rows] = (right * discount).sum(1) / ideal[rows]
-    return Found({k: float(hits[:, i].mean()) for i, k in enumerate(RECALL_AT)}, float(gains.mean()))
+    return Scores({k: float(hits[:, i].mean()) for i, k in enumerate(RECALL_AT)}, float(gains.mean()))
 
 
-def _chance(answers: _Answers) -> Found:
+def _chance(answers: _Answers) -> Scores:
     """The expectation over all rankings."""
     n, counts, recall = len(answers.numbers) - (answers.themselves is not None), answers.counts, {}
     for k in RECALL_AT:
@@ -130,7 +130,7 @@ def _chance(answers: _Answers) -> Found:
             missed *= np.maximum(0, 1 - counts / (n - i))
         recall[k] = float(1 - missed.mean())
     discount = 1 / np.log2(np.arange(n) + 2)
-    return Found(recall, float((counts / n * discount.sum() / discount.cumsum()[counts - 1]).mean()))
+    return Scores(recall, float((counts / n * discount.sum() / discount.cumsum()[counts - 1]).mean()))
 
 
 def _unit(x: np.ndarray) -> np.ndarray:

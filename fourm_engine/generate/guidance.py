@@ -76,7 +76,9 @@ class Guides(Protocol):
 
     network: Transformer
     vocabulary: Vocabulary
-    tokenizers: Mapping[str, Tokenizer]
+
+    @property
+    def tokenizers(self) -> Mapping[str, Tokenizer]: ...
 
     @property
     def modalities(self) -> Mapping[str, Modality]: ...

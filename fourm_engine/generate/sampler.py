@@ -22,7 +22,7 @@ from fourm_engine.generate.guidance import Branches, Guide, branches, plain
 from fourm_engine.generate.orders import BUILT_IN, Order
 from fourm_engine.generate.parallel import Filled, Parallel, Side, Watch
 from fourm_engine.generate.plan import Stage
-from fourm_engine.generate.sampling import draw, generators, log_probability, uniforms
+from fourm_engine.generate.sampling import draw, generators, likeliest, log_probability, uniforms
 from fourm_engine.generate.shown import Sample, SequenceIds
 from fourm_engine.masking.pack import Shown
 from fourm_engine.nn.transformer import Transformer
@@ -37,6 +37,7 @@ TOKENS_BETWEEN_CHECKS = 16
 
 class Sampler:
     """Args:
+    vocabulary: with the scales of its modalities, if likeliest tokens are taken by them.
     sequences: the special ids of every sequence that may be generated, or hidden by guidance.
     inputs: the modalities that the encoder may see, and so later stages.
     host: provides the decoding orders of packages."""
@@ -210,7 +211,10 @@ class Sampler:
             if guided is not None:
                 guide, other = guided
                 logits_BV = torch.lerp(other.logits(ids_B, step), logits_BV, guide.at(step / max(1, limit - 1)))
-            ids_B = draw(logits_BV, uniform_BL[:, step], temperature=heat_B, top_k=top_k, top_p=top_p)
+            if heat_B is None:
+                ids_B = likeliest(logits_BV, self.vocabulary[target].scales)
+            else:
+                ids_B = draw(logits_BV, uniform_BL[:, step], temperature=heat_B, top_k=top_k, top_p=top_p)
             ids.append(ids_B)
             sure.append(log_probability(logits_BV, ids_B).exp())
             if self._watch is not None:

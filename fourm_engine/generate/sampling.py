@@ -54,6 +54,21 @@ def draw(
     return torch.cat(ids).view(uniform.shape) if ids else uniform.long()
 
 
+def likeliest(logits_RV: Tensor, scales: Sequence[range] = ()) -> Tensor:
+    """The likeliest id of each row, int64 (R,). The ids of a scale, of which many are nearly as good, count together:
+    otherwise another id, such as the end of a text, would be taken too early."""
+    if not scales:
+        return logits_RV.argmax(-1)
+    steps = [logits_RV[:, scale.start : scale.stop] for scale in scales]
+    total_R, which_R = torch.stack([x.logsumexp(-1) for x in steps], 1).max(1)
+    best_RS = torch.stack([x.argmax(-1) + scale.start for x, scale in zip(steps, scales, strict=True)], 1)
+    alone_RV = logits_RV.clone()
+    for scale in scales:
+        alone_RV[:, scale.start : scale.stop] = -torch.inf
+    other_R, id_R = alone_RV.max(-1)
+    return torch.where(total_R > other_R, best_RS.gather(1, which_R[:, None])[:, 0], id_R)
+
+
 def _relative(logits_RV: Tensor, heat_R: Tensor) -> Tensor:
     """Probabilities relative to the likeliest, float32."""
     x = logits_RV.float()

@@ -86,7 +86,6 @@ class Embedding(nn.Module):
             nn.ParameterDict({name: nn.Parameter(torch.empty(n, width)) for name, n in lengths.items()})
             for _ in ("encoder", "decoder")
         )
-        self._scales = vocabulary.rows_of_scales()
         self._layouts = [(e.name, e.layout, e.position_grid) for e in entries]
         self.register_buffer("offset", torch.empty(len(entries), dtype=torch.int64), persistent=False)
         self.register_buffer("fixed_positions", torch.empty(self._tables()[1].shape), persistent=False)
@@ -112,7 +111,7 @@ class Embedding(nn.Module):
 
     def initial(self) -> dict[str, Initial]:
         """Parameter -> its initial values."""
-        found = dict.fromkeys(("encoder_table", "decoder_table"), Initial("gaussian", CONTENT_STD, self._scales))
+        found = dict.fromkeys(("encoder_table", "decoder_table"), Initial("gaussian", CONTENT_STD))
         found |= {"modality": Initial("gaussian", MODALITY_STD), "mask_token": Initial("gaussian", MASK_TOKEN_STD)}
         for name, projection in self.projections.items():
             assert isinstance(projection, nn.Linear)

@@ -7,8 +7,6 @@ the cross-entropies in nats (float32) and the number of predicted tokens.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,25 +36,6 @@ def cross_entropy_sum(y_TD: Tensor, weight_VD: Tensor, ids_T: Tensor) -> Float[T
     return F.cross_entropy(F.linear(y_TD, weight_VD).float(), ids_T, reduction="sum")
 
 
-def soft_nats(y_TD: Tensor, weight_VD: Tensor, ids_T: Tensor, scales: Sequence[range], share: float) -> Tensor:
-    """Σ of the cross-entropies with targets that, on one of the `scales`, are spread over the neighbouring ids: as a
-    normal distribution whose standard deviation is `share` of the scale, cut off at three; what falls beyond an
-    end goes to the end."""
-    log_TV = F.linear(y_TD, weight_VD).float().log_softmax(-1)
-    low_T, high_T, spread_T = ids_T, ids_T, torch.full_like(ids_T, 1e-6, dtype=torch.float32)
-    for scale in scales:
-        on_T = (ids_T >= scale.start) & (ids_T < scale.stop)
-        low_T, high_T = torch.where(on_T, scale.start, low_T), torch.where(on_T, scale.stop - 1, high_T)
-        spread_T = torch.where(on_T, share * len(scale), spread_T)
-    reach = max(math.ceil(3 * share * len(scale)) for scale in scales)
-    steps_K = torch.arange(-reach, reach + 1, device=ids_T.device)
-    part_TK = torch.exp(-0.5 * (steps_K / spread_T[:, None]).square())
-    part_TK = torch.where(steps_K.abs() <= 3 * spread_T[:, None], part_TK, 0.0)
-    part_TK = torch.where(steps_K == 0, 1.0, part_TK)
-    near_TK = torch.minimum(torch.maximum(ids_T[:, None] + steps_K, low_T[:, None]), high_T[:, None])
-    return -(log_TV.gather(1, near_TK) * (part_TK / part_TK.sum(1, keepdim=True))).sum()
-
-
 class Heads(nn.Module):
     """The output matrix (V, D), without bias; a modality's logits come from its slice of rows."""
 
@@ -66,13 +45,11 @@ class Heads(nn.Module):
         entries = sorted(vocabulary.entries, key=lambda entry: (entry.start, entry.stop))
         self._names = [entry.name for entry in entries]
         self._rows = [entry.stop - entry.start for entry in entries]
-        self._scales = {entry.name: entry.scales for entry in entries if entry.scales}
-        self._rows_of_scales = vocabulary.rows_of_scales()
         assert sum(self._rows) == vocabulary.size, "the entries' slices must tile the vocabulary"
 
     def initial(self) -> Initial:
         """The initial values of the matrix."""
-        return Initial("gaussian", HEAD_SCALE * self.weight.shape[1] ** -0.5, self._rows_of_scales)
+        return Initial("gaussian", HEAD_SCALE * self.weight.shape[1] ** -0.5)
 
     def slices(self) -> dict[str, Tensor]:
         """Modality -> its rows (V_m, D). One split instead of slices: its backward is one concatenation, while each
@@ -98,7 +75,6 @@ class Heads(nn.Module):
         counts: dict[str, int],
         *,
         by_token: bool = False,
-        neighbours: float = 0.0,
     ) -> dict[str, tuple[Float[Tensor, ""] | Float[Tensor, " T_m"], int]]:
         """Modality -> (sum of its cross-entropies in nats, float32; count), for every modality in `counts`.
 
@@ -107,32 +83,24 @@ class Heads(nn.Module):
             target_index: flat indices into B·M, sorted by modality in the order of `counts`.
             target_ids: ids local to the modality, in the same order. Entries beyond Σ counts are ignored.
             counts: predicted tokens; 0 is allowed and gives a loss of 0.
-            by_token: for measuring, without gradients: return each token's cross-entropy instead of their sum.
-            neighbours: for learning: the share of a scale over which a target on it is spread (`soft_nats`)."""
+            by_token: for measuring, without gradients: return each token's cross-entropy instead of their sum."""
         lengths, total = list(counts.values()), sum(counts.values())
         y_TD = y_BMD.flatten(0, 1).index_select(0, target_index[:total])
         slices = self.slices()
         losses = {}
         for name, y, ids in zip(counts, y_TD.split(lengths), target_ids[:total].split(lengths), strict=True):
-            scales = self._scales.get(name, ()) if neighbours else ()
-            loss = (
-                self._nats(y, slices[name], ids) if by_token else self._loss(y, slices[name], ids, scales, neighbours)
-            )
-            losses[name] = loss, counts[name]
+            losses[name] = ((self._nats if by_token else self._loss)(y, slices[name], ids), counts[name])
         return losses
 
     @staticmethod
-    def _loss(y_TD: Tensor, weight_VD: Tensor, ids_T: Tensor, scales: Sequence[range], neighbours: float) -> Tensor:
-        def nats(y: Tensor, weight: Tensor, ids: Tensor) -> Tensor:
-            return soft_nats(y, weight, ids, scales, neighbours) if scales else cross_entropy_sum(y, weight, ids)
-
+    def _loss(y_TD: Tensor, weight_VD: Tensor, ids_T: Tensor) -> Tensor:
         chunk = max(1, MAX_LOGITS // len(weight_VD))
         if len(ids_T) <= chunk:
-            return nats(y_TD, weight_VD, ids_T)
+            return cross_entropy_sum(y_TD, weight_VD, ids_T)
         total = y_TD.new_zeros((), dtype=torch.float32)
         for start in range(0, len(ids_T), chunk):
             rows = slice(start, start + chunk)
-            total = total + checkpoint(nats, y_TD[rows], weight_VD, ids_T[rows], use_reentrant=False)
+            total = total + checkpoint(cross_entropy_sum, y_TD[rows], weight_VD, ids_T[rows], use_reentrant=False)
         return total
 
     @staticmethod

@@ -16,8 +16,6 @@ from torch import Tensor
 
 #: Numbers drawn at a time.
 BLOCK = 1 << 20
-#: Over which part of a scale rows are alike.
-NEAR = 0.03
 
 
 @dataclass(frozen=True)
@@ -26,8 +24,6 @@ class Initial:
 
     kind: Literal["gaussian", "uniform", "constant"]
     scale: float
-    #: Ranges of rows that are alike where they are near.
-    scales: tuple[range, ...] = ()
 
     @torch.no_grad()
     def fill(self, part: Tensor, name: str, *, seed: int, first: int = 0, total: int | None = None) -> None:
@@ -38,15 +34,6 @@ class Initial:
             return
         part = part if part.ndim else part[None]
         total = len(part) if total is None else total
-        self._fill(part, name, seed, first, total)
-        for scale in self.scales:
-            low, high = max(first, scale.start), min(first + len(part), scale.stop)
-            if low < high:
-                rows = torch.empty(len(scale), *part.shape[1:], device="cpu")
-                self._fill(rows, name, seed, scale.start, total)
-                part[low - first : high - first].copy_(smoothed(rows)[low - scale.start : high - scale.start])
-
-    def _fill(self, part: Tensor, name: str, seed: int, first: int, total: int) -> None:
         rows = min(total, max(1, BLOCK // part[0].numel()))  # of a block
         end = first + len(part)
         for block in range(first // rows, -(-end // rows)):
@@ -60,11 +47,3 @@ class Initial:
             begin = block * rows
             low, high = max(first, begin), min(end, begin + rows)
             part[low - first : high - first].copy_(drawn[low - begin : high - begin])
-
-
-def smoothed(rows_ND: Tensor) -> Tensor:
-    """Rows of the same variance, each a mean of its neighbours, weighted as by a normal distribution whose standard
-    deviation is `NEAR` of their number."""
-    step_N = torch.arange(len(rows_ND), device="cpu")
-    weight_NN = torch.exp(-0.5 * ((step_N[:, None] - step_N) / (NEAR * len(rows_ND))).square())
-    return (weight_NN / weight_NN.square().sum(1, keepdim=True).sqrt()) @ rows_ND

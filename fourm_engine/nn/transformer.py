@@ -158,16 +158,12 @@ class Transformer(nn.Module):
         """Logits of `decode`'s output over the modality's ids. Raises ValueError for a modality without output rows."""
         return self.heads.logits(y, name)
 
-    def forward(
-        self, batch: Batch, *, by_token: bool = False, neighbours: float = 0.0
-    ) -> dict[str, tuple[Tensor, int]]:
+    def forward(self, batch: Batch, *, by_token: bool = False) -> dict[str, tuple[Tensor, int]]:
         """The loss: modality -> (sum of the cross-entropies in nats, float32 scalar; number of predicted tokens). With
-        `by_token` the cross-entropies (T_m,) themselves, in the order of the batch's targets. `neighbours`: see
-        `Heads.forward`."""
+        `by_token` the cross-entropies (T_m,) themselves, in the order of the batch's targets."""
         context_BND, valid_BN = self.encode(batch.encoder, batch.continuous)
         y_BMD = self.decode(batch.decoder, context_BND, valid_BN)
-        targets = batch.target_index, batch.target_ids, batch.target_counts
-        return self.heads(y_BMD, *targets, by_token=by_token, neighbours=neighbours)
+        return self.heads(y_BMD, batch.target_index, batch.target_ids, batch.target_counts, by_token=by_token)
 
     def start_cache(self, contexts: Sequence[tuple[Tensor, Tensor, int]], max_len: int) -> DecoderCache:
         """Begin decoding R sequences of at most `max_len` tokens.

@@ -67,11 +67,10 @@ class FourMTask(Task):
     ) -> None:
         self.modalities, self.tokenizers, self.config = modalities, dict(tokenizers), config
         self.data, self.held_out, self.workers = data, held_out, workers
-        self.loss_config = loss or LossConfig()
+        self.average_over = (loss or LossConfig()).average_over
         self.picture, self._paired, self._pair_samples = picture, dict[str, MaskedSamples](), 0
         self._compiled = False
-        scales = {name: tokenizer.scales for name, tokenizer in self.tokenizers.items()}
-        self.vocabulary, self.lanes = data.vocabulary.with_scales(scales), data.order.lanes
+        self.vocabulary, self.lanes = data.vocabulary, data.order.lanes
         self.sample_tokens = data.masking.sample_tokens
         self.count_names = tuple(entry.name for entry in self.vocabulary if entry.size)
 
@@ -115,14 +114,17 @@ class FourMTask(Task):
         return None
 
     def weights(self, counts: Mapping[str, float], step: int) -> dict[str, float]:
-        if self.loss_config.average_over == "present":
+        if self.average_over == "present":
             return super().weights(counts, step)
+        if self.average_over == "shares":
+            held = {entry.name: entry.layout.num_tokens for entry in self.vocabulary}
+            shares = {name: count / held[name] for name, count in counts.items() if count > 0}
+            return {name: share / sum(shares.values()) for name, share in shares.items()}
         targets = [name for name in counts if name in self.modalities and self.modalities[name].spec.target]
         return {name: 1 / len(targets) for name in targets}
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Loss:
-        losses = model(batch, neighbours=self.loss_config.neighbours)
-        return Loss({name: total for name, (total, _) in losses.items()})
+        return Loss({name: total for name, (total, _) in model(batch).items()})
 
     def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:
         """Nats per target token of every modality on held-out samples, the same samples and masks each time."""
@@ -205,7 +207,7 @@ class FourMTask(Task):
             **{f"masker of {modality.name}": masker_kind(modality.spec) for modality in modalities},
             **{f"source of {modality.name}": modality.spec.source for modality in modalities},
             "masking": self.data.masking.model_dump(mode="json"),
-            **{f"loss.{key}": value for key, value in self.loss_config.model_dump(mode="json").items()},
+            "loss.average_over": self.average_over,
             "data.samples": len(self.data),
             **{f"data.{key}": value for key, value in self.data.order.identity().items()},
             **{f"data.{key}": value for key, value in self.data.store.identity().items()},
@@ -218,8 +220,7 @@ class FourMTask(Task):
         return {"data.val.samples": len(store), **{f"data.val.{key}": v for key, v in store.identity().items()}}
 
     def defaults(self) -> dict[str, Any]:
-        settings = {key: value for m in self.modalities.values() for key, value in identity.defaults(m).items()}
-        return settings | {f"loss.{key}": value for key, value in LossConfig().model_dump(mode="json").items()}
+        return {key: value for m in self.modalities.values() for key, value in identity.defaults(m).items()}
 
     def versions(self) -> dict[str, str]:
         return {f"plugin {name}": f"{p.distribution} {p.version}" for name, p in self.modalities.plugins.items()}

@@ -21,7 +21,7 @@ from fourm_plugins.spec import Sequence as SequenceLayout
 
 _WIDTH, _COLUMN = 120, 44
 #: Share of the samples in which a complete picture is shown and all else is predicted: what a model is mostly used for.
-WHOLE = 0.75
+WHOLE = 0.9
 #: A line of a config: (depth, "key: value", comment).
 Line = tuple[int, str, str]
 
@@ -166,6 +166,9 @@ def _lines(survey: Survey, chosen: Chosen, sizes: Sizes, folders: Mapping[str, s
         if sizes.large
         else "a small model, for a CPU; a GPU takes size: Ti, S, B, L or XL"
     )
+    average = "a modality of which a step asks for little counts little; present: all alike, as in the paper"
+    yield 0, _pair("loss", {"average_over": "shares"}), average
+    yield 0, "", ""
     yield 0, _pair("model", sizes.model), words
     yield 0, "", ""
     yield 0, "train:", ""
@@ -197,13 +200,14 @@ def _masking(survey: Survey, sizes: Sizes) -> Iterator[Line]:
     yield 1, _pair("target_tokens", asked), "tokens to predict; more teach more per step, which takes longer"
     yield 1, "mixture:", "kinds of tasks, drawn by weight"
     for spec in whole:
-        component: dict[str, Any] = {"name": f"{spec.name} to all", "weight": round(WHOLE / len(whole), 3)}
-        component |= {"input": {spec.name: 1000}, "input_tokens": "all"}
+        yield 2, _pair("- name", f"{spec.name} to all"), "a whole picture predicts everything else"
+        yield 3, _pair("weight", round(WHOLE / len(whole), 3)), "how often: what a model is mostly used for"
+        yield 3, _pair("input", {spec.name: 1000}), "shown alone"
+        yield 3, _pair("input_tokens", "all"), "as a whole, whatever its size"
         if left_out := {t.name: 0 for t in targets if t not in others[spec.name]}:
-            component["target"] = {"*": 0.5, **left_out}
+            yield 3, _pair("target", {"*": 0.5, **left_out}), "all but its own tokens"
         if sum(counts[t.name] for t in others[spec.name]) <= most_asked:
-            component["target_tokens"] = "all"
-        yield 2, f"- {_flow(component)}", "all of it in, at whatever size; everything else out"
+            yield 3, _pair("target_tokens", "all"), "as a whole, too"
     rest = round(1 - WHOLE, 3) if whole else 1.0
     yield 2, f"- {_flow({'name': 'any to any', 'weight': rest})}", "a random part of all predicts another"
 

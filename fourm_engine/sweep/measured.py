@@ -60,7 +60,7 @@ def measured(folder: Path, measure: Measure, result: str = RESULT) -> Measured:
 
 def _terms(run: KnownRun, kind: str, rest: str) -> list[tuple[int, dict[str, float]]]:
     """(step, {term: value}) for each line of the run that has terms."""
-    found = []
+    by_step = []
     trained = {name for line in run.lines for name in line.losses}
     for line in run.lines:
         if kind == "loss":
@@ -73,12 +73,12 @@ def _terms(run: KnownRun, kind: str, rest: str) -> list[tuple[int, dict[str, flo
                 for t, value in row.items()
                 if not rest or (name, t) == (given, target)
             }
-            found.append((line.step, terms))
+            by_step.append((line.step, terms))
             continue
         else:  # measures that are no losses count where they are named
             terms = {name: v for name, v in line.held_out.items() if rest or not trained or name in trained}
-        found.append((line.step, {name: value for name, value in terms.items() if not rest or name == rest}))
-    return found
+        by_step.append((line.step, {name: value for name, value in terms.items() if not rest or name == rest}))
+    return by_step
 
 
 def _of_result(folder: Path, result: str, path: str) -> float | None:
@@ -86,11 +86,11 @@ def _of_result(folder: Path, result: str, path: str) -> float | None:
     for name in (result, OUTPUT):
         try:
             with open(folder / name, "rb") as file:
-                found = _at(json.loads(file.read(MAX_BYTES)), path)
+                number = _at(json.loads(file.read(MAX_BYTES)), path)
         except (OSError, ValueError, RecursionError):
             continue
-        if found is not None:
-            return found
+        if number is not None:
+            return number
     return None
 
 
@@ -103,8 +103,8 @@ def _at(value: Any, path: str) -> float | None:
     parts = path.split(".")
     for length in range(len(parts), 0, -1):
         key = ".".join(parts[:length])
-        if key in value and (found := _at(value[key], ".".join(parts[length:]))) is not None:
-            return found
+        if key in value and (inner := _at(value[key], ".".join(parts[length:]))) is not None:
+            return inner
     return None
 
 
@@ -112,11 +112,11 @@ def _numbers(run: KnownRun | None) -> dict[str, float]:
     if run is None:
         return {}
     at = covered(run)
-    found: dict[str, Any] = {"parameters": run.facts.get("parameters"), "steps": float(run.step) or None}
+    facts: dict[str, Any] = {"parameters": run.facts.get("parameters"), "steps": float(run.step) or None}
     for name in ("samples", "seconds"):
-        found[name] = at[name][-1] if at[name] else None
-    found["flops"] = _flops(run, at["seconds"])
-    return {name: value for name, value in numbers(found).items() if value > 0 and math.isfinite(value)}
+        facts[name] = at[name][-1] if at[name] else None
+    facts["flops"] = _flops(run, at["seconds"])
+    return {name: value for name, value in numbers(facts).items() if value > 0 and math.isfinite(value)}
 
 
 def _flops(run: KnownRun, seconds: list[float]) -> float | None:

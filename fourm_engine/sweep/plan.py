@@ -41,7 +41,7 @@ class Plan:
                 axes.append([({name: value}, {name: value}) for value in values])
         if config.points:
             axes.append([_entry(entry) for entry in config.points])
-        found: list[tuple[dict[str, Any], dict[str, Any] | None, int | None]] = []
+        planned: list[tuple[dict[str, Any], dict[str, Any] | None, int | None]] = []
         for number in range(config.budget.trials or 1):
             drawn: Mapping[str, Any] | None = {}
             if config.random:
@@ -52,8 +52,8 @@ class Plan:
                 settings = {key: value for _, part in combination for key, value in part.items()}
                 point |= {"draw": number} if config.random else {}
                 known = None if drawn is None else settings | dict(drawn)
-                found.append((point | dict(drawn or {}), known, number if config.random else None))
-        return found
+                planned.append((point | dict(drawn or {}), known, number if config.random else None))
+        return planned
 
     def draw(self, number: int) -> dict[str, Any]:
         """The values of an independent draw."""
@@ -66,14 +66,14 @@ class Plan:
             raise ConfigError(
                 f"{self.path}: {len(points) * len(self.config.seeds)} trials; at most {MAX_TRIALS} are taken"
             )
-        found: dict[str, Trial] = {}
+        by_folder: dict[str, Trial] = {}
         for point, settings, number in points:
             for seed in self.config.seeds:
                 trial = self._trial(point, settings, number, seed)
-                if trial.folder in found:
+                if trial.folder in by_folder:
                     raise ConfigError(f"{self.path}: {trial.name} occurs twice; remove one of the values")
-                found[trial.folder] = trial
-        return list(found.values())
+                by_folder[trial.folder] = trial
+        return list(by_folder.values())
 
     def _trial(
         self, point: Mapping[str, Any], settings: Mapping[str, Any] | None, number: int | None, seed: int

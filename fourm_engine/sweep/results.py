@@ -33,7 +33,7 @@ class Result:
     state: str
     error: str
     cut: int | None
-    found: Measured
+    measured: Measured
     value: float | None
 
     def to_json(self) -> dict[str, Any]:
@@ -46,8 +46,8 @@ class Result:
             "error": self.error,
             "cut_at_step": self.cut,
             "value": self.value,
-            "terms": self.found.terms,
-            **self.found.numbers,
+            "terms": self.measured.terms,
+            **self.measured.numbers,
         }
 
 
@@ -78,7 +78,7 @@ class Group:
 
     def number(self, name: str) -> float | None:
         """The mean of what its runs measured."""
-        values = [r.found.numbers[name] for r in self.results if name in r.found.numbers]
+        values = [r.measured.numbers[name] for r in self.results if name in r.measured.numbers]
         return mean(values) if values else None
 
     def to_json(self) -> dict[str, Any]:
@@ -133,16 +133,16 @@ class Results:
 
 def results_of(trials: Sequence[Trial], folder: SweepFolder, measure: Measure) -> Results:
     """The results so far of trials that share a measure."""
-    found = []
+    ended = []
     for trial in trials:
         outcome = folder.outcome(trial)
         done = outcome is not None and outcome.state == DONE
         numbers = measured(folder.out / trial.folder, measure, trial.result) if done else Measured()
-        found.append((trial, outcome, numbers))
-    terms = [set(numbers.terms) for _, _, numbers in found if numbers.terms]
+        ended.append((trial, outcome, numbers))
+    terms = [set(numbers.terms) for _, _, numbers in ended if numbers.terms]
     over = set.intersection(*terms) if terms else set()
     results, notes = list[Result](), list[str]()
-    for trial, outcome, numbers in found:
+    for trial, outcome, numbers in ended:
         state = WAITING if outcome is None or outcome.state not in (DONE, FAILED) else outcome.state
         error, value = "" if outcome is None else outcome.error, numbers.value(over)
         if state == DONE and value is None:
@@ -207,7 +207,7 @@ def table_of(report: Results) -> tuple[list[str], list[list[str]]]:
     axes = list(dict.fromkeys(key for group in report.groups for key in group.point))
     rows = []
     for group in report.ranked:
-        steps = {int(r.found.numbers["steps"]) for r in group.results if "steps" in r.found.numbers}
+        steps = {int(r.measured.numbers["steps"]) for r in group.results if "steps" in r.measured.numbers}
         errors = sorted({r.error for r in group.results if r.error})
         waiting = sum(result.state == WAITING for result in group.results)
         errors += [f"{waiting} not trained yet"] if waiting else []

@@ -51,8 +51,8 @@ def next_draw(
             raise ConfigError(
                 f"random: draw {other} is there and does not fit ({error}); choose another `out`"
             ) from None
-    asked = study.ask(spaces)
-    return {key: _value(distributions[key], asked.params[key]) for key in distributions}
+    trial = study.ask(spaces)
+    return {key: _value(distributions[key], trial.params[key]) for key in distributions}
 
 
 def _space(optuna: Any, distribution: Distribution) -> Any:

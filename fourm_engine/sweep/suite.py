@@ -223,12 +223,12 @@ class Suite:
         """The results so far, written to the folder as JSON and pictures."""
         out = self.config.out
         with self.folder.alone():
-            found = self.results()
-            write_atomically(out / SUITE, json.dumps(found.to_json(), indent=1, default=str) + "\n")
+            results = self.results()
+            write_atomically(out / SUITE, json.dumps(results.to_json(), indent=1, default=str) + "\n")
             try:
-                for label, report in found.tasks.items():
+                for label, report in results.tasks.items():
                     pictures = draw_all(report, out / PICTURES / slug(label))
-                    found.notes += [f"pictures: {', '.join(map(str, pictures))} (and .svg)"] if pictures else []
+                    results.notes += [f"pictures: {', '.join(map(str, pictures))} (and .svg)"] if pictures else []
                 for key in self.config.along:
                     pictures = [
                         picture
@@ -238,10 +238,10 @@ class Suite:
                         )
                     ]
                     drawn = f"{', '.join(map(str, pictures))} (and .svg)" if pictures else "no picture yet"
-                    found.notes.append(f"along {key}: {drawn}")
+                    results.notes.append(f"along {key}: {drawn}")
             except ValueError as error:  # without matplotlib
-                found.notes.append(f"no pictures: {error}")
-        return found
+                results.notes.append(f"no pictures: {error}")
+        return results
 
     def _said(self, trial: Trial) -> str:
         value = measured(self.folder.out / trial.folder, trial.measure, trial.result).value()

@@ -92,10 +92,10 @@ class Sweep:
         return report
 
     def _said(self, trial: Trial) -> str:
-        found = measured(self.folder.out / trial.folder, trial.measure)
-        if (value := found.value()) is None:
+        result = measured(self.folder.out / trial.folder, trial.measure)
+        if (value := result.value()) is None:
             return f"done, but left no finite {trial.measure.key}"
-        took = f", {duration(found.numbers['seconds'])}" if "seconds" in found.numbers else ""
+        took = f", {duration(result.numbers['seconds'])}" if "seconds" in result.numbers else ""
         return f"{trial.measure.key} {value:.4g}{took}"
 
     def _drawn(self, trial: Trial) -> Trial:
@@ -123,8 +123,8 @@ class Sweep:
             ended = [self.folder.outcome(trial) for trial in trials]
             if any(outcome is None or outcome.state not in (DONE, FAILED) for outcome in ended):
                 continue
-            found = [measured(self.folder.out / trial.folder, trial.measure).value() for trial in trials]
-            numbers = [value for value in found if value is not None]
+            results = [measured(self.folder.out / trial.folder, trial.measure).value() for trial in trials]
+            numbers = [value for value in results if value is not None]
             values[number] = mean(numbers) if numbers else None
         return values
 

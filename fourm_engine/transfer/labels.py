@@ -46,18 +46,18 @@ def of_file(path: Path, names: Collection[str], *, several: bool) -> Labels:
     """Those of `names` that the file labels. Raises ValueError naming the file for what cannot be read, for a second
     label of a sample where `several` is False, and where it labels none of them."""
     rows = _json(path) if path.suffix.lower() == ".json" else _csv(path)
-    found: dict[str, tuple[str, ...]] = {}
+    by_name: dict[str, tuple[str, ...]] = {}
     for listed, name in samples_of(list(rows), names).items():
-        found[name] = tuple(dict.fromkeys((*found.get(name, ()), *rows[listed])))
-    if not found:
+        by_name[name] = tuple(dict.fromkeys((*by_name.get(name, ()), *rows[listed])))
+    if not by_name:
         raise ValueError(
             f"{path}: none of the {counted(len(rows), 'name')} there, such as {next(iter(rows), '')!r}, is a sample, "
             f"such as {next(iter(names), '')!r}"
         )
-    if not several and (double := next((name for name, its in found.items() if len(its) != 1), None)) is not None:
-        its = ", ".join(found[double]) or "none"
-        raise ValueError(f"{path}: {double!r} has {counted(len(found[double]), 'label')} ({its}); set task.several")
-    return found
+    if not several and (double := next((name for name, its in by_name.items() if len(its) != 1), None)) is not None:
+        its = ", ".join(by_name[double]) or "none"
+        raise ValueError(f"{path}: {double!r} has {counted(len(by_name[double]), 'label')} ({its}); set task.several")
+    return by_name
 
 
 def _read(path: Path) -> str:
@@ -127,12 +127,14 @@ def _coco(document: dict[str, Any]) -> dict[str, tuple[str, ...]]:
 
 def classes_of(labels: Labels) -> tuple[str, ...]:
     """All labels, sorted, numbers by value. Raises ValueError if there are fewer than two."""
-    found = {label for its in labels.values() for label in its}
-    if not 2 <= len(found) <= MAX_CLASSES:
-        named = f": {', '.join(sorted(found)[:3])}" if found else ""
-        raise ValueError(f"the training samples have {counted(len(found), 'class', 'classes')}{named}; two are needed")
-    numbers = all(label.isdecimal() for label in found)
-    return tuple(sorted(found, key=lambda label: (int(label) if numbers else 0, label)))
+    classes = {label for its in labels.values() for label in its}
+    if not 2 <= len(classes) <= MAX_CLASSES:
+        named = f": {', '.join(sorted(classes)[:3])}" if classes else ""
+        raise ValueError(
+            f"the training samples have {counted(len(classes), 'class', 'classes')}{named}; two are needed"
+        )
+    numbers = all(label.isdecimal() for label in classes)
+    return tuple(sorted(classes, key=lambda label: (int(label) if numbers else 0, label)))
 
 
 def only_known(labels: Labels, classes: Sequence[str]) -> Labels:

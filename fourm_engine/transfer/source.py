@@ -82,13 +82,13 @@ def _of_task(name: str, folder: Path, training: Modalities, manager: PluginManag
     known = saved.encoder.build_vocabulary().resized(training.specs)
     inputs, file = inputs_of(known, list(training)), folder / exported.WEIGHTS
 
-    def tokenizers(place: Path) -> dict[str, Tokenizer]:
-        loaded = load_tokenizers(place, training.token_spaces, manager, modalities=training)
+    def tokenizers(at: Path) -> dict[str, Tokenizer]:
+        loaded = load_tokenizers(at, training.token_spaces, manager, modalities=training)
         for one, tokenizer in loaded.items():
             space = training[one].spec.token_space
             if space is not None and saved.encoder.tokenizers.get(space.name) != tokenizer.fingerprint:
                 raise ValueError(
-                    f"{place}: the tokenizer of {one!r} is not the one that {name} was trained with; set "
+                    f"{at}: the tokenizer of {one!r} is not the one that {name} was trained with; set "
                     f"tokenizers.folder: {folder / exported.TOKENIZERS}"
                 )
         return loaded

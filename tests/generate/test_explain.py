@@ -46,7 +46,7 @@ def test_explaining_prints_the_plan_and_runs_neither_network_nor_tokenizer(toys,
 def test_the_flops_are_about_those_that_torch_counts(toys, monkeypatch):
     special = toys.sampler.sequences["words"]  # so that no text ends early
     monkeypatch.setitem(toys.sampler.sequences, "words", replace(special, stop=frozenset({10**6})))
-    options = {"n_samples": 2, "guidance": -1.0, "steps": 2, "guide": Guide(toys, 2.0)}
+    options = {"n_samples": 2, "guidance": -1.0, "steps": 2, "guide": Guide(toys, 0.5)}
     told = toys.generate(COLOUR, ["height", "words"], explain=True, **options).explanation
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         toys.generate(COLOUR, ["height", "words"], **options)

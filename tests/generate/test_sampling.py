@@ -10,6 +10,7 @@ from fourm_engine.generate.sampling import (
     draw,
     generators,
     kept,
+    likeliest,
     log_probability,
     most_confident,
     uniforms,
@@ -115,3 +116,11 @@ def test_the_most_confident_are_those_a_sort_finds(seed, count):
     chosen = most_confident(torch.from_numpy(confidence)[None], torch.from_numpy(valid)[None], torch.tensor([count]))[0]
     ranked = sorted(np.flatnonzero(valid), key=lambda i: (-confidence[i], i))
     assert set(chosen.nonzero()[:, 0].tolist()) == set(ranked[:count])
+
+
+def test_the_steps_of_a_scale_count_together_where_the_likeliest_token_is_taken():
+    p = torch.tensor([[0.3, 0.1, 0.15, 0.15, 0.1, 0.05, 0.15], [0.6, 0.1, 0.05, 0.05, 0.1, 0.05, 0.05]])
+    scales = [range(1, 5), range(5, 6)]  # together 0.5 and 0.05; 0.3 and 0.05
+    assert likeliest(p.log()).tolist() == [0, 0]
+    assert likeliest(p.log(), scales).tolist() == [2, 0]
+    assert likeliest(p[:, [5, 6, 1, 2, 3, 4, 0]].log(), [range(2, 6)]).tolist() == [3, 6]

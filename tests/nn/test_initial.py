@@ -97,22 +97,3 @@ def test_compiled_blocks_compute_the_same_whatever_they_keep(gradients, how):
     loss, grads, _ = gradients(lambda blocks: [checkpoint_blocks(blocks, how), compile_blocks(blocks)])
     torch.testing.assert_close(loss, plain[0])
     torch.testing.assert_close(grads, plain[1], rtol=1e-4, atol=1e-4)
-
-
-def test_rows_of_a_scale_are_alike_where_they_are_near_and_of_the_same_size(monkeypatch):
-    monkeypatch.setattr(initial, "BLOCK", 2000)
-    plain, how = Initial("gaussian", 0.5), Initial("gaussian", 0.5, (range(10, 110), range(110, 210)))
-    without, whole = torch.empty(220, 64), torch.empty(220, 64)
-    plain.fill(without, "a", seed=5)
-    how.fill(whole, "a", seed=5)
-    parts = [torch.empty(stop - start, 64) for start, stop in ((0, 60), (60, 115), (115, 220))]
-    for part, first in zip(parts, (0, 60, 115), strict=True):
-        how.fill(part, "a", seed=5, first=first, total=220)
-    assert torch.allclose(torch.cat(parts), whole)
-    assert torch.equal(whole[:10], without[:10])
-    assert torch.equal(whole[210:], without[210:])
-    assert whole[10:210].std() == pytest.approx(0.5, rel=0.1)
-    near = torch.nn.functional.cosine_similarity(whole[10:109], whole[11:110])
-    assert near[:99].min() > 0.9
-    assert torch.nn.functional.cosine_similarity(whole[10], whole[60], dim=0).abs() < 0.5
-    assert torch.nn.functional.cosine_similarity(whole[109], whole[110], dim=0).abs() < 0.5  # another scale begins

@@ -1,7 +1,5 @@
 """What one may rely on of the encoder-decoder: packing changes nothing, and who sees whom."""
 
-import math
-
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
@@ -144,34 +142,6 @@ def test_the_loss_is_the_cross_entropy_over_the_modalitys_own_ids(model, batch, 
         assert losses[name][1] == count
         start += count
     assert start == len(batch.target_ids)
-
-
-def test_targets_on_a_scale_are_spread_over_their_neighbours_and_others_are_not():
-    torch.manual_seed(0)
-    y, weight = torch.randn(6, 8), torch.randn(30, 8)
-    ids, scales, share = torch.tensor([0, 12, 5, 9, 10, 19]), [range(5, 10), range(10, 20)], 0.1
-    log = (y @ weight.T).log_softmax(-1)
-    wanted = torch.zeros(6, 30)
-    for row, token in enumerate(ids.tolist()):
-        scale = next((s for s in scales if token in s), range(token, token + 1))
-        spread = share * len(scale) if len(scale) > 1 else 1e-6
-        for step in range(-math.floor(3 * spread), math.floor(3 * spread) + 1):
-            near = min(max(token + step, scale.start), scale.stop - 1)
-            wanted[row, near] += math.exp(-0.5 * (step / spread) ** 2)
-    wanted /= wanted.sum(1, keepdim=True)
-    assert wanted[1].count_nonzero() == 6  # two below, where the scale begins, and three above
-    found = heads.soft_nats(y, weight, ids, scales, share)
-    torch.testing.assert_close(found, -(wanted * log).sum())
-
-
-def test_spreading_targets_changes_what_is_learnt_of_scales_alone(batch, vocabulary):
-    scaled = vocabulary.with_scales({"text": [range(4, 20)]})
-    torch.manual_seed(0)
-    model = Transformer(small_config(), scaled)
-    plain, soft = model(batch), model(batch, neighbours=0.1)
-    assert {name for name in plain if plain[name][0] != soft[name][0]} == {"text"}
-    torch.manual_seed(0)
-    assert Transformer(small_config(), vocabulary)(batch, neighbours=0.1).keys() == plain.keys()
 
 
 def test_a_loss_computed_in_chunks_is_the_same_with_the_same_gradients(model, batch, monkeypatch):

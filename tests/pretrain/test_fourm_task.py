@@ -79,6 +79,13 @@ def test_the_loss_averages_over_present_modalities_or_over_all_targets(data):
     assert make_task(data, average_over="all").weights(counts, 0) == {"a": 1 / 3, "b": 1 / 3, "words": 1 / 3}
 
 
+def test_a_modality_of_which_little_is_asked_for_counts_little_by_shares(data):
+    task = make_task(data, average_over="shares")
+    held = {name: task.modalities[name].spec.layout.num_tokens for name in ("a", "words")}
+    weights = task.weights({"a": 3.0 * held["a"], "b": 0.0, "words": 1.0 * held["words"]}, 0)
+    assert weights == pytest.approx({"a": 3 / 4, "words": 1 / 4})
+
+
 def test_embeddings_do_not_decay_but_projections_and_output_rows_do(data):
     task = make_task(data)
     model = task.model()

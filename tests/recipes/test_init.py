@@ -89,7 +89,8 @@ def test_a_whole_picture_is_mostly_shown_and_all_but_its_tokens_predicted_at_onc
     budgets = Budgets(config.masking, [modality.spec for modality in modalities.values()])
     drawn = [budgets.draw(np.random.default_rng(seed), list(tokens)) for seed in range(200)]
     whole = [one for one in drawn if one.component == "rgb@pixels to all"]
-    assert 0.65 < len(whole) / len(drawn) < 0.85
+    assert 0.8 < len(whole) / len(drawn) < 0.98
+    assert config.loss.average_over == "shares"
     for one in whole:
         assert one.inputs == {"rgb@pixels": tokens["rgb@pixels"]}
         assert one.targets == {name: tokens[name] for name in ("semseg", "boxes")}

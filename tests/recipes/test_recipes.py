@@ -24,7 +24,8 @@ def config(tmp_path):
     return load_config(store(tmp_path / "config.yaml", raw))
 
 
-def test_fit_and_tokenize_return_reports_and_a_callable_takes_their_lines(config, capfd):
+def test_fit_and_tokenize_return_reports_and_a_callable_takes_their_lines(config, capfd, monkeypatch):
+    monkeypatch.setattr("fourm_engine.data.bad_files.MAX_WARNINGS", 0)  # no file is named when it is met
     told, warned = list[str](), list[str]()
     (report,) = fit(config, spaces=["rgb"], tell=told.append)
     assert (report.space, report.fresh, report.left_out) == ("rgb", True, {"rgb": 1})

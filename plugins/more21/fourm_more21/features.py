@@ -33,6 +33,7 @@ class GridSettings(FeatureSettings):
 
 class DINOv2(Named, FeatureGrid):
     Settings = GridSettings
+    claims = frozenset({"no_directions"})
     published_prefix = "tok_dinov2"
     licence = "Apache-2.0"
     description = "DINOv2 feature map"
@@ -44,6 +45,7 @@ class ImageBindSettings(GridSettings):
 
 class ImageBind(Named, FeatureGrid):
     Settings = ImageBindSettings
+    claims = frozenset({"no_directions"})
     published_prefix = "tok_imagebind"
     licence = "Apache-2.0"
     description = "ImageBind feature map"

@@ -45,8 +45,8 @@ KINDS: dict[str, tuple[str, tuple[float, ...]]] = {
     "aesthetic_score": ("thresholds", (4.5, 5.5)),
 }
 _NAMES = tuple(KINDS)
-#: Bins of a range are int(x * 49), and mean bin / 50 when they are read back, as in the published code.
-_BINS, _LAST = 49, 50
+#: Bins of a range are int(x * 49).
+_BINS = 49
 _PAIR = re.compile(r"v1\s*=\s*(\d{1,4})\s*v0\s*=\s*(\d{1,4})(?!\d)")
 _MAX_BYTES = 1_000_000
 
@@ -62,11 +62,14 @@ def bin_of(kind: str, number: float) -> int:
 
 
 def number_of(kind: str, index: int) -> float:
+    """A number in that bin: the middle of a range's, the least of any other."""
     how, facts = KINDS[kind]
     if how == "range":
         low, high = facts
-        return low + (high - low) * index / _LAST
-    return index * facts[0] if how == "step" else index
+        return min(low + (high - low) * (index + 0.5) / _BINS, high)
+    if how == "thresholds":
+        return (0.0, *facts)[min(index, len(facts))]
+    return index * (facts or (1,))[0]
 
 
 class MetadataSettings(SequenceSettings):
@@ -161,7 +164,7 @@ class Metadata(SequenceModality[Numbers]):
 def _right(predictions: Sequence[Numbers], truths: Sequence[Numbers]) -> float:
     """Share of the true kinds whose bin was predicted; 0 if there are none."""
     pairs = [
-        kind in p and bin_of(kind, p[kind]) == bin_of(kind, number_of(kind, bin_of(kind, number)))
+        kind in p and bin_of(kind, p[kind]) == bin_of(kind, number)
         for p, t in zip(predictions, truths, strict=True)
         for kind, number in t.items()
     ]
