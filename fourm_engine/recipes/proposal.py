@@ -109,7 +109,8 @@ def config_text(
     head = [
         f"# Written by `{command}` for {counted(len(survey.samples), 'sample')}",
         f"# on {machine}. Change what you like.",
-        "# Next: fourm tokenizer fit, fourm tokenize, fourm train, fourm evaluate, as printed. More: docs/data.md of fourm.",
+        "# Next: fourm tokenizer fit, fourm tokenize, fourm train, fourm evaluate, as printed.",
+        "# More: docs/data.md in the repository.",
     ]
     return "\n".join((*(shown(line) for line in head), "", *_written(lines))) + "\n"
 
