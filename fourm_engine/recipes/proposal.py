@@ -77,7 +77,7 @@ class Sizes:
             fit_batch=16 if large else 8,
             fit_steps=min(40_000 if large else 3000, max(2000 if large else 600, 20 * samples)),
             steps=min(100_000, max(1000, 20 * samples)) if large else min(10_000, max(1200, 40 * samples)),
-            lr=5e-4 if large else 1e-3,
+            lr=5e-4 if large else 2e-3,
             views=max(1, min(16, 3200 // max(1, samples))),
         )
 
@@ -108,9 +108,9 @@ def config_text(
     lines = list(_lines(survey, chosen, sizes, folders))
     head = [
         f"# Written by `{command}` for {counted(len(survey.samples), 'sample')}",
-        f"# on {machine}. Change what you like.",
+        f"# on {machine}.",
+        "# Change what you like; docs/data.md in the repository tells more.",
         "# Next: fourm tokenizer fit, fourm tokenize, fourm train, fourm evaluate, as printed.",
-        "# More: docs/data.md in the repository.",
     ]
     return "\n".join((*(shown(line) for line in head), "", *_written(lines))) + "\n"
 
