@@ -155,7 +155,8 @@ def decode_array(content: bytes, *, ndim: int) -> np.ndarray:
     if declared != there:
         raise SampleError(f"array {shape} of {dtype} needs {declared} bytes, the file has {there}: truncated?")
     array: np.ndarray = np.frombuffer(content, dtype, offset=stream.tell())
-    return array.reshape(shape, order="F" if columns_first else "C").copy()
+    shaped: np.ndarray = array.reshape(shape, order="F" if columns_first else "C")
+    return shaped.copy()
 
 
 # Arrays to files

@@ -93,6 +93,6 @@ class FinetuneTask(FourMTask):
     def identity(self) -> dict[str, Any]:
         settings = self.source.settings
         lora = None if settings.lora is None else settings.lora.model_dump(mode="json")
-        facts = {"finetune.source": self._digest, "finetune.freeze": settings.freeze, "finetune.lora": lora}
-        facts["finetune.from_scratch"] = settings.from_scratch
+        facts: dict[str, Any] = {"finetune.source": self._digest, "finetune.freeze": settings.freeze}
+        facts |= {"finetune.lora": lora, "finetune.from_scratch": settings.from_scratch}
         return super().identity() | facts

@@ -183,8 +183,8 @@ class HeadTask(Task):
 
     def identity(self) -> dict[str, Any]:
         lora = None if self.settings.lora is None else self.settings.lora.model_dump(mode="json")
-        facts = {"finetune.source": self._digest, "finetune.freeze": self.settings.freeze, "finetune.lora": lora}
-        facts["finetune.from_scratch"] = self.settings.from_scratch
+        facts: dict[str, Any] = {"finetune.source": self._digest, "finetune.freeze": self.settings.freeze}
+        facts |= {"finetune.lora": lora, "finetune.from_scratch": self.settings.from_scratch}
         facts |= {f"tokenizers.{name}": tokenizer.fingerprint for name, tokenizer in self.tokenizers.items()}
         for modality in self.source.training.values():
             facts |= identity.facts(modality)
