@@ -57,7 +57,7 @@ def misfit(spec: ModalitySpec, array: Any) -> str:
 def as_float32(array: np.ndarray, most: float = float(np.finfo(np.float32).max)) -> np.ndarray:
     """Numbers as float32; NaN and infinity stay. Raises SampleError for a finite one beyond `most`, by default all that
     would become infinite."""
-    if array.dtype.kind == "f" and np.finfo(array.dtype).max <= most:
+    if array.dtype.kind == "f" and float(np.finfo(array.dtype).max) <= most:
         return np.asarray(array, np.float32)
     beyond = np.isfinite(array) & (np.abs(np.asarray(array, np.float64)) > most)
     if beyond.any():

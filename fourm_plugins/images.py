@@ -155,8 +155,7 @@ def decode_array(content: bytes, *, ndim: int) -> np.ndarray:
     if declared != there:
         raise SampleError(f"array {shape} of {dtype} needs {declared} bytes, the file has {there}: truncated?")
     array: np.ndarray = np.frombuffer(content, dtype, offset=stream.tell())
-    shaped: np.ndarray = array.reshape(shape, order="F" if columns_first else "C")
-    return shaped.copy()
+    return np.array(array.reshape(shape, order="F" if columns_first else "C"))
 
 
 # Arrays to files

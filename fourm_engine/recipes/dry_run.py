@@ -77,7 +77,7 @@ class DryRun:
         rates += [f"cool-down {counted(plan.cooldown, 'step')}"] * bool(plan.cooldown)
         lines = packed(
             [
-                f"the run: {si(samples).strip()} samples",
+                f"samples of the run: {si(samples).strip()}",
                 *(
                     [f"{samples / self.found:,.{int(samples < 10 * self.found)}f} times those found"]
                     if self.found

@@ -92,7 +92,7 @@ def test_a_process_of_a_sharded_run_also_holds_what_is_gathered_and_checkpoints_
     assert report.memory["gathered"] == 8 * outside + count["decoder"] / 2 * 10  # bf16
     assert report.checkpoint == 16 * sum(count.values())  # weights, two moments, averages
     said = " ".join(" ".join(report.lines()).split())
-    assert "the run: 8 k samples 128 k tokens with padding warm-up 100 steps peak rate 0.001" in said
+    assert "samples of the run: 8 k 128 k tokens with padding warm-up 100 steps peak rate 0.001" in said
     assert "each device: 4 samples a step 2 micro-batches of 2" in said
     assert "at most 3 on disk" in said
 
@@ -112,7 +112,7 @@ def test_the_data_that_is_here_is_counted(path, tmp_path):
     before = sorted(p for p in tmp_path.rglob("*"))
     report = dry_run(load_config(path), gpu="H100")
     (line,) = report.data
-    assert any(line.startswith("the run: 4 k samples  1,000 times those found") for line in report.lines())
+    assert any(line.startswith("samples of the run: 4 k  1,000 times those found") for line in report.lines())
     assert line.startswith("data found: ")
     assert "4 samples" in line
     assert line.endswith("  depth 3  rgb 4")

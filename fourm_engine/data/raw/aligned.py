@@ -141,7 +141,7 @@ class AlignedData:
     def _wanted(self) -> str:
         specs = sorted({(m.spec.source, m.spec.extensions) for m in self.modalities.values()})
         kinds = (("the folder itself" if s == "." else f"{s}/", ", ".join("." + e for e in all_)) for s, all_ in specs)
-        return "; ".join(f"{extensions} files in {where}" for where, extensions in kinds)
+        return "; ".join(extensions + " files in " + where for where, extensions in kinds)
 
     def describe(self) -> str:
         """How many samples of which split, in one line."""
