@@ -5,6 +5,7 @@ python examples/ablations/kinds.py data/demo      # writes data/demo/kinds-train
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import tarfile
@@ -16,11 +17,20 @@ def area(one: dict) -> float:
     return (right - left) * (bottom - top)
 
 
-for split in ("train", "val"):
+def kinds_in(folder: Path) -> dict[str, str]:
     kinds = {}
-    for path in sorted(Path(sys.argv[1], split, "boxes").glob("*.tar")):
+    for path in sorted(folder.glob("*.tar")):
         with tarfile.open(path) as shard:
             for member in shard:
-                boxes = json.load(shard.extractfile(member))
-                kinds[member.name.removesuffix(".json")] = max(boxes, key=area)["label"]
-    Path(sys.argv[1], f"kinds-{split}.json").write_text(json.dumps(kinds))
+                if boxes := json.load(shard.extractfile(member)):
+                    kinds[member.name.removesuffix(".json")] = max(boxes, key=area)["label"]
+    return kinds or sys.exit(f"{folder}: no boxes in *.tar; name the folder that `make demo` wrote, data/demo")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    found = {split: kinds_in(folder / split / "boxes") for split in ("train", "val")}
+    for split, kinds in found.items():
+        (folder / f"kinds-{split}.json").write_text(json.dumps(kinds))

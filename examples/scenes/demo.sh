@@ -62,14 +62,19 @@ if [ "$processes" = 1 ]; then
   fourm tokenizer fit "$config"
 else
   step "fit the tokenizers, on one core after training a small contrastive model that labels the pictures"
-  # Both cores have as much to do. The one in the background is a job of its own, so that it can be stopped as a whole.
+  # Both cores have as much to do. Each is a job of its own, so that it can be stopped as a whole.
   set -m
   { features; fit clip rgb; } &
-  beside=$!
+  one=$!
+  fit text depth normal semseg &
+  other=$!
   set +m
-  trap 'kill -TERM -- "-$beside" 2>/dev/null && wait "$beside" || true' EXIT
-  fit text depth normal semseg
-  wait "$beside"
+  trap 'kill -TERM -- "-$one" "-$other" 2>/dev/null; wait' EXIT
+  wait "$other" && wait "$one" || {
+    status=$?
+    echo "tokenizers are missing, see above; run the same command again to go on" >&2
+    exit "$status"
+  }
   trap - EXIT
 fi
 

@@ -41,12 +41,11 @@ class Score:
 
     @property
     def ratio(self) -> float | None:
-        """Prediction over the first constant, the plugin's simplest (one value everywhere); None where the ratio is
-        meaningless: if higher is better, or for a constant of 0."""
-        first = next(iter(self.constants.values()), None)
-        if self.higher_is_better or self.prediction is None or not first:
+        """Prediction over the best constant; None where that is meaningless: if higher is better, or the
+        constant scores 0."""
+        if self.higher_is_better or self.prediction is None or not (best := self.best_constant) or not best[1]:
             return None
-        return self.prediction / first
+        return self.prediction / best[1]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourm_engine.generate.plan import Stage
+from fourm_engine.generate.plan import MAX_WEIGHT, Stage, is_weight
 from fourm_engine.generate.shown import Sample
 from fourm_engine.masking.pack import Shown
 from fourm_engine.nn.transformer import Transformer
@@ -97,8 +97,11 @@ class Guide:
 
     def __post_init__(self) -> None:
         weights = self.weight if isinstance(self.weight, list) else [self.weight]
-        if not weights or not all(np.isfinite(w) for w in weights):
-            raise ValueError(f"guide: the weight is a finite number, or a list of such; given: {self.weight!r:.80}")
+        if not weights or not all(map(is_weight, weights)):
+            most = f"{MAX_WEIGHT:,}"
+            raise ValueError(
+                f"guide: the weight is a number from -{most} to {most}, or a list; given: {self.weight!r:.80}"
+            )
         if all(w == 1 for w in weights):
             raise ValueError("guide: a weight of 1 has no effect; raise it, or leave the guide out")
 

@@ -6,7 +6,6 @@ generates is an input of the following ones (chained generation, 4M section 3.2)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from inspect import Parameter, Signature
 from numbers import Real
@@ -25,11 +24,20 @@ Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 FREE_STEPS = 8
 
 
+#: Largest absolute weight of guidance: logits times more say nothing else.
+MAX_WEIGHT = 10_000
+
+
+def is_weight(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= MAX_WEIGHT
+
+
 def _weights(value: Any) -> Any:
     weights = list(value.values()) if isinstance(value, Mapping) else [value]
     schedules = [list(w) if isinstance(w, (list, tuple)) else [w] for w in weights]
-    if not all(isinstance(w, Real) and math.isfinite(w) for schedule in schedules for w in schedule):
-        raise ValueError("a finite number, or one per input, {name: weight}; a list of numbers is a schedule")
+    if not all(is_weight(w) for schedule in schedules for w in schedule):
+        most = f"{MAX_WEIGHT:,}"
+        raise ValueError(f"a number from -{most} to {most}, or one per input, {{name: weight}}; a list is a schedule")
     if not weights:
         raise ValueError("it names no condition; leave it out")
     if any(isinstance(w, (list, tuple)) and len(w) < 2 for w in weights):

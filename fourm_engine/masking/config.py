@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from fourm_plugins.spec import ModalitySpec
 
@@ -24,10 +24,19 @@ def _check_range(value: Any) -> Any:
     return value
 
 
+def _check_count(value: Any) -> Any:
+    if value == "all":
+        return value
+    value = _check_range(value)
+    if isinstance(value, (list, tuple)) and len(value) == 2 and all(type(v) is int for v in value):
+        return value
+    raise ValueError("give a number of tokens, [least, most], or all")
+
+
 #: An inclusive range of tokens; a single number n means n to n.
 TokenRange = Annotated[tuple[int, int], BeforeValidator(_check_range)]
 #: "all": as many as the modalities hold that a strategy shows, or asks for; see `MaskingConfig.counted`.
-TokenCount = TokenRange | Literal["all"]
+TokenCount = Annotated[tuple[int, int] | Literal["all"], BeforeValidator(_check_count)]
 Alpha = Annotated[float, Field(ge=0, le=1e6)]
 Keep = Literal["random", "all", "binary"]
 #: How a total is divided among modalities; see `fourm_engine.masking.samplers`.
@@ -134,7 +143,11 @@ class MaskingConfig(BaseModel):
             mixture.append(component.model_copy(update=totals))
         # Every component now has its totals.
         closed = {key: (1, 1) for key in ("input_tokens", "target_tokens") if getattr(self, key) == "all"}
-        return MaskingConfig.model_validate(self.model_dump() | closed | {"mixture": tuple(mixture)})
+        try:
+            return MaskingConfig.model_validate(self.model_dump() | closed | {"mixture": tuple(mixture)})
+        except ValidationError as error:
+            why = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise ValueError(f"masking: with all tokens counted, {why}") from None
 
     @property
     def encoder_tokens(self) -> int:

@@ -158,7 +158,7 @@ def load(
                         missing.discard(name)
         except CheckpointError:
             raise
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
+        except (OSError, SafetensorError, AttributeError, KeyError, ValueError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{path}: cannot be read: {error}") from None
     if needed := sorted(name for name in missing if name in read or not name.startswith(optional)):
         raise CheckpointError(f"{checkpoint.folder}: lacks {', '.join(needed[:5])}; it belongs to another model")

@@ -32,18 +32,21 @@ class SharedMean:
 
     @classmethod
     def open(cls, numbers: int, dtype: torch.dtype) -> SharedMean | None:
-        """Of zeros. None where processes are on several machines, where there is only one, and where there is no memory
-        to share. Every process must call it."""
-        if world_size() == 1 or local_world() != world_size() or not numbers:
+        """Of zeros. None where processes are on several machines or do not see each other's memory, where there is only
+        one, and where there is no memory to share. Every process must call it."""
+        world = world_size()
+        if world == 1 or not numbers or gather_json(local_world()) != [world] * world:
             return None
         path = _reserve(numbers * dtype.itemsize)
         paths = gather_json(path)
         try:
-            if not all(paths):
+            # Containers on one machine may each have a folder of this name; opening what is not there would make it.
+            if not all(gather_json(all(map(os.path.exists, paths)))):
                 return None
-            opened = [torch.from_file(each, shared=True, size=numbers, dtype=dtype) for each in paths]
-            gather_json(None)  # all have opened all
-            return cls(opened)
+            opened = []
+            with suppress(RuntimeError):
+                opened = [torch.from_file(each, shared=True, size=numbers, dtype=dtype) for each in paths]
+            return cls(opened) if all(gather_json(bool(opened))) else None
         finally:
             if path:  # the memory lasts as long as it is mapped
                 os.unlink(path)

@@ -5,6 +5,7 @@ In: a file, the names of samples. Out: name -> `Objects`, and the categories in 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,8 @@ def read_coco(path: Path, names: Collection[str]) -> tuple[dict[str, Objects], t
         for i, one in enumerate(document["annotations"]):
             at = f"annotations[{i}]"
             x, y, width, height = (float(number) for number in one["bbox"])
+            if not all(map(math.isfinite, (x, y, width, height))):
+                raise ValueError("the numbers of bbox must be finite")
             if width > 0 and height > 0:
                 area = float(one.get("area") or 0)
                 share = min(area / (width * height), 1.0) if area > 0 else 1.0
@@ -60,7 +63,11 @@ def read_coco(path: Path, names: Collection[str]) -> tuple[dict[str, Objects], t
         raise ValueError(f"{path}: not COCO's JSON of instances: {at}: {why}") from None
     if not categories:
         raise ValueError(f"{path}: names no categories, which are what is learned; add them")
-    found = {name: listed[file] for file, name in samples_of(list(listed), names).items()}
+    found, files = dict[str, Objects](), dict[str, str]()
+    for file, name in samples_of(list(listed), names).items():
+        if (other := files.setdefault(name, file)) != file:
+            raise ValueError(f"{path}: {other!r} and {file!r} are both the sample {name!r}; leave one of them out")
+        found[name] = listed[file]
     if not found:
         raise ValueError(
             f"{path}: none of the {counted(len(listed), 'picture')} there, such as {next(iter(listed), '')!r}, is a "

@@ -72,6 +72,10 @@ def _conv(channels: int, width: int, kernel: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(channels, width, kernel, padding=kernel // 2), ChannelNorm(width), nn.GELU())
 
 
+#: Of a head's options: a larger one is a slip, and takes all memory.
+MAX_SIZE = 65_536
+
+
 class ConvNeXt(_MapHead):
     """Each token becomes `upsample` x `upsample` cells of `width` channels, on which `blocks` ConvNeXt blocks work; a
     linear layer and bilinear interpolation lead to the map (the head of MultiMAE, arXiv 2204.01678, and 4M).
@@ -83,6 +87,10 @@ class ConvNeXt(_MapHead):
         self, spec: HeadSpec, *, width: int = 384, upsample: int = 4, blocks: int = 4, detail: int = 0
     ) -> None:
         super().__init__(spec, "convnext")
+        sizes = {"width": (width, 1), "upsample": (upsample, 1), "blocks": (blocks, 0), "detail": (detail, 0)}
+        for name, (number, least) in sizes.items():
+            if type(number) is not int or not least <= number <= MAX_SIZE:
+                raise ValueError(f"{name} is {number!r:.40}; it must be a whole number from {least} to {MAX_SIZE:,}")
         self.project = nn.Conv2d(self.channels, width * upsample**2, 1)
         self.shuffle = nn.PixelShuffle(upsample)
         self.blocks = nn.Sequential(*(ConvNeXtBlock(width) for _ in range(blocks)))

@@ -12,9 +12,12 @@ from fourm_engine.train import shared_mean
 from fourm_engine.train.shared_mean import SharedMean
 
 
-def _work(rank, world, folder, results, full):
+def _work(rank, world, folder, results, full, apart):
     os.environ["LOCAL_WORLD_SIZE"] = str(world)
     shared_mean.MEMORY = str(folder)
+    if rank == apart:  # as in a container, whose memory the others do not see
+        exists = os.path.exists
+        os.path.exists = lambda path: not str(path).startswith(str(folder)) and exists(path)
     if rank == full:
 
         def no_room(*_):
@@ -35,11 +38,13 @@ def _work(rank, world, folder, results, full):
 
 @pytest.fixture
 def processes(tmp_path):
-    def run(world, full=None):
+    def run(world, full=None, apart=None):
         fork, folder = multiprocessing.get_context("fork"), tmp_path / "memory"
         folder.mkdir()
         results = fork.SimpleQueue()
-        started = [fork.Process(target=_work, args=(rank, world, folder, results, full)) for rank in range(world)]
+        started = [
+            fork.Process(target=_work, args=(rank, world, folder, results, full, apart)) for rank in range(world)
+        ]
         for process in started:
             process.start()
         for process in started:
@@ -58,6 +63,10 @@ def test_all_get_the_mean_and_no_file_is_left(processes):
 
 def test_where_one_has_no_room_none_shares(processes):
     assert processes(2, full=1) == {0: None, 1: None}
+
+
+def test_where_one_does_not_see_the_others_none_shares(processes):
+    assert processes(2, apart=0) == {0: None, 1: None}
 
 
 def test_a_single_process_shares_nothing():

@@ -109,7 +109,7 @@ def test_evaluation_json_has_no_nan_and_says_what_the_scores_stand_beside(evalua
     assert first["prediction"] == 0.12
     assert first["ceiling"] == 0.04
     assert first["constants"] == {"one value": 0.4, "one image": 0.3}
-    assert first["ratio"] == pytest.approx(0.3)
+    assert first["ratio"] == pytest.approx(0.4)  # of the best constant
     assert record["tasks"][0]["scores"]["words"][0]["prediction"] is None
     assert record["matrix"]["cells"]["words"]["depthish"]["lowers"] is True
     assert record["notes"] == [HOSTILE]
