@@ -374,5 +374,5 @@ def test_all_tokens_are_as_many_as_the_modalities_of_a_strategy_hold_at_their_pr
         assert all(one == ({"rgb": side}, {"tok_a": side, "words": 100}) for one in shown)
     with pytest.raises(ValueError, match="component 'whole' draws up to 64 input tokens, but the batch holds 32"):
         Budgets(config.model_copy(update={"encoder_capacity": 32}), specs)
-    with pytest.raises(ValidationError, match="a number of tokens, .least, most., or all"):
+    with pytest.raises(ValidationError, match="a number of tokens"):
         MaskingConfig(input_tokens="everything")
