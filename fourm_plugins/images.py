@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import colorsys
 import io
+import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -133,6 +134,18 @@ def only_file(files: Mapping[str, bytes], extensions: Sequence[str]) -> tuple[st
         )
         raise SampleError(f"{seen} for one sample; exactly one is needed")
     return present[0], files[present[0]]
+
+
+def only_json(files: Mapping[str, bytes], extensions: Sequence[str], what: str, *, most: int) -> Any:
+    """What the one file among `files` with one of `extensions` holds: JSON of at most `most` bytes. `what` it tells
+    begins the error."""
+    content = only_file(files, extensions)[1]
+    if len(content) > most:
+        raise SampleError(f"{what} in a file of {len(content)} bytes; at most {most} are read")
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise SampleError(f"{what}: not JSON: {error}") from error
 
 
 def decode_array(content: bytes, *, ndim: int) -> np.ndarray:

@@ -24,7 +24,9 @@ def kinds_in(folder: Path) -> dict[str, str]:
             for member in shard:
                 if boxes := json.load(shard.extractfile(member)):
                     kinds[member.name.removesuffix(".json")] = max(boxes, key=area)["label"]
-    return kinds or sys.exit(f"{folder}: no boxes in *.tar; name the folder that `make demo` wrote, data/demo")
+    if not kinds:
+        sys.exit(f"{folder}: no boxes in *.tar; name the folder that `make demo` wrote, data/demo")
+    return kinds
 
 
 if __name__ == "__main__":

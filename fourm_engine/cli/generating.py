@@ -122,9 +122,9 @@ def _one_or_each(option: str, texts: Iterable[str] | None, form: str) -> str | d
 
 def _guidance(texts: Iterable[str] | None) -> Any:
     given = _one_or_each("--guidance", texts, "WEIGHT, or NAME=WEIGHT")
-    if given is None or isinstance(given, str):
-        return None if given is None else _weight(given)
-    return {name: _weight(text) for name, text in given.items()}
+    if isinstance(given, dict):
+        return {name: _weight(text) for name, text in given.items()}
+    return None if given is None else _weight(given)
 
 
 def _guide(text: str | None) -> tuple[float | list[float], str] | None:

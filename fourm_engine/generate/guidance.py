@@ -98,9 +98,9 @@ class Guide:
     def __post_init__(self) -> None:
         weights = self.weight if isinstance(self.weight, list) else [self.weight]
         if not weights or not all(map(is_weight, weights)):
-            most = f"{MAX_WEIGHT:,}"
+            most = f"at most {MAX_WEIGHT:,}"
             raise ValueError(
-                f"guide: the weight is a number from -{most} to {most}, or a list; given: {self.weight!r:.80}"
+                f"guide: the weight is a finite number, {most}, or a list of such; given: {self.weight!r:.80}"
             )
         if all(w == 1 for w in weights):
             raise ValueError("guide: a weight of 1 has no effect; raise it, or leave the guide out")

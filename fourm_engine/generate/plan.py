@@ -36,8 +36,10 @@ def _weights(value: Any) -> Any:
     weights = list(value.values()) if isinstance(value, Mapping) else [value]
     schedules = [list(w) if isinstance(w, (list, tuple)) else [w] for w in weights]
     if not all(is_weight(w) for schedule in schedules for w in schedule):
-        most = f"{MAX_WEIGHT:,}"
-        raise ValueError(f"a number from -{most} to {most}, or one per input, {{name: weight}}; a list is a schedule")
+        most = f"at most {MAX_WEIGHT:,}"
+        raise ValueError(
+            f"a finite number, or one per input, {{name: weight}}, {most}; a list of numbers is a schedule"
+        )
     if not weights:
         raise ValueError("it names no condition; leave it out")
     if any(isinstance(w, (list, tuple)) and len(w) < 2 for w in weights):

@@ -35,7 +35,8 @@ def decoded(
 
 
 def _value(modality: Modality, tokenizer: Tokenizer, filled: Filled, array: Any) -> Any:
-    if filled.confidence is None:
+    scored = type(modality).denormalise_scored is not Modality.denormalise_scored
+    if filled.confidence is None or not scored:
         return modality.denormalise(array)
     tokens = tokenizer.decode(list(filled.ids[:, None]))
     return modality.denormalise_scored(array, list(zip(tokens, filled.confidence.tolist(), strict=True)))

@@ -93,13 +93,7 @@ class ScalarVector(StandardModality[Row]):
 
     def read(self, files: Mapping[str, bytes]) -> Row:
         """Leaves out keys that are not columns."""
-        content = images.only_file(files, self.extensions)[1]
-        if len(content) > _MAX_BYTES:
-            raise SampleError(f"{self.name} in a file of {len(content)} bytes; at most {_MAX_BYTES} are read")
-        try:
-            entries = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise SampleError(f"{self.name} is not JSON: {error}") from error
+        entries = images.only_json(files, self.extensions, self.name, most=_MAX_BYTES)
         if not isinstance(entries, dict):
             raise SampleError(f"a row is a JSON object of columns, not {type(entries).__name__}")
         return self._row(entries)

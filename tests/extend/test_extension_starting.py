@@ -14,6 +14,7 @@ from fourm_engine.nn.adapt import plain_state
 from fourm_engine.recipes.extend import open_extension
 from fourm_engine.tokenizers import store
 from tests.extend.growing import Host, prepare, run_config
+from tests.pieces import in_pieces
 
 
 @pytest.fixture(scope="module")
@@ -23,18 +24,6 @@ def folder(tmp_path_factory):
         patch.setattr(store, "PluginManager", Host)
         prepare(folder)
     return folder
-
-
-def in_pieces(plan, pieces):
-    network = plan.model
-    network.to_empty(device="cpu")
-    for name, parameter in network.named_parameters():
-        first = 0
-        for part in parameter.detach().chunk(pieces):
-            plan.fill(name, part, first, len(parameter))
-            first += len(part)
-    plan.tabulate()
-    return network
 
 
 @pytest.mark.parametrize("train", ["rows", "lora", "all"])

@@ -19,6 +19,7 @@ from fourm_engine.recipes.config import load_config
 from fourm_engine.recipes.train import train
 from fourm_engine.weights import read_rows
 from tests.finetune.based import config_of, silent
+from tests.pieces import in_pieces
 
 LORA = {"rank": 2, "alpha": 4.0}
 
@@ -28,19 +29,7 @@ def filled(source, config, *, seed, pieces):
     with torch.device("meta"):
         network = Transformer(config.model, source.vocabulary)
         adapt(network, source.settings, source.trained_config)
-    return in_pieces(planned(network, source.read, source.shapes, seed=seed), pieces)
-
-
-def in_pieces(plan, pieces):
-    network = plan.model
-    network.to_empty(device="cpu")
-    for name, parameter in network.named_parameters():
-        first = 0
-        for part in parameter.detach().chunk(pieces):
-            plan.fill(name, part, first, len(parameter))
-            first += len(part)
-    plan.tabulate()
-    return network.state_dict()
+    return in_pieces(planned(network, source.read, source.shapes, seed=seed), pieces).state_dict()
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_conditions_are_weighed_before_the_guide_is_led_away_from(toys):
         (lambda: weaker(height={"codes": 4}), 2.0, "guide: its tokenizer of 'height' is another"),
         (lambda: weaker(words={"max_tokens": 12}), 2.0, "guide: its 'words' has other settings"),
         (weaker, 1.0, "guide: a weight of 1 has no effect"),
-        (weaker, float("nan"), "guide: the weight is a number from"),
+        (weaker, float("nan"), "guide: the weight is a finite number"),
     ],
 )
 def test_a_guide_that_does_not_fit_is_told_before_anything_runs(toys, monkeypatch, make, weight, message):

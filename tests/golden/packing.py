@@ -38,6 +38,18 @@ class Packing:
             self.targets.append((entry.index, b, len(self.decoder[b]), following))
             self.decoder[b].append((token + entry.start, rank, entry.index, rank))
 
+    def fill(
+        self, b: int, entry: Entry, values: np.ndarray, shown: Sequence[int], targets: Sequence[int], *, text: bool
+    ) -> None:
+        """Some of the recorded values are shown, and some are targets, by their indices."""
+        for rank, p in enumerate(shown):
+            self.show(b, entry, rank if text else p, values[p])
+        if text:
+            self.predict_in_order(b, entry, [values[p] for p in targets])
+        else:
+            for p in targets:
+                self.predict(b, entry, p, values[p])
+
     def batch(self) -> Batch:
         targets = sorted(self.targets, key=lambda target: target[:3])
         encoder, decoder = _padded(self.encoder), _padded(self.decoder)

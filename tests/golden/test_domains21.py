@@ -54,13 +54,7 @@ def batch_of(data: dict[str, np.ndarray], domains: list[Domain]) -> Batch:
                 edge = domain.layout.height
                 pixels = values.reshape(3, edge, 16, edge, 16).transpose(1, 3, 2, 4, 0)
                 values = pixels.reshape(edge**2, domain.patch_dim)
-            for rank, p in enumerate(used):
-                packing.show(b, entry, rank if text else p, values[p])
-            if text:
-                packing.predict_in_order(b, entry, [values[p] for p in targets])
-            else:
-                for p in targets:
-                    packing.predict(b, entry, p, values[p])
+            packing.fill(b, entry, values, used, targets, text=text)
     return packing.batch()
 
 

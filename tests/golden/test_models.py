@@ -28,13 +28,7 @@ def batch_of(case: Case, model: FourM) -> Batch:
             if entry.patch_dim:
                 values = patchify(values.astype(np.float32), model.modalities[entry.name].spec)
             text = entry.layout.kind != "grid"
-            for rank, p in enumerate(shown):
-                packing.show(b, entry, rank if text else p, values[p])
-            if text:
-                packing.predict_in_order(b, entry, [values[p] for p in targets])
-            else:
-                for p in targets:
-                    packing.predict(b, entry, p, values[p])
+            packing.fill(b, entry, values, shown, targets, text=text)
     return packing.batch()
 
 

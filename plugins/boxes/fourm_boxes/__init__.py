@@ -78,13 +78,7 @@ class Boxes(SequenceModality[list[Box]]):
         )
 
     def read(self, files: Mapping[str, bytes]) -> list[Box]:
-        content = images.only_file(files, self.extensions)[1]
-        if len(content) > _MAX_BYTES:
-            raise SampleError(f"boxes in a file of {len(content)} bytes; at most {_MAX_BYTES} are read")
-        try:
-            entries = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise SampleError(f"boxes are not JSON: {error}") from error
+        entries = images.only_json(files, self.extensions, "boxes", most=_MAX_BYTES)
         if not isinstance(entries, list):
             raise SampleError(f"boxes are a JSON list of objects, not {type(entries).__name__}")
         return [self._box(index, entry) for index, entry in enumerate(entries)]

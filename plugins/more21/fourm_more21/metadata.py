@@ -88,14 +88,7 @@ class Metadata(SequenceModality[Numbers]):
     description = "numbers about a picture"
 
     def read(self, files: Mapping[str, bytes]) -> Numbers:
-        content = images.only_file(files, self.extensions)[1]
-        if len(content) > _MAX_BYTES:
-            raise SampleError(f"metadata in a file of {len(content)} bytes; at most {_MAX_BYTES} are read")
-        try:
-            entries = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise SampleError(f"metadata is not JSON: {error}") from error
-        return self.from_object(entries)
+        return self.from_object(images.only_json(files, self.extensions, "metadata", most=_MAX_BYTES))
 
     def from_object(self, given: Any) -> Numbers:
         if not isinstance(given, Mapping):

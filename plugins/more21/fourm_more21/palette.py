@@ -45,14 +45,7 @@ class ColorPalette(SequenceModality[Palette]):
     description = "one to seven colours of a picture"
 
     def read(self, files: Mapping[str, bytes]) -> Palette:
-        content = images.only_file(files, self.extensions)[1]
-        if len(content) > _MAX_BYTES:
-            raise SampleError(f"a palette in a file of {len(content)} bytes; at most {_MAX_BYTES} are read")
-        try:
-            colours = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise SampleError(f"a palette is not JSON: {error}") from error
-        return self.from_object(colours)
+        return self.from_object(images.only_json(files, self.extensions, "a palette", most=_MAX_BYTES))
 
     def from_object(self, given: Any) -> Palette:
         if not isinstance(given, (list, tuple)) or not given:
