@@ -7,13 +7,12 @@ against what the model was trained with.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fourm_engine import exported
 from fourm_engine.adapter import Adapter
@@ -29,7 +28,7 @@ from fourm_engine.modalities import Modalities
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.vocabulary import Vocabulary
-from fourm_engine.weights import read_rows
+from fourm_engine.weights import Read, read_rows
 from fourm_plugins.manager import PluginError, PluginManager
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ModalitySpec
@@ -42,10 +41,7 @@ SIZE_SETTINGS = frozenset({"image_size", "max_tokens"})
 
 @dataclass(frozen=True)
 class Parts:
-    """What a model is made of: the arguments of `FourM`, and how to read its weights.
-
-    `read(part, name, first)` fills `part` with the rows of a parameter from `first` on, and reads no more of the
-    file."""
+    """What a model is made of: the arguments of `FourM`, and what reads rows of its weights."""
 
     network: Transformer
     modalities: Modalities
@@ -53,7 +49,7 @@ class Parts:
     vocabulary: Vocabulary
     missing: dict[str, str]
     published: dict[str, Any] | None
-    read: Callable[[Tensor, str, int], None]
+    read: Read
     origin: tuple[Path, ExportedConfig] | None = None
 
 

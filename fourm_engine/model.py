@@ -297,11 +297,12 @@ class FourM:
         if guide is not None:
             made = {stage.target for plan_of_sample in prepared.plans for stage in plan_of_sample}
             guide.check(made.union(*({*sample.shown, *sample.known} for sample in samples)), self)
-            guide.model.network.to(self.device)
         if explain:
             explanation = explained(prepared, self.sampler, guide)
             print(explanation)
             return [Results(explanation=explanation) for _ in inputs]
+        if guide is not None:
+            guide.model.network.to(self.device)
         results = [Results() for _ in samples]
         for sample_plan, members in prepared.groups(batch_size):
             seeds = [prepared.seeds[i] for i in members]

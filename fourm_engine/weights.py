@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from torch import Tensor
 
 #: Numbers read at a time.
 BLOCK = 1 << 20
+#: `read(part, name, first)` fills `part` with the rows of a parameter from `first` on, and reads no more of the file.
+Read = Callable[[Tensor, str, int], None]
 
 
 def check_shapes(shapes: Mapping[str, tuple], expected: Mapping[str, tuple], what: str) -> None:

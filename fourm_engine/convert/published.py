@@ -11,7 +11,7 @@ import ast
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from fourm_engine.files import replacing_file, write_atomically
 from fourm_engine.nn.embeddings import sine_cosine_1d, sine_cosine_2d
 from fourm_engine.nn.transformer import ModelConfig, Transformer
 from fourm_engine.vocabulary import Vocabulary
-from fourm_engine.weights import check_shapes, opened, read_rows
+from fourm_engine.weights import Read, check_shapes, opened, read_rows
 from fourm_plugins.spec import Grid, Layout, Sequence, Vector
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -275,11 +275,9 @@ def build_network(checkpoint: Checkpoint, domains: list[Domain], names: Mapping[
     return network
 
 
-def reader(
-    checkpoint: Checkpoint, network: Transformer, domains: list[Domain], names: Mapping[str, str]
-) -> Callable[[Tensor, str, int], None]:
-    """`read(part, name, first)` fills `part` with the rows of a parameter of ours from `first` on, and reads no more of
-    the file. A domain that is not input (or target) has zero rows there. `network` may be without memory."""
+def reader(checkpoint: Checkpoint, network: Transformer, domains: list[Domain], names: Mapping[str, str]) -> Read:
+    """What reads rows of our parameters from the file. A domain that is not input (or target) has zero rows there.
+    `network` may be without memory."""
     by_name: dict[str, list[tuple[str, Part]]] = {}
     for key, part in parts_of(network, vocabulary_of(domains, names), domains, names).items():
         by_name.setdefault(part.name, []).append((checkpoint.tied.get(key, key), part))

@@ -69,18 +69,7 @@ class Extension:
             entry_point = given.pop("plugin", name)
             added.append(manager.modality(name, plugin=entry_point, **given))
             plugins[name] = manager.find("modality", entry_point)
-        source = load_parts(
-            folder,
-            device="cpu",
-            domains=None,
-            disable=(),
-            providers=None,
-            manager=manager,
-            revision=None,
-            tokenizers=None,
-            settings=None,
-            weights=False,
-        )
+        source = load_parts(folder, device="cpu", manager=manager, weights=False)
         modalities = Modalities([*source.modalities.values(), *added], source.modalities.plugins | plugins)
         missing = [saved.modalities[name].spec for name in source.missing]
         extension = cls(

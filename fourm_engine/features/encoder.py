@@ -26,7 +26,7 @@ from fourm_engine.features.sizes import Size, resized
 from fourm_engine.generate.request import inputs_of, names_of
 from fourm_engine.masking.pack import Shown, ordered, pack_inputs
 from fourm_engine.model import FourM
-from fourm_engine.nn.parts import without
+from fourm_engine.nn.parts import encoder_of
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.spec import Grid
 
@@ -97,8 +97,7 @@ class Encoder(nn.Module):
         for name, shown in self.inputs.items():
             if shown not in self.reader.input_names:
                 raise ValueError(f"inputs: {name!r} is a target only; use {', '.join(self.reader.input_names)}")
-        self.network = without(model.network, {"context_proj", "decoder", "decoder_norm", "heads"})
-        self.network.embedding = without(model.network.embedding, {"decoder_table", "decoder_positions", "mask_token"})
+        self.network = encoder_of(model.network)
         self._tokenizers = {name: t.fingerprint for name, t in sorted(model.tokenizers.items())}
         #: Number of blocks below each level of a pyramid: in even steps up to all of them.
         blocks = len(self.network.encoder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fourm_engine.nn.config import LoraConfig
@@ -31,3 +33,8 @@ class FinetuneConfig(BaseModel):
             other = "freeze" if self.freeze is not None else "lora"
             raise ValueError(f"from_scratch draws weights that {other} would keep from learning; leave one of them out")
         return self
+
+    def identity(self, digest: str) -> dict[str, Any]:
+        """What `Task.identity` says of it; `digest`: of the source's weights."""
+        facts = {f"finetune.{name}": value for name, value in self.model_dump(mode="json").items()}
+        return facts | {"finetune.source": digest}

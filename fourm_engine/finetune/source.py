@@ -28,9 +28,9 @@ from fourm_engine.modalities import Modalities, host_of
 from fourm_engine.model import FourM
 from fourm_engine.nn.config import SIZES, ModelConfig
 from fourm_engine.nn.transformer import Transformer
-from fourm_engine.pretrain.starting import Read
 from fourm_engine.tokenizers.store import DOCUMENT, load_tokenizers
 from fourm_engine.vocabulary import Vocabulary
+from fourm_engine.weights import Read
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.suggest import did_you_mean
 from fourm_plugins.tokenizer import Tokenizer

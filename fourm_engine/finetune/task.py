@@ -91,8 +91,4 @@ class FinetuneTask(FourMTask):
         return None if settings.freeze is None and settings.lora is None else Learning.of(self._blank())
 
     def identity(self) -> dict[str, Any]:
-        settings = self.source.settings
-        lora = None if settings.lora is None else settings.lora.model_dump(mode="json")
-        facts: dict[str, Any] = {"finetune.source": self._digest, "finetune.freeze": settings.freeze}
-        facts |= {"finetune.lora": lora, "finetune.from_scratch": settings.from_scratch}
-        return super().identity() | facts
+        return super().identity() | self.source.settings.identity(self._digest)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourm_engine.generate.guidance import Branches, mix
+from fourm_engine.generate.guidance import Branches, mix, progress
 from fourm_engine.generate.rows import Packing, distinct, length, together
 from fourm_engine.masking.pack import Shown
 from fourm_engine.nn.transformer import Transformer
@@ -34,7 +34,7 @@ class Cached:
     ) -> None:
         self.network, self.plan, self.entry, self.limit = network, plan, vocabulary[target], limit
         self.batch, device = len(rows) // len(plan), next(network.parameters()).device
-        used = sum(plan.shares(self.batch, step / max(1, limit - 1)) != 0 for step in range(limit)) > 0  # (K, B)
+        used = sum(plan.shares(self.batch, progress(step, limit)) != 0 for step in range(limit)) > 0  # (K, B)
         which, first = distinct(rows)
         packing = Packing([rows[i] for i in first], vocabulary, device)
         users = [np.flatnonzero((np.array(which) == i) & used.flatten()) for i in range(len(first))]
@@ -55,5 +55,5 @@ class Cached:
         """float32 (B, V), after the local ids `ids_B` of the token before."""
         ids_R, position_R = (ids_B + self.entry.start)[self.sample_R], torch.full_like(self.mod_R, step)
         y_RD = self.network.decode_step(ids_R, position_R, self.mod_R, self.cache)
-        y_BD = mix(y_RD, self.at, self.plan.shares(self.batch, step / max(1, self.limit - 1)))
+        y_BD = mix(y_RD, self.at, self.plan.shares(self.batch, progress(step, self.limit)))
         return self.network.logits(y_BD, self.entry.name).float()

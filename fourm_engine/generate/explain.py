@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fourm_engine.generate.guidance import Branches, Guide, Guides, branches, plain
+from fourm_engine.generate.guidance import Branches, Guide, Guides, branches, plain, progress
 from fourm_engine.generate.orders import Order
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.prepare import Prepared
@@ -111,10 +111,9 @@ def _stage(stage: Stage, samples: Sequence[Sample], sampler: Sampler, guide: Gui
     at_most = stage.scheme == "autoregressive" or (order is not None and order.adaptive)
     passes, lines = _passes(stage, samples, ways, order, sampler), _taken(ways, len(samples))
     if guide is not None:
-        last = max(1, stage.steps - 1)
         other = {p.step: p for p in _passes(stage, samples, plain(stage, sampler.sequences), order, guide.model)}
         if stage.scheme != "autoregressive":  # whose cache needs every token
-            other = {step: p for step, p in other.items() if guide.at((step - 1) / last) != 1}
+            other = {step: p for step, p in other.items() if guide.at(progress(step - 1, stage.steps)) != 1}
         passes = [p + other[p.step] if p.step in other else p for p in passes]
         ends = dict.fromkeys(f"{guide.at(x):.3g}" for x in (0.0, 1.0))
         size = sum(p.numel() for p in guide.model.network.parameters()) / 1e6
@@ -147,7 +146,7 @@ def _parallel(
     counts = [tokens_per_step(stage.schedule, stage.steps, tokens) for tokens in left]
     for step in range(stage.steps):
         kept = {b: row[step] for b, row in enumerate(counts) if step < len(row) and row[step]}
-        used = ways.shares(len(samples), step / max(1, stage.steps - 1)) != 0  # (K, B)
+        used = ways.shares(len(samples), progress(step, stage.steps)) != 0  # (K, B)
         run = {(which[k * len(samples) + b], state[b]): b for k, b in np.argwhere(used).tolist() if b in kept}
         if not run:
             continue
@@ -171,7 +170,7 @@ def _left_to_right(stage: Stage, samples: Sequence[Sample], ways: Branches, mode
     limit = min(stage.max_tokens or n, n)
     rows = [{**row, **part} for row, part in zip(ways.rows(samples), _known(samples, stage.target) * len(ways))]
     which, first = distinct(rows)
-    shares = [ways.shares(len(samples), step / max(1, limit - 1)) for step in range(limit)]
+    shares = [ways.shares(len(samples), progress(step, limit)) for step in range(limit)]
     used = (np.array(shares) != 0).any(0)  # (K, B)
     run = np.array(which)[used.flatten()].tolist()
     lengths = {i: length(rows[first[i]]) for i in set(run)}

@@ -123,6 +123,11 @@ class Guide:
                 raise ValueError(f"guide: its {name!r} has other settings; choose a model with the same")
 
 
+def progress(step: int, steps: int) -> float:
+    """From 0 at the first step to 1 at the last."""
+    return step / max(1, steps - 1)
+
+
 def mix(predicted_R: Tensor, rows: np.ndarray, shares: np.ndarray) -> Tensor:
     """(R, …) -> (B, …): the sum over branches, weighted by the shares (K, B). `rows` (K · B) index the first axis by
     (branch, sample), branch by branch; where the share is 0, the index is ignored."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fourm_engine.batch import Tokens
-from fourm_engine.generate.guidance import Branches, Guide, mix
+from fourm_engine.generate.guidance import Branches, Guide, mix, progress
 from fourm_engine.generate.orders import Order
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.rows import Packing, distinct, together
@@ -49,8 +49,6 @@ class Side:
         which, first = distinct(rows)
         self.which = np.array(which).reshape(len(plan), len(samples))
         self.packing = Packing([rows[i] for i in first], vocabulary, next(network.parameters()).device)
-        # Compiled blocks want one shape for all steps; otherwise a step is no larger than it must be.
-        self.fixed = network.compiled
 
 
 class Parallel:
@@ -66,7 +64,9 @@ class Parallel:
         guide: Guide | None = None,
     ) -> None:
         self.stage, self.order, self.sides, self.guide = stage, order, sides, guide
-        self.entry, self.fixed = sides[0].entry, sides[0].fixed
+        self.entry = sides[0].entry
+        # Compiled blocks want one shape for all steps; otherwise a step is no larger than it must be.
+        self.fixed = sides[0].network.compiled
         device, n, batch = sides[0].packing.device, self.entry.layout.num_tokens, len(samples)
         self.device = device
         ids_Bn = torch.zeros(batch, n, dtype=torch.int64)
@@ -152,7 +152,7 @@ class Parallel:
             return side.network.logits(y_AMD[row_T, slot_T], stage.target).float()
 
         logits_TV = logits(self.sides[0])
-        weight = 1.0 if self.guide is None else self.guide.at(self._progress(step))
+        weight = 1.0 if self.guide is None else self.guide.at(progress(step, self.stage.steps))
         if weight != 1:
             logits_TV = torch.lerp(logits(self.sides[1]), logits_TV, weight)
 
@@ -206,14 +206,11 @@ class Parallel:
         given_n, luck_n = self.given_Bn[b].clone(), self.luck_SBn[step, b]
         return Predicted(step, self.stage.steps, count, unknown_n, given_n, confidence_n, logits_UV, luck_n)
 
-    def _progress(self, step: int) -> float:
-        return step / max(1, self.stage.steps - 1)
-
     def _predict(
         self, side: Side, step: int, active: list[int], index_AM: Tensor, slot_AM: Tensor, widths: list[int]
     ) -> Tensor:
         """The decoder's output (A, M, D), branches combined, which the logits are linear in."""
-        shares = side.plan.shares(len(self.left), self._progress(step))[:, active]
+        shares = side.plan.shares(len(self.left), progress(step, self.stage.steps))[:, active]
         rows, numbers = np.full(shares.shape, -1), dict[tuple[int, int], int]()
         content, of = list[int](), list[int]()
         for k, a in np.argwhere((shares != 0) | self.fixed).tolist():

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fourm_engine.generate.cached import Cached
-from fourm_engine.generate.guidance import Branches, Guide, branches, plain
+from fourm_engine.generate.guidance import Branches, Guide, branches, plain, progress
 from fourm_engine.generate.orders import BUILT_IN, Order
 from fourm_engine.generate.parallel import Filled, Parallel, Side, Watch
 from fourm_engine.generate.plan import Stage
@@ -210,7 +210,7 @@ class Sampler:
             logits_BV = cached.logits(ids_B, step)
             if guided is not None:
                 guide, other = guided
-                logits_BV = torch.lerp(other.logits(ids_B, step), logits_BV, guide.at(step / max(1, limit - 1)))
+                logits_BV = torch.lerp(other.logits(ids_B, step), logits_BV, guide.at(progress(step, limit)))
             if heat_B is None:
                 ids_B = likeliest(logits_BV, self.vocabulary[target].scales)
             else:

@@ -6,7 +6,7 @@ model. Out: a `Planned`, with the numbers that `take_over` would give, new ones 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -15,10 +15,7 @@ from fourm_engine.nn.adapt import KNOWN, POSITIONS, SCALED, ends_branch, resized
 from fourm_engine.nn.initial import Initial
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.train.task import Planned
-from fourm_engine.weights import BLOCK
-
-#: `read(part, name, first)` fills `part` with the rows of a parameter from `first` on.
-Read = Callable[[Tensor, str, int], None]
+from fourm_engine.weights import BLOCK, Read
 
 
 def planned(network: Transformer, read: Read, known: Mapping[str, tuple[int, ...]], *, seed: int) -> Planned:

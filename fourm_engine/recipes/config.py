@@ -91,7 +91,7 @@ class RunConfig(StoredConfig):
     @model_validator(mode="after")
     def _lengths(self) -> RunConfig:
         try:
-            # "all" is no number yet; with few tokens a sample, lengths in tokens are long.
+            # "all" is not a number yet; 1 token per sample gives the longest run.
             self.train.plan(1 if self.masking.open else self.masking.sample_tokens)
         except ValueError as error:
             raise ValueError(f"train: {error}") from None

@@ -75,14 +75,13 @@ class DryRun:
         samples = plan.steps * batch
         rates = [f"warm-up {counted(plan.warmup, 'step')}"] * bool(plan.warmup)
         rates += [f"cool-down {counted(plan.cooldown, 'step')}"] * bool(plan.cooldown)
+        repeats = (
+            [f"{samples / self.found:,.{int(samples < 10 * self.found)}f} times those found"] if self.found else []
+        )
         lines = packed(
             [
                 f"samples of the run: {si(samples).strip()}",
-                *(
-                    [f"{samples / self.found:,.{int(samples < 10 * self.found)}f} times those found"]
-                    if self.found
-                    else []
-                ),
+                *repeats,
                 f"{si(samples * self.sample_tokens).strip()} tokens with padding",
                 *rates,
                 f"peak rate {plan.lr:.3g}",
@@ -90,7 +89,7 @@ class DryRun:
         )
         lines += packed(
             [
-                f"each device: {counted(batch // self.processes, 'sample')} a step",
+                f"each device: {counted(batch // self.processes, 'sample')} per step",
                 f"{counted(train.accumulate, 'micro-batch', 'micro-batches')} of {each}",
             ]
         )

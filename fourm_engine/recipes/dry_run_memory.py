@@ -12,6 +12,7 @@ import torch
 from fourm_engine.nn.memory import activation_bytes
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.recipes.config import RunConfig
+from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.parallel import copies
 from fourm_engine.vocabulary import Vocabulary
 
@@ -41,14 +42,20 @@ def memory_of(
     activations = activation_bytes(
         config.model, vocabulary, B=B, N=N, M=M, targets=of_batch, bf16=bf16, checkpointing=how
     )
-    parts = {"parameters": weights, "gradients": learning}
+    parts = {"parameters": weights, "gradients": learning, **_beside(train, learning)}
+    if split > 1 or (on_gpu and world > 1):  # FSDP2, which copies the shard of a replica, too
+        parts["gathered"] = _gathered(network, size=2 if bf16 else 4)
+    return {**parts, "activations": sum(activations.values())}
+
+
+def _beside(train: TrainConfig, learning: float) -> dict[str, float]:
+    """Bytes kept beside the weights, by part; `learning`: bytes of the weights that learn."""
+    parts = {}
     if train.optimiser == "adamw":  # the state of other optimisers is not known in advance
         parts["optimiser (2 moments)"] = 2 * learning
     if train.ema is not None:
         parts["averages"] = learning
-    if split > 1 or (on_gpu and world > 1):  # FSDP2, which copies the shard of a replica, too
-        parts["gathered"] = _gathered(network, size=2 if bf16 else 4)
-    return {**parts, "activations": sum(activations.values())}
+    return parts
 
 
 def _gathered(network: Transformer, *, size: int) -> float:
@@ -67,6 +74,4 @@ def _gathered(network: Transformer, *, size: int) -> float:
 def checkpoint_bytes(config: RunConfig, network: Transformer) -> float:
     """Bytes of a checkpoint: weights, moments, averages, in fp32."""
     learning = 4.0 * sum(p.numel() for p in network.parameters() if p.requires_grad)
-    moments = 2 * learning if config.train.optimiser == "adamw" else 0.0
-    averages = learning if config.train.ema is not None else 0.0
-    return 4.0 * sum(p.numel() for p in network.parameters()) + moments + averages
+    return 4.0 * sum(p.numel() for p in network.parameters()) + sum(_beside(config.train, learning).values())

@@ -113,8 +113,7 @@ class RawData:
     """The raw data of a run, opened once for all token spaces. All modalities are read: the crop of a list of boxes
     depends on the picture beside it."""
 
-    train: list[AlignedData]  # all samples of all data sets, whatever their weights
-    drawn: list[DrawnViews]  # their views
+    drawn: list[DrawnViews]
     held_out: AlignedData | None
 
     @classmethod
@@ -134,7 +133,12 @@ class RawData:
         held_out = None
         if config.data.val is not None:
             held_out = AlignedData.from_config(modalities, config.data, training=False)
-        return cls(train, drawn, held_out)
+        return cls(drawn, held_out)
+
+    @property
+    def train(self) -> list[AlignedData]:
+        """All samples of all data sets, whatever their weights."""
+        return [views.data for views in self.drawn]
 
 
 def fit_space(

@@ -7,7 +7,7 @@ is an axis, beside the encoder and the settings in which tasks of this measure d
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from fourm_engine.sweep.config import Measure
 from fourm_engine.sweep.folder import SweepFolder
 from fourm_engine.sweep.results import Results, results_of
 from fourm_engine.sweep.trial import Trial
+from fourm_plugins.modality import flat
 
 #: Settings that differ from trial to trial whatever the task is.
 _OF_TRIALS = ("run", "seed", "finetune.source")
@@ -23,7 +24,7 @@ _OF_TRIALS = ("run", "seed", "finetune.source")
 def along(key: str, trials: Iterable[Trial], folder: SweepFolder) -> list[Results]:
     by_measure: dict[Measure, list[tuple[Trial, dict[str, Any]]]] = {}
     for trial in trials:
-        settings = _flat(trial.content)
+        settings = flat(trial.content)
         value = settings.get(key)
         if isinstance(value, int | float) and not isinstance(value, bool):
             by_measure.setdefault(trial.measure, []).append((trial, settings))
@@ -44,11 +45,3 @@ def _pointed(key: str, found: list[tuple[Trial, dict[str, Any]]]) -> list[Trial]
         others = {name: settings[name] for name in differing if settings.get(name) is not None}
         pointed.append(replace(trial, point={**trial.point, key: settings[key], **others}))
     return pointed
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value, of all values that are no mappings."""
-    flat: dict[str, Any] = {}
-    for name, value in content.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat

@@ -15,12 +15,9 @@ from fourm_engine.finetune.config import FinetuneConfig
 from fourm_engine.finetune.learning import adapt
 from fourm_engine.nn.adapt import plain_state
 from fourm_engine.nn.config import ModelConfig
-from fourm_engine.nn.parts import without
+from fourm_engine.nn.parts import encoder_of
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Entry, Vocabulary
-
-_DECODER = {"context_proj", "decoder", "decoder_norm", "heads"}
-_OF_DECODER = {"decoder_table", "decoder_positions", "mask_token"}  # in the embedding
 
 
 def inputs_of(vocabulary: Vocabulary, names: Sequence[str]) -> Vocabulary:
@@ -37,9 +34,7 @@ def encoder_alone(config: ModelConfig, vocabulary: Vocabulary) -> Transformer:
     """A `Transformer` without the parts of the decoder, on the meta device."""
     with torch.device("meta"):
         network = Transformer(config, vocabulary)
-    alone = without(network, _DECODER)
-    alone.embedding = without(network.embedding, _OF_DECODER)
-    return alone
+    return encoder_of(network)
 
 
 def drawn(config: ModelConfig, inputs: Vocabulary) -> dict[str, Tensor]:

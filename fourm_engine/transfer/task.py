@@ -182,9 +182,7 @@ class HeadTask(Task):
         return not embeds and name != "backbone.registers"
 
     def identity(self) -> dict[str, Any]:
-        lora = None if self.settings.lora is None else self.settings.lora.model_dump(mode="json")
-        facts: dict[str, Any] = {"finetune.source": self._digest, "finetune.freeze": self.settings.freeze}
-        facts |= {"finetune.lora": lora, "finetune.from_scratch": self.settings.from_scratch}
+        facts = self.settings.identity(self._digest)
         facts |= {f"tokenizers.{name}": tokenizer.fingerprint for name, tokenizer in self.tokenizers.items()}
         for modality in self.source.training.values():
             facts |= identity.facts(modality)

@@ -93,7 +93,7 @@ def test_a_process_of_a_sharded_run_also_holds_what_is_gathered_and_checkpoints_
     assert report.checkpoint == 16 * sum(count.values())  # weights, two moments, averages
     said = " ".join(" ".join(report.lines()).split())
     assert "samples of the run: 8 k 128 k tokens with padding warm-up 100 steps peak rate 0.001" in said
-    assert "each device: 4 samples a step 2 micro-batches of 2" in said
+    assert "each device: 4 samples per step 2 micro-batches of 2" in said
     assert "at most 3 on disk" in said
 
 
