@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--small", default="rgb")
     parser.add_argument("--large", default="rgb@128")
     parser.add_argument("--samples", type=int, default=60)
-    parser.add_argument("--sheet", type=Path, help="a PNG of four pictures")
+    parser.add_argument("--sheet", type=Path, help="a PNG of four scenes, a row each")
     parser.add_argument("--tiled", type=int, default=10, help="pictures that are enlarged tile by tile")
     options = parser.parse_args()
     model = fm.FourM.from_pretrained(options.run, device="cpu")
@@ -67,9 +67,12 @@ def main() -> None:
         print(f"{what:36} {scores}", flush=True)
     if options.sheet is not None:
         names = list(rows)[1:4]
-        shown = [[Cell(rows[name][i], name) for name in names] + [Cell(truths[i], "truth")] for i in range(4)]
-        rendered = [[Cell(large.render(cell.content), cell.caption) for cell in row] for row in shown]
-        write_atomically(options.sheet, png(sheet([("", row) for row in rendered], cell=2 * edge - edge // 2)))
+        columns = {name: rows[name] for name in names} | {"truth": truths}
+        shown = [
+            ("", [Cell(large.render(values[i]), name) for name, values in columns.items()])
+            for i in range(min(4, len(truths)))
+        ]
+        write_atomically(options.sheet, png(sheet(shown, cell=3 * edge // 2)))
     half = originals[0].shape[0] * low[0].shape[0] // edge
     originals, overlap = originals[: options.tiled], 4
     shrunk = [np.asarray(Image.fromarray(o).resize((half, half), Image.Resampling.BOX)) for o in originals]

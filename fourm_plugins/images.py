@@ -137,8 +137,8 @@ def only_file(files: Mapping[str, bytes], extensions: Sequence[str]) -> tuple[st
 
 
 def only_json(files: Mapping[str, bytes], extensions: Sequence[str], what: str, *, most: int) -> Any:
-    """What the one file among `files` with one of `extensions` holds: JSON of at most `most` bytes. `what` it tells
-    begins the error."""
+    """The JSON in the one file among `files` with one of `extensions`, of at most `most` bytes. Errors begin with
+    `what`."""
     content = only_file(files, extensions)[1]
     if len(content) > most:
         raise SampleError(f"{what} in a file of {len(content)} bytes; at most {most} are read")

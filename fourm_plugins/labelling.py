@@ -28,8 +28,7 @@ def load_words(model: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     except Exception as error:  # the library raises many kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{model}: its tokenizer cannot be used: {reason}") from error
+        raise ValueError(f"{model}: its tokenizer cannot be used: {_first_line(error)}") from error
 
 
 class NetworkOptions(Settings):

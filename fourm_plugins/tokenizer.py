@@ -72,9 +72,8 @@ class Tokenizer(ABC):
 
     @property
     def scales(self) -> Sequence[range]:
-        """Ranges of ids that are the steps of one quantity, in order, such as a coordinate. Where the
-        likeliest token is taken they count together, since many near ones are nearly as good. By default there are
-        none."""
+        """Ranges of ids that are the steps of one quantity, in order, such as a coordinate; none by default. Where the
+        likeliest token is taken, those of a range count together, since near steps are nearly as good."""
         return ()
 
     @property

@@ -1,7 +1,8 @@
 #!/bin/bash
 # Trains CONFIG on all GPUs of a Slurm job, one process each. Ten minutes before the time limit, or when Slurm preempts
-# the job, the processes write a checkpoint and end; the job is queued again and resumes. So it does, up to FAULTS (20)
-# times in all, when a process was lost or hung; Slurm does the same when a node fails.
+# the job, the processes write a checkpoint and end; the job is queued again and resumes. It is also queued again when a
+# process was lost or hung, unless it has been restarted FAULTS (20) times, for whatever reason; Slurm itself does so when
+# a node fails.
 #
 #   sbatch --nodes=8 examples/paper/slurm.sh CONFIG [section.key=value …]
 #

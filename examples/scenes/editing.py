@@ -76,7 +76,7 @@ def flattened(model: fm.FourM, scene: Scene) -> Row:
 
 
 def _ground(scene: Scene) -> np.ndarray:
-    """The depth map with each row's objects replaced by the farthest of what is not an object beside them."""
+    """The depth map in which each row's objects are replaced by what lies beside them, interpolated."""
     depth, objects = scene.picture.depth.copy(), scene.picture.semseg > 1
     for row, hidden in zip(depth, objects, strict=True):
         if hidden.any() and not hidden.all():

@@ -76,9 +76,7 @@ def parts_of(
     for domain in domains:
         entry = vocabulary[names[domain.name]]
         size, rows = (entry.size, width), (entry.start, entry.stop)
-        for side, used in (("encoder", domain.input), ("decoder", domain.target)):
-            if not used:
-                continue
+        for side in _sides(domain):
             stem = f"{side}_embeddings.{domain.name}"
             parts[f"{stem}.mod_emb"] = Part("embedding.modality", entry.index, entry.index + 1, (1, 1, width))
             if isinstance(domain.layout, Vector):
@@ -96,14 +94,17 @@ def parts_of(
     return parts
 
 
+def _sides(domain: Domain) -> list[str]:
+    return [side for side, used in (("encoder", domain.input), ("decoder", domain.target)) if used]
+
+
 def computed(network: Transformer, domains: Iterable[Domain]) -> dict[str, Tensor]:
     """Published key -> what follows from the shape: sine-cosine positions, and zero biases of norms without one."""
     tensors = {f"{name}.bias": torch.zeros(norm.weight.shape) for name, norm in bare_norms(network).items()}
     for domain in domains:
         if not isinstance(domain.layout, Vector):
-            for side in (s for s, used in (("encoder", domain.input), ("decoder", domain.target)) if used):
-                table = _positions(domain, network.config.width)[None]
-                tensors[f"{side}_embeddings.{domain.name}.pos_emb"] = table
+            table = _positions(domain, network.config.width)[None]
+            tensors |= {f"{side}_embeddings.{domain.name}.pos_emb": table for side in _sides(domain)}
     return tensors
 
 

@@ -22,7 +22,7 @@ from fourm_engine.device import local_world
 
 #: More workers than this do not speed up the GPU that they serve.
 MAX_WORKERS = 8
-#: Of a trimmed batch, rows are a multiple of this.
+#: Rows of a trimmed batch are a multiple of this, so that few shapes occur.
 ROWS = 16
 
 
@@ -54,8 +54,8 @@ def batches(
     """The micro-batches of a process from step `start_step` on, in order, without end; in pinned memory where the
     process uses a GPU. What cannot be read is raised unchanged, whichever process reads it.
 
-    workers: processes that prepare batches ahead, two each; None: `default_workers`. trim: leave out rows that are
-    empty in all samples of a batch, but for some, so that few shapes occur."""
+    workers: processes that prepare batches ahead, two each; None: `default_workers`. trim: cut a batch to the rows
+    that any of its samples uses, rounded up to a multiple of `ROWS`."""
     on_gpu = torch.cuda.is_initialized()
     loader = DataLoader(
         Told(data),

@@ -43,7 +43,7 @@ class NameTable(Sequence[str]):
     def __init__(self, offsets: Entries, blob: Entries, hashes: Entries, order: Entries) -> None:
         self.offsets, self.blob, self.hashes, self.order = offsets, blob, hashes, order
         self._saved: tuple[Readable, str, Mapping[str, list[int]] | None] | None = None
-        self._last: tuple[str, int | None] = "", None  # found last: all modalities of a sample ask in turn
+        self._last: tuple[str | None, int | None] = None, None  # found last: all modalities of a sample ask in turn
         n = len(offsets) - 1
         if n < 0 or len(hashes) != n or len(order) != n or int(offsets[0]) != 0 or int(offsets[-1]) != len(blob):
             raise ValueError(f"a table of {n} names whose columns do not belong together")
@@ -128,9 +128,10 @@ class NameTable(Sequence[str]):
 
     def row(self, name: str) -> int | None:
         """The row of a name, the first of several; None if there is none."""
-        if name != self._last[0] or not name:
-            self._last = name, self._find(name)
-        return self._last[1]
+        last = self._last
+        if name != last[0]:
+            self._last = last = name, self._find(name)
+        return last[1]
 
     def _find(self, name: str) -> int | None:
         encoded = name.encode(*ENCODING)

@@ -141,7 +141,7 @@ class ShardCache:
         _NoRoom."""
         with self._gate() as gate:
             os.ftruncate(handle, 0)
-            # Bytes of all files, or more, since what goes is not subtracted. Each process counts once: many are slow.
+            # At least the bytes of all files: removed ones are not subtracted. Each process counts once: it is slow.
             known = os.pread(gate, 20, 0)
             total = int(known) if known.isdigit() and self._counted_by == os.getpid() else self.max_bytes
             if full or total + size > self.max_bytes:

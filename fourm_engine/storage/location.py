@@ -39,7 +39,7 @@ TRIES = 3
 #: Seconds that reading ahead waits for a store: what fails is tried again when it is needed.
 _PATIENCE_AHEAD = 10.0
 
-#: Bytes of a shard from which on a process fetches two at a time ahead: more fill the line and the cache, no faster.
+#: Bytes from which on a process fetches only two shards at a time ahead: more would fill the cache, and be no faster.
 LARGE = 32 << 20
 _few_large = threading.BoundedSemaphore(2)
 Check = Callable[[Path], object]

@@ -41,7 +41,7 @@ class Url(str):
         if public(text) != text:
             raise ValueError(
                 f"{public(text)}: a URL with a user, password or ? would put them into logs and stored configs; take "
-                f"them out, and give credentials by the environment, or in ~/.netrc"
+                f"them out, and give credentials through the environment or in ~/.netrc"
             )
         if not rest or ".." in rest.split("/"):
             raise ValueError(f"{text}: names no bucket or host, or leads out of it")

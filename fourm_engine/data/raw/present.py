@@ -45,7 +45,7 @@ def with_data(
             without.append(name if modality.spec.source == name else f"{name} (folder {modality.spec.source})")
     where = " or ".join(shown(root.folder) for root in roots)
     if without and kept:
-        log.warning("left out, as there is no data of them in %s: %s", where, ", ".join(without))
+        log.warning("no data in %s, so left out: %s", where, ", ".join(without))
     if not kept:
         aside = (line for folder, of in local if folder.is_dir() for line in beside(folder, of.values()))
         raise ValueError(

@@ -192,10 +192,11 @@ def _inside_out(source: str, names: Iterable[str], asked: Asked) -> str:
         return ""
     if not source and (_called(scenes, asked) or not _called(usual, asked)):
         return ""
+    most = "each" if number == len(scenes) else f"{number:,}"
     where, scene = source if source not in ("", ".") else "the folder", min(scenes)
     return (
-        f"{shown(where)}: {shown(', '.join(sorted(usual)))} in each of its {counted(len(scenes), 'folder')} look like "
-        "modalities, but are not read as such; put the modality first: "
+        f"{shown(where)}: {shown(', '.join(sorted(usual)))} in {most} of its {counted(len(scenes), 'folder')} look "
+        "like modalities, but are not read as such; put the modality first: "
         + " and ".join(shown(f"{kind}/{scene}/…") for kind in sorted(usual)[:2])
     )
 
@@ -205,6 +206,11 @@ def _called(folders: Iterable[str], asked: Asked) -> bool:
     return any(asked.named(plugin, folder) for folder in folders for plugin in asked.classes)
 
 
+def _has_folders(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(map(is_folder, entries))
+
+
 def _nothing(root: Path, folders: Sequence[str], loose: Sequence[str], asked: Asked) -> str:
     seen = [*(f"{shown(name)}/" for name in folders), *map(shown, loose)]
     listed = ", ".join(seen[:5]) + (f" and {len(seen) - 5} more" if len(seen) > 5 else "")
@@ -212,7 +218,7 @@ def _nothing(root: Path, folders: Sequence[str], loose: Sequence[str], asked: As
     if archive := next(filter(is_archive, loose), None):
         line += f"; unpack {shown(archive)}"
     about = asked.notes[:3]
-    deeper = next((name for name in folders if any(map(is_folder, os.scandir(root / name)))), None)
+    deeper = next((name for name in folders if _has_folders(root / name)), None)
     if deeper is not None:
         about.append(f"if the folders of the modalities lie deeper: fourm init {shown(root / deeper)}")
     elif not about:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeGuard
 
 from fourm_engine.data.raw.names import plain, shown
 from fourm_engine.data.raw.write_shards import write_shard
@@ -195,7 +195,7 @@ def check_coco_ids(path: Path, document: Mapping[str, Any]) -> None:
     twice, as where files were merged: what belongs to which is unknown. Ids of annotations are used by nothing."""
     for part, keys in _DISTINCT:
         first, rows = dict[str, int](), document.get(part)
-        for number, row in enumerate(rows if isinstance(rows, list) and _rows_in(rows) else ()):
+        for number, row in enumerate(rows if _rows_in(rows) else ()):
             if all(key in row for key in keys):
                 earlier = first.setdefault(repr([row[key] for key in keys]), number)
                 if earlier < number:
@@ -205,7 +205,7 @@ def check_coco_ids(path: Path, document: Mapping[str, Any]) -> None:
                     )
 
 
-def _rows_in(value: Any) -> bool:
+def _rows_in(value: Any) -> TypeGuard[list[dict[str, Any]]]:
     return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 

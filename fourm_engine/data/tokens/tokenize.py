@@ -203,7 +203,8 @@ class _Job:
         shard, name = self._open[0], prepared.task.name
         shard.drawn[name] = prepared.views
         for bad in prepared.bad:
-            self.report.unnamed += [] if self.data.skip(name, bad) else [str(bad)]
+            if not self.data.skip(name, bad):
+                self.report.unnamed.append(str(bad))
             self.report.modalities[bad.modality].left_out += 1
             self.report.bad.append(str(bad))
         for modality, arrays in prepared.arrays.items():

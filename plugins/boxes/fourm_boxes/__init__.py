@@ -164,8 +164,7 @@ class Boxes(SequenceModality[list[Box]]):
     def denormalise(self, array: np.ndarray | str) -> Boxed:
         """The boxes that can be parsed, and `dropped`, the number of pieces that cannot."""
         assert isinstance(array, str)
-        boxes, lost = parse_boxes(array, bins=self.settings.text.coordinate_bins, labels=self.settings.labels)
-        return Boxed(boxes, dropped=lost)
+        return self.denormalise_scored(array, ())
 
     def denormalise_scored(self, array: str, tokens: Sequence[tuple[str, float]]) -> Boxed:
         """As `denormalise`; the score of a box is the geometric mean of its tokens' probabilities."""

@@ -20,17 +20,18 @@ from fourm_plugins import Metric, SampleError, View, images
 from fourm_plugins.bases import SequenceModality, SequenceSettings
 
 Numbers = dict[str, float]
-#: Kind -> its range; (): a count; one number: the size of a bin; (thresholds): how many of them are reached.
+#: Kind -> its range (least, most); the step from bin to bin, 1 for counts; or the thresholds, and a bin is how many of
+#: them are reached.
 KINDS: dict[str, tuple[str, tuple[float, ...]]] = {
     "original_width": ("step", (32,)),
     "original_height": ("step", (32,)),
-    "caption_n_chars": ("count", ()),
-    "caption_n_words": ("count", ()),
-    "caption_n_sentences": ("count", ()),
-    "n_humans": ("count", ()),
-    "n_sam_instances": ("count", ()),
-    "n_coco_instances": ("count", ()),
-    "coco_instance_diversity": ("count", ()),
+    "caption_n_chars": ("step", (1,)),
+    "caption_n_words": ("step", (1,)),
+    "caption_n_sentences": ("step", (1,)),
+    "n_humans": ("step", (1,)),
+    "n_sam_instances": ("step", (1,)),
+    "n_coco_instances": ("step", (1,)),
+    "coco_instance_diversity": ("step", (1,)),
     "colorfulness": ("range", (0, 150)),
     "brightness": ("range", (0, 255)),
     "contrast": ("range", (0, 127)),
@@ -38,7 +39,7 @@ KINDS: dict[str, tuple[str, tuple[float, ...]]] = {
     "entropy": ("range", (0, 10)),
     "walkability": ("range", (0, 1)),
     "objectness": ("range", (0, 1)),
-    "semantic_diversity": ("count", ()),
+    "semantic_diversity": ("step", (1,)),
     "geometric_complexity": ("range", (0, 0.75)),
     "occlusion_score": ("range", (0, 0.25)),
     "watermark_score": ("thresholds", (0.5,)),
@@ -58,7 +59,7 @@ def bin_of(kind: str, number: float) -> int:
         return int((min(max(number, low), high) - low) / (high - low) * _BINS)
     if how == "thresholds":
         return sum(number >= threshold for threshold in facts)
-    return min(max(int(number // (facts or (1,))[0]), 0), 999)
+    return min(max(int(number // facts[0]), 0), 999)
 
 
 def number_of(kind: str, index: int) -> float:
@@ -69,7 +70,7 @@ def number_of(kind: str, index: int) -> float:
         return min(low + (high - low) * (index + 0.5) / _BINS, high)
     if how == "thresholds":
         return (0.0, *facts)[min(index, len(facts))]
-    return index * (facts or (1,))[0]
+    return index * facts[0]
 
 
 class MetadataSettings(SequenceSettings):
