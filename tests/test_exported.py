@@ -215,7 +215,8 @@ def test_a_hub_id_fetches_json_and_safetensors_alone(model, tmp_path, monkeypatc
     assert asked == {"repo_id": "someone/scenes", "revision": "v1", "allow_patterns": ["*.json", "*.safetensors"]}
 
 
-def test_the_reason_of_the_hub_ends_at_a_word_and_is_never_empty(monkeypatch):
+def test_the_reason_of_the_hub_ends_at_a_word_and_is_never_empty(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a checkout in which `make demo` was run has a folder runs
     reasons = iter(["ConnectError: " + "unreachable " * 40, ""])
 
     def snapshot_download(repo_id, **options):
