@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fourm_engine.nn.attention import NORM_EPS, Contexts, CrossAttention, SelfAttention
+from fourm_engine.nn.linear import Linear
 
 
 def layer_norm(width: int, *, bias: bool) -> nn.LayerNorm:
@@ -33,7 +34,7 @@ class Mlp(nn.Module):
     def __init__(self, width: int, *, ratio: float, bias: bool) -> None:
         super().__init__()
         hidden = hidden_width("gelu", ratio, width)
-        self.fc1 = nn.Linear(width, hidden, bias=bias)
+        self.fc1 = Linear(width, hidden, bias=bias)
         self.fc2 = nn.Linear(hidden, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,9 +47,9 @@ class SwiGLU(nn.Module):
     def __init__(self, width: int, *, ratio: float, bias: bool) -> None:
         super().__init__()
         hidden = hidden_width("swiglu", ratio, width)
-        self.fc1 = nn.Linear(width, hidden, bias=bias)
+        self.fc1 = Linear(width, hidden, bias=bias)
         self.fc2 = nn.Linear(hidden, width, bias=bias)
-        self.fc3 = nn.Linear(width, hidden, bias=bias)
+        self.fc3 = Linear(width, hidden, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.silu(self.fc1(x)) * self.fc3(x))

@@ -52,7 +52,7 @@ def test_the_files_are_of_one_scene_with_a_cube_and_a_cone(made):
 def test_a_file_that_is_there_with_another_content_stays(tmp_path, monkeypatch):
     (tmp_path / "photo.png").write_bytes(b"mine")
     monkeypatch.setattr(sys, "argv", ["inputs.py", "--out", str(tmp_path)])
-    with pytest.raises(SystemExit, match="photo.png exists, with another content; move it away"):
+    with pytest.raises(SystemExit, match=r"photo\.png exists, with another content; move it away"):
         inputs.main()
     assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
     assert (tmp_path / "photo.png").read_bytes() == b"mine"
