@@ -31,6 +31,11 @@ def check_there(source: str | os.PathLike[str], *, beside: Path | None = None) -
     path = Path(source)
     if path.exists():
         return
+    if "://" in (text := os.fspath(source)):  # its user and password are not for logs
+        raise ValueError(
+            f"{text.partition('://')[0]}://…: no model is read from a URL; download it, or name its id on the Hub "
+            f"(owner/name)"
+        )
     what = f"{source}: no such {'file' if path.suffix in FILES else 'folder'}"
     if beside is not None and (beside / path).exists():
         raise ValueError(f"{what}; paths are relative to where the command is typed: write {beside / path}")

@@ -132,8 +132,8 @@ def _guide(text: str | None) -> tuple[float | list[float], str] | None:
     if text is None:
         return None
     weight, _, run = text.partition("@")
-    if not (weight and run):
-        raise ValueError(f"--guide {text!r}: expected WEIGHT@RUN, such as 2@runs/early")
+    if not (weight and run) or "://" in weight:  # a URL may hold a password
+        raise ValueError("--guide: expected WEIGHT@RUN, such as 2@runs/early")
     return _weight(weight, "--guide"), run
 
 

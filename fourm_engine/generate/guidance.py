@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fourm_engine.generate.plan import MAX_WEIGHT, Stage, is_weight
 from fourm_engine.generate.shown import Sample
+from fourm_engine.identity import compare
 from fourm_engine.masking.pack import Shown
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Vocabulary
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from fourm_engine.generate.shown import SequenceIds
 
 Weight = float | list[float]
+_SHOWN = 5  # differences in a message
 
 
 @dataclass(frozen=True)
@@ -116,11 +118,14 @@ class Guide:
             if name not in theirs:
                 raise ValueError(f"guide: it has no modality {name!r}; choose a model that has")
             mine, tokens = model.modalities[name], model.tokenizers.get(name)
+            changed = compare(theirs[name].identity(), mine.identity())
+            listed = [f"{key} is {there} there, {here} here" for key, (there, here) in changed.items()]
             if tokens is not None and self.model.tokenizers[name].fingerprint != tokens.fingerprint:
-                raise ValueError(f"guide: its tokenizer of {name!r} is another; choose a model with the same")
-            same = tokens is not None or mine.identity() == theirs[name].identity()
-            if not same or mine.spec.layout != theirs[name].spec.layout:
-                raise ValueError(f"guide: its {name!r} has other settings; choose a model with the same")
+                why = "; ".join(listed[:_SHOWN]) or "trained apart, though its settings are the same"
+                raise ValueError(f"guide: its tokenizer of {name!r} is another ({why}); choose a model with the same")
+            if (changed and tokens is None) or mine.spec.layout != theirs[name].spec.layout:
+                why = "; ".join(listed[:_SHOWN])
+                raise ValueError(f"guide: its {name!r} has other settings ({why}); choose a model with the same")
 
 
 def progress(step: int, steps: int) -> float:

@@ -1,8 +1,9 @@
 """Pictures larger than a model sees, tile by tile: maps of large photographs, and super-resolution of any size.
 
 In: a large picture, a target of the same alignment. Out: one `Generated` of the whole, larger by as much as the
-target's array is than the input's. A tile is given the tokens that its neighbours have made where they overlap, so that
-tiles agree there; what they decode to is blended.
+target's array is than the input's. Where tokens are drawn, a tile is given those that its neighbours have drawn where
+they overlap, so that tiles agree there. Where they are computed in one step, tiles are computed apart: the tokens of a
+neighbour would replace probabilities by single tokens, worse, and with a step where they end. Values are blended.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from fourm_engine.generate.given import Condition, Ids
+from fourm_engine.generate.plan import Options, default_plan
 from fourm_engine.generate.result import Generated
 from fourm_engine.generate.vary import Generates
 from fourm_plugins.errors import SampleError
@@ -65,7 +67,7 @@ def tiled(
     batch_size: int = 16,
     **options: Any,
 ) -> Generated:
-    """Generate `target` for a picture of any size, `overlap` tokens of neighbouring tiles being the same.
+    """Generate `target` for a picture of any size, in tiles of which neighbours share `overlap` tokens.
 
     Args:
         inputs: one picture or map of the target's alignment, and what every tile is given beside it (a text).
@@ -108,9 +110,13 @@ def tiled(
     tiling = Tiling.of(whole, size, overlap)
     if len(tiling.places) > MAX_TILES:
         raise ValueError(f"{name!r} needs {len(tiling.places)} tiles, at most {MAX_TILES} are made; give a smaller one")
+    plain = default_plan(
+        target, model.modalities, [name], **{k: options[k] for k in Options.model_fields & options.keys()}
+    )
+    apart = "plan" not in options and plain[0].steps == 1 and plain[0].deterministic
     tokens, canvas = np.full(whole, -1, np.int64), _Canvas(made, whole)
     others = {other: given for other, given in inputs.items() if other != name}  # `name` may be the target's, too
-    for wave in tiling.waves:
+    for wave in [range(len(tiling.places))] if apart else tiling.waves:
         places = [tiling.places[i] for i in wave]
         requests = []
         for row, column in places:

@@ -38,6 +38,16 @@ def test_tiles_agree_on_their_seams_and_what_they_decode_to_has_none(toys, monke
     assert whole.value.shape[:2] == (14, 20)
 
 
+def test_tiles_that_are_computed_in_one_step_are_computed_apart_and_blended(toys):
+    given = large(8, 12)
+    whole = tiled(toys, {"colour": given}, "height", overlap=2, batch_size=1).value
+    left, right = (toys.generate({"colour": given[:, at : at + 8]}, "height")["height"].value for at in (0, 4))
+    assert np.allclose(whole[:, :4], left[:, :4], atol=1e-4)
+    assert np.allclose(whole[:, 8:], right[:, 4:], atol=1e-4)
+    low, high = np.minimum(left[:, 4:], right[:, :4]), np.maximum(left[:, 4:], right[:, :4])
+    assert ((low - 1e-4 <= whole[:, 4:8]) & (whole[:, 4:8] <= high + 1e-4)).all()
+
+
 def test_each_tile_sees_its_part_of_the_picture_also_where_the_target_has_its_name(toys, monkeypatch):
     asked, run = [], toys.generate_batch
 
@@ -46,7 +56,7 @@ def test_each_tile_sees_its_part_of_the_picture_also_where_the_target_has_its_na
         return run(requests, *words, **options)
 
     monkeypatch.setattr(toys, "generate_batch", noted)
-    tiled(toys, {"colour": large(8, 12)}, "colour", overlap=1)
+    tiled(toys, {"colour": large(8, 12)}, "colour", overlap=1, temperature=1.0)
     pictures = [[given for given in one.values() if isinstance(given, np.ndarray)] for one in asked]
     assert [[picture.shape for picture in one] for one in pictures] == [[(8, 8, 3)], [(8, 8, 3)]]
     assert len(asked[1]) == 2

@@ -120,7 +120,7 @@ def test_words_of_the_command_line_are_the_options_of_python(run, monkeypatch, w
     [
         (("--guidance", "much"), "--guidance: 'much' is no number"),
         (("--guidance", "1,"), "--guidance: '' is no number"),
-        (("--guide", "run"), "--guide 'run': expected WEIGHT@RUN, such as 2@runs/early"),
+        (("--guide", "run"), "--guide: expected WEIGHT@RUN, such as 2@runs/early"),
         (("--guide", "x@run"), "--guide: 'x' is no number"),
         (("--guide", "2@none"), "--guide: none"),
         (("--order", "share"), "--order 'share': expected SETTING=NUMBER"),

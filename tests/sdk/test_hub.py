@@ -42,6 +42,11 @@ def test_a_path_that_is_absent_is_one_line_with_the_nearest_one_that_is_there(tm
         locate("org/model.safetensors")
 
 
+def test_a_url_is_no_model_and_its_password_is_not_told():
+    with pytest.raises(ValueError, match=r"^https://…: no model is read from a URL; download it, or name its id"):
+        locate("https://user:word@host.example/model")
+
+
 def test_a_path_beside_the_config_is_named_as_it_is_written_from_here():
     with pytest.raises(ValueError, match=r"relative to where the command is typed: write runs/demo$"):
         check_there("demo", beside=Path("runs"))
