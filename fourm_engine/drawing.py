@@ -170,14 +170,17 @@ def sheet(
         *(round(letters.getlength(text)) + 3 * margin for text in title or [""]),
     )
     laid = [(label, [_lay(c, cell, small) for c in cells]) for label, cells in rows]
-    heights = [max((_height(c, line) for c in cells), default=0) + margin for _, cells in laid]
+    captions = [line * max((len(c[1]) for c in cells if c is not None), default=0) + 2 for _, cells in laid]
+    heights = [
+        above + max((_height(c, line) for c in cells), default=0) + margin for above, (_, cells) in zip(captions, laid)
+    ]
     top = margin + (line + 4) * len(title)
     picture = pil.new("RGB", (width, top + sum(heights) + margin), "white")
     pen = ImageDraw.Draw(picture)
     for number, text in enumerate(title):
         pen.text((margin, margin + (line + 4) * number), text, fill=_INK, font=letters)
     y = top
-    for (label, cells), height in zip(laid, heights):
+    for (label, cells), above, height in zip(laid, captions, heights):
         pen.text((margin, y + line), label, fill=_INK, font=letters)
         for column, laid_cell in enumerate(cells):
             if laid_cell is None:
@@ -185,7 +188,7 @@ def sheet(
             x, (content, caption) = label_width + column * (cell + margin), laid_cell
             for number, text in enumerate(caption):
                 pen.text((x, y + line * number), text, fill=_CAPTION, font=small)
-            below = y + line * len(caption) + 2
+            below = y + above
             if isinstance(content, list):
                 pen.multiline_text((x, below), "\n".join(content), fill=_INK, font=small, spacing=2)
             else:
@@ -208,7 +211,8 @@ def _lay(cell: Cell | None, side: int, small: Any) -> tuple[Any, list[str]] | No
 
 
 def _height(laid: tuple[Any, list[str]] | None, line: int) -> int:
+    """Of what is below the caption."""
     if laid is None:
-        return line * 2
-    content, caption = laid
-    return line * len(caption) + 2 + (line * len(content) + 4 if isinstance(content, list) else content.height)
+        return line
+    content, _ = laid
+    return line * len(content) + 4 if isinstance(content, list) else content.height

@@ -35,6 +35,7 @@ _SIGNATURES = (
     (b"OggS", ("ogg",)),
 )
 _FILE_NAME = re.compile(r"\.[A-Za-z]\w{1,5}$")
+_URL = re.compile(r"[A-Za-z][\w+.-]+:/")
 _ROOTED = re.compile(r"(~|\.{1,2})?[/\\]|[A-Za-z]:[/\\]")
 
 
@@ -171,6 +172,8 @@ def read_file(path: Path, extensions: Sequence[str]) -> dict[str, bytes]:
         if path.is_dir():
             raise SampleError(f"{path} is a folder; give one file ({_dotted(extensions)})")
         if not path.is_file():
+            if _URL.match(str(path)):  # its user and password are not for logs
+                raise SampleError("files are not read from a URL; download it")
             raise SampleError(f"no such file: {path}")
         extension = next((e for e in extensions if path.name.lower().endswith(f".{e.lower()}")), None)
         if extension is None:

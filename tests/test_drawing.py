@@ -110,3 +110,14 @@ def test_a_sheet_is_as_tall_as_its_tallest_cells():
     high = sheet([("a", [Cell(picture, "one"), Cell("word " * 80)])], cell=50)
     assert high.width == low.width
     assert high.height > low.height + 100
+
+
+def test_pictures_of_a_row_are_level_whatever_their_captions():
+    red = Image.new("RGB", (8, 8), (255, 0, 0))
+    picture = np.asarray(
+        sheet([("row", [Cell(red, "short"), Cell(red, "a caption that is too long for a line")])], cell=60)
+    )
+    is_red = (picture == (255, 0, 0)).all(-1)
+    left, right = np.flatnonzero(is_red.any(0)).min(), np.flatnonzero(is_red.any(0)).max()
+    assert np.flatnonzero(is_red[:, left]).tolist() == np.flatnonzero(is_red[:, right]).tolist()
+    assert left + 60 < right

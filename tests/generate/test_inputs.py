@@ -65,6 +65,12 @@ def test_what_looks_like_a_path_is_never_taken_for_text(reader, given):
         reader.read({"words": given}, [])
 
 
+def test_a_url_is_no_file_and_its_password_is_not_told(reader):
+    with pytest.raises(ValueError, match=r"^input 'words': files are not read from a URL; download it") as error:
+        reader.read({"words": "https://user:secret@host.example/0001.txt"}, [])
+    assert "secret" not in str(error.value)
+
+
 @pytest.mark.parametrize("given", ["abc", "a cat and/or a dog", "at 3 p.m.", "u.s.a", "one\ntwo.txt and more"])
 def test_a_sentence_is_text(reader, given):
     assert len(ids(reader, "words", given)) > 1
