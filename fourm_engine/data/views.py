@@ -90,7 +90,7 @@ class ViewDrawer:
             for modality in members:
                 spec = data.modalities[modality].spec
                 if modality in has and array_aspect(spec) is not None:
-                    readers.setdefault((spec.source, spec.extensions), []).append(modality)
+                    readers.setdefault(spec.files, []).append(modality)
             vote = Vote()
             for left, modalities in zip(range(len(readers), 0, -1), readers.values()):
                 if vote.decided(left):

@@ -166,7 +166,7 @@ def _salvage(
         loose = None
         tell(str(error))
     if not (listing.files or listing.shards or good):
-        tell(listing.nothing_found())
+        tell(listing.no_samples())
     shards = TarSource(folder, extensions, max_bytes=max_bytes, listing=listing) if good else None
     return MixedSource(loose, shards) if loose and shards else loose or shards
 

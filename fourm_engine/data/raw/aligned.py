@@ -21,12 +21,12 @@ from fourm_engine.data.names_table import Names
 from fourm_engine.data.raw.aspect import array_aspect, check_aspect
 from fourm_engine.data.raw.catalogue import open_catalogue
 from fourm_engine.data.raw.elsewhere import Elsewhere
+from fourm_engine.data.raw.folder import MAX_FILE_BYTES
 from fourm_engine.data.raw.indexed import IndexedSource
 from fourm_engine.data.raw.names import say, shown
 from fourm_engine.data.raw.pairing import unpaired
 from fourm_engine.data.raw.present import beside
 from fourm_engine.data.raw.root import Root, data_root
-from fourm_engine.data.raw.source import MAX_FILE_BYTES
 from fourm_engine.data.splits import Split, match_split
 from fourm_engine.modalities import host_of
 from fourm_engine.storage.errors import StoreError

@@ -17,9 +17,9 @@ from typing import Any
 
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw.catalogue import open_one
-from fourm_engine.data.raw.folder import Listing
+from fourm_engine.data.raw.folder import MAX_FILE_BYTES, Listing
 from fourm_engine.data.raw.label_files import LabelWriter, ValueReader
-from fourm_engine.data.raw.source import MAX_FILE_BYTES, Source
+from fourm_engine.data.raw.source import Source
 from fourm_engine.data.workers import ahead, batched, preparing_workers
 from fourm_engine.files import remove_leftovers
 from fourm_engine.lock import at_work

@@ -75,7 +75,7 @@ def _having(root: DataRoot, specs: list[ModalitySpec]) -> set[str]:
     for note in there.notes:
         if f" {UNCLEAR}: " in note:  # left out here, they are not known to any command
             log.warning("%s", note)
-    return {spec.name for spec in specs if (spec.source, tuple(spec.extensions)) in there.sources}
+    return {spec.name for spec in specs if spec.files in there.sources}
 
 
 def indexed(folder: Location) -> set[str]:

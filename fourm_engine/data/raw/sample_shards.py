@@ -41,7 +41,7 @@ class Claim(NamedTuple):
 def claims_of(specs: Iterable[ModalitySpec]) -> list[Claim]:
     names: dict[Key, list[str]] = {}
     for spec in specs:
-        names.setdefault((spec.source, tuple(spec.extensions)), []).append(spec.name)
+        names.setdefault(spec.files, []).append(spec.name)
     return [Claim(*key, tuple(sorted(names[key]))) for key in sorted(names)]
 
 
