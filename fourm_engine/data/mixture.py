@@ -19,6 +19,7 @@ import numpy as np
 
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import TrainingSet
+from fourm_engine.data.names_table import LazyNames
 from fourm_engine.data.order import Order, block_rng, lanes_for
 from fourm_engine.data.store import Store
 from fourm_plugins.counting import counted
@@ -93,9 +94,7 @@ class Mixture(Store):
         return self._begins[part] + row
 
     def _find(self, row: int) -> tuple[Store, int]:
-        part = 0
-        while row >= self._begins[part + 1]:
-            part += 1
+        part = bisect_right(self._begins, row) - 1
         return self._parts[part], row - self._begins[part]
 
     def identity(self) -> dict[str, Any]:
@@ -125,7 +124,7 @@ class Mixture(Store):
         return "; ".join(store.report() for store in self._parts)
 
 
-class _Joined(Sequence[str]):
+class _Joined(LazyNames):
     """Concatenated sequences of names, without a copy."""
 
     def __init__(self, parts: Sequence[Sequence[str]]) -> None:
@@ -134,11 +133,8 @@ class _Joined(Sequence[str]):
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def __getitem__(self, row: Any) -> Any:
-        if isinstance(row, slice):
-            return [self[index] for index in range(*row.indices(len(self)))]
-        row = range(len(self))[row]
-        part = next(part for part, end in enumerate(self._ends) if row < end)
+    def name(self, row: int) -> str:
+        part = bisect_right(self._ends, row)
         return self._parts[part][row - self._ends[part]]
 
 

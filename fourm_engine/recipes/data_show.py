@@ -72,7 +72,7 @@ def show(
                 continue
             if view is not None and not 0 <= view < store.views:
                 raise ValueError(f"view {view}: {part} has {counted(store.views, 'view')} per sample, counted from 0")
-            row = list(store.names).index(sample)
+            row = store.names.index(sample)
             packed, position = drawing.draw(whole.row_of(at, row) if isinstance(whole, Mixture) else row, epoch, view)
             return _shown(config, modalities, tokenizers, drawing, store, row, part, sample, packed, position)
     raise _no_sample(name, known)
