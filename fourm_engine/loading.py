@@ -126,9 +126,7 @@ def _adapted(
         space = parts.modalities[name].spec.token_space
         wanted = config.tokenizers.get(space.name) if space is not None else None
         if not isinstance(tokenizer, AbsentTokenizer) and wanted not in (None, tokenizer.fingerprint):
-            raise ValueError(
-                f"{adapter.folder}: trained with tokenizer {wanted} of {name!r}, not with that which is given"
-            )
+            raise ValueError(f"{adapter.folder}: trained with tokenizer {wanted} of {name!r}, not with the given one")
     return parts
 
 

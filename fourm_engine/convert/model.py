@@ -44,18 +44,12 @@ def save_published(
         if spec.published_name is None:
             raise ValueError(f"{entry.name!r} has no published_name; the published format has no place for it")
         if spec.published_name in names:
-            raise ValueError(
-                f"{entry.name!r} and {names[spec.published_name]!r} are both {spec.published_name!r} there"
-            )
+            raise ValueError(f"{entry.name!r} and {names[spec.published_name]!r} are both {spec.published_name!r}")
         names[spec.published_name] = entry.name
         if isinstance(entry.layout, Grid) and entry.layout.height != entry.layout.width:
-            raise ValueError(
-                f"{entry.name!r}: {entry.layout.height}x{entry.layout.width} tokens; grids there are square"
-            )
+            raise ValueError(f"{entry.name!r}: {entry.layout.height}x{entry.layout.width} tokens; its grids are square")
         if entry.position_grid is not None:
-            raise ValueError(
-                f"{entry.name!r} was fine-tuned at another size; the format has no positions of a resized grid"
-            )
+            raise ValueError(f"{entry.name!r} was fine-tuned at another size; the format has no resized positions")
         facts = entry.layout, entry.size, entry.patch_dim, spec.input, spec.target
         domains.append(Domain(spec.published_name, *facts, rows=SEQUENCE_ROWS if entry.name in shorter else 0))
     written = published.arguments_of(network.config, domains, **_picture(specs.values()))

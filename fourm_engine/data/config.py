@@ -159,13 +159,9 @@ class DataConfig(BaseModel):
     def _consistent(self) -> DataConfig:
         if self.held_out is not None:
             if self.val != self.train:
-                raise ValueError(
-                    f"held_out is a part of train, but val is {self.val}; set val as train, or held_out: null"
-                )
+                raise ValueError(f"held_out is part of train, but val is {self.val}; set val=train or held_out=null")
             if self.train_split is not None or self.val_split is not None:
-                raise ValueError(
-                    "held_out and the lists train_split, val_split both say what is held out; use one of them"
-                )
+                raise ValueError("held_out and train_split, val_split both say what is held out; use one of them")
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise ValueError(f"crop_scale {low}, {high}: two shares of the area with 0 < low <= high <= 1")

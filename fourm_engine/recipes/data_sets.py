@@ -76,9 +76,8 @@ def unpack(
 def _told(done: Packed, there: Catalogue, out: Path, tell: Tell) -> Packed:
     for bad in done.bad:
         warn(f"left out {bad}")
-    tell(
-        f"{out}: {counted(done.samples, 'sample')} written, {done.kept} kept, {counted(len(done.bad), 'file')} left out"
-    )
+    left = counted(len(done.bad), "file")
+    tell(f"{out}: {counted(done.samples, 'sample')} written, {done.kept} kept, {left} left out")
     return done
 
 

@@ -87,9 +87,7 @@ def generate_many(
         raise ValueError("--share: the processes of torchrun share the samples; leave it out")
     part, parts = share or (rank, world)
     if not 0 <= part < parts:
-        raise ValueError(
-            f"--share {part}/{parts}: the first of {parts} parts is 0/{parts}, the last {parts - 1}/{parts}"
-        )
+        raise ValueError(f"--share {part}/{parts}: the first of {parts} is 0/{parts}, the last {parts - 1}/{parts}")
     if not targets:
         raise ValueError("--target is missing; name what to generate for every sample")
     targets = targets_of(targets)
@@ -104,9 +102,7 @@ def generate_many(
         def find(name: str) -> Modality:
             modality = model.reader.instance(name, raw=True)
             if not modality.spec.input:
-                raise ValueError(
-                    f"{name!r} is a target only and cannot be given; use {', '.join(model.reader.input_names)}"
-                )
+                raise ValueError(f"{name!r} is a target only; inputs are {', '.join(model.reader.input_names)}")
             if modality.name in targets or name in targets:
                 raise ValueError(f"{name!r} is both given and a target; leave it out of one")
             return modality
@@ -156,9 +152,7 @@ def _open(
         raise ValueError(f"{' and '.join(ways)} both name the samples; give one of them")
     for folder in folders.values():
         if out.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(
-                f"{shown(out)}: results would mix with the inputs in {shown(folder)}; choose another --out"
-            )
+            raise ValueError(f"{shown(out)}: results would mix with inputs in {shown(folder)}; choose another --out")
     if split is not None and data is None:
         raise ValueError("--split is for a data set; name it with --data")
     if taken and data is None:

@@ -155,9 +155,7 @@ def _told(found: Survey, chosen: Chosen) -> list[str]:
         rivals = f"; may also be {', '.join(one.rivals)}" if one.rivals else ""
         lines.append(f"{one.name}: {counted(len(one.samples), 'sample')} in {where}{looked}: {described(one)}{rivals}")
     if len({one.modality.spec.files for one in found.found}) > 1:
-        lines.append(
-            f"{counted(len(found.samples), 'sample')} in all, {found.paired} of them with more than one modality"
-        )
+        lines.append(f"{counted(len(found.samples), 'sample')} in all, {found.paired} with more than one modality")
     return [*lines, chosen.said, *(f"note: {note}" for note in found.notes)]
 
 

@@ -90,9 +90,7 @@ def permanent(error: Exception, url: Url) -> StoreError | None:
     ):
         return StoreError(f"{where}: no access, or no such file; correct the path, or {_CREDENTIALS[url.scheme]}")
     if any(isinstance(e, ssl.SSLCertVerificationError) for e in chain):
-        return StoreError(
-            f"{where}: its certificate is not trusted ({reason(error)}); set SSL_CERT_FILE, or correct the URL"
-        )
+        return StoreError(f"{where}: certificate not trusted ({reason(error)}); set SSL_CERT_FILE, or correct the URL")
     if any(type(e).__name__ == "OfflineModeIsEnabled" for e in chain):
         return StoreError(f"{where}: cannot be read offline; unset HF_HUB_OFFLINE, or copy the data to a local folder")
     if code is not None and 300 <= code < 500 and code not in _PASSING:

@@ -253,9 +253,7 @@ def _names(root: Elsewhere, listed: list[Any]) -> tuple[NameTable, np.ndarray, d
     names = list(map(plain, listed)) if given else listed
     for name in names:
         if not name or len(name) > MAX_NAME or name.startswith("/") or ".." in name.split("/"):
-            raise root.fault(
-                f"has a sample called {shown(name)!r}: no path below a folder, of up to {MAX_NAME} letters"
-            )
+            raise root.fault(f"has a sample {shown(name)!r}: no path below a folder, of up to {MAX_NAME} letters")
     order = np.array(sorted(range(len(names)), key=names.__getitem__), np.int64)
     for one, other in zip(order[:-1].tolist(), order[1:].tolist()):
         if names[one] == names[other]:

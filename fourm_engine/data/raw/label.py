@@ -63,9 +63,7 @@ def plan(modalities: Modalities, source: str, targets: Iterable[str], models: Ma
         there = [name for plugin in wanted for name in (source, *targets) if _provided_by(modalities, name, plugin)]
         if not there:
             needed = " or ".join(wanted)
-            raise ValueError(
-                f"{target} is made from {needed}, not from {source}; name that with --from, or add it to --to"
-            )
+            raise ValueError(f"{target} is made from {needed}, not {source}; name that with --from, or add it to --to")
         made_from[target] = there[0]
     steps: list[Step] = []
     ready, left = {source}, list(targets)
@@ -192,9 +190,7 @@ def _check_aligned(folder: Path, files: Source, target: Modality) -> None:
         )
         raise ValueError(f"{folder}: {other[0]} {wanted}; move it away")
     if there.files and None not in files.by_shard():
-        raise ValueError(
-            f"{folder / there.files[0]}: a plain file, but its labels would be shards beside it; move it away"
-        )
+        raise ValueError(f"{folder / there.files[0]}: a plain file beside shards of labels; move it away")
 
 
 def _clean(folder: Path, mine: Sequence[tuple[Path | None, list[str]]]) -> None:

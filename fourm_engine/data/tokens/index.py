@@ -221,9 +221,7 @@ class Index:
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             why = str(error) if isinstance(error, OtherVersion) else f"damaged ({error!s:.80})"
-            raise ValueError(
-                f"{folder / INDEX_FOLDER}: {why}; run `fourm tokenize` on the local tokens, upload them again"
-            ) from None
+            raise ValueError(f"{folder / INDEX_FOLDER}: {why}; run `fourm tokenize`, upload the tokens again") from None
 
     @classmethod
     def _load(cls, folder: Readable, stored: Readable) -> Index:

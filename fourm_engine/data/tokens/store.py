@@ -59,9 +59,7 @@ class TokenStore(Store):
                 self.parts[name] = self.index.parts.index(name), spec.token_space.size
                 self._check(modality, tokenizers.get(name))
             elif spec.alignment is not None and spec.alignment not in self.index.groups:
-                raise ValueError(
-                    f"{folder}: no views of group {spec.alignment!r} of {name}; run `fourm tokenize` again"
-                )
+                raise ValueError(f"{folder}: no views of group {spec.alignment!r} ({name}); run `fourm tokenize` again")
         self._kinds: dict[int, frozenset[str]] = {}  # of a mask
         self._take(None)
         there = frozenset().union(*map(self.index.modalities_in, self.index.kinds))
