@@ -281,7 +281,7 @@ def test_a_split_that_names_nothing_here_says_what_the_names_differ_in(tmp_path)
         ValueError, match=r"none of the 2 samples.*differ in capital letters alone .2., such as img_1 from"
     ):
         AlignedData(tmp_path, MODALITIES, "some")
-    with pytest.raises(ValueError, match="no list of names for split 'bad': entry 1 is None, no name"):
+    with pytest.raises(ValueError, match="no list of samples for split 'bad': entry 1 is None"):
         AlignedData(tmp_path, MODALITIES, "bad")
 
 
