@@ -62,7 +62,7 @@ def read_split(path: Readable, split: str) -> frozenset[str]:
         raise ValueError(f"{path}: no list of samples for split {split!r}, but {chosen!r:.40}; write a list of names")
     for index, name in enumerate(chosen):
         if not isinstance(name, str):
-            raise ValueError(f"{path}: no list of samples for split {split!r}: entry {index} is {name!r:.40}")
+            raise ValueError(f"{path}: split {split!r}: entry {index} is {name!r:.40}, not a name; write names")
     return frozenset(map(plain, chosen))
 
 
