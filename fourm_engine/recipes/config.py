@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.documents import documented
@@ -34,9 +34,8 @@ from fourm_engine.recipes import started
 from fourm_engine.storage.url import LocalFolder
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.vocabulary import check_token_spaces
-from fourm_engine.yaml_config import ConfigError, apply_override, read_yaml
+from fourm_engine.yaml_config import ConfigError, apply_override, read_yaml, validated
 from fourm_plugins.distributions import canonical
-from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginManager
 
 log = logging.getLogger(__name__)
@@ -183,10 +182,7 @@ def leave_out_missing(
 
 
 def parse_config(raw: dict[str, Any], origin: str) -> RunConfig:
-    try:
-        return RunConfig.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError("\n".join(f"{origin}: {line}" for line in explain(error, RunConfig))) from None
+    return validated(RunConfig, raw, f"{origin}: ")
 
 
 def manager_of_run(run: str | Path) -> PluginManager:
@@ -195,12 +191,7 @@ def manager_of_run(run: str | Path) -> PluginManager:
     path, host = Path(run) / CONFIG, PluginManager()
     if not path.is_file():
         return host
-    try:
-        chosen = ModalitiesConfig.model_validate(read_yaml(path).get("modalities") or {})
-    except ValidationError as error:
-        raise ConfigError(
-            "\n".join(f"{path}: modalities: {line}" for line in explain(error, ModalitiesConfig))
-        ) from None
+    chosen = validated(ModalitiesConfig, read_yaml(path).get("modalities") or {}, f"{path}: modalities: ")
     names = {plugin.name for plugin in host.plugins}
     claims = {(plugin.name, canonical(plugin.distribution)) for plugin in host.plugins}
     return PluginManager(

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from fourm_engine.data.checks.check import DataCheck, check_data
 from fourm_engine.data.checks.findings import Finding
 from fourm_engine.data.checks.opened import trusted_shards
@@ -34,8 +32,7 @@ from fourm_engine.recipes.tell import Progress, Tell, say
 from fourm_engine.storage.location import Location
 from fourm_engine.storage.url import Url, scheme_of
 from fourm_engine.tokenizers.store import load_fitted
-from fourm_engine.yaml_config import ConfigError, apply_override
-from fourm_plugins.explain import explain
+from fourm_engine.yaml_config import ConfigError, apply_override, validated
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
@@ -154,10 +151,7 @@ def settings_of(overrides: Sequence[str]) -> ModalitiesConfig:
         if not override.startswith("modalities."):
             raise ConfigError(f"{override}: a folder has no config; only modalities.… can be set, or give a config")
         apply_override(raw, override)
-    try:
-        return ModalitiesConfig.model_validate(raw.get("modalities", {}))
-    except ValidationError as error:
-        raise ConfigError("\n".join(f"modalities: {line}" for line in explain(error, ModalitiesConfig))) from None
+    return validated(ModalitiesConfig, raw.get("modalities", {}), "modalities: ")
 
 
 def _installed(

@@ -10,15 +10,15 @@ Only the names take memory that grows with the number of samples.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fourm_engine.data.background import Background
 from fourm_engine.data.bad_files import BadFile, BadFiles
 from fourm_engine.data.raw.aspect import same_aspect
 from fourm_engine.data.views import ViewDrawer, view_of
@@ -43,9 +43,6 @@ from fourm_plugins.notes import reading
 from fourm_plugins.spec import Grid
 from fourm_plugins.tokenizer import TextTokenizer
 from fourm_plugins.view import View
-
-#: Most batches waiting to be written.
-WRITTEN_LATER = 4
 
 
 @dataclass(frozen=True)
@@ -165,33 +162,14 @@ def _seed(seed: int, name: str, given: int | None) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode("utf-8", "surrogatepass")).digest()[:7], "big")
 
 
-class Writer:
-    """Writes results in a thread, up to `WRITTEN_LATER` batches later: each file whole, then its line in the record. An
-    error there is raised by a later call, and nothing is written after it."""
+class Writer(Background):
+    """Writes results in a thread: each file whole, then its line in the record."""
 
     def __init__(self, out: Path, record: Record, samples: int) -> None:
+        super().__init__()
         self.out, self.record, self.samples = out, record, samples
-        self._thread, self._waiting, self._failed = ThreadPoolExecutor(1), deque[Future[None]](), False
-
-    def __enter__(self) -> Writer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.shutdown()
 
     def write(self, batch: Mapping[str, tuple[Read, Sequence[Results]]]) -> None:
-        self._waiting.append(self._thread.submit(self._write, batch))
-        while len(self._waiting) > WRITTEN_LATER:
-            self._waiting.popleft().result()
-
-    def finish(self) -> None:
-        while self._waiting:
-            self._waiting.popleft().result()
-
-    def _write(self, batch: Mapping[str, tuple[Read, Sequence[Results]]]) -> None:
-        if self._failed:
-            return
-        self._failed = True
         for name, (read, answers) in batch.items():
             for stem, results in zip(stems(name, self.samples), answers, strict=True):
                 for generated in results.values():
@@ -200,7 +178,6 @@ class Writer:
                 for source, files in read.files.items():
                     self._files(source, stem, files, ())
             self.record.add(name, seed=read.seed, stamp=read.stamp, digest=read.digest)
-        self._failed = False
 
     def _files(self, source: str, stem: str, files: Mapping[str, bytes], others: Sequence[str]) -> None:
         for extension, content in files.items():
@@ -283,7 +260,7 @@ class Job:
                     else:
                         usable[name] = one
                 if usable:
-                    writer.write(self._generate(usable))
+                    writer.later(writer.write, self._generate(usable))
                     report.made += len(usable)
                 done = report.made + report.kept + report.bad
                 progress(done, mine)

@@ -22,17 +22,14 @@ from fourm_engine.generate.plan import default_plan
 from fourm_engine.generate.regions import Regions
 from fourm_engine.generate.request import targets_of
 from fourm_engine.lock import at_work
-from fourm_engine.model import FourM
-from fourm_engine.recipes.config import manager_of_run
-from fourm_engine.recipes.generate import GuidedBy, guided
+from fourm_engine.recipes.generate import GuidedBy, guided, open_model
 from fourm_engine.recipes.generate_files import FilesReport, Job, summary
 from fourm_engine.recipes.generated_record import FOLDER
 from fourm_engine.recipes.sample_inputs import DataInputs, FolderInputs, LineInputs, SampleInputs, describe
-from fourm_engine.recipes.tell import Tell, choose_threads, first_only, say
+from fourm_engine.recipes.tell import Tell, first_only, say
 from fourm_engine.train.distributed import sum_numbers
 from fourm_plugins.counting import counted
 from fourm_plugins.door import looks_like_path, read_file
-from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
 
 #: How long a process waits for the others at the end.
@@ -91,12 +88,9 @@ def generate_many(
     if not targets:
         raise ValueError("--target is missing; name what to generate for every sample")
     targets = targets_of(targets)
-    settled = bool(providers or disable)
-    manager = PluginManager(disabled=disable, providers=providers) if settled else manager_of_run(run)
     with at_work(out / FOLDER / f"part-{part}-of-{parts}"), _joined() as total:
         device = device or (str(local_device()) if world > 1 else None)
-        choose_threads(device)
-        model = FourM.from_pretrained(run, device=device, tokenizers=tokenizers, manager=manager)
+        model = open_model(run, device, tokenizers, providers, disable)
         default_plan(targets, model.modalities, **{k: v for k, v in options.items() if v is not None and k != "plan"})
 
         def find(name: str) -> Modality:

@@ -9,20 +9,10 @@ from collections.abc import Iterator
 from fourm_engine.storage.url import Url, public
 
 #: Packages whose errors concern the store or the network, and may be temporary.
-_CLIENTS = frozenset(
-    (
-        "aiohttp",
-        "aiobotocore",
-        "botocore",
-        "fsspec",
-        "gcsfs",
-        "google",
-        "huggingface_hub",
-        "requests",
-        "s3fs",
-        "urllib3",
-    )
-) | {"httpx", "httpx2", "httpcore", "httpcore2"}
+_CLIENTS = {
+    *("aiohttp", "aiobotocore", "botocore", "fsspec", "gcsfs", "google", "huggingface_hub", "requests", "s3fs"),
+    *("urllib3", "httpx", "httpx2", "httpcore", "httpcore2"),
+}
 #: Answers of 400 to 499 that may be temporary: too slow, too early, too many.
 OUT_OF_RANGE = 416
 _PASSING = {408, OUT_OF_RANGE, 425, 429}

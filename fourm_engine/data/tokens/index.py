@@ -138,6 +138,11 @@ class Index:
         """int64: positions of the shards that have a file of a modality."""
         return np.flatnonzero(self.files[:, self.parts.index(modality), BYTES])
 
+    def has(self, modality: str, rows: slice | np.ndarray) -> np.ndarray:
+        """bool, which of some rows have tokens of a modality."""
+        kind = self.present.dtype.type
+        return self.present[rows] >> kind(self.modalities.index(modality)) & kind(1) != 0
+
     def made(self, modality: str) -> dict[Making, Readable]:
         """How the tokens of a modality were made -> the first shard that was made so."""
         if modality not in self.modalities:

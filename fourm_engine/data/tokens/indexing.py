@@ -268,8 +268,7 @@ class _Builder:
         fields = self.old.files[before, self.old_part[modality]]
         self.files[shard, part] = fields
         self.files[shard, part, MAKING] = self._way(modality, self.old.making[modality][int(fields[MAKING])])
-        bit = self.old.present.dtype.type(self.old.modalities.index(modality))
-        return self.old.present[self.old.rows_of(before)] >> bit & self.old.present.dtype.type(1)
+        return self.old.has(modality, self.old.rows_of(before))
 
     def _read_tokens(self, shard: int, part: int, modality: str, number: int, views: ViewShard) -> np.ndarray:
         path = shard_path(self.folder / modality, number)

@@ -98,8 +98,7 @@ class ShardFiles:
             return False
         if not part:
             return True
-        present = index.present[index.rows_of(shard)]
-        there = present >> present.dtype.type(part - 1) & present.dtype.type(1) != 0
+        there = index.has(index.parts[part], index.rows_of(shard))
         return np.array_equal(there, column_of(path, file, "digest", (samples,)) != 0)
 
     def __getstate__(self) -> dict[str, Any]:

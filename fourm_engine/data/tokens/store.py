@@ -146,10 +146,10 @@ class TokenStore(Store):
         shards = index.holding(modality)
         if len(self) > number:
             shards = shards[:: max(1, len(shards) // _SHARDS_SEEN)]
-        bit, each = index.modalities.index(modality), max(1, number // max(1, len(shards)))
+        each = max(1, number // max(1, len(shards)))
         for shard in shards.tolist():
             rows = np.arange(index.starts[shard], index.starts[shard + 1])
-            rows = rows[chosen.holds(rows) & (index.present[rows] >> index.present.dtype.type(bit) & 1 != 0)]
+            rows = rows[chosen.holds(rows) & index.has(modality, rows)]
             if len(self) > number:
                 rows = rows[:: -(-len(rows) // each)] if len(rows) else rows
             path, file = self.files.get(part, shard)
