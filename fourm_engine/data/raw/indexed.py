@@ -18,7 +18,8 @@ from fourm_engine.data.raw.sample_shards import Claim, Key
 from fourm_engine.data.raw.shard_scan import Stamp, content
 from fourm_engine.data.raw.tar import stamp_text, stamped
 from fourm_engine.data.raw.tar_members import Content
-from fourm_engine.storage.location import Location, Shard
+from fourm_engine.storage.location import Location
+from fourm_engine.storage.remote import Shard
 from fourm_plugins.errors import SampleError
 
 

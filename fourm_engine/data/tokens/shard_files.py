@@ -14,7 +14,8 @@ from fourm_engine.data.tokens.index import BYTES, CONTENT, INDEX_FOLDER, TIME, I
 from fourm_engine.data.tokens.shards import check_whole, column_of, digest, open_shard, row_of, stored_names_digest
 from fourm_engine.data.tokens.view_shards import views_content
 from fourm_engine.storage.ahead import RECENT
-from fourm_engine.storage.location import Location, Readable, Shard
+from fourm_engine.storage.location import Location, Readable
+from fourm_engine.storage.remote import Shard
 
 #: Files that a process keeps mapped, without a descriptor: 64 lanes of a window of 4 shards and 7 modalities each,
 #: which take turns. Each takes 21 KB, and counts among the 65,530 maps that the kernel allows.

@@ -24,7 +24,8 @@ from safetensors.numpy import save
 from fourm_engine.data.names_table import ENCODING, joined
 from fourm_engine.data.tokens.ranged import RangedShard
 from fourm_engine.files import write_atomically
-from fourm_engine.storage.location import Location, Readable, Shard
+from fourm_engine.storage.location import Location, Readable
+from fourm_engine.storage.remote import Shard
 
 VIEWS_FOLDER = "_views"
 _FORMAT = "3"
