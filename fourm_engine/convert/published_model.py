@@ -19,14 +19,15 @@ from torch import Tensor
 
 from fourm_engine.convert.published import POSITION_TOLERANCE, read_arguments
 from fourm_engine.convert.tensors import Domain, Part, bare_norms, computed, parts_of, vocabulary_of
+from fourm_engine.exported import check_size
 from fourm_engine.nn.embeddings import sine_cosine_1d, sine_cosine_2d
 from fourm_engine.nn.transformer import ModelConfig, Transformer
 from fourm_engine.vocabulary import Vocabulary
 from fourm_engine.weights import Read, check_shapes, read_rows
 from fourm_plugins.spec import Grid, Layout, Sequence, Vector
 
-#: Far beyond any model; these bounds stop a hostile config from building for hours.
-MAX_WIDTH, MAX_BLOCKS, MAX_DOMAINS = 1 << 15, 1 << 10, 1 << 10
+#: Far beyond any model.
+MAX_DOMAINS = 1 << 10
 #: Positions that may be learned; a table of more that is neither a grid's nor a sequence's is a damaged one.
 MAX_LEARNED = 64
 #: Arguments that must have this value if present, since our model supports no other.
@@ -101,8 +102,7 @@ def _model_config(path: Path, arguments: Mapping[str, Any]) -> ModelConfig:
         raise ValueError(f"{path}: argument {error} is missing; this is no published 4M model") from None
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: not the arguments of a 4M model: {' '.join(str(error).split()):.300}") from None
-    if config.width > MAX_WIDTH or max(config.encoder_blocks, config.decoder_blocks) > MAX_BLOCKS:
-        raise ValueError(f"{path}: a model of width {config.width} is beyond what is loaded; the file is damaged")
+    check_size(config, path)
     return config
 
 

@@ -169,9 +169,9 @@ class DataConfig(BaseModel):
             self._check_sets()
         return self
 
-    def at(self, place: Folder) -> Path | Location:
+    def at(self, folder: Folder) -> Path | Location:
         """A folder of this config, to read from."""
-        return open_location(place, self.remote) if isinstance(place, Url) else place
+        return open_location(folder, self.remote) if isinstance(folder, Url) else folder
 
     @property
     def folder(self) -> Folder | str | None:
@@ -184,11 +184,16 @@ class DataConfig(BaseModel):
         """The data sets of the list `train`; empty where it is one folder, or not set."""
         return self.train if isinstance(self.train, tuple) else ()
 
+    @property
+    def parts(self) -> list[DataConfig]:
+        """A config for each data set that is trained on."""
+        return [self.of(entry) for entry in self.sets] if isinstance(self.train, tuple) else [self]
+
     def of(self, entry: TrainingSet) -> DataConfig:
         """The config with `entry` as its only training data."""
         same = entry.path is not None and self.val is not None and _same(entry.path, self.val)
-        own = {"train": entry.path, "tokens": entry.tokens, "train_split": entry.split}
-        return self.model_copy(update=own if same else own | {"val": None, "val_split": None})
+        update = {"train": entry.path, "tokens": entry.tokens, "train_split": entry.split}
+        return self.model_copy(update=update if same else update | {"val": None, "val_split": None})
 
     def _check_sets(self) -> None:
         if not self.sets:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -284,23 +283,3 @@ def count_masks(masks: Entries) -> dict[int, int]:
         values, numbers = np.unique(masks[start : start + (1 << 22)], return_counts=True)
         counts.update(dict(zip(values.tolist(), numbers.tolist())))
     return dict(counts)
-
-
-def same_files(index: Index, found: Mapping[str, Mapping[int, tuple[int, int]]]) -> bool:
-    """Whether the files of an index are just those found: part -> shard -> size and time."""
-    if sorted(found) != sorted(index.parts) or sorted(found[VIEWS_FOLDER]) != index.shards[:, 0].tolist():
-        return False
-    return np.array_equal(index.files[:, :, : TIME + 1], file_stamps(found, index.parts))
-
-
-def file_stamps(found: Mapping[str, Mapping[int, tuple[int, int]]], parts: list[str]) -> np.ndarray:
-    """uint64 (shards, parts, 2): size and time of each file; 0 where there is none."""
-    numbers = np.array(sorted(found[VIEWS_FOLDER]))
-    stamps = np.zeros((len(numbers), len(parts), 2), np.uint64)
-    for part, name in enumerate(parts):
-        if shards := found.get(name):
-            there = np.fromiter(shards, np.int64, len(shards))
-            at = np.searchsorted(numbers, there).clip(max=len(numbers) - 1)
-            known = numbers[at] == there
-            stamps[at[known], part] = np.array(list(shards.values()), np.uint64)[known]
-    return stamps
