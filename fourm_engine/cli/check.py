@@ -21,9 +21,7 @@ def check(
     tolerance: Annotated[
         float | None, typer.Option(min=0, help="Largest error of decode∘encode, as a share of the best constant's.")
     ] = None,
-    source: Annotated[
-        Path | None, typer.Option(help="The package's source tree, if it was not installed from a folder.")
-    ] = None,
+    source: Annotated[Path | None, typer.Option(help="The package's sources, if not installed from a folder.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
 ) -> None:
     """Run the conformance kit on an installed modality; exit code 1 if a check fails."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,11 +28,11 @@ Folder = Annotated[
 ]
 Out = Annotated[Path, typer.Argument(help="Folder to write to.")]
 Modality = Annotated[
-    Optional[list[str]],  # noqa: UP045
+    list[str] | None,
     typer.Option(help="Read only this modality; repeatable."),
 ]
 Reading = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option("--config", help="YAML config that names the modalities and their folders."),
 ]
 
@@ -74,18 +74,18 @@ def check(
         str, typer.Argument(help="YAML config; folder of data or tokens; tars, shard-{00..09}.tar; or NAME:LOCATION.")
     ],
     overrides: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Argument(help="section.key=value …; for a folder only modalities.settings.NAME.KEY=VALUE."),
     ] = None,
     *,
     samples: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=1, help="Read this many samples of each part, drawn by --seed. Default: all."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Draws the samples to read and show.")] = 0,
-    workers: Annotated[Optional[int], typer.Option(min=0, help="Processes that read; one per core.")] = None,  # noqa: UP045
-    json_file: Annotated[Optional[Path], typer.Option("--json", help="Write all of it to this file.")] = None,  # noqa: UP045
-    report: Annotated[Optional[Path], typer.Option(help="Write report.html and sheet.png to this folder.")] = None,  # noqa: UP045
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read; one per core.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all of it to this file.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write report.html and sheet.png to this folder.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for notes as well.")] = False,
 ) -> None:
     """Check every file of a data set. Prints counts, sizes and statistics, and whatever is damaged, missing, unused,
@@ -156,10 +156,10 @@ def show(
     name: Annotated[str, typer.Argument(help="A sample's name, or one of its files.")],
     overrides: Overrides = None,
     *,
-    out: Annotated[Optional[Path], typer.Option(help="Write the sheet to this PNG file.")] = None,  # noqa: UP045
-    view: Annotated[Optional[int], typer.Option(min=0, help="A view in place of the one drawn.")] = None,  # noqa: UP045
+    out: Annotated[Path | None, typer.Option(help="Write the sheet to this PNG file.")] = None,
+    view: Annotated[int | None, typer.Option(min=0, help="A view in place of the one drawn.")] = None,
     epoch: Annotated[int, typer.Option(min=0, help="Draws the mask at the sample's position in this epoch.")] = 0,
-    seed: Annotated[Optional[int], typer.Option(min=0, help="Of order, views and masks; the config's.")] = None,  # noqa: UP045
+    seed: Annotated[int | None, typer.Option(min=0, help="Of order, views and masks; the config's.")] = None,
 ) -> None:
     """Show one sample as a run sees it: the crop, the model's view, the decoded tokens, and the mask of input and
     target tokens."""

@@ -16,9 +16,7 @@ def edit(
     run: Run,
     given: Given,
     out: Out = None,
-    mask: Annotated[
-        Path | None, typer.Option(help="A picture of the sample's size, white where it should change.")
-    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="A picture of the sample's size, white where to change.")] = None,
     change: Annotated[
         list[str] | None,
         typer.Option(help="NAME=FILE, NAME=words or NAME=JSON: a new value, which the rest follows; repeatable."),

@@ -41,9 +41,7 @@ def _parameters(function: Callable[..., Any]) -> list[Parameter]:
 
 def _options(
     seed: Seed = 0,
-    samples: Annotated[
-        int, typer.Option("--n-samples", "--samples", min=1, help="Number of samples, with seeds from --seed on.")
-    ] = 1,
+    samples: Annotated[int, typer.Option("--n-samples", "--samples", min=1, help="Number of samples.")] = 1,
     reduce: Annotated[
         list[str] | None,
         typer.Option(

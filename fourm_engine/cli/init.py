@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -11,7 +11,7 @@ import typer
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder of your data, with files such as FOLDER/images/0001.jpg.")],
     *,
-    out: Annotated[Optional[Path], typer.Option(help="Config to write; by default FOLDER's name with .yaml.")] = None,  # noqa: UP045
+    out: Annotated[Path | None, typer.Option(help="Config to write; by default FOLDER's name with .yaml.")] = None,
     unpack: Annotated[
         bool,
         typer.Option(

@@ -24,9 +24,7 @@ def probe(
     ] = None,
     val_labels: Annotated[Path | None, typer.Option(help="Labels of --val, if it reuses sample names.")] = None,
     val: Annotated[str | None, typer.Option(help="Validation data, like DATA.")] = None,
-    share: Annotated[
-        float, typer.Option("--held-out", min=0.01, max=0.99, help="Held-out share of each class, without --val.")
-    ] = 0.2,
+    share: Annotated[float, typer.Option("--held-out", min=0.01, max=0.99, help="Of each class, without --val.")] = 0.2,
     probes: Annotated[
         list[str] | None, typer.Option("--probe", help="knn, linear or attentive; repeatable. Default: all.")
     ] = None,

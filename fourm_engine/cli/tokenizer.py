@@ -21,9 +21,7 @@ def evaluate(
     modality: Annotated[list[str] | None, typer.Option(help="Only this modality; repeatable.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Use only the first held-out samples.")] = 512,
     pictures: Annotated[int, typer.Option(min=0, help="Number of samples on the sheet.")] = 6,
-    features: Annotated[
-        str | None, typer.Option(help="Vision network (folder or Hub id) for the Fréchet distance.")
-    ] = None,
+    features: Annotated[str | None, typer.Option(help="Vision network (folder, Hub id) for Fréchet distances.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the report. Default: RUN/tokenizer-evaluation.")] = None,
 ) -> None:
     """Encode and decode held-out data; print scores and write tokenizers.json and sheet.png."""
