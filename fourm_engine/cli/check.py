@@ -13,8 +13,7 @@ def check(
     name: Annotated[str, typer.Argument(help="The modality's name, as `fourm plugins list` shows it.")],
     *,
     set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="KEY=VALUE (YAML): a setting of the tested instance."),
+        list[str] | None, typer.Option("--set", help="KEY=VALUE (YAML): a setting of the tested instance.")
     ] = None,
     claim: Annotated[list[str] | None, typer.Option(help="An additional claim.")] = None,
     expect: Annotated[list[str] | None, typer.Option(help="CHECK=REASON: expect this check to fail.")] = None,

@@ -23,17 +23,12 @@ app = typer.Typer(
 SHOWN = 5
 
 Folder = Annotated[
-    str,
-    typer.Argument(help="A folder, tars such as data/shard-{00..09}.tar, or NAME:LOCATION of a package."),
+    str, typer.Argument(help="A folder, tars such as data/shard-{00..09}.tar, or NAME:LOCATION of a package.")
 ]
 Out = Annotated[Path, typer.Argument(help="Folder to write to.")]
-Modality = Annotated[
-    list[str] | None,
-    typer.Option(help="Read only this modality; repeatable."),
-]
+Modality = Annotated[list[str] | None, typer.Option(help="Read only this modality; repeatable.")]
 Reading = Annotated[
-    Path | None,
-    typer.Option("--config", help="YAML config that names the modalities and their folders."),
+    Path | None, typer.Option("--config", help="YAML config that names the modalities and their folders.")
 ]
 
 
@@ -79,8 +74,7 @@ def check(
     ] = None,
     *,
     samples: Annotated[
-        int | None,
-        typer.Option(min=1, help="Read this many samples of each part, drawn by --seed. Default: all."),
+        int | None, typer.Option(min=1, help="Read this many samples of each part, drawn by --seed. Default: all.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Draws the samples to read and show.")] = 0,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read; one per core.")] = None,

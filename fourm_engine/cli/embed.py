@@ -43,20 +43,14 @@ def search(
     index: Annotated[Path, typer.Argument(help="An index written by `fourm embed`.")],
     run: Annotated[str | None, typer.Argument(help="With --query: the run or model that made the index.")] = None,
     query: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=FILE or NAME=words; NAME=text:words is never a path. Repeatable."),
+        list[str] | None, typer.Option(help="NAME=FILE or NAME=words; NAME=text:words is never a path. Repeatable.")
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of results.")] = 5,
     queries: Annotated[
-        Path | None,
-        typer.Option(
-            "--evaluate",
-            help="Another index, whose samples are searched in INDEX and scored.",
-        ),
+        Path | None, typer.Option("--evaluate", help="Another index, whose samples are searched in INDEX and scored.")
     ] = None,
     labels: Annotated[
-        Path | None,
-        typer.Option(help="JSON {sample: class} or CSV sample,class: all samples of the class are right."),
+        Path | None, typer.Option(help="JSON {sample: class} or CSV sample,class: all samples of the class are right.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the metrics of --evaluate.")] = None,
     device: Device = None,

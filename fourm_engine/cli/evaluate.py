@@ -26,8 +26,7 @@ def evaluate(
     samples: Annotated[int | None, typer.Option(min=1, help="Held-out samples to predict.")] = None,
     seed: Annotated[int | None, typer.Option(help="Draws the samples and the generated tokens.")] = None,
     features: Annotated[
-        str | None,
-        typer.Option(help="Vision network (folder or Hub id) for the Fréchet distance."),
+        str | None, typer.Option(help="Vision network (folder or Hub id) for the Fréchet distance.")
     ] = None,
     agreement: Annotated[
         str | None,

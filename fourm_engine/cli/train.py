@@ -15,8 +15,7 @@ def train(
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the run would cost; train nothing.")] = (False),
     replay: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Replay a non-finite step, and find where it begins."),
+        Path | None, typer.Option(metavar="FILE", help="Replay a non-finite step, and find where it begins.")
     ] = None,
     mfu: Annotated[float | None, typer.Option(help="With --dry-run: share of the peak FLOP/s. Default: 0.4.")] = None,
     gpu: Annotated[str, typer.Option(help="With --dry-run: a GPU such as H100, instead of this machine's.")] = "",

@@ -103,8 +103,7 @@ class DataConfig(BaseModel):
     #: prints one; `NAME:LOCATION`, opened by the installed source NAME; or a list of data sets that are mixed.
     train: (
         Annotated[
-            Annotated[Source, Tag("(folder)")] | Annotated[tuple[TrainingSet, ...], Tag("(list)")],
-            Discriminator(_kind),
+            Annotated[Source, Tag("(folder)")] | Annotated[tuple[TrainingSet, ...], Tag("(list)")], Discriminator(_kind)
         ]
         | None
     ) = None

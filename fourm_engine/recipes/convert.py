@@ -54,12 +54,7 @@ def convert(
             _convert_tokenizer(source, target, modality, manager, native=native)
         else:
             model = FourM.from_pretrained(
-                source,
-                device="cpu",
-                domains=domains or None,
-                tokenizers=tokenizers,
-                manager=manager,
-                adapter=adapter,
+                source, device="cpu", domains=domains or None, tokenizers=tokenizers, manager=manager, adapter=adapter
             )
             if model.missing and not domains:
                 raise ValueError("; ".join(model.missing.values()))

@@ -112,11 +112,7 @@ def _sets(data: DataConfig, modalities: Modalities) -> list[tuple[str, DataConfi
 
 
 def check_folder(
-    folder: Path | str,
-    settings: ModalitiesConfig | None = None,
-    read: Reading = Reading(),
-    *,
-    tell: Tell = say,
+    folder: Path | str, settings: ModalitiesConfig | None = None, read: Reading = Reading(), *, tell: Tell = say
 ) -> DataCheck:
     """Check a folder of data, some of its tars by a pattern, or the data that a package opens, with the installed
     modalities, configured by `settings`. The parts of a whole folder are its splits.

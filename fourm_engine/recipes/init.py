@@ -37,12 +37,7 @@ class InitReport:
 
 
 def init(
-    folder: Path,
-    *,
-    out: Path | None = None,
-    force: bool = False,
-    unpack: bool = False,
-    machine: Machine | None = None,
+    folder: Path, *, out: Path | None = None, force: bool = False, unpack: bool = False, machine: Machine | None = None
 ) -> InitReport:
     """Look at `folder` and write a config for it.
 

@@ -188,10 +188,4 @@ def lengths(counts: Counter[int]) -> dict[str, Any]:
     def at(share: float) -> int:
         return int(keys[np.searchsorted(upto, share * upto[-1])])
 
-    return {
-        "texts": int(upto[-1]),
-        "least": int(keys[0]),
-        "median": at(0.5),
-        "95%": at(0.95),
-        "longest": int(keys[-1]),
-    }
+    return {"texts": int(upto[-1]), "least": int(keys[0]), "median": at(0.5), "95%": at(0.95), "longest": int(keys[-1])}

@@ -201,12 +201,7 @@ def _clean(folder: Path, mine: Sequence[tuple[Path | None, list[str]]]) -> None:
 
 
 def _label(
-    read: Mapping[str, Any],
-    files: Source,
-    target: Modality,
-    labeller: Labeller,
-    on_error: str,
-    report: LabelReport,
+    read: Mapping[str, Any], files: Source, target: Modality, labeller: Labeller, on_error: str, report: LabelReport
 ) -> Iterator[tuple[str, Any]]:
     """(sample, value of the target) of a batch, without what cannot be used."""
 

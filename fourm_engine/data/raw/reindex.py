@@ -14,16 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fourm_engine.data.raw.folder import Listing
-from fourm_engine.data.raw.index import (
-    INDEX,
-    MAX_VIEWS,
-    DataIndex,
-    ShardRows,
-    Stored,
-    View,
-    member_columns,
-    settled,
-)
+from fourm_engine.data.raw.index import INDEX, MAX_VIEWS, DataIndex, ShardRows, Stored, View, member_columns, settled
 from fourm_engine.data.raw.names import shown
 from fourm_engine.data.raw.open_shards import stamp_of
 from fourm_engine.data.raw.sample_shards import Claim, others_of

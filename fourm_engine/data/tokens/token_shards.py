@@ -18,15 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from fourm_engine.data.tokens.shards import (
-    column_of,
-    damaged,
-    digest,
-    names_digest,
-    open_shard,
-    save_shard,
-    shard_path,
-)
+from fourm_engine.data.tokens.shards import column_of, damaged, digest, names_digest, open_shard, save_shard, shard_path
 from fourm_engine.identity import check_identity
 from fourm_engine.identity import digest as identity_digest
 from fourm_engine.storage.location import Readable
