@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fourm_engine.cli.options import Config, Overrides
-from fourm_engine.cli.tables import console, new_table
+from fourm_engine.cli.tables import console, literal, new_table
 from fourm_engine.cli.tables import show as show_tables
 from fourm_plugins.counting import counted
 
@@ -94,39 +94,37 @@ def check(
     read = recipe.Reading(samples, seed, os.cpu_count() or 0 if workers is None else workers)
     path = Path(source)
     if path.is_dir() and recipe.is_tokens(path):
-        found = recipe.check_tokens(path)
+        result = recipe.check_tokens(path)
     elif path.is_dir() or (scheme_of(source) and not path.exists()) or is_pattern(path):
-        found = recipe.check_folder(
-            path if path.is_dir() else source, recipe.settings_of(overrides or []), read, tell=warn
-        )
+        settings = recipe.settings_of(overrides or [])
+        result = recipe.check_folder(path if path.is_dir() else source, settings, read, tell=warn)
     else:
-        found = recipe.check_config(load_config(path, overrides or [], needed=()), read, tell=warn)
-    print_check(found)
+        result = recipe.check_config(load_config(path, overrides or [], needed=()), read, tell=warn)
+    print_check(result)
     if json_file is not None:
-        recipe.write_json(json_file, found)
+        recipe.write_json(json_file, result)
         print(json_file)
-    for path in write_report(report, found, title=f"Data check of {source}") if report is not None else ():
+    for path in write_report(report, result, title=f"Data check of {source}") if report is not None else ():
         print(path)
-    if found.problems or (strict and found.findings):
+    if result.problems or (strict and result.findings):
         raise typer.Exit(1)
 
 
-def print_check(found: DataCheck) -> None:
+def print_check(result: DataCheck) -> None:
     """Print tables, then the findings with problems last, next to the prompt."""
     from fourm_engine.evaluate.data_report import describe_item, tables
 
     out = console()
-    for title, columns, rows in tables(found):
+    for title, columns, rows in tables(result):
         table = new_table(*columns, title=title)
         for row in rows:
-            table.add_row(*map(_plain, row))
+            table.add_row(*map(literal, row))
         show_tables([table])
-    for part in found.parts:
-        read = (
-            "" if len(part.read) == len(part.names) else f", of which {len(part.read):,} were read (seed {found.seed})"
-        )
+    for part in result.parts:
+        some = len(part.read) < len(part.names)
+        read = f", of which {len(part.read):,} were read (seed {result.seed})" if some else ""
         out.print(f"{part.name}: {counted(len(part.names), 'sample')} of {part.wanted.root}{read}", markup=False)
-    for finding in (*found.notes, *found.problems):
+    for finding in (*result.notes, *result.problems):
         print(f"{finding.level}: {finding.kind}: {finding.message}")
         for item in finding.listed.items[1:SHOWN] if finding.level == "problem" else ():
             print(f"    {describe_item(item)}")
@@ -134,14 +132,7 @@ def print_check(found: DataCheck) -> None:
             print(f"    … {finding.listed.count - SHOWN} more (--json lists them)")
         if finding.remedy:
             print(f"  → {finding.remedy}")
-    count = len(found.problems)
-    print(f"{counted(count, 'problem')}, {counted(len(found.notes), 'note')}")
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+    print(f"{counted(len(result.problems), 'problem')}, {counted(len(result.notes), 'note')}")
 
 
 @app.command("show")

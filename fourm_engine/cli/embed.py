@@ -74,6 +74,6 @@ def search(
 
     result = recipe.evaluate(index, queries, labels=labels, out=out)
     table = new_table("", *(f"recall@{k}" for k in result.chance.recall), "nDCG")
-    for name, found in (("cosine", result.plain), ("cosine, centred", result.centred), ("chance", result.chance)):
-        table.add_row(name, *(f"{share:.3f}" for share in found.recall.values()), f"{found.ndcg:.3f}")
+    for name, scores in (("cosine", result.plain), ("cosine, centred", result.centred), ("chance", result.chance)):
+        table.add_row(name, *(f"{share:.3f}" for share in scores.recall.values()), f"{scores.ndcg:.3f}")
     show([table], [f"{result.queries} queries, {result.candidates} candidates"])

@@ -80,9 +80,8 @@ def print_summary(evaluation: Evaluation) -> None:
         tables.append(table)
     if varies := [(task.name, *item) for task in evaluation.tasks for item in task.diversity.items()]:
         between = ("among samples", "to the truth", "among truths")
-        table = new_table(
-            "task", "target", "metric", *between, "distinct", title="how much samples of one input differ"
-        )
+        title = "how much samples of one input differ"
+        table = new_table("task", "target", "metric", *between, "distinct", title=title)
         for name, target, d in varies:
             for k, s in enumerate(d.spreads):
                 first = (name, target) if k == 0 else ("", "")

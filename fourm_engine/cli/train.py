@@ -29,10 +29,8 @@ def train(
     if dry_run:
         from fourm_engine.recipes.dry_run import dry_run as recipe_of_numbers
 
-        mfu = 0.4 if mfu is None else mfu
-        report = recipe_of_numbers(
-            load_config(config, overrides or [], needed=()), mfu=mfu, gpu=gpu, processes=processes
-        )
+        loaded = load_config(config, overrides or [], needed=())
+        report = recipe_of_numbers(loaded, mfu=0.4 if mfu is None else mfu, gpu=gpu, processes=processes)
         typer.echo("\n".join(report.lines()))
         return
     if mfu is not None or gpu or processes is not None:

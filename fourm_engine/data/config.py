@@ -21,7 +21,7 @@ from pydantic import (
 from fourm_engine.data.raw.root import PIPE
 from fourm_engine.storage.config import RemoteConfig
 from fourm_engine.storage.location import Location, open_location
-from fourm_engine.storage.url import Folder, Place, Url, absolute, parse, scheme_of
+from fourm_engine.storage.url import AnyFolder, Folder, Url, absolute, parse, scheme_of
 from fourm_plugins.spec import SOURCE_PATTERN
 
 
@@ -58,7 +58,7 @@ class TrainingSet(BaseModel):
 
     path: Source | None = None
     #: Its tokens, in a folder of no other data set.
-    tokens: Place | None = None
+    tokens: AnyFolder | None = None
     #: Like `data.train_split`, for this folder.
     split: str | None = None
     #: Share of samples drawn from it, relative to the others' weights. Either every entry has one, or none has: then
@@ -108,7 +108,7 @@ class DataConfig(BaseModel):
         | None
     ) = None
     val: Source | None = None
-    tokens: Place | None = None
+    tokens: AnyFolder | None = None
     remote: RemoteConfig = Field(default_factory=RemoteConfig)
     #: Name in the folder's `splits.json`, {name: [samples]}; None takes every sample.
     train_split: str | None = None

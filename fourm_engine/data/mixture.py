@@ -65,8 +65,8 @@ class Mixture(Store):
         each = [lanes or lanes_for(s.shard_sizes, remote=s.reads_ahead, **suits) for s in self._parts]
         most = max(each)
         orders = [
-            Order.choose(store.shard_sizes, seed, lanes=most if own > 1 else 1, window=window, part=part)
-            for part, (store, own) in enumerate(zip(self._parts, each))
+            Order.choose(store.shard_sizes, seed, lanes=most if needed > 1 else 1, window=window, part=part)
+            for part, (store, needed) in enumerate(zip(self._parts, each))
         ]
         return MixedOrder(orders, self.weights, seed, lanes=most)
 
@@ -112,10 +112,8 @@ class Mixture(Store):
     def describe(self) -> str:
         """One line for the mixture and one for each data set."""
         total = sum(self.weights)
-        lines = [
-            f"train: {counted(len(self), 'sample')} in {counted(len(self._parts), 'data set')}; share of the "
-            f"samples drawn:"
-        ]
+        sizes = f"{counted(len(self), 'sample')} in {counted(len(self._parts), 'data set')}"
+        lines = [f"train: {sizes}; share of the samples drawn:"]
         for weight, store in zip(self.weights, self._parts, strict=True):
             lines.append(f"  {weight / total:.2%} {store.describe().removeprefix('train: ')}")
         return "\n".join(lines)
@@ -191,9 +189,8 @@ class MixedOrder:
         sizes = end - begin
         parts = block_rng(self.seed, lane, block).permutation(np.repeat(np.arange(len(sizes)), sizes))
         counts = np.empty(len(parts), np.int64)
-        counts[np.argsort(parts, kind="stable")] = np.concatenate(
-            [np.arange(b, e) for b, e in zip(begin, end, strict=True)]
-        )
+        ranks = [np.arange(b, e) for b, e in zip(begin, end, strict=True)]
+        counts[np.argsort(parts, kind="stable")] = np.concatenate(ranks)
         return parts.astype(np.uint32), counts
 
     def _counts(self, lane: int, block: int) -> np.ndarray:

@@ -63,7 +63,7 @@ class NameTable(LazyNames):
     def __init__(self, offsets: Entries, blob: Entries, hashes: Entries, order: Entries) -> None:
         self.offsets, self.blob, self.hashes, self.order = offsets, blob, hashes, order
         self._saved: tuple[Readable, Mapping[str, list[int]]] | None = None
-        self._last: tuple[str | None, int | None] = None, None  # found last: all modalities of a sample ask in turn
+        self._last: tuple[str | None, int | None] = None, None  # looked up last: all modalities of a sample do in turn
         n = len(offsets) - 1
         if n < 0 or len(hashes) != n or len(order) != n or int(offsets[0]) != 0 or int(offsets[-1]) != len(blob):
             raise ValueError(f"a table of {n} names whose columns do not belong together")

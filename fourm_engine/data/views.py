@@ -64,9 +64,8 @@ class ViewDrawer:
         cls, modalities: Mapping[str, Modality], config: DataConfig, *, training: bool, seed: int = 0
     ) -> ViewDrawer:
         """Validation (`training=False`) sees centre crops."""
-        return cls(
-            modalities, augment=config.augment and training, crop_scale=config.crop_scale, flip=config.flip, seed=seed
-        )
+        augment = config.augment and training
+        return cls(modalities, augment=augment, crop_scale=config.crop_scale, flip=config.flip, seed=seed)
 
     @property
     def groups(self) -> list[str]:

@@ -124,9 +124,9 @@ def _status(error: BaseException) -> int | None:
         return None  # an answer that is not HTTP, which aiohttp reports as a 400
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore
-        found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        code = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     else:
-        found = getattr(response, "status_code", None) or getattr(error, "status", None)
-        if found is None and type(error).__module__.startswith("gcsfs"):  # elsewhere `code` may mean something else
-            found = getattr(error, "code", None)
-    return found if isinstance(found, int) and 100 <= found < 600 else None
+        code = getattr(response, "status_code", None) or getattr(error, "status", None)
+        if code is None and type(error).__module__.startswith("gcsfs"):  # elsewhere `code` may mean something else
+            code = getattr(error, "code", None)
+    return code if isinstance(code, int) and 100 <= code < 600 else None

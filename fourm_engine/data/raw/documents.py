@@ -33,10 +33,8 @@ def documented(
             said = {key: given.get(name, {})[key] for key in settings if key in given.get(name, {})}
             for key, value in said.items():
                 if _plain(value) != _plain(settings[key]):
-                    say(
-                        f"modalities.settings.{name}.{key} is {_short(value)}, which counts, but {where} says "
-                        f"{_short(settings[key])}"
-                    )
+                    setting, other = f"modalities.settings.{name}.{key}", _short(settings[key])
+                    say(f"{setting} is {_short(value)}, which counts, but {where} says {other}")
             if settings:
                 settled |= {} if said else {name: settings}
                 break

@@ -129,9 +129,7 @@ class FolderSource:
         return self._files[name]
 
     def files(self, name: str) -> dict[str, bytes]:
-        return {
-            extension: read_file(self.folder / path, self.max_bytes) for extension, path in self._files[name].items()
-        }
+        return {e: read_file(self.folder / path, self.max_bytes) for e, path in self._files[name].items()}
 
     def where(self, name: str) -> str:
         return ", ".join(shown(self.folder / path) for path in self._files[name].values())

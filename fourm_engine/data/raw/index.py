@@ -241,17 +241,12 @@ def member_columns(blocks: Iterable[Block]) -> tuple[Columns, dict[int, list[Any
     blocks = list(blocks)
     ends = np.cumsum([0, *(len(block.flags) for block in blocks)])
     shift = np.cumsum([0, *(len(block.paths) for block in blocks)])
-    whole = {
-        "offsets": np.concatenate([[0], *(block.offsets[1:] + at for block, at in zip(blocks, shift))]).astype(
-            np.int64
-        ),
-        "paths": np.concatenate([np.zeros(0, np.uint8), *(block.paths for block in blocks)]),
-        "starts": np.concatenate([np.zeros(0, np.int64), *(block.starts for block in blocks)]),
-        "sizes": np.concatenate([np.zeros(0, np.int64), *(block.sizes for block in blocks)]),
-    }
-    columns: Columns = {name: smallest(column) for name, column in whole.items()}
-    columns["flags"] = np.concatenate([np.zeros(0, np.uint8), *(block.flags for block in blocks)])
-    columns["headers"] = np.concatenate([np.zeros(0, np.uint32), *(block.headers for block in blocks)])
+    offsets = np.concatenate([[0], *(block.offsets[1:] + at for block, at in zip(blocks, shift))])
+    columns: Columns = {"offsets": smallest(offsets.astype(np.int64))}
+    for name, kind in (("paths", np.uint8), ("starts", np.int64), ("sizes", np.int64)):
+        columns[name] = smallest(np.concatenate([np.zeros(0, kind), *(getattr(block, name) for block in blocks)]))
+    for name, kind in (("flags", np.uint8), ("headers", np.uint32)):
+        columns[name] = np.concatenate([np.zeros(0, kind), *(getattr(block, name) for block in blocks)])
     odd = {int(end) + row: what for block, end in zip(blocks, ends) for row, what in block.odd.items()}
     return columns, odd
 

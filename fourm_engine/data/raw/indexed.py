@@ -36,9 +36,8 @@ class Maps:
         self.paths = {name: index.root / name for name, _ in self.shards}
         self.firsts = np.array([shard.first for shard in index.shards.values()], np.int64)
         try:
-            self.names = NameTable.from_arrays(
-                {column: self.view[f"names.{column}"] for column in ("offsets", "blob", "hashes", "order")}
-            )
+            columns = ("offsets", "blob", "hashes", "order")
+            self.names = NameTable.from_arrays({column: self.view[f"names.{column}"] for column in columns})
             for number in range(len(view.claims)):
                 starts, files, extensions = (self.view[f"{number}.{c}"] for c in ("starts", "files", "extensions"))
                 if len(starts) != len(self.names) + 1 or not int(starts[-1]) == len(files) == len(extensions):
@@ -80,9 +79,8 @@ class IndexedSource:
         self.maps, self.number, self.max_bytes = maps, number, max_bytes
         self.source, self.extensions = key
         self.notes = list(notes)
-        self._starts, self._files, self._extensions = (
-            maps.view[f"{number}.{column}"] for column in ("starts", "files", "extensions")
-        )
+        columns = (maps.view[f"{number}.{column}"] for column in ("starts", "files", "extensions"))
+        self._starts, self._files, self._extensions = columns
 
     def __reduce__(self) -> tuple[Any, ...]:
         return IndexedSource, (self.maps, self.number, (self.source, self.extensions), self.notes, self.max_bytes)

@@ -152,9 +152,8 @@ def label(
         samples = sum(map(len, have))
         report.lacking = total - samples
         parts = (part for names in have for batch in batched(names, BATCH) for part in batched(batch, PART))
-        values = ahead(
-            ValueReader(files, source), parts, workers=preparing_workers(samples) if workers is None else workers
-        )
+        workers = preparing_workers(samples) if workers is None else workers
+        values = ahead(ValueReader(files, source), parts, workers=workers)
         with LabelWriter(folder, target) as writer:
             for (out, names), present in zip(waiting, have):
                 for batch in batched(present, BATCH):
@@ -185,9 +184,7 @@ def _check_aligned(folder: Path, files: Source, target: Modality) -> None:
     there = Listing(folder, target.spec.extensions)
     expected = {path.relative_to(folder).as_posix() for path, _ in _units(files, folder) if path is not None}
     if other := sorted(set(there.shards) - expected):
-        wanted = (
-            "is no shard of what it is made from" if expected else "would be beside its labels, which are plain files"
-        )
+        wanted = "is no shard of what it is made from" if expected else "would be beside labels that are plain files"
         raise ValueError(f"{folder}: {other[0]} {wanted}; move it away")
     if there.files and None not in files.by_shard():
         raise ValueError(f"{folder / there.files[0]}: a plain file beside shards of labels; move it away")

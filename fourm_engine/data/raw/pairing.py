@@ -41,10 +41,9 @@ def unpaired(names: Mapping[str, Collection[str]]) -> list[str]:
             mine, theirs = (_lacking(names[a], names[b]) for a, b in ((first, second), (second, first)))
             if (near := difference(mine, theirs)) is not None:
                 number, what, a, b = near
-                lines.append(
-                    f"names of {first} and {second} that differ in {what} alone: {number}, such as {shown(a)} and "
-                    f"{shown(b)}; name them alike"
-                )
+                example = f"{shown(a)} and {shown(b)}"
+                what = f"names of {first} and {second} that differ in {what} alone"
+                lines.append(f"{what}: {number}, such as {example}; name them alike")
     return lines
 
 

@@ -107,9 +107,8 @@ def _copy(command: str, path: Path) -> int:
                     os.killpg(process.pid, signal.SIGKILL)  # the shell, and what it has started
                 raise
         if process.returncode:
-            raise ValueError(
-                f"{PIPE}{command}: failed with status {process.returncode} after {size} bytes; run it yourself to see"
-            )
+            status = f"{process.returncode} after {size} bytes"
+            raise ValueError(f"{PIPE}{command}: failed with status {status}; run it yourself to see")
         try:
             return len(scan(temporary).samples)
         except ValueError as error:

@@ -80,9 +80,8 @@ def indexed(folder: Location) -> set[str]:
             return set(map(str, document["modalities"]))
         views = [(claim, there) for view in document["views"] for claim, there in zip(view["claims"], view["folders"])]
         shards = {str(shard[0]).partition("/")[0] for shard in document["shards"]}
-        return {
-            str(name) for (source, _, names), there in views if there is not None or source in shards for name in names
-        }
+        having = [names for (source, _, names), there in views if there is not None or source in shards]
+        return {str(name) for names in having for name in names}
     except Missing:
         return set()
     except StoreError:

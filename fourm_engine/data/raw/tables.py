@@ -67,10 +67,8 @@ class Table:
         name = next((written[key] for key in NAME_COLUMNS if key in written), None)
         if name is None:
             there = ", ".join(shown(key) for key in list(written.values())[:8]) or "none"
-            raise ValueError(
-                f"{shown(path)}: no column names the samples; call it {', '.join(NAME_COLUMNS[:4])} or name (there: "
-                f"{there})"
-            )
+            usual = ", ".join(NAME_COLUMNS[:4])
+            raise ValueError(f"{shown(path)}: no column names the samples; call it {usual} or name (there: {there})")
         self.name_column = name
         self.columns = [
             key

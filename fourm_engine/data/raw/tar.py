@@ -65,9 +65,8 @@ class Shards:
         return {extension: read_member(path, stamp, content, self.max_bytes) for extension, content in files.items()}
 
     def where(self, name: str) -> str:
-        return ", ".join(
-            f"{shown(self.folder / shard)}:{shown(content.member)}" for shard, content in self.entries(name).values()
-        )
+        entries = self.entries(name).values()
+        return ", ".join(f"{shown(self.folder / shard)}:{shown(content.member)}" for shard, content in entries)
 
     def stamp(self, name: str) -> str:
         shard, files = self._index[name]

@@ -188,9 +188,8 @@ class _Builder:
         assert self.old is not None
         rows = self.old.rows_of(before)
         offsets = self.old.names.offsets[rows.start : rows.stop + 1].astype(np.int64)
-        self._add_names(
-            offsets - offsets[0], self.old.names.blob[int(offsets[0]) : int(offsets[-1])], self.old_hashes[rows]
-        )
+        blob = self.old.names.blob[int(offsets[0]) : int(offsets[-1])]
+        self._add_names(offsets - offsets[0], blob, self.old_hashes[rows])
         start, stop = np.searchsorted(self.old.dropped, [rows.start, rows.stop])
         self.dropped.append(self.old.dropped[start:stop] - rows.start + self.rows)
         self.shards[shard] = self.old.shards[before]

@@ -81,14 +81,11 @@ class ShardFiles:
         file = open_shard(path)
         stat = path.stat()
         if (stat.st_size, stat.st_mtime_ns) != (int(known[BYTES]), int(known[TIME])):
-            raise ValueError(
-                f"{path}: has changed while it was in use; start again (a run goes on from its last checkpoint)"
-            )
+            again = "start again (a run goes on from its last checkpoint)"
+            raise ValueError(f"{path}: has changed while it was in use; {again}")
         if not self._fits(path, file, part, shard):
-            raise ValueError(
-                f"{path}: holds something else than {self.index.folder / INDEX_FOLDER} says; remove that folder and "
-                f"start again, which makes it anew"
-            )
+            where = self.index.folder / INDEX_FOLDER
+            raise ValueError(f"{path}: holds something else than {where} says; remove that folder and start again")
         return path, file
 
     def _fits(self, path: Readable, file: Any, part: int, shard: int) -> bool:

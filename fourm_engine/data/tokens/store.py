@@ -16,7 +16,7 @@ from fourm_engine.data.tokens.indexing import open_index
 from fourm_engine.data.tokens.recorded_views import RecordedViews
 from fourm_engine.data.tokens.selection import Selection
 from fourm_engine.data.tokens.shard_files import OPEN_FILES, ShardFiles
-from fourm_engine.data.tokens.shards import VIEWS_FOLDER, column_of
+from fourm_engine.data.tokens.shards import VIEWS_FOLDER, column_of, unusable
 from fourm_engine.storage.location import Readable
 from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
@@ -127,10 +127,7 @@ class TokenStore(Store):
         shard, at = self.index.locate(self.selection.row(row))
         ids = self.files.row(part, shard, "ids", at * self.views + view)
         if ids.ndim != 1 or ids.dtype != np.int32 or ids.max(initial=-1) >= size:
-            raise ValueError(
-                f"{self.index.path(part, shard)}: sample {self.names[row]!r} holds no ids below {size}; remove the "
-                f"file and run `fourm tokenize` again"
-            )
+            raise unusable(self.index.path(part, shard), f"sample {self.names[row]!r} holds no ids below {size}")
         return ids[ids >= 0].astype(np.int64)
 
     def ahead(self, rows: Sequence[int], *, now: bool = False, views: bool = False) -> None:
