@@ -95,9 +95,7 @@ class ExportedConfig(Strict):
 
     def build_vocabulary(self) -> Vocabulary:
         """Raises ValueError if the rows contradict the specs."""
-        if [e.name for e in self.vocabulary if e.name not in self.modalities] or len(self.vocabulary) != len(
-            self.modalities
-        ):
+        if sorted(entry.name for entry in self.vocabulary) != sorted(self.modalities):
             raise ValueError("vocabulary and modalities name different modalities")
         start = 0
         for e in self.vocabulary:

@@ -154,9 +154,8 @@ def _check(checkpoint: Checkpoint) -> None:
     names = {domain.name: domain.name for domain in checkpoint.domains}
     parts = parts_of(network, vocabulary, checkpoint.domains, names)
     fixed = computed(network, checkpoint.domains)
-    expected = {key: part.shape for key, part in parts.items()} | {
-        key: tuple(tensor.shape) for key, tensor in fixed.items()
-    }
+    expected = {key: part.shape for key, part in parts.items()}
+    expected |= {key: tuple(tensor.shape) for key, tensor in fixed.items()}
     shapes = checkpoint.shapes | {gone: checkpoint.shapes[kept] for gone, kept in checkpoint.tied.items()}
     check_shapes(shapes, expected, f"{checkpoint.path} does not fit its arguments")
     for name in bare_norms(network):

@@ -47,6 +47,10 @@ class StoredConfig(BaseModel):
 
     #: Folder of everything that training writes: config, checkpoints, metrics, the exported model.
     run: LocalFolder
+    #: Seed of the sample order, crops, masks and initial weights.
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
+    #: Observers of training: all that are installed and usable, or exactly these.
+    observers: Literal["installed"] | list[str] = "installed"
 
     def save(self, path: Path) -> None:
         """Write the resolved config, with all defaults spelled out."""
@@ -57,6 +61,17 @@ class StoredConfig(BaseModel):
         started.record(self.run)
         self.save(self.run / CONFIG)
 
+    def activate(self, manager: PluginManager, *configs: TrainConfig) -> None:
+        """Activate the optimisers and schedules of `configs`, and in the first process the observers.
+
+        Raises PluginError (a ValueError) for one that cannot be used; unusable observers that no setting names are only
+        reported."""
+        for config in configs:
+            manager.optimiser(config.optimiser)
+            manager.schedule(config.schedule)
+        if rank_and_world()[0] == 0:
+            manager.activate_observers(None if self.observers == "installed" else self.observers)
+
 
 class RunConfig(StoredConfig):
     """Everything that defines a run. Paths are relative to the working directory; in a config that a run stored, to
@@ -64,11 +79,7 @@ class RunConfig(StoredConfig):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
-    #: Seed of the sample order, crops, masks and initial weights.
-    seed: int = Field(default=0, ge=0, lt=1 << 63)
     modalities: ModalitiesConfig = Field(default_factory=ModalitiesConfig)
-    #: Observers of training: all that are installed and usable, or exactly these.
-    observers: Literal["installed"] | list[str] = "installed"
     data: DataConfig
     tokenizers: TokenizersConfig
     masking: MaskingConfig
@@ -117,17 +128,6 @@ class RunConfig(StoredConfig):
             modalities = with_data(modalities, *zip(*roots))
         check_token_spaces(modalities.specs)
         return modalities
-
-    def activate(self, manager: PluginManager, *configs: TrainConfig) -> None:
-        """Activate the optimisers and schedules of `configs`, and in the first process the observers.
-
-        Raises PluginError (a ValueError) for one that cannot be used; unusable observers that no setting names are only
-        reported."""
-        for config in configs:
-            manager.optimiser(config.optimiser)
-            manager.schedule(config.schedule)
-        if rank_and_world()[0] == 0:
-            manager.activate_observers(None if self.observers == "installed" else self.observers)
 
 
 def load_config(

@@ -114,6 +114,5 @@ def _located(folder: Path | str, manager: PluginManager) -> DataRoot:
 
 def _has(there: Catalogue) -> str:
     counts = {source: int(there.present[source, extensions].sum()) for source, extensions in there.sources}
-    return f"{counted(len(there.names), 'sample')}; " + ", ".join(
-        f"{source} {n}" for source, n in sorted(counts.items())
-    )
+    parts = [f"{source} {n}" for source, n in sorted(counts.items())]
+    return f"{counted(len(there.names), 'sample')}; {', '.join(parts)}"

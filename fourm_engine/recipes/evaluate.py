@@ -208,13 +208,11 @@ def _load_data(
     targets = {name: modality for name, modality in model.modalities.items() if modality.spec.target}
     sets = data_sets(trained, model.modalities)
     folders = [one.config.folder for one in sets if one.config.folder is not None]
-    known = [
-        AlignedData.from_config(
-            {name: m for name, m in one.modalities.items() if name in targets}, one.config, training=True
-        )
-        for one in sets
-        if _there(one.config.folder)
-    ]
+    known = []
+    for one in sets:
+        if _there(one.config.folder):
+            wanted = {name: modality for name, modality in one.modalities.items() if name in targets}
+            known.append(AlignedData.from_config(wanted, one.config, training=True))
     if not known:
         named = ", ".join(map(str, folders))
         where = f"are there (data.train: {named})" if folders else "are configured (data.train)"

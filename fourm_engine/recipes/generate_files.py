@@ -125,9 +125,8 @@ class Job:
         }
         folders = [self.out / source for source in sources.values()]
         record = Record(self.out, settings, folders, part=self.part, parts=self.parts)
-        reader = Reader(
-            self.inputs, self.shown_as, ViewDrawer(self.model.modalities), self.seed, self.copies, self.regions
-        )
+        drawer = ViewDrawer(self.model.modalities)
+        reader = Reader(self.inputs, self.shown_as, drawer, self.seed, self.copies, self.regions)
         report, bad = FilesReport(), BadFiles("skip")
         mine = sum(len(block) for block in self._blocks())
         workers = preparing_workers(mine) if self.workers is None else self.workers

@@ -138,9 +138,8 @@ def _open(
     """The samples, and the names of everything given for them."""
     folders = {name: Path(given) for name, given in inputs.items() if is_folder(given)}
     taken = [name for name, given in inputs.items() if given is None]
-    common = {
-        name: _once(find(name), given) for name, given in inputs.items() if name not in folders and given is not None
-    }
+    single = {name: given for name, given in inputs.items() if name not in folders and given is not None}
+    common = {name: _once(find(name), given) for name, given in single.items()}
     ways = [way for way, there in (("--data", data), ("--lines", lines), ("folders", folders)) if there]
     if len(ways) > 1:
         raise ValueError(f"{' and '.join(ways)} both name the samples; give one of them")
@@ -172,12 +171,11 @@ def _marked(regions: Regions, given: Collection[str]) -> dict[str, list[tuple[fl
     """Regions with masks read, once for all samples."""
     if absent := [name for name in regions if name not in given]:
         raise ValueError(f"region of {absent[0]!r}, which is not given; give it, or leave the region out")
-    return {
-        name: [
-            (weight, part if is_box(part) else read_mask(part, what=f"region of {name!r}")) for weight, part in pairs
-        ]
-        for name, pairs in regions.items()
-    }
+    marked: dict[str, list[tuple[float, Any]]] = {name: [] for name in regions}
+    for name, pairs in regions.items():
+        for weight, part in pairs:
+            marked[name].append((weight, part if is_box(part) else read_mask(part, what=f"region of {name!r}")))
+    return marked
 
 
 def _once(modality: Modality, given: Any) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -42,10 +42,8 @@ class TaskRunConfig(StoredConfig):
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
-    seed: int = Field(default=0, ge=0, lt=1 << 63)
     #: `select`: one or more inputs that the model knows; `settings`: theirs, and those of `task.target`.
     modalities: ModalitiesConfig
-    observers: Literal["installed"] | list[str] = "installed"
     data: DataConfig
     tokenizers: TaskTokenizers = Field(default_factory=TaskTokenizers)
     #: The model, and which parts of its encoder are frozen or adapted.
