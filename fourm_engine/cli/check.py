@@ -49,10 +49,9 @@ def check(
         subject.close()
     counts = result.to_json()
     numbers = f"{counts['ran']} ran, {counts['failed']} failed, {counts['expected']} expected to fail"
-    print(
-        f"{result.modality} ({result.plugin} {result.version}): {numbers}, {counts['not_claimed']} not claimed", end=""
-    )
-    print(f", {counts['not_run']} not run" if counts["not_run"] else "")
+    numbers += f", {counts['not_claimed']} not claimed"
+    numbers += f", {counts['not_run']} not run" if counts["not_run"] else ""
+    print(f"{result.modality} ({result.plugin} {result.version}): {numbers}")
     if json_file is not None:
         write_atomically(json_file, json.dumps(result.to_json(), indent=1) + "\n")
     if result.failed:

@@ -16,20 +16,14 @@ from fourm_plugins.counting import counted
 if TYPE_CHECKING:
     from fourm_engine.data.checks.check import DataCheck
 
-app = typer.Typer(
-    no_args_is_help=True, help="Check, show or index data; pack it into WebDataset shards and unpack them."
-)
+app = typer.Typer(no_args_is_help=True, help="Check, show or index data; pack it into WebDataset shards, or unpack.")
 #: Names shown per finding on the terminal.
 SHOWN = 5
 
-Folder = Annotated[
-    str, typer.Argument(help="A folder, tars such as data/shard-{00..09}.tar, or NAME:LOCATION of a package.")
-]
+Folder = Annotated[str, typer.Argument(help="A folder, tars (data/shard-{00..09}.tar), or NAME:LOCATION of a package.")]
 Out = Annotated[Path, typer.Argument(help="Folder to write to.")]
 Modality = Annotated[list[str] | None, typer.Option(help="Read only this modality; repeatable.")]
-Reading = Annotated[
-    Path | None, typer.Option("--config", help="YAML config that names the modalities and their folders.")
-]
+Reading = Annotated[Path | None, typer.Option("--config", help="Config that names the modalities and their folders.")]
 
 
 @app.command()
@@ -65,17 +59,13 @@ def unpack(folder: Folder, out: Out, *, modality: Modality = None, config: Readi
 
 @app.command("check")
 def check(
-    source: Annotated[
-        str, typer.Argument(help="YAML config; folder of data or tokens; tars, shard-{00..09}.tar; or NAME:LOCATION.")
-    ],
+    source: Annotated[str, typer.Argument(help="Config, folder of data or tokens, tars, or NAME:LOCATION.")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(help="section.key=value …; for a folder only modalities.settings.NAME.KEY=VALUE."),
     ] = None,
     *,
-    samples: Annotated[
-        int | None, typer.Option(min=1, help="Read this many samples of each part, drawn by --seed. Default: all.")
-    ] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Samples of each part to read, drawn by --seed.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Draws the samples to read and show.")] = 0,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read; one per core.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all of it to this file.")] = None,

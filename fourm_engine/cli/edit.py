@@ -22,9 +22,7 @@ def edit(
         typer.Option(help="NAME=FILE, NAME=words or NAME=JSON: a new value, which the rest follows; repeatable."),
     ] = None,
     keep: Annotated[list[str] | None, typer.Option(help="An input to leave unchanged; repeatable.")] = None,
-    halo: Annotated[
-        int | None, typer.Option(min=0, help="Tokens around the mask to regenerate as well. Default: 1.")
-    ] = None,
+    halo: Annotated[int | None, typer.Option(min=0, help="Tokens around the mask to change, too. Default: 1.")] = None,
     options: Any = None,
 ) -> None:
     """Edit a sample: regenerate its pictures under --mask, or everything that --change affects."""

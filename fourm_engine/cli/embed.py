@@ -34,9 +34,8 @@ def embed(
 
     from fourm_engine.recipes import embed as recipe
 
-    recipe.embed(
-        run, folder, given, out, split=split, predict=predict, size=chosen, batch_size=batch_size, device=device
-    )
+    options = {"split": split, "predict": predict, "size": chosen, "batch_size": batch_size, "device": device}
+    recipe.embed(run, folder, given, out, **options)
 
 
 def search(

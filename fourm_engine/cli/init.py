@@ -13,10 +13,7 @@ def init(
     *,
     out: Annotated[Path | None, typer.Option(help="Config to write; by default FOLDER's name with .yaml.")] = None,
     unpack: Annotated[
-        bool,
-        typer.Option(
-            "--unpack", help="Extract texts from tables (JSON lines, JSON, CSV, TSV) into folders, and use them."
-        ),
+        bool, typer.Option("--unpack", help="Extract texts from tables (JSON lines, JSON, CSV, TSV), and use them.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:

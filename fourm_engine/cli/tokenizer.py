@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,9 +29,8 @@ def evaluate(
     from fourm_engine.recipes.config import load_config
 
     settings = load_config(config, overrides or [])
-    evaluation = recipe.evaluate_tokenizers(
-        settings, only=modality or (), samples=samples, pictures=pictures, features=features, out=out
-    )
+    options: dict[str, Any] = {"samples": samples, "pictures": pictures, "features": features, "out": out}
+    evaluation = recipe.evaluate_tokenizers(settings, only=modality or (), **options)
     print_scores(evaluation)
     for path in evaluation.files:
         print(path)

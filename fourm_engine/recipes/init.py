@@ -150,9 +150,8 @@ def _told(surveyed: Survey, chosen: Chosen) -> list[str]:
         rivals = f"; may also be {', '.join(one.rivals)}" if one.rivals else ""
         lines.append(f"{one.name}: {counted(len(one.samples), 'sample')} in {where}{looked}: {described(one)}{rivals}")
     if len({one.modality.spec.files for one in surveyed.matches}) > 1:
-        lines.append(
-            f"{counted(len(surveyed.samples), 'sample')} in all, {surveyed.paired} with more than one modality"
-        )
+        total = counted(len(surveyed.samples), "sample")
+        lines.append(f"{total} in all, {surveyed.paired} with more than one modality")
     return [*lines, chosen.said, *(f"note: {note}" for note in surveyed.notes)]
 
 

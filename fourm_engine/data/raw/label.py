@@ -121,9 +121,8 @@ def label(
     specs = [modality.spec for modality in (*among, shares, source, target)]
     files = open_one(root, shares.spec, specs, max_bytes=max_bytes)
     if files is None:
-        raise ValueError(
-            f"{root / shares.spec.source}: no such folder; {shares.name} is what {target.name} is made from"
-        )
+        where = root / shares.spec.source
+        raise ValueError(f"{where}: no such folder; {shares.name} is what {target.name} is made from")
     folder = root / target.spec.source
     with at_work(folder, needed=False):
         _check_aligned(folder, files, target)
@@ -191,9 +190,8 @@ def _check_aligned(folder: Path, files: Source, target: Modality) -> None:
 
 
 def _clean(folder: Path, mine: Sequence[tuple[Path | None, list[str]]]) -> None:
-    expected = {out.relative_to(folder).as_posix() for out, _ in mine if out is not None} | {
-        n for out, names in mine if out is None for n in names
-    }
+    expected = {out.relative_to(folder).as_posix() for out, _ in mine if out is not None}
+    expected.update(name for out, names in mine if out is None for name in names)
     remove_leftovers(folder, lambda path: path in expected or path.rpartition(".")[0] in expected)
 
 

@@ -223,11 +223,10 @@ class Recogniser:
         """With the settings of a document beside the files, where the files can be read with these."""
         plugin = self.manager.find("modality", name)
         given, where = read_documents(self.classes[name], plugin, [self.root / source, self.root])
-        settings = dict(recognised.settings) | {
-            key: (value, f"as {where.rpartition('/')[2]} says") for key, value in given.items()
-        }
         if not given:
             return recognised
+        why = f"as {where.rpartition('/')[2]} says"
+        settings = dict(recognised.settings) | {key: (value, why) for key, value in given.items()}
         try:
             values = {key: value for key, (value, _) in settings.items()}
             modality = self.manager.modality("probe", plugin=name, **values)

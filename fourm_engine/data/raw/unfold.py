@@ -100,9 +100,8 @@ def _tables(folder: Path) -> list[Path]:
 
 def _reader(column: str, recogniser: Recogniser) -> str | None:
     """The plugin of texts that a column is called as."""
-    return next(
-        (name for name, cls in recogniser.classes.items() if _reads_text(cls) and recogniser.named(name, column)), None
-    )
+    readers = (name for name, cls in recogniser.classes.items() if _reads_text(cls))
+    return next((name for name in readers if recogniser.named(name, column)), None)
 
 
 def _reads_text(cls: type) -> bool:
