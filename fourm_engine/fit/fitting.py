@@ -34,7 +34,8 @@ from fourm_engine.train.distributed import processes, rank, sum_numbers, world_s
 from fourm_engine.train.loop import Trainer
 from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginManager
-from fourm_plugins.modality import Modality, flat
+from fourm_plugins.modality import Modality
+from fourm_plugins.settings import flat
 from fourm_plugins.spec import Grid
 from fourm_plugins.spec import Sequence as SequenceLayout
 from fourm_plugins.tokenizer import Tokenizer

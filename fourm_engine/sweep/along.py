@@ -15,7 +15,7 @@ from fourm_engine.sweep.config import Measure
 from fourm_engine.sweep.folder import SweepFolder
 from fourm_engine.sweep.results import Results, results_of
 from fourm_engine.sweep.trial import Trial
-from fourm_plugins.modality import flat
+from fourm_plugins.settings import flat
 
 #: Settings that differ from trial to trial whatever the task is.
 _OF_TRIALS = ("run", "seed", "finetune.source")

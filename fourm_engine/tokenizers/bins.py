@@ -26,7 +26,7 @@ from safetensors.numpy import load_file, save_file
 from fourm_engine.weights import check_shapes
 from fourm_plugins.arrays import check_array
 from fourm_plugins.errors import SampleError
-from fourm_plugins.modality import Settings
+from fourm_plugins.settings import Settings
 from fourm_plugins.spec import FeatureVector, ModalitySpec, Vector
 from fourm_plugins.tokenizer import Tokenizer
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from fourm_engine.tokenizers.quantisers.base import full_precision
 from fourm_plugins.hub import check_there
-from fourm_plugins.modality import Settings
+from fourm_plugins.settings import Settings
 
 PERCEPTUAL = "perceptual"
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from fourm_engine.nn.blocks import EncoderBlock, layer_norm
 from fourm_engine.nn.config import filled_size
 from fourm_engine.nn.embeddings import sine_cosine_2d
-from fourm_plugins.modality import Settings
+from fourm_plugins.settings import Settings
 
 #: Largest table of positions, in numbers; it is computed, not stored.
 MAX_POSITIONS = 1 << 28

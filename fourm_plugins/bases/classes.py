@@ -46,10 +46,8 @@ class ClassSettings(images.TokenSettings):
             data = dict(data)
             given = data.setdefault("num_classes", len(classes))
             if given != len(classes):
-                raise ValueError(
-                    f"num_classes is {given} but {counted(len(classes), 'class is', 'classes are')} named; give "
-                    f"one of the two"
-                )
+                named = counted(len(classes), "class is", "classes are")
+                raise ValueError(f"num_classes is {given} but {named} named; give one of the two")
         return data
 
     @model_validator(mode="after")
@@ -81,7 +79,7 @@ class ClassGrid(GridModality):
         maps = usable(files, lambda content: _ids_of(images.decode_map(content)))
         if not maps:
             return None
-        ids = sorted(set().union(*(found for found, _ in maps)))
+        ids = sorted(set().union(*(ids_of_map for ids_of_map, _ in maps)))
         if len(ids) > _MOST_IDS:
             return None
         settings = _settings_for(ids, len(maps))
@@ -223,12 +221,10 @@ class ClassGrid(GridModality):
 
     def constants(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """The most frequent class, and the most frequent class of each pixel: they have the highest accuracy."""
-        height, width = images.stack(values[:1]).shape[1:]
+        height, width = images.common_shape(values)
         rows, columns = np.mgrid[:height, :width]
         counts = np.zeros((self.settings.num_classes, height, width), np.int64)
         for value_HW in values:
-            if value_HW.shape != (height, width):
-                images.stack([values[0], value_HW])  # raises: they differ in size
             counts[np.maximum(value_HW, 0), rows, columns] += value_HW >= 0
         value = int(counts.sum((1, 2)).argmax())
         image = np.where(counts.any(0), counts.argmax(0), value)

@@ -16,7 +16,7 @@ from fourm_engine.tokenizers.quantisers.fsq import FiniteScalarQuantiser
 from fourm_engine.tokenizers.quantisers.lfq import LookupFreeQuantiser
 from fourm_engine.tokenizers.quantisers.product import ProductQuantiser
 from fourm_engine.tokenizers.quantisers.vq import VectorQuantiser
-from fourm_plugins.modality import Settings
+from fourm_plugins.settings import Settings
 
 _VQ_ONLY = ("latent_dim", "heads", "normalise_codes", "decay", "restart_below", "restart", "warmup", "kmeans_start")
 _LFQ_ONLY = ("entropy", "temperature")
