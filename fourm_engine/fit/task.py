@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from fourm_engine.data.order import Share, epoch_order
 from fourm_engine.files import replacing_folder
 from fourm_engine.fit.samples import ArrayData
-from fourm_engine.tokenizers.neural import NeuralTokenizer, TokenizerNetwork
+from fourm_engine.tokenizers.network import TokenizerNetwork
+from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.train.task import Loss, Task
 
 FITTED = "fitted"

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fourm_engine.tokenizers.diffusion import Diffusion, DiffusionSettings
-from fourm_engine.tokenizers.neural import CHUNK, WEIGHTS
+from fourm_engine.tokenizers.network import CHUNK, filled
+from fourm_engine.tokenizers.neural import WEIGHTS
 from fourm_engine.tokenizers.quantisers.settings import CodebookSettings
 from fourm_engine.tokenizers.store import read_document
 from fourm_engine.tokenizers.unet import PatchedUNet, UNetSettings
@@ -103,9 +104,7 @@ class DiVAE(VQVAE):
     def _fixed_ids(self, x: Tensor) -> Tensor:
         """Ids of a frozen encoder in full chunks, as in `NeuralTokenizer.encode`: exactly the ids that will be
         decoded."""
-        missing = -len(x) % CHUNK
-        filled = torch.cat([x, x[:1].expand(missing, *x.shape[1:])]) if missing else x
-        return torch.cat([self.encode(part) for part in filled.split(CHUNK)])[: len(x)]
+        return torch.cat([self.encode(part) for part in filled(x, CHUNK).split(CHUNK)])[: len(x)]
 
     def _hide(self, latents_BNd: Tensor) -> Tensor:
         """Replace the latents that are hidden from the decoder by zeros."""
@@ -141,13 +140,9 @@ class DiVAE(VQVAE):
             noise = self.diffusion.noise(shape).to(latents_BNd.device).expand(len(latents_BNd), -1, -1, -1)
         size, maps = 1 if latents_BNd.device.type == "cpu" else CHUNK, []
         for latents, start in zip(latents_BNd.split(size), noise.split(size)):
-            missing = size - len(latents)
-            if missing:
-                latents, start = (
-                    torch.cat([rows, rows[:1].expand(missing, *rows.shape[1:])]) for rows in (latents, start)
-                )
-            maps.append(self.diffusion.sample(self._predict(latents), start, steps=steps)[: size - missing])
-        return torch.cat(maps)[: len(latents_BNd)]
+            predict = self._predict(filled(latents, size))
+            maps.append(self.diffusion.sample(predict, filled(start, size), steps=steps)[: len(latents)])
+        return torch.cat(maps)
 
     def _predict(self, latents_BNd: Tensor) -> Any:
         if self.guidance == 1:

@@ -160,10 +160,5 @@ def _from_timm(settings: PerceptualSettings) -> _Backbone:
         name = f"hf-hub:{name}"
     network: Any = timm.create_model(name, pretrained=True, features_only=True)
     facts = timm.data.resolve_model_data_config(network)
-    return _Timm(
-        network,
-        mean=facts["mean"],
-        deviation=facts["std"],
-        size=tuple(facts["input_size"][-2:]),
-        layers=settings.layers,
-    )
+    size = tuple(facts["input_size"][-2:])
+    return _Timm(network, mean=facts["mean"], deviation=facts["std"], size=size, layers=settings.layers)
