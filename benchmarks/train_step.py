@@ -69,8 +69,9 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 def build(name: str, size: str, samples: Samples, batches: list[Batch], device: torch.device) -> Variant:
     torch.manual_seed(0)
-    with device:
+    with torch.device("meta"):
         model = Transformer(ModelConfig.model_validate({"size": size}), samples.vocabulary)
+    draw(model.to_empty(device=device))
     checkpoint_blocks([*model.encoder, *model.decoder], CHECKPOINTING.get(name, "none"))
     if name.startswith("compiled"):
         compile_blocks([*model.encoder, *model.decoder])
@@ -80,6 +81,16 @@ def build(name: str, size: str, samples: Samples, batches: list[Batch], device: 
         return Variant(Obvious(model, samples.vocabulary, *shape), obvious_optimiser(model), whole)
     fused = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True)
     return Variant(model, fused, [batch.to(device) for batch in batches])
+
+
+@torch.no_grad()
+def draw(model: Transformer) -> None:
+    """Weights of the right size, drawn on the device: quicker than the model's, and equal for all variants."""
+    for name, parameter in model.named_parameters():
+        parameter.normal_(std=0.02) if parameter.ndim > 1 else parameter.fill_(
+            float("norm" in name and "weight" in name)
+        )
+    model.tabulate()
 
 
 def step(variant: Variant, number: int, device: torch.device) -> list[float]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fourm_engine.tokenizers.diffusion import Diffusion, DiffusionSettings
-from fourm_engine.tokenizers.network import CHUNK, filled
+from fourm_engine.tokenizers.network import chunk, filled
 from fourm_engine.tokenizers.neural import WEIGHTS
 from fourm_engine.tokenizers.quantisers.settings import CodebookSettings
 from fourm_engine.tokenizers.store import read_document
@@ -104,7 +104,8 @@ class DiVAE(VQVAE):
     def _fixed_ids(self, x: Tensor) -> Tensor:
         """Ids of a frozen encoder in full chunks, as in `NeuralTokenizer.encode`: exactly the ids that will be
         decoded."""
-        return torch.cat([self.encode(part) for part in filled(x, CHUNK).split(CHUNK)])[: len(x)]
+        size = chunk(x.device)
+        return torch.cat([self.encode(part) for part in filled(x, size).split(size)])[: len(x)]
 
     def _hide(self, latents_BNd: Tensor) -> Tensor:
         """Replace the latents that are hidden from the decoder by zeros."""
@@ -138,7 +139,7 @@ class DiVAE(VQVAE):
             grid = grid or self.grid
             shape = (self.channels, grid[0] * self.patch[0], grid[1] * self.patch[1])
             noise = self.diffusion.noise(shape).to(latents_BNd.device).expand(len(latents_BNd), -1, -1, -1)
-        size, maps = 1 if latents_BNd.device.type == "cpu" else CHUNK, []
+        size, maps = 1 if latents_BNd.device.type == "cpu" else chunk(latents_BNd.device), []
         for latents, start in zip(latents_BNd.split(size), noise.split(size)):
             predict = self._predict(filled(latents, size))
             maps.append(self.diffusion.sample(predict, filled(start, size), steps=steps)[: len(latents)])

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from fourm_engine.tokenizers.quantisers.base import Quantiser, under
 
-# Arrays per forward pass. Encoding always fills a chunk up, so that every product has the same shape, and with it the
-# same rounding, whatever the caller's batch: ids do not depend on what else is encoded.
-CHUNK = 8
+
+def chunk(device: torch.device) -> int:
+    """Arrays per forward pass. Encoding always fills a chunk up, so that every product has the same shape, and with it
+    the same rounding, whatever the caller's batch: ids do not depend on what else is encoded."""
+    return 8 if device.type == "cpu" else 32
 
 
 def filled(x: Tensor, size: int) -> Tensor:

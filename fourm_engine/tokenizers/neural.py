@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fourm_engine.tokenizers.network import CHUNK, TokenizerNetwork, filled
+from fourm_engine.tokenizers.network import TokenizerNetwork, chunk, filled
 from fourm_engine.tokenizers.quantisers.base import full_precision
 from fourm_engine.tokenizers.vit import position_grid
 from fourm_engine.weights import opened
@@ -134,15 +134,17 @@ class NeuralTokenizer(Tokenizer):
 
     def encode(self, arrays: Sequence[Any]) -> list[np.ndarray]:
         ids: list[np.ndarray] = []
-        for start in range(0, len(arrays), CHUNK):
-            x = self.tensor(arrays[start : start + CHUNK])
-            ids.extend(self._run(self.network.encode, filled(x, CHUNK))[: len(x)])
+        size = chunk(self.device)
+        for start in range(0, len(arrays), size):
+            x = self.tensor(arrays[start : start + size])
+            ids.extend(self._run(self.network.encode, filled(x, size))[: len(x)])
         return ids
 
     def decode(self, ids: Sequence[np.ndarray]) -> list[Any]:
         arrays: list[np.ndarray] = []
-        for start in range(0, len(ids), CHUNK):
-            rows = [np.asarray(row, np.int64) for row in ids[start : start + CHUNK]]
+        size = chunk(self.device)
+        for start in range(0, len(ids), size):
+            rows = [np.asarray(row, np.int64) for row in ids[start : start + size]]
             for row in rows:
                 self._check_tokens(row.shape, (self.spec.layout.num_tokens,))
                 if row.min() < 0 or row.max() >= self.size:
@@ -152,7 +154,7 @@ class NeuralTokenizer(Tokenizer):
 
     def decode_expected(self, probabilities: np.ndarray) -> list[Any]:
         self._check_tokens(probabilities.shape[1:], (self.spec.layout.num_tokens, self.size))
-        parts = torch.from_numpy(np.asarray(probabilities, np.float32)).split(CHUNK)
+        parts = torch.from_numpy(np.asarray(probabilities, np.float32)).split(chunk(self.device))
         return [array for part in parts for array in self._run(self.network.decode_expected, part, self.grid)]
 
     @torch.inference_mode()
