@@ -89,10 +89,9 @@ class TokenizerTask(Task):
     def evaluate_on(
         self, model: nn.Module, share: Share, tokenizer: NeuralTokenizer, val: ArrayData | None
     ) -> dict[str, tuple[float, float]]:
-        sums = dict.fromkeys(self._weights, 0.0)
-        counts = dict.fromkeys(self._weights, 0.0)
         if val is None or not len(val):
             return {}
+        sums, counts = dict.fromkeys(self._weights, 0.0), dict.fromkeys(self._weights, 0.0)
         device = next(model.parameters()).device
         size = max(1, share.micro_batch_size)
         total = min(len(val), EVALUATION_ARRAYS)

@@ -128,13 +128,13 @@ class FourMTask(Task):
 
     def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:
         """Nats per target token of every modality on held-out samples, the same samples and masks each time."""
-        found = dict.fromkeys(self.count_names, (0.0, 0.0))
+        sums = dict.fromkeys(self.count_names, (0.0, 0.0))
         if self.held_out is None:
             return {}
         for _, batch in self.held_out_batches(self.held_out, share, next(model.parameters()).device):
             for name, (loss, count) in model(batch).items():
-                found[name] = (found[name][0] + float(loss), found[name][1] + count)
-        return found
+                sums[name] = (sums[name][0] + float(loss), sums[name][1] + count)
+        return sums
 
     @property
     def watched(self) -> MaskedSamples | None:
@@ -154,14 +154,14 @@ class FourMTask(Task):
 
     def pairs(self, model: nn.Module, share: Share) -> dict[tuple[str, str], tuple[float, float]]:
         """Nats per target token given one input, the same samples and masks each time; see `paired`."""
-        found = {(given, name): (0.0, 0.0) for given in self._paired for name in self.count_names}
+        sums = {(given, name): (0.0, 0.0) for given in self._paired for name in self.count_names}
         device = next(model.parameters()).device
         for given, data in self._paired.items():
             for _, batch in self.held_out_batches(data, share, device, most=self._pair_samples):
                 for name, (loss, count) in model(batch).items():
-                    total, number = found[given, name]
-                    found[given, name] = total + float(loss), number + count
-        return found
+                    total, number = sums[given, name]
+                    sums[given, name] = total + float(loss), number + count
+        return sums
 
     def held_out_batches(
         self, data: MaskedSamples, share: Share, device: torch.device, *, most: int = EVALUATION_SAMPLES
@@ -237,9 +237,8 @@ class FourMTask(Task):
         if part in ("encoder", "decoder"):
             block = int(rest.partition(".")[0])
             return decoder - block if part == "decoder" else decoder + encoder - block
-        return {"heads": 0, "decoder_norm": 1, "encoder_norm": decoder + 1, "context_proj": decoder + 1}.get(
-            part, encoder + decoder + 1
-        )
+        others = {"heads": 0, "decoder_norm": 1, "encoder_norm": decoder + 1, "context_proj": decoder + 1}
+        return others.get(part, encoder + decoder + 1)
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         # Token tables, modality vectors, learned positions and registers are embeddings; projections of patches are
