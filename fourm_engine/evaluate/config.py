@@ -40,9 +40,8 @@ class EvalTask(BaseModel):
         if len(set(self.targets)) < len(self.targets) or len(set(self.inputs)) < len(self.inputs):
             raise ValueError(f"task {self.name!r} names a modality twice")
         if both := sorted(set(self.targets) & set(self.inputs) - set(self.keep)):
-            raise ValueError(
-                f"task {self.name!r}: {both[0]!r} is both an input in full and a target; show a part (keep)"
-            )
+            problem = f"{both[0]!r} is both an input in full and a target"
+            raise ValueError(f"task {self.name!r}: {problem}; show a part (keep)")
         return self
 
 

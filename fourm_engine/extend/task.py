@@ -107,9 +107,8 @@ class ExtendTask(FourMTask):
                 first += count
                 nats_B = np.bincount(row_T, nats_T.double().cpu().numpy(), size)
                 tokens_B = np.bincount(row_T, minlength=size)
-                by_modality[name] += [
-                    (start + b, float(nats_B[b]), int(tokens_B[b])) for b in np.flatnonzero(tokens_B).tolist()
-                ]
+                for b in np.flatnonzero(tokens_B).tolist():
+                    by_modality[name].append((start + b, float(nats_B[b]), int(tokens_B[b])))
         return by_modality
 
     def trained(self, weights: dict[str, Tensor]) -> FourM:
@@ -164,11 +163,8 @@ class ExtendTask(FourMTask):
 
     def identity(self) -> dict[str, Any]:
         settings = self.extension.settings
-        facts: dict[str, Any] = {
-            "extend.add": settings.add,
-            "extend.train": settings.train,
-            "extend.source": self._digest,
-        }
+        facts: dict[str, Any] = {"extend.add": settings.add, "extend.train": settings.train}
+        facts["extend.source"] = self._digest
         if settings.train == "lora":
             facts["extend.lora"] = settings.lora.model_dump(mode="json")
         return super().identity() | facts

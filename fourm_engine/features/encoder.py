@@ -68,7 +68,7 @@ class Features:
         """The features of the input `name`, a grid, as a map; 0 for samples or tokens without it. Raises ValueError if
         it is not a grid, or if the samples have grids of several sizes."""
         shown = [names.get(name, name) for names in self.shown_as]
-        entries = [self.vocabulary[one] for one in shown]
+        entries = [self.vocabulary[modality] for modality in shown]
         layouts = {entry.layout for entry in entries}
         layout = layouts.pop()
         if not isinstance(layout, Grid):

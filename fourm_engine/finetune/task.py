@@ -62,12 +62,8 @@ class FinetuneTask(FourMTask):
         super().export(weights, folder, scores)
         if (lora := self.source.settings.lora) is None:
             return
-        config = AdapterConfig(
-            base=self.source.settings.source,
-            digest=self._digest,
-            scale=lora.alpha / lora.rank,
-            model=read_config(folder / EXPORT),
-        )
+        base, model = self.source.settings.source, read_config(folder / EXPORT)
+        config = AdapterConfig(base=base, digest=self._digest, scale=lora.alpha / lora.rank, model=model)
         save(folder / ADAPTER, config, learned(self._blank(), weights, self.source.shapes))
 
     def _blank(self) -> Transformer:
