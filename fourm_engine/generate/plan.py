@@ -22,8 +22,16 @@ Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 
 #: Steps for a grid whose layout no input shows (a picture from a sentence), and for everything that is drawn.
 FREE_STEPS = 8
-
-
+#: Settings of a `Stage` that have no effect on a sequence.
+_ONLY_PARALLEL = (
+    "order",
+    "steps",
+    "schedule",
+    "temperature_schedule",
+    "temperature_min",
+    "temperature_power",
+    "readout",
+)
 #: Largest absolute weight of guidance: logits times more say nothing else.
 MAX_WEIGHT = 10_000
 
@@ -160,16 +168,7 @@ class Stage(BaseModel):
             name for name in fields if not fields[name].is_required() and getattr(self, name) != fields[name].default
         }
         if self.scheme == "autoregressive":
-            only_parallel = (
-                "order",
-                "steps",
-                "schedule",
-                "temperature_schedule",
-                "temperature_min",
-                "temperature_power",
-                "readout",
-            )
-            if idle := [name for name in only_parallel if name in changed]:
+            if idle := [name for name in _ONLY_PARALLEL if name in changed]:
                 raise ValueError(f"{idle[0]} does not apply to autoregressive decoding; leave it out")
         elif self.order and self.scheme in ("parallel", "random_order"):
             raise ValueError(f"scheme {self.scheme!r} has no settings; leave order={self.order} out")
@@ -209,17 +208,23 @@ class Stage(BaseModel):
         """This stage with its open settings filled in as by `default_plan`, if it has no scheme. Raises ValueError."""
         if self.scheme is not None:
             return self
-        said = self.model_dump(include=self.model_fields_set - {"scheme"})
-        options = {name: said[name] for name in Options.model_fields.keys() & said.keys()}
+        settings = self.model_dump(include=self.model_fields_set - {"scheme"})
+        options = {name: settings[name] for name in Options.model_fields.keys() & settings.keys()}
         chosen = default_plan(self.target, modalities, given, several=several, **options)[0]
-        return Stage(**chosen.model_dump(exclude_defaults=True) | {"scheme": chosen.scheme} | said)
+        return Stage(**chosen.model_dump(exclude_defaults=True) | {"scheme": chosen.scheme} | settings)
 
 
 # Pydantic would show the arguments of `__init__`; users want to see the settings.
 Stage.__signature__ = Signature(
-    Parameter(name, Parameter.KEYWORD_ONLY if name != "target" else Parameter.POSITIONAL_OR_KEYWORD, **told)  # type: ignore[arg-type]
-    for name, field in Stage.model_fields.items()
-    for told in [{"annotation": field.annotation} | ({} if field.is_required() else {"default": field.get_default()})]
+    [
+        Parameter(
+            name,
+            Parameter.POSITIONAL_OR_KEYWORD if name == "target" else Parameter.KEYWORD_ONLY,
+            default=Parameter.empty if field.is_required() else field.get_default(),
+            annotation=field.annotation,
+        )
+        for name, field in Stage.model_fields.items()
+    ]
 )
 
 
@@ -248,9 +253,9 @@ def default_plan(
     before it (a picture shows where things are); where the modality allows it, the expected code is decoded. A grid
     whose layout nothing shows is drawn in eight steps with nucleus sampling. A sequence is written left to right, drawn
     at a temperature of 0.7, or, where it has one answer (`Modality.one_answer`) and a grid of its alignment group is
-    given or generated before it, with the likeliest tokens. If randomness is
-    requested (a temperature above 0, top_p, top_k, or `several` samples of one input), everything is drawn. With a
-    `scheme`, grids and vectors are drawn in eight steps, or in `steps`.
+    given or generated before it, with the likeliest tokens. If randomness is requested (a temperature above 0, top_p,
+    top_k, or `several` samples of one input), everything is drawn. With a `scheme`, grids and vectors are drawn in
+    eight steps, or in `steps`.
 
     `options`: fields of `Options`. `steps`, `scheme` and `order` apply to grids and vectors, with at most one step per
     token; the others apply to every stage. Raises ValueError, one line, for options that do not exist or have no
@@ -269,35 +274,34 @@ def default_plan(
     if chosen.steps is not None and chosen.steps > max(parallel.values()):
         most = max(parallel, key=parallel.__getitem__)
         raise ValueError(f"steps {chosen.steps} are more than the {parallel[most]} tokens of {most!r}; lower them")
-    drawn = several or chosen.drawn
-    stages, seen = [], set(given)
-    for target in targets:
-        common: dict[str, Any] = {
-            "target": target,
-            "guidance": chosen.guidance,
-            "prompt_sentinel": chosen.prompt_sentinel,
-            "top_k": chosen.top_k,
-        }
-        if target not in parallel:
-            certain = modalities[target].one_answer and not drawn and _shows_layout(target, seen, modalities)
-            heat = (0.0 if certain else 0.7) if chosen.temperature is None else chosen.temperature
-            nucleus = chosen.top_p if chosen.top_p is not None else (0.9 if heat > 0 else None)
-            stages.append(Stage(scheme="autoregressive", temperature=heat, top_p=nucleus, **common))
-        else:
-            spec = modalities[target].spec
-            shown = spec.layout.kind == "vector" or _shows_layout(target, seen, modalities)
-            few = shown and not drawn and chosen.scheme is None
-            n = min(chosen.steps or (1 if few else FREE_STEPS), parallel[target])
-            heat = (1.0 if drawn or n > 1 else 0.0) if chosen.temperature is None else chosen.temperature
-            nucleus = chosen.top_p if chosen.top_p is not None else (0.9 if n > 1 and heat > 0 else None)
-            readout: Readout = "expected" if n == 1 and heat == 0 and spec.expected_decoding else "sampled"
-            common |= {"scheme": chosen.scheme or "parallel", "order": chosen.order or {}, "readout": readout}
-            stages.append(Stage(steps=n, temperature=heat, top_p=nucleus, **common))
-        seen.add(target)
-    return stages
+    drawn, seen = several or chosen.drawn, [*given]
+    return [
+        _default_stage(target, modalities, chosen, drawn, _shows_layout(target, [*seen, *targets[:i]], modalities))
+        for i, target in enumerate(targets)
+    ]
 
 
-def _shows_layout(target: str, seen: set[str], modalities: Mapping[str, Modality]) -> bool:
+def _default_stage(
+    target: str, modalities: Mapping[str, Modality], options: Options, drawn: bool, shown: bool
+) -> Stage:
+    """`drawn`: whether the result is to be random. `shown`: whether something shows the layout of the target."""
+    modality, spec = modalities[target], modalities[target].spec
+    common = options.model_dump(include={"guidance", "prompt_sentinel", "top_k"})
+    if spec.layout.kind == "sequence":
+        certain = modality.one_answer and not drawn and shown
+        temperature = (0.0 if certain else 0.7) if options.temperature is None else options.temperature
+        top_p = options.top_p if options.top_p is not None or temperature == 0 else 0.9
+        return Stage(target, scheme="autoregressive", temperature=temperature, top_p=top_p, **common)
+    few = (spec.layout.kind == "vector" or shown) and not drawn and options.scheme is None
+    steps = min(options.steps or (1 if few else FREE_STEPS), spec.layout.num_tokens)
+    temperature = (1.0 if drawn or steps > 1 else 0.0) if options.temperature is None else options.temperature
+    top_p = options.top_p if options.top_p is not None or steps == 1 or temperature == 0 else 0.9
+    readout: Readout = "expected" if steps == 1 and temperature == 0 and spec.expected_decoding else "sampled"
+    common |= {"scheme": options.scheme or "parallel", "order": options.order or {}, "readout": readout}
+    return Stage(target, steps=steps, temperature=temperature, top_p=top_p, **common)
+
+
+def _shows_layout(target: str, seen: Iterable[str], modalities: Mapping[str, Modality]) -> bool:
     group = modalities[target].spec.alignment
     others = [modalities[name].spec for name in seen if name in modalities]
     return any(spec.layout.kind == "grid" and spec.alignment == group and group is not None for spec in others)

@@ -77,9 +77,8 @@ class Detection(Objective):
         seen = np.array([view.box(*box) for box in objects.boxes.tolist()], np.float64).reshape(-1, 4)
         boxes = seen.clip(0, 1)
         visible = _areas(boxes) / _areas(seen)
-        size = np.array(
-            [view.width * objects.size[1], view.height * objects.size[0]]
-        )  # of the crop, in pixels of the file
+        height, width = objects.size
+        size = np.array([view.width * width, view.height * height])  # of the crop, in pixels of the file
         counted, seen_at_all = ~objects.crowds & (visible >= MIN_VISIBLE), visible > 0
         truth = {
             "size": size.tolist(),
