@@ -29,7 +29,8 @@ from fourm_engine.generate.edit import edited
 from fourm_engine.generate.explain import explained
 from fourm_engine.generate.guidance import Guide
 from fourm_engine.generate.inputs import InputReader
-from fourm_engine.generate.plan import Guidance, Stage
+from fourm_engine.generate.options import Guidance
+from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.prepare import prepare
 from fourm_engine.generate.result import Generated, Results
 from fourm_engine.generate.sampler import Filled, Sampler

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourm_engine.generate.plan import MAX_WEIGHT, Stage, is_weight
+from fourm_engine.generate.options import MAX_WEIGHT, is_weight
+from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.shown import Sample
 from fourm_engine.masking.pack import Shown
 from fourm_engine.nn.transformer import Transformer
