@@ -205,7 +205,8 @@ def encoder(
     size: Size | Mapping[str, Size] | None = None,
     **options: Any,
 ) -> Encoder:
-    """The encoder of a trained model, from a run's folder, a model's folder, a published file or a Hub id.
+    """The encoder of a trained model, from a run's folder, a model's folder, a published file or a Hub id; called with
+    B samples it returns (B, D), D = `num_features`.
 
     `inputs`: see `Encoder`; `options`: see `FourM.from_pretrained` (device, ...). `to` moves the network; tokenizers
     stay on the `device` that they were loaded to. `size`: pixels per side, or (height, width), for all inputs that are

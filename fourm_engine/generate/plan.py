@@ -48,14 +48,14 @@ class Stage(BaseModel):
             drawn at random, as in training. autoregressive: sequences, left to right. halton, remask, entropy, and the
             orders of packages (entry points `fourm.orders.v1`): see docs/generation.md.
         order: settings of the scheme, {"share": 0.1}.
-        steps: decoding steps of a grid or vector, at most one per token.
+        steps: decoding steps of a grid or vector, from 1 to one per token.
         schedule: how many tokens each step reveals: few at first ("cosine") or equally many ("linear").
-        temperature: 0 takes the likeliest token.
+        temperature: from 0, which takes the likeliest token, to 100.
         temperature_schedule: constant; linear, falling with the number of tokens left; onex, from `temperature` to
             `temperature_min` like 1 / x to the `temperature_power`.
         temperature_min, temperature_power: settings of onex.
-        top_p: draw from the fewest tokens with this total probability.
-        top_k: draw from the k likeliest tokens.
+        top_p: draw from the fewest tokens with this total probability, above 0 and at most 1.
+        top_k: draw from the k likeliest tokens, at least 1.
         guidance: a weight, or {condition: weight}; each a number, or a list of numbers as a schedule.
         readout: sampled: decode the value from the tokens. expected: decode it from the probability-weighted codes; the
             tokens are those that the steps chose.

@@ -65,13 +65,17 @@ def tiled(
     batch_size: int = 16,
     **options: Any,
 ) -> Generated:
-    """Generate `target` for a picture of any size, `overlap` tokens of neighbouring tiles being the same.
+    """Generate `target` for a picture of any size, `overlap` tokens of neighbouring tiles being the same. The value has
+    as many rows and columns more than the picture as a tile's value has more than a tile.
 
     Args:
+        model: the `FourM`.
         inputs: one picture or map of the target's alignment, and what every tile is given beside it (a text).
-        overlap: of tokens of the target, at most half of its grid.
+        target: a picture or map that the model generates.
+        overlap: of tokens of the target, from 0 to half of the shorter side of its grid.
         seed: tile i, counted row by row, has `seed` + i.
-        options: as of `FourM.generate`, but for several samples.
+        batch_size: tiles that run at a time.
+        options: those of `FourM.generate`, except those that are for several samples.
 
     Raises ValueError, one line, for what cannot be tiled, before anything is generated."""
     made = _generated_map(model, target)

@@ -68,7 +68,8 @@ class TaskModel:
 
     @torch.inference_mode()
     def predict_batch(self, samples: Sequence[Mapping[str, Any]]) -> list[Answer]:
-        """The answers for several samples, computed together but independent of one another."""
+        """The answers for several samples, computed together but independent of one another. Raises ValueError as
+        `predict` does."""
         shown, views = [], []
         for sample in inputs_of(samples):
             read, _ = self.reader.read({name: value for name, value in sample.items() if value is not None}, ())
