@@ -102,6 +102,7 @@ class Strict(Learner):
 def test_the_host_never_waits_for_the_gpu_within_a_step(data, tmp_path, monkeypatch, settings):
     monkeypatch.setattr(loop, "Learner", Strict)
     task = fourm_run.make_task(data)
+    monkeypatch.setattr(task, "export", lambda *arguments: None)
     Trainer(task, fourm_run.config(device=DEVICE.type, steps=5, **settings), tmp_path, seed=3).run()
 
 
@@ -138,7 +139,7 @@ def test_every_codec_gives_the_ids_and_values_of_the_cpu(make):
     differing = np.mean([one != other for one, other in zip(ids, theirs, strict=True)])
     assert differing < 0.005  # where two codes are equally near
     for one, other in zip(here.decode(ids), there.decode(ids), strict=True):
-        np.testing.assert_allclose(one, other, atol=2e-3)
+        np.testing.assert_allclose(one, other, atol=1e-2)  # cuDNN convolves in TF32
 
 
 def test_a_frozen_encoder_gives_in_training_the_ids_of_inference():
@@ -148,7 +149,7 @@ def test_a_frozen_encoder_gives_in_training_the_ids_of_inference():
     tokenizer.network.frozen = True
     tokenizer.network.quantiser.lookup = lambda ids: seen.append(ids) or lookup(ids)
     with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
-        tokenizer.network.train()(tokenizer.tensor(maps))
+        tokenizer.network.train()(tokenizer.tensor(maps).to(DEVICE))
     np.testing.assert_array_equal(seen[0].cpu().numpy(), expected)
 
 
