@@ -21,6 +21,7 @@ from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.masking.kinds import masker_kind
 from fourm_engine.modalities import Modalities
 from fourm_engine.model import FourM
+from fourm_engine.nn.adapt import plain_state
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.flops import Learning, forward_flops, training_flops, training_flops_of
 from fourm_engine.nn.transformer import Transformer
@@ -73,6 +74,22 @@ class FourMTask(Task):
         self.vocabulary, self.lanes = data.vocabulary, data.order.lanes
         self.sample_tokens = data.masking.sample_tokens
         self.count_names = tuple(entry.name for entry in self.vocabulary if entry.size)
+
+    def adapt(self, network: Transformer) -> None:
+        """Freezes what does not learn, and adds what learns in its place (LoRA); here all of the network learns."""
+
+    def blank(self) -> Transformer:
+        """The network as it is trained, without memory."""
+        with torch.device("meta"):
+            network = Transformer(self.config, self.vocabulary)
+            self.adapt(network)
+        return network
+
+    def merged(self, weights: dict[str, Tensor]) -> Transformer:
+        """The ordinary network of a state of `model()`, which `adapt` has changed."""
+        network = self.blank()
+        network.to_empty(device="cpu").load_state_dict(weights)
+        return network_of(self.config, self.vocabulary, plain_state(network))
 
     def model(self) -> nn.Module:
         return filled(self.planned(torch.initial_seed()))
