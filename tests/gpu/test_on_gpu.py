@@ -24,7 +24,7 @@ from fourm_engine.train.loop import Trainer
 from fourm_engine.train.step import Learner
 from tests.fakes import fake_modalities, sample_names, write_data
 from tests.generate.test_sampler import IDS, MODALITIES, sample
-from tests.generate.toys import heights, install_all, make_model, network, picture
+from tests.generate.toys import heights, network, picture
 from tests.grids import ramps
 from tests.pretrain import fourm_run
 from tests.tokenizers import test_divae, test_mlp, test_vqvae
@@ -184,12 +184,6 @@ def test_a_seed_gives_the_tokens_of_the_cpu(stage):
     here, there = (sampler.run([sample(0), sample(1)], [stage], [5, 6]) for sampler in samplers)
     for one, other in zip(here, there, strict=True):
         np.testing.assert_array_equal(one[stage.target].ids, other[stage.target].ids)
-
-
-@pytest.fixture
-def model(tmp_path, monkeypatch):
-    install_all(tmp_path / "site", monkeypatch)
-    return make_model()
 
 
 def test_features_are_those_of_the_cpu(model):
