@@ -19,7 +19,7 @@ MAX_WEIGHT = 10_000
 
 
 def is_weight(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= MAX_WEIGHT
+    return isinstance(value, Real) and not isinstance(value, bool) and bool(abs(value) <= MAX_WEIGHT)  # type: ignore[operator]
 
 
 def _weights(value: Any) -> Any:
