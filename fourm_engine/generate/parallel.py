@@ -177,9 +177,9 @@ class Parallel:
             else:
                 parts = []
                 for b, tokens, of_b in zip(active, count, _runs(left), strict=True):
-                    told = self._told(step, b, tokens, position_T[of_b], confidence_T[of_b], logits_TV[of_b])
-                    parts.append(self.order.keep(told)[position_T[of_b]])
-                    if step + 1 < stage.steps and (forgotten_n := self.order.forget(told)) is not None:
+                    predicted = self._predicted(step, b, tokens, position_T[of_b], confidence_T[of_b], logits_TV[of_b])
+                    parts.append(self.order.keep(predicted)[position_T[of_b]])
+                    if step + 1 < stage.steps and (forgotten_n := self.order.forget(predicted)) is not None:
                         forgotten[b] = forgotten_n
                 kept_T = torch.cat(parts)
         sample_K, position_K = sample_T[kept_T], position_T[kept_T]
@@ -198,7 +198,7 @@ class Parallel:
             self.known_Bn[b] &= ~forgotten_n
             self.left[b] += int(forgotten_n.sum())
 
-    def _told(
+    def _predicted(
         self, step: int, b: int, count: int, position_U: Tensor, confidence_U: Tensor, logits_UV: Tensor
     ) -> Predicted:
         confidence_n, unknown_n = self.confidence_Bn[b].clone(), ~self.known_Bn[b]
