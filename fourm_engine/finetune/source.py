@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from fourm_engine import exported
-from fourm_engine.convert import published
+from fourm_engine.convert import published, published_model
 from fourm_engine.convert.absent import AbsentTokenizer
 from fourm_engine.convert.domains import fitted, match, restrict
 from fourm_engine.convert.tensors import vocabulary_of
@@ -65,7 +65,7 @@ def describe(source: str, manager: PluginManager) -> Description:
     """Raises ValueError where there is no such model, or it is damaged."""
     path, is_published = locate(source)
     if is_published:
-        checkpoint = published.open_checkpoint(path)
+        checkpoint = published_model.open_checkpoint(path)
         matched, _ = match(checkpoint.domains, manager, {})
         kept = fitted(checkpoint.domains, matched)
         names = {domain: modality.name for domain, (modality, _) in matched.items()}
