@@ -142,11 +142,7 @@ class Embedding(nn.Module):
         return F.embedding(index, table) + F.embedding(mod, self.modality)
 
     def encoder(
-        self,
-        ids: Int[Tensor, "B N"],
-        pos: Int[Tensor, "B N"],
-        mod: Int[Tensor, "B N"],
-        continuous: dict[str, Patches],
+        self, ids: Int[Tensor, "B N"], pos: Int[Tensor, "B N"], mod: Int[Tensor, "B N"], continuous: dict[str, Patches]
     ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N D"]]:
         """Content and place of the encoder's tokens: id -1 for a continuous input or padding; `continuous`: modality ->
         its patches; only here does a shape vary with the mix of modalities. Raises ValueError for a modality that the

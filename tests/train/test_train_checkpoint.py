@@ -99,8 +99,7 @@ def edit(path, before, after):
 
 
 @pytest.mark.parametrize(
-    ("before", "after"),
-    [('"skipped": 0', '"skipped": 7'), ('"lr": 0.1', '"lr": 0.2'), ('"ema": false', '"ema": true')],
+    ("before", "after"), [('"skipped": 0', '"skipped": 7'), ('"lr": 0.1', '"lr": 0.2'), ('"ema": false', '"ema": true')]
 )
 def test_an_edited_state_is_noticed_though_it_is_well_formed(checkpoints, tmp_path, before, after):
     state = {"identity": {}, "versions": {}, "config": {"lr": 0.1}, "progress": {"skipped": 0}, "ema": False}
