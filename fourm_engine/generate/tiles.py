@@ -79,16 +79,12 @@ def tiled(
     made = _generated_map(model, target)
     name, modality, value = _picture(model, inputs, made)
     shape, height, width = modality.spec.array, *np.asarray(value).shape[:2]
-    (rows, columns), layout = made.spec.patch, made.spec.layout
+    layout, array = made.spec.layout, made.spec.array
     assert isinstance(shape, (FeatureMap, ClassMap))
-    assert isinstance(made.spec.array, (FeatureMap, ClassMap))
+    assert isinstance(array, (FeatureMap, ClassMap))
     assert isinstance(layout, Grid)
-    step = rows * shape.height / made.spec.array.height, columns * shape.width / made.spec.array.width
-    if any(s < 1 or s != int(s) for s in step):
-        raise ValueError(
-            f"a token of {target!r} is of {step[0]:g} x {step[1]:g} pixels of {name!r}; whole ones can be tiled"
-        )
-    size = layout.height, layout.width
+    scale, size = (array.height / shape.height, array.width / shape.width), (layout.height, layout.width)
+    down, right = _pixels_per_token(name, made, shape)
     if not 0 <= overlap <= min(size) // 2:
         raise ValueError(f"overlap {overlap}: expected 0 to {min(size) // 2}, half of the grid of {target!r}")
     if height < shape.height or width < shape.width:
@@ -96,15 +92,12 @@ def tiled(
             f"{name!r} has {height} x {width} pixels, less than one tile of {shape.height} x {shape.width}; generate "
             "it without tiles"
         )
-    down, right = int(step[0]), int(step[1])
     whole = -(-height // down), -(-width // right)
     edges = [(0, whole[0] * down - height), (0, whole[1] * right - width)]
     padded = np.pad(value, [*edges, *[(0, 0)] * (np.ndim(value) - 2)], mode="edge")
     tiling = Tiling.of(whole, size, overlap)
-    if len(tiling.corners) > MAX_TILES:
-        raise ValueError(
-            f"{name!r} needs {len(tiling.corners)} tiles, at most {MAX_TILES} are made; give a smaller one"
-        )
+    if (count := len(tiling.corners)) > MAX_TILES:
+        raise ValueError(f"{name!r} needs {count} tiles, at most {MAX_TILES} are made; give a smaller one")
     tokens, canvas = np.full(whole, -1, np.int64), _Canvas(made, whole)
     others = {other: given for other, given in inputs.items() if other != name}  # `name` may be the target's, too
     for wave in tiling.waves:
@@ -120,7 +113,6 @@ def tiled(
         for (row, column), result in zip(corners, results, strict=True):
             tokens[row : row + size[0], column : column + size[1]] = result[target].tokens.reshape(size)
             canvas.add(row, column, result[target].value)
-    scale = made.spec.array.height / shape.height, made.spec.array.width / shape.width
     cut = canvas.value()[: round(height * scale[0]), : round(width * scale[1])]
     return Generated(made, tokens.reshape(-1), cut)
 
@@ -134,6 +126,18 @@ def _generated_map(model: Generates, target: str) -> Modality:
     grids = [n for n, s in specs.items() if s.target and isinstance(s.array, (FeatureMap, ClassMap))]
     hint = did_you_mean(target, grids, otherwise="the model has")
     raise ValueError(f"{target!r} is no picture or map that the model generates, and tiles are of these; {hint}")
+
+
+def _pixels_per_token(name: str, made: Modality, shape: FeatureMap | ClassMap) -> tuple[int, int]:
+    """Rows and columns of the picture `name` that a token of the target covers. Raises ValueError for parts of one."""
+    (rows, columns), array = made.spec.patch, made.spec.array
+    assert isinstance(array, (FeatureMap, ClassMap))
+    pixels = rows * shape.height / array.height, columns * shape.width / array.width
+    if any(number < 1 or number != int(number) for number in pixels):
+        raise ValueError(
+            f"a token of {made.name!r} is of {pixels[0]:g} x {pixels[1]:g} pixels of {name!r}; whole ones can be tiled"
+        )
+    return int(pixels[0]), int(pixels[1])
 
 
 def _picture(model: Generates, inputs: Mapping[str, Any], made: Modality) -> tuple[str, Modality, Any]:
