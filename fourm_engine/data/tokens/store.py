@@ -64,10 +64,8 @@ class TokenStore(Store):
         self._take(None)
         there = frozenset().union(*map(self.index.modalities_in, self.index.kinds))
         if empty := ", ".join(name for name in self.parts if name not in there):
-            raise ValueError(
-                f"no tokens of {empty}: none of the files could be used when they were made; fix them and run "
-                f"`fourm tokenize` again, or leave {empty} out of modalities.select"
-            )
+            remedy = f"fix them and run `fourm tokenize` again, or leave {empty} out of modalities.select"
+            raise ValueError(f"no tokens of {empty}: none of the files could be used when they were made; {remedy}")
 
     def _check(self, modality: Modality, tokenizer: Tokenizer | None) -> None:
         name, folder, index = modality.name, self.folder / modality.name, self.index
