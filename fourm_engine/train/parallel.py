@@ -111,7 +111,10 @@ class Gradients:
 
     def __init__(self, model: nn.Module, *, sharded: bool) -> None:
         self.model, self.sharded = model, sharded
-        self._flat, self.shared = (None, None) if sharded or world_size() == 1 else _flatten(model)
+        self._flat: Tensor | None = None
+        self.shared: SharedMean | None = None
+        if not sharded and world_size() > 1:
+            self._flat, self.shared = _flatten(model)
 
     def zero(self) -> None:
         if self._flat is not None:
