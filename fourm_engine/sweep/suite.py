@@ -18,7 +18,7 @@ from pydantic import Field, StringConstraints, model_validator
 from fourm_engine.files import write_atomically
 from fourm_engine.recipes.tell import Tell, say
 from fourm_engine.storage.url import LocalFolder
-from fourm_engine.sweep.along import along
+from fourm_engine.sweep.along import along, check_along
 from fourm_engine.sweep.config import RESULT, Key, Label, Measure, Seeds, Settings, Strict, read_file
 from fourm_engine.sweep.contents import check_from, content_of, is_task, read_base, with_settings
 from fourm_engine.sweep.folder import SweepFolder
@@ -132,6 +132,11 @@ class Suite:
         self.trials = [*self.encoders.values(), *(trial for trials in self.tasks.values() for trial in trials)]
         if len({trial.folder for trial in self.trials}) < len(self.trials):
             raise ConfigError(f"{path}: two encoders, or two tasks, have names that differ in signs alone; rename one")
+        for key in self.config.along:
+            try:
+                check_along(key, (trial for trials in self.tasks.values() for trial in trials))
+            except ValueError as error:
+                raise ConfigError(f"{path}: {error}") from None
         self.notes += self.folder.check(self.trials, [ENCODERS, TASKS])
 
     def _pretraining(self, label: str, encoder: Encoder) -> Trial:

@@ -24,6 +24,7 @@ from fourm_engine.sweep.trial import Trial
 from fourm_engine.sweep.work import Work
 from fourm_engine.train.metrics import duration
 from fourm_engine.yaml_config import ConfigError
+from fourm_plugins.suggest import did_you_mean
 
 
 class Sweep:
@@ -42,9 +43,8 @@ class Sweep:
         self.trials = self.plan.trials(self.draws)
         known = {key for trial in self.trials for key in trial.point} | {*self.config.random, *MEASURED}
         if unknown := [what for what in self.config.scaling if what not in known]:
-            raise ConfigError(
-                f"{path}: scaling: {unknown[0]} is neither varied nor one of {', '.join(MEASURED)}; remove it"
-            )
+            remedy = did_you_mean(unknown[0], known, otherwise="there are")
+            raise ConfigError(f"{path}: scaling: {unknown[0]} is neither varied nor measured; {remedy}")
         self.notes = self.folder.check(self.trials, [TRIALS])
 
     def run(self, *, jobs: int = 1) -> Results:
