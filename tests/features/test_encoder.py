@@ -112,7 +112,7 @@ def test_inputs_limit_what_a_sample_may_have(model):
 
 def test_a_stored_model_gives_the_features_it_gave_before(model, encoder, tmp_path):
     model.save_pretrained(tmp_path / "run/model")
-    loaded = fm.encoder(tmp_path / "run", inputs=["colour", "words"])
+    loaded = fm.encoder(tmp_path / "run", inputs=["colour", "words"], device="cpu")
     assert not loaded.training
     assert loaded.fingerprint() == encoder.fingerprint()
     torch.testing.assert_close(loaded(SAMPLES[:3]), encoder(SAMPLES[:3]))
