@@ -15,7 +15,7 @@ from fourm_engine.recipes.tell import Tell, say
 from fourm_engine.sweep.config import SweepConfig, read_file
 from fourm_engine.sweep.contents import command_of
 from fourm_engine.sweep.folder import DONE, FAILED, SweepFolder
-from fourm_engine.sweep.measured import MEASURED, measured
+from fourm_engine.sweep.measured import MEASURED, absence, measured
 from fourm_engine.sweep.pictures import draw_all
 from fourm_engine.sweep.plan import TRIALS, Plan
 from fourm_engine.sweep.results import Results, results_of, write_best, write_results
@@ -92,9 +92,10 @@ class Sweep:
         return report
 
     def _said(self, trial: Trial) -> str:
-        result = measured(self.folder.out / trial.folder, trial.measure)
+        folder = self.folder.out / trial.folder
+        result = measured(folder, trial.measure)
         if (value := result.value()) is None:
-            return f"done, but left no finite {trial.measure.key}"
+            return absence(folder, trial.measure)
         took = f", {duration(result.numbers['seconds'])}" if "seconds" in result.numbers else ""
         return f"{trial.measure.key} {value:.4g}{took}"
 

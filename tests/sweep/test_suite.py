@@ -124,6 +124,14 @@ def test_a_task_with_a_head_is_fine_tuned_from_every_encoder_that_is_a_model(sui
         suite(tasks={"classes": task | {"settings": {"task.mixupp": 1}}})
 
 
+def test_a_measure_that_no_trial_leaves_is_told_with_the_name_that_was_meant(suite):
+    told = []
+    made = suite(encoders={"scratch": {}}, tasks={"depth": {**TASK, "measure": {"key": "eval.acuracy"}}})
+    made.tell = told.append
+    made.run()
+    assert told[-1].endswith("done, but left no finite eval.acuracy; did you mean 'accuracy'?")
+
+
 def test_a_command_may_leave_its_numbers_in_a_file_of_its_name(suite, sweeps, tmp_path):
     sweeps.program("Path(words[1]).joinpath('probe.json').write_text(json.dumps({'top1': 0.25}))")
     command = {"command": ["probe", "{out}"], "result": "probe.json", "measure": {"key": "result.top1", "goal": "max"}}
@@ -139,6 +147,10 @@ def test_a_command_may_leave_its_numbers_in_a_file_of_its_name(suite, sweeps, tm
         ({"tasks": {"a": {}}}, r"tasks\.a: set train, a config, or command"),
         ({"tasks": {"a": {**TASK, "command": ["x"]}}}, r"tasks\.a: set train, a config, or command"),
         ({"tasks": {"a": {"command": ["probe"]}}}, r"tasks\.a: measure\.key of a command is result\.KEY"),
+        (
+            {"tasks": {"a": PROBE | {"command": ["probe", "{encodr}"]}}},
+            r"a: command: {encodr} is .* did you mean {encoder}",
+        ),
         ({"tasks": {"a": PROBE | {"settings": {"x": 1}}}}, r"settings are those of the config `train`"),
         ({"tasks": {"a": {**TASK, "settings": {"train.lrr": 1}}}}, r"tasks\.a from 4m: train\.lrr: unknown key"),
         ({"tasks": {"a": {**TASK, "settings": {"train.lr": 0}}}}, r"tasks\.a from 4m: train\.lr: .*greater than 0"),

@@ -89,6 +89,12 @@ def test_a_length_takes_the_place_of_another(sweeps):
     assert (one.content["train"]["steps"], one.content["train"]["samples"]) == (3, None)
 
 
+def test_an_override_below_settings_sets_one_key_and_keeps_the_others(sweeps):
+    path = sweeps.file(grid={"train.lr": [0.1]}, settings={"train.steps": 5, "train.batch_size": 4})
+    (one,) = Sweep(path, ["settings.train.steps=7"]).trials
+    assert (one.content["train"]["steps"], one.content["train"]["batch_size"]) == (7, 4)
+
+
 def test_values_that_a_name_cannot_say_get_folders_of_their_own(sweeps):
     mixtures = [[{"name": "x", "input": {"*": alpha}}] for alpha in (0.1, 1.0)]
     one, two = trials(sweeps, grid={"masking.mixture": mixtures})
