@@ -55,8 +55,8 @@ class Sweep:
                 self.trials,
                 jobs=jobs,
                 minutes=self.config.budget.minutes,
-                drawn=self._drawn,
-                said=self._said,
+                complete=self._drawn,
+                describe=self._describe,
                 tell=self.tell,
             )
             try:
@@ -91,7 +91,7 @@ class Sweep:
             report.notes.append(f"best: fourm {command_of(self.plan.base)} {best}")
         return report
 
-    def _said(self, trial: Trial) -> str:
+    def _describe(self, trial: Trial) -> str:
         folder = self.folder.out / trial.folder
         result = measured(folder, trial.measure)
         if (value := result.value()) is None:
@@ -107,9 +107,8 @@ class Sweep:
         with self.folder.alone():
             draws = self.folder.draws()
             if trial.draw not in draws:
-                drawn = next_draw(
-                    trial.draw, config.random, draws, self._values(draws), goal=config.measure.goal, seed=config.seed
-                )
+                values, goal = self._values(draws), config.measure.goal
+                drawn = next_draw(trial.draw, config.random, draws, values, goal=goal, seed=config.seed)
                 draws[trial.draw] = drawn
                 self.folder.keep_draws(draws)
                 self.tell(f"draw {trial.draw}: " + ", ".join(f"{key} {value}" for key, value in drawn.items()))

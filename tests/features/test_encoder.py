@@ -16,7 +16,7 @@ from fourm_engine.generate import Condition, Ids
 from fourm_engine.modalities import Modalities
 from fourm_engine.model import FourM
 from fourm_plugins.manager import PluginManager
-from tests.generate.toys import SIDE, heights, install_all, make_model, network, picture
+from tests.generate.toys import SIDE, heights, make_model, network, picture
 
 SAMPLES = [
     {"colour": picture(1), "words": "abc"},
@@ -25,12 +25,6 @@ SAMPLES = [
     {"colour": None, "height": heights(2)},
     {"height": heights(3), "colour": picture(4), "words": "a longer text"},
 ]
-
-
-@pytest.fixture
-def model(tmp_path, monkeypatch):
-    install_all(tmp_path / "site", monkeypatch)
-    return make_model()
 
 
 @pytest.fixture
