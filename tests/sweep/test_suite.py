@@ -63,13 +63,13 @@ def test_encoders_are_trained_first_and_ranked_by_each_task(suite, sweeps, tmp_p
 
 def test_tasks_that_differ_by_a_number_are_drawn_over_it_with_a_line_for_what_else_differs(suite, tmp_path):
     tasks = {f"{share}": {**TASK, "settings": {"data.train_share": share}} for share in (0.1, 0.5)}
-    tasks["0.5, frozen"] = {**TASK, "settings": {"data.train_share": 0.5, "train.weight_decay": 0.25}}
+    tasks["0.5, frozen"] = {**TASK, "settings": {"data.train_share": 0.5, "train.betas": [0.8, 0.9]}}
     encoders = {"scratch": {}, "4m": {"train": "base.yaml"}}
     report = suite(encoders=encoders, tasks=tasks, along=["data.train_share"]).run()
     picture = tmp_path / "out/pictures/eval.a-along-data.train_share.png"
     assert f"along data.train_share: {picture.relative_to(tmp_path)} (and .svg)" in report.notes
     text = picture.with_suffix(".svg").read_text()
-    assert all(f">{label}<" in text for label in ("scratch", "4m, weight_decay 0.25", "data.train_share", "0.1", "0.5"))
+    assert all(f">{label}<" in text for label in ("scratch", "4m, betas 0.8+0.9", "data.train_share", "0.1", "0.5"))
 
 
 @pytest.mark.parametrize(
