@@ -25,6 +25,7 @@ import numpy as np
 from fourm_engine.masking.config import Component, Keep, MaskingConfig
 from fourm_engine.masking.samplers import Pool
 from fourm_plugins.spec import ModalitySpec
+from fourm_plugins.suggest import nearest
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,9 @@ class Budgets:
         self._dropout = [(bit, chance) for bit, chance in chances if chance > 0 and bit & shown]
         unknown |= (config.min_tokens.keys() | config.max_tokens.keys() | dropout.keys()) - self._bit.keys() - {"*"}
         if unknown:
-            log.warning("masking: not among the modalities of this run, left out: %s", ", ".join(sorted(unknown)))
+            near = {name: nearest(name, self.names, cutoff=0.75) for name in sorted(unknown)}
+            said = [f"{name} (did you mean {near[name]!r}?)" if near[name] else name for name in near]
+            log.warning("masking: not among the modalities of this run, left out: %s", ", ".join(said))
         least, most = sum(config.min_tokens.values()), max(config.encoder_tokens, config.decoder_tokens)
         if least > most:
             log.warning("masking: min_tokens ask for %d tokens, more than any total; they are not kept", least)

@@ -300,8 +300,8 @@ def test_dropout_never_leaves_a_sample_without_inputs():
 
 
 def test_unknown_names_in_the_settings_of_missing_modalities_are_reported(caplog):
-    budgets_of(Component(name="it", prefer={"one": 2}, ignore=("two",)), input_dropout={"three": 0.5})
-    assert "left out: one, three, two" in caplog.text
+    budgets_of(Component(name="it", prefer={"one": 2}, ignore=("two",)), input_dropout={"three": 0.5, "wordz": 0.1})
+    assert "left out: one, three, two, wordz (did you mean 'words'?)" in caplog.text
 
 
 def test_budgets_survive_being_copied_into_another_process():
