@@ -80,7 +80,7 @@ def main() -> None:
     side = large.spec.layout.height  # type: ignore[union-attr]
     patch = edge // side
     seams = {
-        start * patch for start, _ in Tiling.of((originals[0].shape[0] // patch,) * 2, (side, side), overlap).places
+        start * patch for start, _ in Tiling.of((originals[0].shape[0] // patch,) * 2, (side, side), overlap).corners
     }
     at = sorted({s for start in seams for s in (start, start + edge)} - {0, originals[0].shape[0]})
     print(f"tile by tile, {half} to {originals[0].shape[0]} pixels, {len(originals)} pictures; edges of tiles at {at}")
