@@ -9,9 +9,11 @@ import logging
 import os
 import signal
 import sys
+from typing import Annotated
 
 import typer
 
+from fourm_engine import __version__
 from fourm_engine.cli import (
     check,
     convert,
@@ -45,6 +47,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 plugins.app.command("check")(check.check)
 app.add_typer(plugins.app, name="plugins")
@@ -55,7 +58,6 @@ app.command("init")(init.init)
 app.command("label")(label.label)
 app.command("tokenize")(tokenize.tokenize)
 app.command("train")(train.train)
-app.command("doctor", hidden=True)(plugins.doctor)  # where many look for it
 app.command("sweep")(sweep.sweep)
 app.command("suite")(sweep.suite)
 app.command("extend")(extend.extend)
@@ -71,6 +73,21 @@ app.command("export")(export.export)
 app.command("evaluate")(evaluate.evaluate)
 app.command("convert")(convert.convert)
 add_no_plugin(app)  # after all commands are there
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fourm-engine {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def fourm(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """The options before a command."""
 
 
 class Once(logging.Filter):

@@ -69,7 +69,7 @@ def test_a_wrong_key_or_value_is_named_by_its_full_path(path, override, message)
 def test_a_missing_section_is_named(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump({k: v for k, v in MINIMAL.items() if k != "train"}))
-    with pytest.raises(ConfigError, match="train: Field required"):
+    with pytest.raises(ConfigError, match="train: is missing"):
         load_config(path)
 
 

@@ -66,7 +66,7 @@ def find_texts(root: Path, beside: Sequence[Path], asked: Asked) -> tuple[list[T
             called = ", ".join(sorted(name for name, cls in asked.classes.items() if _reads_text(cls)))
             there = ", ".join(map(shown, table.columns[:8]))
             notes.append(
-                f"{shown(path)} is not read: no column is called as a modality of texts ({called}), only {there}"
+                f"{shown(path)} is not read: no column has the name of a text modality ({called}); its columns are {there}"
             )
     return list(found.values()), notes
 
