@@ -292,7 +292,7 @@ def _no_model(folder: Path) -> str:
         return f"{folder}: holds a tokenizer, not a model; name the folder of a run or an exported model"
     if (folder / "config.yaml").is_file():
         command = "finetune" if "task" in read_yaml(folder / "config.yaml") else "train"
-        return f"{folder}: not trained to its end, so it holds no model yet: fourm {command} {folder / 'config.yaml'}"
+        return f"{folder} holds no exported model yet; finish it first: fourm {command} {folder / 'config.yaml'}"
     runs = [path.parent.parent for path in sorted(folder.glob(f"*/model/{CONFIG}"))]
     remedy = f"; did you mean {' or '.join(map(str, runs[:3]))}?" if runs else ""
     return f"{folder} holds no exported model: neither {CONFIG} nor model/{CONFIG} is there{remedy}"

@@ -42,7 +42,7 @@ def _reason(error: yaml.YAMLError) -> str:
     """What is wrong with a YAML text, and in which line, without the lines themselves."""
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return " ".join(str(error).split())
-    problem = (error.problem or "unreadable").replace("<stream end>", "the end of the text")
+    problem = (error.problem or "unreadable").replace("'<stream end>'", "the end of the text")
     while_ = f" ({error.context})" if error.context else ""
     return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {problem}{while_}"
 

@@ -183,7 +183,9 @@ def decide(plugins: list[Plugin], disabled: Collection[str], providers: Mapping[
             raise PluginError(f"providers: no installed plugin is called {name!r}; {did_you_mean(name, names)}")
         claims = [p.distribution for p in plugins if p.name == name]
         if canonical(distribution) not in map(canonical, claims):
-            raise PluginError(f"providers: {distribution!r} does not provide {name!r}; it comes from {' and '.join(claims)}")
+            raise PluginError(
+                f"providers: {distribution!r} does not provide {name!r}; it comes from {' and '.join(claims)}"
+            )
     return [_decide(plugin, plugins, disabled, providers) for plugin in plugins]
 
 

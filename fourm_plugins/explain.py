@@ -21,6 +21,7 @@ _SECRETS = re.compile(r"(?<=://)[^/@\s]*@|(?<=\w)\?[^\s'\"]*=[^\s'\"]*")
 _WORDS = (
     (re.compile(r"^Value error, |, unable to (parse|interpret) .*"), ""),
     (re.compile(r"^Input should be "), "must be "),
+    (re.compile(r"^Input is not a valid path for .*"), "must be a path"),
     (re.compile(r"^Field required$"), "is missing"),
     (re.compile(r"a valid (dictionary|mapping)( or (instance|object) .*)?"), "a section of keys and values"),
     (re.compile(r"a valid integer"), "an integer"),

@@ -72,7 +72,12 @@ class Boxes(SequenceModality[list[Box]]):
             0.95,
             f"boxes of {len({box.label for boxes in found for box in boxes})} labels, up to {most} a sample",
             {
-                "max_boxes": (kept, f"boxes kept of a sample, the largest; one has {most}" if kept < most else "the most boxes of a sample"),
+                "max_boxes": (
+                    kept,
+                    f"boxes kept of a sample, the largest; one has {most}"
+                    if kept < most
+                    else "the most boxes of a sample",
+                ),
                 "max_tokens": (next_power(kept * (4 + longest) + 1, least=32), "four coordinates and a label a box"),
             },
         )
