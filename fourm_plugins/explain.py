@@ -62,7 +62,7 @@ def _explain(fault: Any, model: type[BaseModel]) -> str:
     *parents, key = _as_written(loc, model) or ("settings",)
     path = ".".join(str(part) for part in (*parents, key))
     if fault["type"] != "extra_forbidden":
-        whole = fault["type"] == "missing" or fault["type"] == "value_error" and isinstance(fault["input"], dict)
+        whole = fault["type"] == "missing" or (fault["type"] == "value_error" and isinstance(fault["input"], dict))
         given = "" if whole else f" (given: {_Given().repr(fault['input'])})"
         return f"{path}: {plain(fault['msg'])}{given}"
     fields = list(fault_model.model_fields) if (fault_model := _model_at(model, loc[:-1])) else []

@@ -188,7 +188,7 @@ def read_file(path: Path, model: type[M], overrides: Sequence[str] = ()) -> M:
     if "data" in raw or "task" in raw:
         command = "finetune" if "task" in raw else "train"
         raise ConfigError(
-            f"{path}: is the config of one run; type fourm {command} {path}, or name it in a file as docs/sweeps.md shows"
+            f"{path}: is the config of a run; type fourm {command} {path}, or name it in a file as in docs/sweeps.md"
         )
     try:
         return model.model_validate(raw)

@@ -65,9 +65,7 @@ def find_texts(root: Path, beside: Sequence[Path], asked: Asked) -> tuple[list[T
         if table.columns and not named and path.suffix.lower() != ".json":
             called = ", ".join(sorted(name for name, cls in asked.classes.items() if _reads_text(cls)))
             there = ", ".join(map(shown, table.columns[:8]))
-            notes.append(
-                f"{shown(path)} is not read: no column has the name of a text modality ({called}); its columns are {there}"
-            )
+            notes.append(f"{shown(path)} is not read: no column is named after a text modality ({called}): {there}")
     return list(found.values()), notes
 
 
