@@ -5,6 +5,7 @@ exit code 1 and one line; `FOURM_TRACEBACK=1` shows the traceback. Any other exc
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import os
 import signal
@@ -13,7 +14,6 @@ from typing import Annotated
 
 import typer
 
-from fourm_engine import __version__
 from fourm_engine.cli import (
     check,
     convert,
@@ -78,7 +78,7 @@ add_no_plugin(app)  # after all commands are there
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"fourm-engine {__version__}")
+        typer.echo(f"fourm-engine {importlib.metadata.version('fourm-engine')}")
         raise typer.Exit
 
 

@@ -82,8 +82,10 @@ class ScalarGrid(GridModality):
     def _of_counts(cls, counts: np.ndarray) -> np.ndarray:
         """What the counts of a picture are with the default settings: float32, NaN where nothing was measured."""
         unit, zero = (cls.Settings.model_fields[name].default for name in ("png_unit", "png_zero"))
-        value = (counts * unit + zero).astype(np.float32)
-        return np.where(counts == 0, np.float32(np.nan), value) if cls.gaps else value
+        value = np.asarray(counts * unit + zero, np.float32)
+        if cls.gaps:
+            value[counts == 0] = np.nan
+        return value
 
     def make_array(self) -> FeatureMap:
         height, width = self.settings.size
