@@ -31,7 +31,7 @@ from fourm_engine.generate.guidance import Guide
 from fourm_engine.generate.inputs import InputReader
 from fourm_engine.generate.options import Guidance
 from fourm_engine.generate.plan import Stage
-from fourm_engine.generate.prepare import prepare
+from fourm_engine.generate.prepare import Prepared, prepare
 from fourm_engine.generate.result import Generated, Results
 from fourm_engine.generate.sampler import Filled, Sampler
 from fourm_engine.generate.shown import Sample, SequenceIds
@@ -304,17 +304,22 @@ class FourM:
             return [Results(explanation=explanation) for _ in inputs]
         if guide is not None:
             guide.model.network.to(self.device)
-        results = [Results() for _ in samples]
-        for sample_plan, members in prepared.groups(batch_size):
-            seeds = [prepared.seeds[i] for i in members]
-            filled = self.sampler.run([samples[i] for i in members], sample_plan, seeds, guide)
-            for target in targets:
-                values = self._decode(target, [f[target] for f in filled], [samples[i] for i in members])
-                for i, generated in zip(members, values, strict=True):
-                    results[i][target] = generated
+        results = self._run(prepared, batch_size, guide)
         if n_samples == 1:
             return results
         return [combined(results[i : i + n_samples], ways, best) for i in range(0, len(results), n_samples)]
+
+    def _run(self, prepared: Prepared, batch_size: int, guide: Guide | None) -> list[Results]:
+        results = [Results() for _ in prepared.samples]
+        for plan, members in prepared.groups(batch_size):
+            samples, seeds = [prepared.samples[i] for i in members], [prepared.seeds[i] for i in members]
+            filled = self.sampler.run(samples, plan, seeds, guide)
+            for target in prepared.targets:
+                for i, generated in zip(
+                    members, self._decode(target, [f[target] for f in filled], samples), strict=True
+                ):
+                    results[i][target] = generated
+        return results
 
     def edit(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -84,13 +84,20 @@ def _parse(text: str) -> Any:
         values, depth = _extent(node, {})
         if values > MAX_VALUES or depth > MAX_DEPTH:
             raise yaml.YAMLError(f"{values} values, {depth} deep; at most {MAX_VALUES} and {MAX_DEPTH} are read")
-        return loader.construct_document(node)
+        return _apart(loader.construct_document(node))
     except RecursionError:
         raise yaml.YAMLError("nested too deeply") from None
     except (ValueError, TypeError, OverflowError) as error:  # a date or number that is none
         raise yaml.YAMLError(str(error)) from None
     finally:
         loader.dispose()
+
+
+def _apart(value: Any) -> Any:
+    """A copy in which aliases share nothing, so that an override changes one of them."""
+    if isinstance(value, dict):
+        return {key: _apart(inner) for key, inner in value.items()}
+    return [_apart(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _extent(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
@@ -127,10 +134,10 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
     set_key(raw, key, read_value(value, f"override {override!r}"), f"override {override!r}")
 
 
-def set_key(raw: dict[str, Any], key: str, value: Any, origin: str) -> None:
-    """Set `section.key`, dotted, in what `read_yaml` gave; sections that are not there are made. Raises ConfigError,
-    which begins with `origin`."""
-    *parents, leaf = key.split(".")
+def set_key(raw: dict[str, Any], key: str | Sequence[str], value: Any, origin: str) -> None:
+    """Set `section.key`, dotted or in parts, in what `read_yaml` gave; sections that are not there are made. Raises
+    ConfigError, which begins with `origin`."""
+    *parents, leaf = key.split(".") if isinstance(key, str) else key
     section: Any = raw
     for parent in parents:
         if isinstance(section, list):

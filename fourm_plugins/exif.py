@@ -26,13 +26,13 @@ def orientation(exif: bytes) -> tuple[int | None, bool]:
     at = struct.unpack_from(order + "I", body, 4)[0]
     if at + 2 > len(body):
         return None, False
-    count, there = struct.unpack_from(order + "H", body, at)[0], (len(body) - at - 2) // 12
+    count, room = struct.unpack_from(order + "H", body, at)[0], (len(body) - at - 2) // 12
     turn = None
-    for start in range(at + 2, at + 2 + 12 * min(count, there), 12):
+    for start in range(at + 2, at + 2 + 12 * min(count, room), 12):
         tag, kind, n, value = struct.unpack_from(order + "HHIH", body, start)
         if (tag, kind, n) == (_ORIENTATION, _SHORT, 1) and 1 <= value <= 8:
             turn = value
-    return turn, count <= there
+    return turn, count <= room
 
 
 def pixels_only(content: bytes) -> tuple[bytes, bytes | None] | None:

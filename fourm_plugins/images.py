@@ -146,13 +146,13 @@ def decode_array(content: bytes, *, ndim: int) -> np.ndarray:
         raise SampleError(f"not a .npy file: {error}") from error
     if dtype.kind not in "fiu" or len(shape) != ndim or min(shape, default=1) < 1:
         raise SampleError(f"array of {dtype} {shape}; numbers in {ndim} dimensions are needed")
-    declared, there = dtype.itemsize, len(content) - stream.tell()
+    declared, stored = dtype.itemsize, len(content) - stream.tell()
     for length in shape:
         declared *= length  # Python integers: no overflow
     if declared > MAX_ARRAY_BYTES:
         raise SampleError(f"array {shape} of {declared} bytes; at most {MAX_ARRAY_BYTES} are read")
-    if declared != there:
-        raise SampleError(f"array {shape} of {dtype} needs {declared} bytes, the file has {there}: truncated?")
+    if declared != stored:
+        raise SampleError(f"array {shape} of {dtype} needs {declared} bytes, the file has {stored}: truncated?")
     array: np.ndarray = np.frombuffer(content, dtype, offset=stream.tell())
     return np.array(array.reshape(shape, order="F" if columns_first else "C"))
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import bisect
 import difflib
-from collections.abc import Collection, Iterable
+import inspect
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 #: How many neighbours in alphabetical order are compared in full.
 COMPARED = 1000
@@ -30,3 +32,14 @@ def did_you_mean(name: str, known: Iterable[str], *, otherwise: str = "known:") 
     known = sorted(known)
     near = nearest(name, known)
     return f"did you mean {near!r}?" if near else f"{otherwise} {', '.join(known) or 'none'}"
+
+
+def check_options(make: Callable[..., Any], options: Iterable[str], *, besides: Collection[str] = ()) -> None:
+    """Raises ValueError for an option that `make` does not take. Its first argument, and those `besides`, are none."""
+    parameters = list(inspect.signature(make).parameters.values())
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    known = [p.name for p in parameters[1:] if p.kind is not p.VAR_POSITIONAL and p.name not in besides]
+    for name in options:
+        if name not in known:
+            raise ValueError(f"there is no option {name}; {did_you_mean(name, known, otherwise='there are:')}")

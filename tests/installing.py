@@ -28,13 +28,7 @@ def install(site: Path, *packages: Path) -> Path:
 
 
 def write_metadata(
-    site: Path,
-    name: str,
-    version: str,
-    entry_points: str,
-    *,
-    requires: Iterable[str] = (),
-    tree: Path | None = None,
+    site: Path, name: str, version: str, entry_points: str, *, requires: Iterable[str] = (), tree: Path | None = None
 ) -> Path:
     """The `dist-info` of an installed package, editable if it has a `tree` of sources. Returns it."""
     info = site / f"{name.replace('-', '_')}-{version}.dist-info"

@@ -98,10 +98,10 @@ class Steps:
 def _nearest(known: np.ndarray, columns: int) -> np.ndarray:
     """Index of the nearest known token of each token, in a grid of `columns`."""
     at = np.arange(len(known))
-    there = np.flatnonzero(known)
+    indices = np.flatnonzero(known)
     rows, across = at // columns, at % columns
-    distance = (rows[:, None] - rows[there]) ** 2 + (across[:, None] - across[there]) ** 2
-    return there[distance.argmin(1)]
+    distance = (rows[:, None] - rows[indices]) ** 2 + (across[:, None] - across[indices]) ** 2
+    return indices[distance.argmin(1)]
 
 
 def _equally_large(frames: Sequence[Image]) -> list[Image]:

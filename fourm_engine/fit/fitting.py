@@ -122,16 +122,13 @@ def fit_tokenizer(
         runs = folder / ".fit" / space
         report: dict[str, dict[str, float]] = {}
         if isinstance(tokenizer, NeuralTokenizer):
-            base = modalities[0]
-            held_out = _arrays(base, val.get(base.name, ()))
             # The same run whatever follows, so that another adaptation can start from it.
             first = config.model_copy(update={"adapt": None})
             run = runs / request_of(tokenizer, modalities, train, first, seed)["hash"]
-            task = TokenizerTask(tokenizer, train[base.name], held_out, steps=config.plan().steps, seed=seed)
-            Trainer(task, first, run, seed=seed, host=manager).run()
-            tokenizer.load(fitted_folder(run))
+            base = modalities[0]
+            base_size = Sized(base, train[base.name], val.get(base.name, ()))
+            _train(tokenizer, base_size, first, run, seed, manager)
             if sizes:
-                base_size = Sized(base, train[base.name], val.get(base.name, ()))
                 report = _adapt(tokenizer, [base_size, *sizes], config, run, runs / request["hash"], seed, manager)
         else:
             tokenizer.fit(lambda: (array for data in train.values() for array in data))
@@ -144,6 +141,15 @@ def fit_tokenizer(
             shutil.rmtree(runs, ignore_errors=True)
         sum_numbers([0.0])  # no process goes on before it is stored
         return Fitted(tokenizer, report, fresh=True)
+
+
+def _train(
+    tokenizer: NeuralTokenizer, size: Sized, config: FitConfig, run: Path, seed: int, manager: PluginManager
+) -> None:
+    held_out = _arrays(size.modality, size.val)
+    task = TokenizerTask(tokenizer, size.train, held_out, steps=config.plan().steps, seed=seed)
+    Trainer(task, config, run, seed=seed, host=manager).run()
+    tokenizer.load(fitted_folder(run))
 
 
 def _adapt(

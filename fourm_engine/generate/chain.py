@@ -98,7 +98,7 @@ def choose_chain(
                 f"plan='auto': the run's matrix has no row that predicts {target!r} from nothing (a row [] of "
                 f"train.pairs_inputs); give the plan"
             )
-    seen, left, chain, told = set(given), list(targets), list[str](), list[str]()
+    seen, left, chain, reasons = set(given), list(targets), list[str](), list[str]()
     while left:
         target = max(left, key=lambda name: _known(name, seen, nats))
         left.remove(target)
@@ -113,7 +113,7 @@ def choose_chain(
             if best is None or gains[best] <= MIN_SAVING * cost:
                 break
             share = f"{_known(best, seen, nats):.0%}"
-            told.append(
+            reasons.append(
                 f"{best} before {target}: {share} of it is known, which should lower {target} from {cost:.2f} to "
                 f"{cost - gains[best]:.2f} nats per token"
             )
@@ -123,7 +123,7 @@ def choose_chain(
             left = [name for name in left if name != best]
         chain.append(target)
         seen.add(target)
-    return chain, told or ["no intermediate modality would lower the nats of the targets"]
+    return chain, reasons or ["no intermediate modality would lower the nats of the targets"]
 
 
 def _names(row: str) -> list[str]:

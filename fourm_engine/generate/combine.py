@@ -34,8 +34,8 @@ def reductions_of(reduce: Reduce | None, targets: Sequence[str], modalities: Map
             raise ValueError(f"reduce: {target!r} is not a target; targets: {', '.join(targets)}")
         possible = modalities[target].reductions
         if how not in possible:
-            each = f"; for several targets: reduce={{{target!r}: {possible[0]!r}}}" if len(targets) > 1 else ""
-            raise ValueError(f"reduce={how!r:.80} does not apply to {target!r}; choose {' or '.join(possible)}{each}")
+            hint = f"; for several targets: reduce={{{target!r}: {possible[0]!r}}}" if len(targets) > 1 else ""
+            raise ValueError(f"reduce={how!r:.80} does not apply to {target!r}; choose {' or '.join(possible)}{hint}")
     return cast("dict[str, How]", ways)
 
 
@@ -56,8 +56,8 @@ def combined(samples: Sequence[Results], reduce: Mapping[str, How], best: Scorer
     scores = [] if best is None else [_score(best, sample) for sample in samples]
     chosen = samples[int(np.argmax(scores))] if scores else samples[0]
     made = {
-        name: reduced([s[name] for s in samples], reduce[name]) if name in reduce else one
-        for name, one in chosen.items()
+        name: reduced([s[name] for s in samples], reduce[name]) if name in reduce else result
+        for name, result in chosen.items()
     }
     return Results(made, samples=samples, scores=scores)
 
@@ -66,7 +66,7 @@ def reduced(samples: Sequence[Generated], how: How) -> Generated:
     """The mean, median or vote of the values, with its spread; `tokens` are those of the sample nearest to it."""
     modality, values = samples[0].modality, [sample.value for sample in samples]
     value = modality.reduce(values, how)
-    distances = [_mean(modality.spread([one, value])) for one in values]
+    distances = [_mean(modality.spread([sample, value])) for sample in values]
     nearest = samples[int(np.argmin(distances))]
     return Generated(modality, nearest.tokens, value, how, nearest.given, modality.spread(values))
 

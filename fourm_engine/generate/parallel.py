@@ -6,7 +6,7 @@ equal rows once, no branch with share 0, no finished sample, no token that nobod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -175,13 +175,9 @@ class Parallel:
                 confidence_AM[row_T, slot_T] = confidence_T
                 kept_T = most_confident(confidence_AM, slot_AM, count_A)[row_T, slot_T]
             else:
-                parts = []
-                for b, tokens, of_b in zip(active, count, _runs(left), strict=True):
-                    told = self._told(step, b, tokens, position_T[of_b], confidence_T[of_b], logits_TV[of_b])
-                    parts.append(self.order.keep(told)[position_T[of_b]])
-                    if step + 1 < stage.steps and (forgotten_n := self.order.forget(told)) is not None:
-                        forgotten[b] = forgotten_n
-                kept_T = torch.cat(parts)
+                kept_T, forgotten = self._ordered(
+                    self.order, step, zip(active, count, _runs(left), strict=True), position_T, confidence_T, logits_TV
+                )
         sample_K, position_K = sample_T[kept_T], position_T[kept_T]
         self.ids_Bn[sample_K, position_K] = new_T[kept_T]
         self.known_Bn[sample_K, position_K] = True
@@ -198,7 +194,26 @@ class Parallel:
             self.known_Bn[b] &= ~forgotten_n
             self.left[b] += int(forgotten_n.sum())
 
-    def _told(
+    def _ordered(
+        self,
+        order: Order,
+        step: int,
+        samples: Iterable[tuple[int, int, slice]],
+        position_T: Tensor,
+        confidence_T: Tensor,
+        logits_TV: Tensor,
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Which of the predicted tokens an order keeps, bool (T,), and which known ones of which sample it forgets.
+        `samples`: (sample, number of tokens to keep, its part of T)."""
+        parts, forgotten = [], dict[int, Tensor]()
+        for b, count, of_b in samples:
+            predicted = self._predicted(step, b, count, position_T[of_b], confidence_T[of_b], logits_TV[of_b])
+            parts.append(order.keep(predicted)[position_T[of_b]])
+            if step + 1 < self.stage.steps and (forgotten_n := order.forget(predicted)) is not None:
+                forgotten[b] = forgotten_n
+        return torch.cat(parts), forgotten
+
+    def _predicted(
         self, step: int, b: int, count: int, position_U: Tensor, confidence_U: Tensor, logits_UV: Tensor
     ) -> Predicted:
         confidence_n, unknown_n = self.confidence_Bn[b].clone(), ~self.known_Bn[b]

@@ -11,7 +11,7 @@ import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from fourm_engine.generate.guidance import unknown_condition
+from fourm_engine.generate.guidance import Weight, unknown_condition
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.shown import Sample
 from fourm_plugins.counting import counted
@@ -163,17 +163,11 @@ def guided(
             listed = ", ".join(sorted(given[name] for name in carriers))
             raise ValueError(f"guidance is given both with {listed} and in the plan; drop one")
         if isinstance(weights, dict):
-            weights = {}
-            for name, weight in stage.guidance.items():  # type: ignore[union-attr]
-                if (instance := shown_as.get(name, name)) in conditions:
-                    if instance in weights:
-                        raise ValueError(
-                            f"guidance names {given.get(instance, instance)!r} twice, as {name!r}; drop one"
-                        )
-                    weights[instance] = weight
-                    used.add(name)
-                elif chosen:
-                    raise unknown_condition(name, stage.target, [given.get(c, c) for c in conditions])
+            names = [name for name in weights if shown_as.get(name, name) in conditions]
+            if chosen and (unknown := [name for name in weights if name not in names]):
+                raise unknown_condition(unknown[0], stage.target, [given.get(c, c) for c in conditions])
+            used.update(names)
+            weights = _by_instance({name: weights[name] for name in names}, shown_as, given)
         elif weights is not None and (conditions or weights == 1):
             effects["guidance"] = True
         elif weights is not None:
@@ -196,6 +190,19 @@ def guided(
         raise ValueError(f"guidance has no effect on {targets}: nothing else is given; leave it out")
     if any(stage.prompt_sentinel for stage in plan) and not effects["prompt_sentinel"]:
         _refuse_sentinel(", ".join(stage.target for stage in plan))
+    return result
+
+
+def _by_instance(
+    weights: Mapping[str, Weight], shown_as: Mapping[str, str], given: Mapping[str, str]
+) -> dict[str, Weight]:
+    """Weights under the names of the modalities that show them. Raises ValueError where two are of the same."""
+    result = dict[str, Weight]()
+    for name, weight in weights.items():
+        instance = shown_as.get(name, name)
+        if instance in result:
+            raise ValueError(f"guidance names {given.get(instance, instance)!r} twice, as {name!r}; drop one")
+        result[instance] = weight
     return result
 
 

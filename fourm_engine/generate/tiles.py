@@ -28,11 +28,11 @@ MAX_TILES = 4096
 
 @dataclass(frozen=True)
 class Tiling:
-    """Where tiles lie, in tokens of the target: each is `size` (rows, columns), at `places`, row by row. Tiles of one
-    of the `waves` do not overlap."""
+    """Where tiles lie, in tokens of the target: each is `size` (rows, columns), with its top left corner at one of
+    `corners`, row by row. Tiles of one of the `waves` do not overlap."""
 
     size: tuple[int, int]
-    places: list[tuple[int, int]]
+    corners: list[tuple[int, int]]
     waves: list[list[int]]
 
     @classmethod
@@ -42,17 +42,15 @@ class Tiling:
         for edge, tile in zip(whole, size, strict=True):
             count = 1 + -(-(edge - tile) // (tile - overlap))
             starts.append([math.floor(x + 0.5) for x in np.linspace(0, edge - tile, count)])
-        places = [(row, column) for row in starts[0] for column in starts[1]]
+        corners = [(row, column) for row in starts[0] for column in starts[1]]
         waves: list[list[int]] = []
         level = list[int]()
-        for i, (row, column) in enumerate(places):
-            touching = (
-                level[j] for j in range(i) if abs(places[j][0] - row) < size[0] and abs(places[j][1] - column) < size[1]
-            )
-            level.append(max(touching, default=-1) + 1)
+        for i, (row, column) in enumerate(corners):
+            near = (j for j in range(i) if abs(corners[j][0] - row) < size[0] and abs(corners[j][1] - column) < size[1])
+            level.append(max((level[j] for j in near), default=-1) + 1)
             waves += [[]] if level[i] == len(waves) else []
             waves[level[i]].append(i)
-        return cls(size, places, waves)
+        return cls(size, corners, waves)
 
 
 def tiled(
@@ -81,16 +79,12 @@ def tiled(
     made = _generated_map(model, target)
     name, modality, value = _picture(model, inputs, made)
     shape, height, width = modality.spec.array, *np.asarray(value).shape[:2]
-    (rows, columns), layout = made.spec.patch, made.spec.layout
+    layout, array = made.spec.layout, made.spec.array
     assert isinstance(shape, (FeatureMap, ClassMap))
-    assert isinstance(made.spec.array, (FeatureMap, ClassMap))
+    assert isinstance(array, (FeatureMap, ClassMap))
     assert isinstance(layout, Grid)
-    step = rows * shape.height / made.spec.array.height, columns * shape.width / made.spec.array.width
-    if any(s < 1 or s != int(s) for s in step):
-        raise ValueError(
-            f"a token of {target!r} is of {step[0]:g} x {step[1]:g} pixels of {name!r}; whole ones can be tiled"
-        )
-    size = layout.height, layout.width
+    scale, size = (array.height / shape.height, array.width / shape.width), (layout.height, layout.width)
+    down, right = _pixels_per_token(name, made, shape)
     if not 0 <= overlap <= min(size) // 2:
         raise ValueError(f"overlap {overlap}: expected 0 to {min(size) // 2}, half of the grid of {target!r}")
     if height < shape.height or width < shape.width:
@@ -98,29 +92,27 @@ def tiled(
             f"{name!r} has {height} x {width} pixels, less than one tile of {shape.height} x {shape.width}; generate "
             "it without tiles"
         )
-    down, right = int(step[0]), int(step[1])
     whole = -(-height // down), -(-width // right)
     edges = [(0, whole[0] * down - height), (0, whole[1] * right - width)]
     padded = np.pad(value, [*edges, *[(0, 0)] * (np.ndim(value) - 2)], mode="edge")
     tiling = Tiling.of(whole, size, overlap)
-    if len(tiling.places) > MAX_TILES:
-        raise ValueError(f"{name!r} needs {len(tiling.places)} tiles, at most {MAX_TILES} are made; give a smaller one")
+    if (count := len(tiling.corners)) > MAX_TILES:
+        raise ValueError(f"{name!r} needs {count} tiles, at most {MAX_TILES} are made; give a smaller one")
     tokens, canvas = np.full(whole, -1, np.int64), _Canvas(made, whole)
     others = {other: given for other, given in inputs.items() if other != name}  # `name` may be the target's, too
     for wave in tiling.waves:
-        places = [tiling.places[i] for i in wave]
+        corners = [tiling.corners[i] for i in wave]
         requests = []
-        for row, column in places:
+        for row, column in corners:
             crop = padded[row * down :, column * right :][: shape.height, : shape.width]
             known = tokens[row : row + size[0], column : column + size[1]]
             part = Condition(Ids(np.maximum(known, 0).reshape(-1)), keep=(known >= 0).reshape(-1))
             requests.append({**others, modality.name: crop} | ({target: part} if (known >= 0).any() else {}))
         seeds = [seed + i for i in wave]
         results = model.generate_batch(requests, target, seeds=seeds, batch_size=batch_size, **options)
-        for (row, column), result in zip(places, results, strict=True):
+        for (row, column), result in zip(corners, results, strict=True):
             tokens[row : row + size[0], column : column + size[1]] = result[target].tokens.reshape(size)
             canvas.add(row, column, result[target].value)
-    scale = made.spec.array.height / shape.height, made.spec.array.width / shape.width
     cut = canvas.value()[: round(height * scale[0]), : round(width * scale[1])]
     return Generated(made, tokens.reshape(-1), cut)
 
@@ -134,6 +126,18 @@ def _generated_map(model: Generates, target: str) -> Modality:
     grids = [n for n, s in specs.items() if s.target and isinstance(s.array, (FeatureMap, ClassMap))]
     hint = did_you_mean(target, grids, otherwise="the model has")
     raise ValueError(f"{target!r} is no picture or map that the model generates, and tiles are of these; {hint}")
+
+
+def _pixels_per_token(name: str, made: Modality, shape: FeatureMap | ClassMap) -> tuple[int, int]:
+    """Rows and columns of the picture `name` that a token of the target covers. Raises ValueError for parts of one."""
+    (rows, columns), array = made.spec.patch, made.spec.array
+    assert isinstance(array, (FeatureMap, ClassMap))
+    pixels = rows * shape.height / array.height, columns * shape.width / array.width
+    if any(number < 1 or number != int(number) for number in pixels):
+        raise ValueError(
+            f"a token of {made.name!r} is of {pixels[0]:g} x {pixels[1]:g} pixels of {name!r}; whole ones can be tiled"
+        )
+    return int(pixels[0]), int(pixels[1])
 
 
 def _picture(model: Generates, inputs: Mapping[str, Any], made: Modality) -> tuple[str, Modality, Any]:

@@ -155,8 +155,8 @@ def _with_part(model: Generates, name: str, given: Any, part: str, number: Any) 
         raise ValueError(f"{name}.{part}: {number!r:.60} is not a number")
     try:
         if part not in (parts := modality.parts(value)):
-            there = did_you_mean(part, parts, otherwise="it has") if parts else "nothing of it varies by a number"
-            raise SampleError(f"no part {part!r} in what is given; {there}")
+            hint = did_you_mean(part, parts, otherwise="it has") if parts else "nothing of it varies by a number"
+            raise SampleError(f"no part {part!r} in what is given; {hint}")
         return modality.with_part(value, part, float(number))
     except SampleError as error:
         raise ValueError(f"input {name!r}: {error}") from error

@@ -25,6 +25,7 @@ import numpy as np
 from fourm_engine.masking.config import Component, Keep, MaskingConfig
 from fourm_engine.masking.samplers import Pool
 from fourm_plugins.spec import ModalitySpec
+from fourm_plugins.suggest import nearest
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +46,7 @@ class Drawn:
 
 
 class Budgets:
-    """Draws budgets for samples that may lack modalities. A set of modalities is a collection of names, or an int in
-    which bit i stands for `names[i]`.
+    """Draws budgets for samples that may lack modalities.
 
     Raises ValueError if an alpha makes a modality what it cannot be, or if no component is left. A name that is not
     among `specs` (its plugin is not installed) is reported once and left out; so is a component left without targets,
@@ -89,7 +89,9 @@ class Budgets:
         self._dropout = [(bit, chance) for bit, chance in chances if chance > 0 and bit & shown]
         unknown |= (config.min_tokens.keys() | config.max_tokens.keys() | dropout.keys()) - self._bit.keys() - {"*"}
         if unknown:
-            log.warning("masking: not among the modalities of this run, left out: %s", ", ".join(sorted(unknown)))
+            near = {name: nearest(name, self.names, cutoff=0.75) for name in sorted(unknown)}
+            said = [f"{name} (did you mean {near[name]!r}?)" if near[name] else name for name in near]
+            log.warning("masking: not among the modalities of this run, left out: %s", ", ".join(said))
         least, most = sum(config.min_tokens.values()), max(config.encoder_tokens, config.decoder_tokens)
         if least > most:
             log.warning("masking: min_tokens ask for %d tokens, more than any total; they are not kept", least)
@@ -133,22 +135,20 @@ class Budgets:
                     alphas.setdefault(name, given["*"])
         return {name: alpha for name, alpha in sorted(alphas.items()) if alpha > 0 and name not in component.ignore}
 
-    def bits(self, modalities: Collection[str] | int) -> int:
-        """A set as an int, ignoring names that are not in this run."""
-        if isinstance(modalities, int):
-            return modalities
+    def bits(self, modalities: Collection[str]) -> int:
+        """A set as an int, in which bit i stands for `names[i]`; names that are not in this run are ignored."""
         if not isinstance(modalities, frozenset):
             return sum(self._bit.get(name, 0) for name in set(modalities))
         if modalities not in self._sets:
             self._sets[modalities] = sum(self._bit.get(name, 0) for name in modalities)
         return self._sets[modalities]
 
-    def serve(self, available: Collection[str] | int) -> bool:
+    def serve(self, available: Collection[str]) -> bool:
         """Whether `draw` gives budgets for a sample with the modalities `available`."""
         has = self.bits(available)
         return bool(self._strategies(has, has))
 
-    def draw(self, rng: np.random.Generator, available: Collection[str] | int) -> Drawn | None:
+    def draw(self, rng: np.random.Generator, available: Collection[str]) -> Drawn | None:
         """Budgets for a sample with the modalities `available`; None if no component is possible. Components without a
         target among them, without any of their inputs, or that require others are not drawn; the weights of the rest
         keep their proportions."""

@@ -16,9 +16,22 @@ from fourm_engine.sweep.folder import SweepFolder
 from fourm_engine.sweep.results import Results, results_of
 from fourm_engine.sweep.trial import Trial
 from fourm_plugins.settings import flat
+from fourm_plugins.suggest import did_you_mean
 
 #: Settings that differ from trial to trial whatever the task is.
 _OF_TRIALS = ("run", "seed", "finetune.source")
+
+
+def check_along(key: str, trials: Iterable[Trial]) -> None:
+    """Raises ValueError for a key that is no number of the tasks' configs, or the same one in all."""
+    settings = [flat(trial.content) for trial in trials]
+    names = {name for s in settings for name in s}
+    numbers = {name: {s[name] for s in settings if _is_number(s.get(name))} for name in names}
+    varied = {name for name, values in numbers.items() if len(values) > 1 and name not in _OF_TRIALS}
+    if key not in varied:
+        same = f"is {min(numbers[key])} in all tasks" if numbers.get(key) else "is no number in the config of a task"
+        remedy = did_you_mean(key, varied, otherwise="numbers in which tasks differ:")
+        raise ValueError(f"along: {key} {same}; {remedy}")
 
 
 def along(key: str, trials: Iterable[Trial], folder: SweepFolder) -> list[Results]:
@@ -26,9 +39,13 @@ def along(key: str, trials: Iterable[Trial], folder: SweepFolder) -> list[Result
     for trial in trials:
         settings = flat(trial.content)
         value = settings.get(key)
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if _is_number(value):
             by_measure.setdefault(trial.measure, []).append((trial, settings))
     return [results_of(_pointed(key, numbered), folder, measure) for measure, numbered in by_measure.items()]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _pointed(key: str, trials: list[tuple[Trial, dict[str, Any]]]) -> list[Trial]:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from fourm_engine.data.splits import drawn
 from fourm_engine.storage.url import LocalFolder
-from fourm_engine.yaml_config import ConfigError, apply_override, read_yaml, validated
+from fourm_engine.yaml_config import ConfigError, apply_override, read_value, read_yaml, set_key, validated
 
 #: Maximum number of trials in one file; more is a mistake.
 MAX_TRIALS = 10_000
@@ -26,6 +26,8 @@ Key = Annotated[str, StringConstraints(pattern=_KEY, max_length=200)]
 Label = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]+$", max_length=80)]
 Settings = dict[Key, Any]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=1 << 63)], ...], Field(min_length=1)]
+#: Where settings are changed by an override: `settings.train.lr=…` sets the dotted key `train.lr`.
+_OF_SETTINGS = re.compile(r"((?:(?:encoders|tasks)\.[^.]+\.)?(?:settings|in_tasks))\.(.+)")
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -180,7 +182,12 @@ def read_file(path: Path, model: type[M], overrides: Sequence[str] = ()) -> M:
     """Read a sweep or suite file, with overrides `section.key=value`. Raises ConfigError, with one line per error."""
     raw = read_yaml(path)
     for override in overrides:
-        apply_override(raw, override)
+        key, equals, value = override.partition("=")
+        if equals and (found := _OF_SETTINGS.fullmatch(key)):
+            origin = f"override {override!r}"
+            set_key(raw, [*found[1].split("."), found[2]], read_value(value, origin), origin)
+        else:
+            apply_override(raw, override)
     for kind, key in (("sweep", "base"), ("suite", "encoders")):
         if key in raw and key not in model.model_fields:
             raise ConfigError(f"{path}: is the file of a {kind}, as its {key} says; type fourm {kind} {path}")

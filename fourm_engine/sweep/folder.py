@@ -61,20 +61,20 @@ class SweepFolder:
         """Compare trials with the existing ones; returns notes. `beside`: folders of trials in `out`. Raises
         ConfigError if an existing trial was defined differently, or if none of the existing ones is among the
         trials."""
-        there = [f"{parent}/{path.stem}" for parent in beside for path in sorted((self.out / parent).glob("*.yaml"))]
+        existing = [f"{parent}/{path.stem}" for parent in beside for path in sorted((self.out / parent).glob("*.yaml"))]
         known = {trial.folder: trial for trial in trials}
-        others = [folder for folder in there if folder not in known]
-        if others and len(others) == len(there):
+        others = [folder for folder in existing if folder not in known]
+        if others and len(others) == len(existing):
             raise ConfigError(
-                f"{self.path}: {self.out} holds {counted(len(there), 'trial')} of another sweep, such as "
+                f"{self.path}: {self.out} holds {counted(len(existing), 'trial')} of another sweep, such as "
                 f"{Path(others[0]).name}, and none of this one; choose another `out`"
             )
-        for folder in there:
+        for folder in existing:
             if folder in known and known[folder].content:
                 self._compare(known[folder])
         if others:
-            trials_there = f"{counted(len(others), 'trial')} in {self.out}, such as {Path(others[0]).name}"
-            return [f"{trials_there}: not of this file any more, left out"]
+            foreign = f"{counted(len(others), 'trial')} in {self.out}, such as {Path(others[0]).name}"
+            return [f"{foreign}: not of this file any more, left out"]
         return []
 
     def begin(self, trials: Sequence[Trial], notes: Sequence[str], tell: Tell) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 from fourm_engine.evaluate.metrics_file import LARGEST, numbers
 from fourm_engine.recipes.runs import KnownRun, covered, is_run, open_run
 from fourm_engine.sweep.config import RESULT, Measure
+from fourm_plugins.suggest import did_you_mean
 
 #: File with the standard output of a command.
 OUTPUT = "output.json"
@@ -56,6 +57,16 @@ def measured(folder: Path, measure: Measure, result: str = RESULT) -> Measured:
         best = measure.better([mean(terms.values()) for _, terms in curve])
         terms = next(terms for _, terms in curve if mean(terms.values()) == best)
     return Measured(terms, curve, _numbers(run))
+
+
+def absence(folder: Path, measure: Measure) -> str:
+    """What to say of a finished trial that left no number for the measure; of one misspelt, which was meant."""
+    said, (kind, _, rest) = f"done, but left no finite {measure.key}", measure.key.partition(".")
+    names = set[str]()
+    for line in open_run(folder).lines if rest and kind != "result" and is_run(folder) else []:
+        pairs = {f"{given}.{target}": value for given, row in line.pairs.items() for target, value in row.items()}
+        names |= {"eval": line.held_out, "loss": line.losses, "pairs": pairs}[kind].keys()
+    return f"{said}; {did_you_mean(rest, names)}" if names and rest not in names else said
 
 
 def _terms(run: KnownRun, kind: str, rest: str) -> list[tuple[int, dict[str, float]]]:

@@ -83,10 +83,10 @@ def _write(stem: Path, draw: Callable[[Any], bool]) -> list[Path]:
 
 
 def _label(group: Group, without: Collection[str] = ()) -> str:
-    """The axes of a point, except some; numbers with the name of their axis."""
+    """The axes of a point, except some; numbers and lists with the name of their axis."""
     short = short_names(list(group.point))
     return ", ".join(
-        f"{short[key]} {shown(value)}" if isinstance(value, int | float) else shown(value)
+        f"{short[key]} {shown(value)}" if isinstance(value, int | float | list) else shown(value)
         for key, value in group.point.items()
         if key not in without
     )

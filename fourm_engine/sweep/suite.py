@@ -7,6 +7,7 @@ run or a command's result for each encoder, task and seed; `OUT/suite.json`, pic
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,18 +19,21 @@ from pydantic import Field, StringConstraints, model_validator
 from fourm_engine.files import write_atomically
 from fourm_engine.recipes.tell import Tell, say
 from fourm_engine.storage.url import LocalFolder
-from fourm_engine.sweep.along import along
+from fourm_engine.sweep.along import along, check_along
 from fourm_engine.sweep.config import RESULT, Key, Label, Measure, Seeds, Settings, Strict, read_file
 from fourm_engine.sweep.contents import check_from, content_of, is_task, read_base, with_settings
 from fourm_engine.sweep.folder import SweepFolder
-from fourm_engine.sweep.measured import measured
+from fourm_engine.sweep.measured import absence, measured
 from fourm_engine.sweep.pictures import draw_all, draw_along
 from fourm_engine.sweep.results import Group, Results, results_of
 from fourm_engine.sweep.trial import Trial, name_of, slug
 from fourm_engine.sweep.work import Work
 from fourm_engine.yaml_config import ConfigError, set_key
+from fourm_plugins.suggest import nearest
 
 ENCODERS, TASKS, SUITE, PICTURES, FORMAT = "encoders", "tasks", "suite.json", "pictures", 1
+#: What is filled into a command's words.
+FILLED = ("encoder", "seed", "out", "name")
 Word = Annotated[str, StringConstraints(max_length=4096)]
 
 
@@ -75,6 +79,9 @@ class TransferTask(Strict):
             raise ValueError("settings are those of the config `train`; write those of a command among its words")
         if self.command is not None and not self.measure.key.startswith("result."):
             raise ValueError("measure.key of a command is result.KEY, in the JSON that it leaves")
+        for name in re.findall(r"\{(\w+)\}", " ".join(self.command or ())):
+            if name not in FILLED and (near := nearest(name, FILLED)):
+                raise ValueError(f"command: {{{name}}} is not filled in; did you mean {{{near}}}?")
         return self
 
 
@@ -132,6 +139,11 @@ class Suite:
         self.trials = [*self.encoders.values(), *(trial for trials in self.tasks.values() for trial in trials)]
         if len({trial.folder for trial in self.trials}) < len(self.trials):
             raise ConfigError(f"{path}: two encoders, or two tasks, have names that differ in signs alone; rename one")
+        for key in self.config.along:
+            try:
+                check_along(key, (trial for trials in self.tasks.values() for trial in trials))
+            except ValueError as error:
+                raise ConfigError(f"{path}: {error}") from None
         self.notes += self.folder.check(self.trials, [ENCODERS, TASKS])
 
     def _pretraining(self, label: str, encoder: Encoder) -> Trial:
@@ -167,12 +179,11 @@ class Suite:
         return trials
 
     def _command(self, task: TransferTask, source: str | None, name: str, seed: int, folder: str) -> dict[str, Any]:
-        out = str(self.config.out / folder)
-        filled = {"{encoder}": source or "", "{seed}": str(seed), "{out}": out, "{name}": name}
+        filled = dict(zip(FILLED, (source or "", str(seed), str(self.config.out / folder), name), strict=True))
         words = []
         for word in task.command or ():
-            for sign, text in filled.items():
-                word = word.replace(sign, text)
+            for part, text in filled.items():
+                word = word.replace(f"{{{part}}}", text)
             words.append(word)
         return {"command": words}
 
@@ -235,7 +246,8 @@ class Suite:
         return results
 
     def _describe(self, trial: Trial) -> str:
-        value = measured(self.folder.out / trial.folder, trial.measure, trial.result).value()
         if trial.folder.startswith(ENCODERS):
             return "trained"
-        return f"done, but left no finite {trial.measure.key}" if value is None else f"{trial.measure.key} {value:.4g}"
+        folder = self.folder.out / trial.folder
+        value = measured(folder, trial.measure, trial.result).value()
+        return absence(folder, trial.measure) if value is None else f"{trial.measure.key} {value:.4g}"

@@ -15,7 +15,7 @@ from fourm_engine.recipes.tell import Tell, say
 from fourm_engine.sweep.config import SweepConfig, read_file
 from fourm_engine.sweep.contents import command_of
 from fourm_engine.sweep.folder import DONE, FAILED, SweepFolder
-from fourm_engine.sweep.measured import MEASURED, measured
+from fourm_engine.sweep.measured import MEASURED, absence, measured
 from fourm_engine.sweep.pictures import draw_all
 from fourm_engine.sweep.plan import TRIALS, Plan
 from fourm_engine.sweep.results import Results, results_of, write_best, write_results
@@ -24,6 +24,7 @@ from fourm_engine.sweep.trial import Trial
 from fourm_engine.sweep.work import Work
 from fourm_engine.train.metrics import duration
 from fourm_engine.yaml_config import ConfigError
+from fourm_plugins.suggest import did_you_mean
 
 
 class Sweep:
@@ -42,8 +43,8 @@ class Sweep:
         self.trials = self.plan.trials(self.draws)
         known = {key for trial in self.trials for key in trial.point} | {*self.config.random, *MEASURED}
         if unknown := [what for what in self.config.scaling if what not in known]:
-            known_names = ", ".join(MEASURED)
-            raise ConfigError(f"{path}: scaling: {unknown[0]} is neither varied nor one of {known_names}; remove it")
+            remedy = did_you_mean(unknown[0], known, otherwise="there are")
+            raise ConfigError(f"{path}: scaling: {unknown[0]} is neither varied nor measured; {remedy}")
         self.notes = self.folder.check(self.trials, [TRIALS])
 
     def run(self, *, jobs: int = 1) -> Results:
@@ -91,9 +92,10 @@ class Sweep:
         return report
 
     def _describe(self, trial: Trial) -> str:
-        result = measured(self.folder.out / trial.folder, trial.measure)
+        folder = self.folder.out / trial.folder
+        result = measured(folder, trial.measure)
         if (value := result.value()) is None:
-            return f"done, but left no finite {trial.measure.key}"
+            return absence(folder, trial.measure)
         took = f", {duration(result.numbers['seconds'])}" if "seconds" in result.numbers else ""
         return f"{trial.measure.key} {value:.4g}{took}"
 

@@ -216,18 +216,18 @@ class DiVAETokenizer(VQVAETokenizer):
         """Encoder and codebook of a fitted tokenizer. Raises ValueError if they do not fit."""
         document = _document(folder)
         kind = DiVAETokenizer if document["kind"] == DiVAETokenizer.kind else VQVAETokenizer
-        theirs = kind.Settings.model_validate(document["settings"])
+        settings = kind.Settings.model_validate(document["settings"])
         for key in _SHARED:
-            there, here = getattr(theirs, key), getattr(self.settings, key)
-            if there != here:
-                raise ValueError(f"{folder}: {key} is {there!r}, but {self.spec.name} has {here!r}; set it alike")
+            value, wanted = getattr(settings, key), getattr(self.settings, key)
+            if value != wanted:
+                raise ValueError(f"{folder}: {key} is {value!r}, but {self.spec.name} has {wanted!r}; set it alike")
         arrays = [ModalitySpec.model_validate(raw).array for raw in document["specs"]]
         if self.spec.array not in arrays:
             raise ValueError(f"{folder}: fitted for {arrays[0]!r}, but {self.spec.name} is {self.spec.array!r}")
-        wanted = {k: tuple(v.shape) for k, v in self.state(copy=False).items() if k.startswith(_ENCODER)}
+        shapes = {k: tuple(v.shape) for k, v in self.state(copy=False).items() if k.startswith(_ENCODER)}
         fits: Any = {"to": "the tokenizer's settings", "only": _ENCODER, "remedy": "fit it again"}
-        with opened(folder / WEIGHTS, wanted, **fits) as file:
-            return {name: file.get_tensor(name) for name in wanted}
+        with opened(folder / WEIGHTS, shapes, **fits) as file:
+            return {name: file.get_tensor(name) for name in shapes}
 
     def counts(self, arrays: Tensor) -> dict[str, float]:
         """Latents, unless the encoder is frozen, and known pixels."""

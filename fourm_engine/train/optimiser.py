@@ -16,6 +16,7 @@ from fourm_engine.device import at_hand
 from fourm_engine.nn.attention import stacked
 from fourm_engine.train.checkpoint import CheckpointError
 from fourm_plugins.activation import blame
+from fourm_plugins.suggest import check_options
 
 if TYPE_CHECKING:
     from fourm_engine.train.config import TrainConfig
@@ -25,9 +26,16 @@ if TYPE_CHECKING:
 PREFIX = "optimiser/"
 
 
-def adamw(groups: Iterable[dict[str, Any]], *, lr: float, **options: Any) -> torch.optim.Optimizer:
+def adamw(
+    groups: Iterable[dict[str, Any]],
+    *,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.95),
+    eps: float = 1e-8,
+    amsgrad: bool = False,
+) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019), one fused kernel."""
-    return torch.optim.AdamW(groups, lr=lr, fused=True, **options)
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, amsgrad=amsgrad, fused=True)
 
 
 class Optimiser:
@@ -39,13 +47,15 @@ class Optimiser:
             raise ValueError(f"{task.name}: nothing to train, the model has no parameter that requires a gradient")
         peak = config.plan(task.sample_tokens).lr
         make, self.plugin = host.optimiser(config.optimiser), host.find("optimiser", config.optimiser)
-        options = dict(config.optimiser_options)
+        options: dict[str, Any] = {"lr": peak}
         if config.optimiser in ("adamw", "muon"):
             options |= {"betas": config.betas, "eps": config.eps}
         try:
-            inspect.signature(make).bind(groups, lr=peak, **options)
+            check_options(make, config.optimiser_options, besides=options)
+            options |= config.optimiser_options
+            inspect.signature(make).bind(groups, **options)
             with blame(self.plugin):
-                self.torch = make(groups, lr=peak, **options)
+                self.torch = make(groups, **options)
         except (ValueError, TypeError) as error:
             given = f" with {config.optimiser_options}" if config.optimiser_options else ""
             raise ValueError(f"train.optimiser={config.optimiser}{given}: {error}") from error

@@ -25,6 +25,7 @@ from fourm_plugins.head import HeadFeatures, HeadSpec
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import FeatureMap, Grid
+from fourm_plugins.suggest import check_options
 
 
 @dataclass
@@ -103,6 +104,7 @@ def make_head(name: str, options: Mapping[str, Any], spec: HeadSpec, host: Plugi
     make, plugin = host.head(name), host.find("head", name)
     setting = f"task.head={name}{f' with {dict(options)}' if options else ''}"
     try:
+        check_options(make, options)
         inspect.signature(make).bind(spec, **options)
         with blame(plugin):
             head = make(spec, **options)

@@ -116,8 +116,8 @@ class FeatureGrid(GridModality):
         total = np.zeros(images.common_shape(values))
         for value in values:
             total += unit(value)
-        one = np.broadcast_to(total.sum((0, 1)), total.shape)
-        return {"one value": unit(one).astype(np.float32), "one image": unit(total).astype(np.float32)}
+        everywhere = np.broadcast_to(total.sum((0, 1)), total.shape)
+        return {"one value": unit(everywhere).astype(np.float32), "one image": unit(total).astype(np.float32)}
 
     def example_samples(self, n: int, seed: int) -> list[dict[str, bytes]]:
         grid = self.spec.layout

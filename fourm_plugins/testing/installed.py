@@ -97,8 +97,8 @@ def build(plugin: Plugin, source: Path | None, folder: Path) -> Wheel:
     done = run_python(*command, SETUPTOOLS_SCM_PRETEND_VERSION=plugin.version)
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
-        told = next((line for line in reversed(lines) if line.lower().startswith("error")), lines[-1])
-        raise CheckFailed(f"no wheel can be built from {tree.name}: {told}")
+        reason = next((line for line in reversed(lines) if line.lower().startswith("error")), lines[-1])
+        raise CheckFailed(f"no wheel can be built from {tree.name}: {reason}")
     return Wheel(installed, tree.resolve())
 
 

@@ -77,8 +77,4 @@ def parts_can_be_varied(subject: Subject) -> None:
         require(False, "with_part takes 'no such part'")
 
 
-CHECKS = (
-    Check(values_are_shown),
-    Check(legends_explain_the_picture),
-    Check(parts_can_be_varied),
-)
+CHECKS = (Check(values_are_shown), Check(legends_explain_the_picture), Check(parts_can_be_varied))

@@ -109,10 +109,10 @@ def _spawn(modality: Modality[Any]) -> str:
         here = digest(modality, files)
         # Like a data loader's worker: a new interpreter that gets the instance pickled.
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            there = pool.apply_async(digest, (modality, files)).get(PATIENCE / 2)
+            in_worker = pool.apply_async(digest, (modality, files)).get(PATIENCE / 2)
     except Exception as error:
         return f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
-    return "" if there == here else "a spawned process makes another array of the same file"
+    return "" if in_worker == here else "a spawned process makes another array of the same file"
 
 
 def main() -> None:

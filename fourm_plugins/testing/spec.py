@@ -178,8 +178,8 @@ def _refused(subject: Subject, files: dict[str, bytes], what: str) -> bool:
 
 
 def _difference(a: ModalitySpec, b: ModalitySpec) -> str:
-    one, two = a.model_dump(mode="json"), b.model_dump(mode="json")
-    changed: list[Any] = [f"{key} {one[key]!r} -> {two[key]!r}" for key in one if one[key] != two[key]]
+    before, after = a.model_dump(mode="json"), b.model_dump(mode="json")
+    changed = [f"{key} {before[key]!r} -> {after[key]!r}" for key in before if before[key] != after[key]]
     return "; ".join(changed)[:300] or "types differ"
 
 

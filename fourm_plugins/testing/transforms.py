@@ -75,13 +75,13 @@ def directions_are_stated(subject: Subject) -> None:
     if not _unstated(subject):
         return
     signs = all(_changes_sign(*_both_ways(subject, value)) for value in subject.values)
-    told = (
+    remedy = (
         'its first component changes its sign under a flip, as of vectors: write claims = frozenset({"directions"})'
         if signs
         else "where they are vectors (flow, normals), the first points to the right, augment changes its sign under a "
         'flip, and the class says claims = frozenset({"directions"}); where not, it says frozenset({"no_directions"})'
     )
-    require(False, f"a place of its array holds several numbers; {told}")
+    require(False, f"a position of its array holds several numbers; {remedy}")
 
 
 def directions_change_sign(subject: Subject) -> None:
@@ -125,8 +125,8 @@ def metrics_prefer_the_truth(subject: Subject) -> None:
     for metric in subject.modality.metrics():
         right, shuffled = (float(metric.compute(p, values)) for p in (values, [*values[1:], values[0]]))
         better = right >= shuffled if metric.higher_is_better else right <= shuffled
-        told = "higher" if metric.higher_is_better else "lower"
-        require(better, f"{metric.name}: the truth scores {right:.4g}, other samples {shuffled:.4g}; {told} is better")
+        which = "higher" if metric.higher_is_better else "lower"
+        require(better, f"{metric.name}: the truth scores {right:.4g}, other samples {shuffled:.4g}; {which} is better")
 
 
 def constants_are_values(subject: Subject) -> None:

@@ -259,9 +259,7 @@ BROKEN = (
         "            samples.append(self.write((noise.clip(-2, 2) * [1, 0.5]).repeat(16, 0).repeat(16, 1)))",
     ),
     Broken(
-        "gradients_arrive",
-        "order[:input_budget], order",
-        "order[: input_budget if input_budget > 12 else 0], order",
+        "gradients_arrive", "order[:input_budget], order", "order[: input_budget if input_budget > 12 else 0], order"
     ),
     Broken("targets_do_not_leak", "np.full(len(targets), MASK)", "ids[targets]"),
     Broken(

@@ -300,10 +300,7 @@ _ENTRIES = {
         "fourm.maskers.v1": {"notes_masker": "acme_notes_masker:NotesMasker"},
     },
 }
-SOURCES = {
-    "wind": {"acme_wind.py": WIND},
-    "notes": {"acme_notes.py": NOTES, "acme_notes_masker.py": NOTES_MASKER},
-}
+SOURCES = {"wind": {"acme_wind.py": WIND}, "notes": {"acme_notes.py": NOTES, "acme_notes_masker.py": NOTES_MASKER}}
 
 
 def install(folder: Path, name: str, changes: Mapping[str, tuple[str, str]]) -> Path:

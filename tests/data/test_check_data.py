@@ -15,15 +15,7 @@ from fourm_engine.data.checks.check import check_data
 from fourm_engine.data.checks.files import COLUMNS, Reader, survey
 from fourm_engine.data.checks.part import Wanted
 from fourm_engine.data.checks.statistics import Moments
-from tests.fakes import (
-    CLASSES,
-    fake_modalities,
-    fake_tokenizers,
-    sample_names,
-    to_npy,
-    write_data,
-    write_tar,
-)
+from tests.fakes import CLASSES, fake_modalities, fake_tokenizers, sample_names, to_npy, write_data, write_tar
 
 NAMES = sample_names(10)  # of which `write_data` makes files that differ
 

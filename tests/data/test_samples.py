@@ -16,15 +16,7 @@ from fourm_engine.data.order import Share, epoch_order
 from fourm_engine.data.raw.cache import ArrayCache
 from fourm_engine.masking.config import Component, MaskingConfig
 from fourm_engine.masking.pack import patchify
-from tests.data.training_data import (
-    MODALITIES,
-    VOCABULARY,
-    assert_same,
-    config,
-    one,
-    open_data,
-    write,
-)
+from tests.data.training_data import MODALITIES, VOCABULARY, assert_same, config, one, open_data, write
 from tests.fakes import sample_names
 
 __all__ = ["config"]

@@ -16,16 +16,7 @@ from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.data.tokens.tokenize import tokenize_split
 from fourm_engine.masking.config import Component, MaskingConfig
-from tests.data.training_data import (
-    MASKING,
-    MODALITIES,
-    TOKENIZERS,
-    VOCABULARY,
-    config,
-    one,
-    open_data,
-    write,
-)
+from tests.data.training_data import MASKING, MODALITIES, TOKENIZERS, VOCABULARY, config, one, open_data, write
 from tests.fakes import LevelsTokenizer, fake_modalities, sample_names, write_data
 
 __all__ = ["config"]

@@ -102,10 +102,7 @@ def test_a_metric_that_needs_more_samples_or_cannot_be_computed_is_a_note_and_no
     assert {s.metric: s.prediction for s in found.tokenizers[0].scores if s.metric != "mean absolute error"} == {
         "broken": None
     }
-    assert found.notes == [
-        "a: distance needs 13 samples and has 12",
-        "a: broken cannot be computed: too small",
-    ]
+    assert found.notes == ["a: distance needs 13 samples and has 12", "a: broken cannot be computed: too small"]
 
 
 def test_without_held_out_data_there_is_nothing_to_measure(config):

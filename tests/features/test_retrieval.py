@@ -168,14 +168,7 @@ def test_what_cannot_be_predicted_or_evaluated_is_one_line(run):
         assert message in refused(*words)
 
     made = ["embed", run, data, "--out", out]
-    told(
-        "no feature per token of 'words'",
-        *made,
-        "--input",
-        "colour",
-        "--predict",
-        "words",
-    )
+    told("no feature per token of 'words'", *made, "--input", "colour", "--predict", "words")
     told(
         "--predict: the model predicts no feature per token of 'height'",
         *made,

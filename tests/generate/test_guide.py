@@ -64,10 +64,7 @@ def test_the_next_word_is_that_of_the_logits_led_away_from_those_of_the_guide(to
             2,
             stop=(),
             uniform_BL=torch.zeros(1, 2),
-            guided=(
-                Guide(guide, 2.5),
-                Cached(guide.network, guide.vocabulary, plan.rows([shown]), plan, "words", 2),
-            ),
+            guided=(Guide(guide, 2.5), Cached(guide.network, guide.vocabulary, plan.rows([shown]), plan, "words", 2)),
         )
     assert got[0].tolist() == [[int(first), int(second)]]
 

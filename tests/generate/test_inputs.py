@@ -77,23 +77,12 @@ def test_text_that_looks_like_a_path_can_be_said_to_be_text(reader):
 
 
 def test_errors_name_what_was_given_and_not_what_it_is_shown_as(reader, tmp_path):
-    for given in (
-        tmp_path,
-        "nowhere.png",
-        b"",
-        np.zeros((0, 0, 3), np.uint8),
-        None,
-        object(),
-        5,
-    ):
+    for given in (tmp_path, "nowhere.png", b"", np.zeros((0, 0, 3), np.uint8), None, object(), 5):
         with pytest.raises(ValueError, match=r"^input 'colour'") as caught:
             reader.read({"colour": given}, [])
         assert "colour@pixels" not in str(caught.value)
     mask = np.zeros((3, 3), bool)
-    for inputs in (
-        {"colour": fm.Condition(picture(), keep=mask)},
-        {"colour": picture(1, 8, 16), "height": heights()},
-    ):
+    for inputs in ({"colour": fm.Condition(picture(), keep=mask)}, {"colour": picture(1, 8, 16), "height": heights()}):
         with pytest.raises(ValueError, match="'colour'") as caught:
             reader.read(inputs, [])
         assert "colour@pixels" not in str(caught.value)

@@ -210,12 +210,7 @@ COLOUR = {"colour": picture()}
         ({"words": ""}, ["words"], {}, "'words': nothing of it is given"),
         (COLOUR, ["height"], {"plan": [HEIGHT]}, "is not a Stage"),
         (COLOUR, ["pose"], {"plan": [Stage(**HEIGHT)]}, "target 'pose' has no stage in the plan"),
-        (
-            COLOUR,
-            ["height"],
-            {"plan": [Stage(**HEIGHT)], "steps": 2},
-            "steps: the stages of the plan say how",
-        ),
+        (COLOUR, ["height"], {"plan": [Stage(**HEIGHT)], "steps": 2}, "steps: the stages of the plan say how"),
         (COLOUR, ["height"], {"plan": [Stage(**HEIGHT, steps=17)]}, "steps 17 is more than its 16 tokens"),
         (
             COLOUR,

@@ -6,15 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fourm_engine.generate.sampling import (
-    draw,
-    generators,
-    kept,
-    likeliest,
-    log_probability,
-    most_confident,
-    uniforms,
-)
+from fourm_engine.generate.sampling import draw, generators, kept, likeliest, log_probability, most_confident, uniforms
 
 
 def slow_filter(logits: np.ndarray, top_k: int | None, top_p: float | None) -> set[int]:

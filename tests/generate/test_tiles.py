@@ -26,12 +26,12 @@ def test_tiles_agree_on_their_seams_and_what_they_decode_to_has_none(toys, monke
     whole = tiled(toys, {"colour": large(14, 20)}, "height", overlap=1, steps=3, temperature=1.0)
     tokens = whole.tokens.reshape(7, 10)
     tiling = Tiling.of((7, 10), (4, 4), 1)
-    places = [tiling.places[i] for wave in tiling.waves for i in wave]
-    assert len(places) == len(made) == 6
-    for (row, column), result in zip(places, made, strict=True):
+    corners = [tiling.corners[i] for wave in tiling.waves for i in wave]
+    assert len(corners) == len(made) == 6
+    for (row, column), result in zip(corners, made, strict=True):
         assert (tokens[row : row + 4, column : column + 4].reshape(-1) == result["height"].tokens).all()
     modality, tokenizer = toys.modalities["height"], toys.tokenizers["height"]
-    for (row, column), result in zip(places, made, strict=True):  # the toys decode each token by itself
+    for (row, column), result in zip(corners, made, strict=True):  # the toys decode each token by itself
         decoded = modality.denormalise(tokenizer.decode([result["height"].tokens])[0])
         part = whole.value[row * 2 : row * 2 + 8, column * 2 : column * 2 + 8]
         assert np.allclose(part, decoded[: part.shape[0], : part.shape[1]], atol=1e-4)
@@ -57,12 +57,12 @@ def test_tiles_cover_the_whole_and_those_of_one_wave_lie_apart():
         tiling, seen = Tiling.of(whole, (4, 4), overlap), np.zeros(whole, int)
         for wave in tiling.waves:
             apart = np.zeros(whole, int)
-            for row, column in (tiling.places[i] for i in wave):
+            for row, column in (tiling.corners[i] for i in wave):
                 apart[row : row + 4, column : column + 4] += 1
             assert apart.max() == 1
             seen += apart
         assert seen.min() == 1 if overlap == 0 else seen.min() >= 1
-        starts = sorted({column for _, column in tiling.places})
+        starts = sorted({column for _, column in tiling.corners})
         assert all(b - a <= 4 - overlap for a, b in pairwise(starts))
 
 

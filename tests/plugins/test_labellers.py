@@ -82,10 +82,7 @@ def test_relative_depth_says_so_and_is_no_metres(stored, pictures):
 
 @pytest.mark.parametrize(
     ("kind", "auto"),
-    [
-        ("segformer", "AutoModelForSemanticSegmentation"),
-        ("mask2former", "AutoModelForUniversalSegmentation"),
-    ],
+    [("segformer", "AutoModelForSemanticSegmentation"), ("mask2former", "AutoModelForUniversalSegmentation")],
 )
 def test_class_maps_are_the_models_own_under_the_modalitys_ids(stored, pictures, kind, auto):
     folder = stored(kind)

@@ -31,10 +31,7 @@ def test_values_become_the_published_text_and_come_back(name):
     bins = "v1=0 v0=23 v1=10 v0=20 v1=20 v0=2"
     known = {
         "metadata": [
-            {
-                "value": {"original_width": 742, "brightness": 107.9683, "aesthetic_score": 5.7956},
-                "text": bins,
-            }
+            {"value": {"original_width": 742, "brightness": 107.9683, "aesthetic_score": 5.7956}, "text": bins}
         ],
         "color_palette": [{"value": [[0, 128, 255]], "text": "v1=1 v0=0 v0=128 v0=255", "parsed": [[0, 128, 255]]}],
     }[name]

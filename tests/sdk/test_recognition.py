@@ -69,8 +69,7 @@ def test_counts_of_pictures_are_a_quantity_where_the_plugin_has_their_unit():
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [(0.8345, 3.311, (0.83, 3.4)), (-12.3, 1234, (-13, 1300)), (0, 0.001234, (0, 0.0013))],
+    ("low", "high", "expected"), [(0.8345, 3.311, (0.83, 3.4)), (-12.3, 1234, (-13, 1300)), (0, 0.001234, (0, 0.0013))]
 )
 def test_ranges_are_rounded_outwards(low, high, expected):
     assert rounded(low, high) == expected

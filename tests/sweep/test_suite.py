@@ -63,13 +63,28 @@ def test_encoders_are_trained_first_and_ranked_by_each_task(suite, sweeps, tmp_p
 
 def test_tasks_that_differ_by_a_number_are_drawn_over_it_with_a_line_for_what_else_differs(suite, tmp_path):
     tasks = {f"{share}": {**TASK, "settings": {"data.train_share": share}} for share in (0.1, 0.5)}
-    tasks["0.5, frozen"] = {**TASK, "settings": {"data.train_share": 0.5, "train.weight_decay": 0.25}}
+    tasks["0.5, frozen"] = {**TASK, "settings": {"data.train_share": 0.5, "train.betas": [0.8, 0.9]}}
     encoders = {"scratch": {}, "4m": {"train": "base.yaml"}}
     report = suite(encoders=encoders, tasks=tasks, along=["data.train_share"]).run()
     picture = tmp_path / "out/pictures/eval.a-along-data.train_share.png"
     assert f"along data.train_share: {picture.relative_to(tmp_path)} (and .svg)" in report.notes
     text = picture.with_suffix(".svg").read_text()
-    assert all(f">{label}<" in text for label in ("scratch", "4m, weight_decay 0.25", "data.train_share", "0.1", "0.5"))
+    assert all(f">{label}<" in text for label in ("scratch", "4m, betas 0.8+0.9", "data.train_share", "0.1", "0.5"))
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("data.train_shar", "is no number in the config of a task; did you mean 'data.train_share'?"),
+        ("train.batch_size", "is 8 in all tasks; numbers in which tasks differ: data.train_share"),
+    ],
+)
+def test_a_key_to_draw_along_in_which_tasks_do_not_differ_ends_a_suite_before_it_writes(suite, tmp_path, key, said):
+    tasks = {f"{share}": {**TASK, "settings": {"data.train_share": share}} for share in (0.1, 0.5)}
+    with pytest.raises(ConfigError) as error:
+        suite(tasks=tasks, along=[key])
+    assert str(error.value) == f"suite.yaml: along: {key} {said}"
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_there_is_kept_and_a_new_task_runs_alone(suite, sweeps, tmp_path):
@@ -109,6 +124,14 @@ def test_a_task_with_a_head_is_fine_tuned_from_every_encoder_that_is_a_model(sui
         suite(tasks={"classes": task | {"settings": {"task.mixupp": 1}}})
 
 
+def test_a_measure_that_no_trial_leaves_is_told_with_the_name_that_was_meant(suite):
+    told = []
+    made = suite(encoders={"scratch": {}}, tasks={"depth": {**TASK, "measure": {"key": "eval.acuracy"}}})
+    made.tell = told.append
+    made.run()
+    assert told[-1].endswith("done, but left no finite eval.acuracy; did you mean 'accuracy'?")
+
+
 def test_a_command_may_leave_its_numbers_in_a_file_of_its_name(suite, sweeps, tmp_path):
     sweeps.program("Path(words[1]).joinpath('probe.json').write_text(json.dumps({'top1': 0.25}))")
     command = {"command": ["probe", "{out}"], "result": "probe.json", "measure": {"key": "result.top1", "goal": "max"}}
@@ -124,6 +147,10 @@ def test_a_command_may_leave_its_numbers_in_a_file_of_its_name(suite, sweeps, tm
         ({"tasks": {"a": {}}}, r"tasks\.a: set train, a config, or command"),
         ({"tasks": {"a": {**TASK, "command": ["x"]}}}, r"tasks\.a: set train, a config, or command"),
         ({"tasks": {"a": {"command": ["probe"]}}}, r"tasks\.a: measure\.key of a command is result\.KEY"),
+        (
+            {"tasks": {"a": PROBE | {"command": ["probe", "{encodr}"]}}},
+            r"a: command: {encodr} is .* did you mean {encoder}",
+        ),
         ({"tasks": {"a": PROBE | {"settings": {"x": 1}}}}, r"settings are those of the config `train`"),
         ({"tasks": {"a": {**TASK, "settings": {"train.lrr": 1}}}}, r"tasks\.a from 4m: train\.lrr: unknown key"),
         ({"tasks": {"a": {**TASK, "settings": {"train.lr": 0}}}}, r"tasks\.a from 4m: train\.lr: .*greater than 0"),

@@ -37,7 +37,8 @@ GRID = {"train.lr": [0.1, 0.2]}
         ({"random": {"train.lr": {"log_uniform": [0, 1]}}, "budget": {"trials": 1}}, r"numbers above 0"),
         ({"random": {"train.lr": {}}, "budget": {"trials": 1}}, r"random\.train\.lr: set one of uniform, log_uniform"),
         ({"grid": GRID, "measure": {"key": "accuracy"}}, r"measure\.key: String should match pattern"),
-        ({"grid": GRID, "scaling": ["width"]}, r"scaling: width is neither varied nor one of parameters, steps"),
+        ({"grid": GRID, "scaling": ["width"]}, r"scaling: width is neither varied nor measured; there are flops, par"),
+        ({"grid": GRID, "scaling": ["parameter"]}, r"scaling: parameter is .* did you mean 'parameters'\?"),
         ({"grid": GRID, "out": "base.yaml"}, r"out: base\.yaml is a file; name a folder"),
         ({"grid": GRID, "out": "a-run"}, r"out: a-run is the folder of a run"),
         ({"grid": GRID, "encoders": {}}, r"is the file of a suite, as its encoders says; type fourm suite sweep\.yaml"),
@@ -86,6 +87,12 @@ def test_a_length_takes_the_place_of_another(sweeps):
     sweeps.base({"train": {"steps": None, "samples": 800}})
     (one,) = trials(sweeps, grid={"train.lr": [0.1]}, budget={"steps": 3})
     assert (one.content["train"]["steps"], one.content["train"]["samples"]) == (3, None)
+
+
+def test_an_override_below_settings_sets_one_key_and_keeps_the_others(sweeps):
+    path = sweeps.file(grid={"train.lr": [0.1]}, settings={"train.steps": 5, "train.batch_size": 4})
+    (one,) = Sweep(path, ["settings.train.steps=7"]).trials
+    assert (one.content["train"]["steps"], one.content["train"]["batch_size"]) == (7, 4)
 
 
 def test_values_that_a_name_cannot_say_get_folders_of_their_own(sweeps):

@@ -38,11 +38,7 @@ def made(**settings):
     return MLPTokenizer([spec()], **{**SMALL, **settings})
 
 
-VARIANTS = [
-    {},
-    {"codebooks": "shared", "loss": {"mse": 1.0, "cosine": 1.0}},
-    {"quantiser": "lfq", "latent_dim": 16},
-]
+VARIANTS = [{}, {"codebooks": "shared", "loss": {"mse": 1.0, "cosine": 1.0}}, {"quantiser": "lfq", "latent_dim": 16}]
 
 
 @pytest.mark.parametrize("settings", VARIANTS)

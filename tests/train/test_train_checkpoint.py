@@ -85,6 +85,10 @@ def test_tensors_that_do_not_fit_are_refused_by_name(checkpoints):
     with pytest.raises(CheckpointError, match="lacks model/b"):
         load(newest, {"model/b": torch.zeros(1)})
     load(newest, {"ema/b": torch.zeros(1)}, optional="ema/")
+    for name in ("model/a", "optimiser/a/step"):
+        doubled = {**tensors(0.0), name: tensors(0.0)[name].double()}
+        with pytest.raises(CheckpointError, match=f"{name}: float32 in the checkpoint, float64 in the model"):
+            load(newest, doubled)
 
 
 def rewrite(path, **changes):
@@ -99,8 +103,7 @@ def edit(path, before, after):
 
 
 @pytest.mark.parametrize(
-    ("before", "after"),
-    [('"skipped": 0', '"skipped": 7'), ('"lr": 0.1', '"lr": 0.2'), ('"ema": false', '"ema": true')],
+    ("before", "after"), [('"skipped": 0', '"skipped": 7'), ('"lr": 0.1', '"lr": 0.2'), ('"ema": false', '"ema": true')]
 )
 def test_an_edited_state_is_noticed_though_it_is_well_formed(checkpoints, tmp_path, before, after):
     state = {"identity": {}, "versions": {}, "config": {"lr": 0.1}, "progress": {"skipped": 0}, "ema": False}

@@ -198,8 +198,9 @@ class _Stopping(ToyTask):
         ({"schedule": "cosin"}, "no installed plugin provides the schedule 'cosin'; did you mean 'cosine'"),
         (
             {"optimiser": "lion", "optimiser_options": {"beta": 1}},
-            "train.optimiser=lion with .*unexpected keyword .*beta",
+            "train.optimiser=lion with {'beta': 1}: there is no option beta; did you mean 'betas'",
         ),
+        ({"optimiser_options": {"nesterov": True}}, "adamw with .* there is no option nesterov; there are: amsgrad"),
         ({"optimiser": "lion", "optimiser_options": {"betas": [0.9, 2]}}, "train.optimiser=lion .*must be in"),
     ],
 )

@@ -192,7 +192,7 @@ def test_measures_are_what_they_are_called():
         (
             {**CLASSES, "head_options": {"widht": 3}},
             {},
-            "task.head=linear with {'widht': 3}: got an unexpected keyword",
+            "task.head=linear with {'widht': 3}: there is no option widht; there are: ",
         ),
         ({**CLASSES, "ignore": [0]}, {}, "task.ignore: unknown key; "),
         ({**CLASSES, "mixup": float("inf")}, {}, "task.mixup: must be a finite number"),

@@ -173,7 +173,7 @@ def test_a_dry_run_says_what_would_learn_from_what_at_which_cost_and_trains_noth
     ("name", "options", "message"),
     [
         ("tiles", {"hidden": 5}, None),
-        ("tiles", {"hiden": 5}, "task.head=tiles with {'hiden': 5}: got an unexpected keyword argument 'hiden'"),
+        ("tiles", {"hiden": 5}, "task.head=tiles with {'hiden': 5}: there is no option hiden; did you mean 'hidden'"),
         ("acme-flat", {}, r"task.head=acme-flat: it makes \(2, 32\), and the task needs \(2, 3, 32, 32\)"),
         ("acme-none", {}, "task.head=acme-none: acme_heads:none made a int, no torch.nn.Module"),
     ],

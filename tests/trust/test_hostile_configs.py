@@ -105,3 +105,15 @@ def test_names_are_neither_paths_nor_code(settings):
     with pytest.raises(PluginError) as caught:
         load_modalities(ModalitiesConfig(settings=settings, select=list(settings)), PluginManager())
     assert "\n" not in str(caught.value)
+
+
+def test_an_override_changes_one_of_the_sections_that_an_anchor_names(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("rgb: {tokenizer: &codec {blocks: [1, {width: 2}]}}\ndepth: {tokenizer: *codec}\n")
+    raw = read_yaml(path)
+    apply_override(raw, "rgb.tokenizer.blocks.1.width=3")
+    apply_override(raw, "rgb.tokenizer.mlp=4")
+    assert raw == {
+        "rgb": {"tokenizer": {"blocks": [1, {"width": 3}], "mlp": 4}},
+        "depth": {"tokenizer": {"blocks": [1, {"width": 2}]}},
+    }

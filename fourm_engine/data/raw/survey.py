@@ -83,10 +83,9 @@ def survey(root: Path, manager: PluginManager) -> Survey:
     if len(result.kinds) > 1 and not result.paired:
         names = {one.source: one.samples for one in matches}
         why = "; ".join(unpaired(names)) or f"such as {' and '.join(shown(min(n)) for n in names.values())}"
-        raise ValueError(
-            f"{shown(train)}: no sample has files of more than one of {', '.join(map(shown, names))}: {why}. The files "
-            f"of one sample have one name in each folder; to use one kind alone, leave out the others: --no-plugin NAME"
-        )
+        several = f"no sample has files of more than one of {', '.join(map(shown, names))}: {why}"
+        alone = "to use one kind alone, leave out the others: --no-plugin NAME"
+        raise ValueError(f"{shown(train)}: {several}. Files of one sample have one name in each folder; {alone}")
     return result
 
 
@@ -165,15 +164,11 @@ def _left_out(
     for folder in sorted(set(folders) - read) if "." not in read else ():
         if folder in recogniser.sources and not any(shown(folder) + "/" in note for note in recogniser.notes):
             number = len(recogniser.sources[folder].names)
-            lines.append(
-                f"{shown(folder)}/ is not read: no installed plugin recognises its {counted(number, 'sample')}; to "
-                "write one: fourm plugins new NAME"
-            )
+            what = f"no installed plugin recognises its {counted(number, 'sample')}"
+            lines.append(f"{shown(folder)}/ is not read: {what}; to write one: fourm plugins new NAME")
     if data := [name for name in data if not name.lower().endswith(".json")]:  # which describe the data
-        lines.append(
-            f"files in {shown(train)} itself are not read: {len(data)}, such as {shown(data[0])}; move them into a "
-            f"folder of their modality"
-        )
+        files = f"{len(data)}, such as {shown(data[0])}"
+        lines.append(f"files in {shown(train)} itself are not read: {files}; move them into a folder of their modality")
     return list(filter(None, lines))
 
 

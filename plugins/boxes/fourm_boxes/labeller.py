@@ -48,7 +48,7 @@ class DetectionLabeller(Labeller):
             detections = self._net.processor.post_process_object_detection(
                 outputs, threshold=self._min_score, target_sizes=sizes
             )
-            return [self._boxes(found, *size) for found, size in zip(detections, sizes, strict=True)]
+            return [self._boxes(detection, *size) for detection, size in zip(detections, sizes, strict=True)]
 
         return self._net.run(values, compute)
 

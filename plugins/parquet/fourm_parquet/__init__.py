@@ -51,20 +51,21 @@ class ParquetSource(SampleSource):
         schema = self._file(next(iter(self._paths))).schema_arrow
         self._classes = _classes(schema)
         self._specs = {spec.name: spec for spec in specs}
-        there = list(schema.names)
-        if not there or not set(columns.values()).issubset(there):  # of files that differ, the first need not have all
-            there = list(dict.fromkeys(name for file in self._paths for name in self._file(file).schema_arrow.names))
+        present = list(schema.names)
+        # Of files that differ, the first need not have all.
+        if not present or not set(columns.values()).issubset(present):
+            present = list(dict.fromkeys(name for file in self._paths for name in self._file(file).schema_arrow.names))
         for modality, column in columns.items():
-            if column not in there:
-                raise ValueError(f"{modality}={column}: no such column; {did_you_mean(column, there)}")
+            if column not in present:
+                raise ValueError(f"{modality}={column}: no such column; {did_you_mean(column, present)}")
         self._columns = {
-            name: next((c for c in (columns.get(name), name, spec.source) if c in there), None)
+            name: next((c for c in (columns.get(name), name, spec.source) if c in present), None)
             for name, spec in self._specs.items()
         }
         if specs and not any(self._columns.values()):
             raise ValueError(
-                f"none of the columns {', '.join(there)} is called like one of {', '.join(self._specs)}; add "
-                f"?MODALITY=COLUMN, such as ?{next(iter(self._specs))}={there[0] if there else 'COLUMN'}"
+                f"none of the columns {', '.join(present)} is called like one of {', '.join(self._specs)}; add "
+                f"?MODALITY=COLUMN, such as ?{next(iter(self._specs))}={present[0] if present else 'COLUMN'}"
             )
         if apart := [name for name in columns if name not in self._specs]:
             self.notes = [f"no modality {name!r} takes part, column {columns[name]} is not read" for name in apart]
@@ -76,23 +77,23 @@ class ParquetSource(SampleSource):
     @property
     def splits(self) -> dict[str, list[str]]:
         """Splits by the files' names, or by their folders' if these are only numbers."""
-        found: dict[str, list[str]] = {}
+        splits: dict[str, list[str]] = {}
         for name in self.names:
             *folders, stem, _ = name.split("/")
             part = _PART.match(stem)
             split = (part[1] if part else stem) or (folders[-1] if folders else "train")
-            found.setdefault(split, []).append(name)
-        return found
+            splits.setdefault(split, []).append(name)
+        return splits
 
     def present(self, modality: str) -> np.ndarray:
-        found, column = [np.zeros(0, bool)], self._columns[modality]
+        parts, column = [np.zeros(0, bool)], self._columns[modality]
         for file in self._paths:
             metadata = self._file(file).metadata
             if column in self._file(file).schema_arrow.names:
-                found += [self._present(file, group, column) for group in range(metadata.num_row_groups)]
+                parts += [self._present(file, group, column) for group in range(metadata.num_row_groups)]
             else:
-                found.append(np.zeros(metadata.num_rows, bool))
-        return np.concatenate(found)
+                parts.append(np.zeros(metadata.num_rows, bool))
+        return np.concatenate(parts)
 
     def _present(self, file: str, group: int, column: str) -> np.ndarray:
         about = self._file(file).metadata.row_group(group)
