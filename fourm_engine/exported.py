@@ -25,6 +25,7 @@ from fourm_engine.nn.transformer import ModelConfig, Transformer
 from fourm_engine.tokenizers.store import save_tokenizer
 from fourm_engine.vocabulary import Entry, Vocabulary
 from fourm_engine.weights import opened
+from fourm_engine.yaml_config import read_yaml
 from fourm_plugins.discovery import Plugin
 from fourm_plugins.hub import HUB_ID, check_there
 from fourm_plugins.modality import Modality
@@ -269,7 +270,7 @@ def locate(path_or_id: str | Path, *, revision: str | None = None) -> Path:
     if (folder / "head" / CONFIG).is_file():
         raise ValueError(f"{folder}: {NO_MODEL}")
     if folder.exists():
-        raise ValueError(f"{folder} holds no exported model: neither {CONFIG} nor model/{CONFIG} is there")
+        raise ValueError(_no_model(folder))
     check_there(path_or_id)
     if not HUB_ID.fullmatch(str(path_or_id)):
         raise ValueError(f"{path_or_id}: no such folder, and no Hub id (owner/name)")
@@ -280,6 +281,20 @@ def locate(path_or_id: str | Path, *, revision: str | None = None) -> Path:
     except Exception as error:  # the network, the Hub and its cache raise many types
         reason = textwrap.shorten(str(error), 200, placeholder=" …") if str(error).strip() else type(error).__name__
         raise ValueError(f"{path_or_id}: no such folder, and the Hub could not provide it: {reason}") from error
+
+
+def _no_model(folder: Path) -> str:
+    """Why a folder without a model has none, and where one may be."""
+    if folder.is_file():
+        return f"{folder}: is a file; name the folder of a run or an exported model"
+    if (folder / "tokenizer.json").is_file():
+        return f"{folder}: holds a tokenizer, not a model; name the folder of a run or an exported model"
+    if (folder / "config.yaml").is_file():
+        command = "finetune" if "task" in read_yaml(folder / "config.yaml") else "train"
+        return f"{folder} holds no exported model yet; finish it first: fourm {command} {folder / 'config.yaml'}"
+    runs = [path.parent.parent for path in sorted(folder.glob(f"*/model/{CONFIG}"))]
+    remedy = f"; did you mean {' or '.join(map(str, runs[:3]))}?" if runs else ""
+    return f"{folder} holds no exported model: neither {CONFIG} nor model/{CONFIG} is there{remedy}"
 
 
 def spec_differences(saved: ModalitySpec, current: ModalitySpec) -> list[str]:

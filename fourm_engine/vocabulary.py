@@ -167,5 +167,5 @@ def check_token_spaces(specs: Iterable[ModalitySpec]) -> None:
             )
             raise ValueError(
                 f"{first.name} and {spec.name} share the token space {space.name!r} but describe it differently: "
-                f"{'; '.join(differing)}; set them alike in modalities.settings"
+                f"{'; '.join(differing)}; set them alike in modalities.settings, or leave one out of modalities.select"
             )

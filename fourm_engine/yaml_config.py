@@ -24,17 +24,32 @@ class ConfigError(ValueError):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        remedy = f"its config is {path / 'config.yaml'}" if (path / "config.yaml").is_file() else "name a YAML config"
+        raise ConfigError(f"{path}: is a folder; {remedy}")
     if not path.is_file():
         raise ConfigError(f"{path}: no such config file")
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; this is not a config")
     try:
         raw = _parse(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not a text file; name a YAML config") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {_reason(error)}") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected sections such as `data:` and `train:`, found {type(raw).__name__}")
+        held = "the file is empty" if raw is None else f"it holds a {type(raw).__name__}"
+        raise ConfigError(f"{path}: expected sections such as `data:` and `train:`, but {held}")
     return raw
+
+
+def _reason(error: yaml.YAMLError) -> str:
+    """What is wrong with a YAML text, and in which line, without the lines themselves."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).split())
+    problem = (error.problem or "unreadable").replace("'<stream end>'", "the end of the text")
+    while_ = f" ({error.context})" if error.context else ""
+    return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {problem}{while_}"
 
 
 class _Loader(yaml.SafeLoader):
@@ -146,4 +161,4 @@ def read_value(text: str, origin: str) -> Any:
     try:
         return _parse(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{origin}: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{origin}: {_reason(error)}") from None

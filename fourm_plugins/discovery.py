@@ -160,6 +160,8 @@ def _unmet(requires: list[str], engine: str) -> str:
 
 #: Environment variable: plugins, separated by commas, that are never imported. `--no-plugin` adds to them.
 DISABLE = "FOURM_DISABLE"
+#: Where a user disables plugins.
+_SWITCHES = f"--no-plugin, {DISABLE} or modalities.disable"
 
 
 def names_in_environment() -> set[str]:
@@ -171,14 +173,15 @@ def decide(plugins: list[Plugin], disabled: Collection[str], providers: Mapping[
     names = {plugin.name for plugin in plugins}
     for name in sorted(disabled):
         if name not in names:
-            where = f"--no-plugin, {DISABLE} or modalities.disable"
-            raise PluginError(f"no installed plugin is called {name!r} ({where}); {did_you_mean(name, names)}")
+            raise PluginError(f"no installed plugin is called {name!r} ({_SWITCHES}); {did_you_mean(name, names)}")
     for name, distribution in sorted(providers.items()):
         if name not in names:
             raise PluginError(f"providers: no installed plugin is called {name!r}; {did_you_mean(name, names)}")
         claims = [p.distribution for p in plugins if p.name == name]
         if canonical(distribution) not in map(canonical, claims):
-            raise PluginError(f"providers: {distribution!r} does not provide {name!r}; {' and '.join(claims)} do")
+            raise PluginError(
+                f"providers: {distribution!r} does not provide {name!r}; it comes from {' and '.join(claims)}"
+            )
     return [_decide(plugin, plugins, disabled, providers) for plugin in plugins]
 
 
@@ -187,7 +190,7 @@ def _decide(plugin: Plugin, plugins: list[Plugin], disabled: Collection[str], pr
     rivals = [p.distribution for p in claims if p.state == "ok"]
     chosen = providers.get(plugin.name)
     if plugin.name in disabled:
-        return replace(plugin, state="disabled", reason="disabled by the user", remedy="enable it again")
+        return replace(plugin, state="disabled", reason=f"named by {_SWITCHES}", remedy="remove it there")
     if chosen is not None and canonical(plugin.distribution) != canonical(chosen):
         return replace(plugin, state="disabled", reason=f"{chosen} was chosen", remedy="change `providers`")
     if plugin.state != "ok":

@@ -177,7 +177,7 @@ def read_file(path: Path, extensions: Sequence[str]) -> dict[str, bytes]:
             raise SampleError(f"no such file: {path}")
         extension = next((e for e in extensions if path.name.lower().endswith(f".{e.lower()}")), None)
         if extension is None:
-            raise SampleError(f"{path} is none of its files ({_dotted(extensions)})")
+            raise SampleError(f"{path}: expected a file that ends in {_dotted(extensions)}")
         if path.stat().st_size > MAX_FILE_BYTES:
             raise SampleError(f"{path} is larger than {MAX_FILE_BYTES} bytes")
         return {extension: path.read_bytes()}

@@ -5,6 +5,7 @@ makes one line for each fault: the key's full path, what is wrong, and for an un
 from __future__ import annotations
 
 import re
+import reprlib
 import typing
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,39 @@ from fourm_plugins.suggest import nearest
 
 #: User, password and query of a URL.
 _SECRETS = re.compile(r"(?<=://)[^/@\s]*@|(?<=\w)\?[^\s'\"]*=[^\s'\"]*")
+
+#: Pydantic's words, and a user's.
+_WORDS = (
+    (re.compile(r"^Value error, |, unable to (parse|interpret) .*"), ""),
+    (re.compile(r"^Input should be "), "must be "),
+    (re.compile(r"^Input is not a valid path for .*"), "must be a path"),
+    (re.compile(r"^Field required$"), "is missing"),
+    (re.compile(r"a valid (dictionary|mapping)( or (instance|object) .*)?"), "a section of keys and values"),
+    (re.compile(r"a valid integer"), "an integer"),
+    (re.compile(r"a valid string"), "a text"),
+    (re.compile(r"a valid boolean"), "true or false"),
+    (re.compile(r"a valid (list|tuple|number)"), r"a \1"),
+)
+
+
+class _Given(reprlib.Repr):
+    """A value in a message: long texts and lists shortened as such, never cut in the middle of an entry, and without
+    the secrets of URLs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxlist, self.maxtuple, self.maxdict = 2, 4, 4, 4
+        self.maxstring = self.maxother = 60
+
+    def repr_str(self, x: str, level: int) -> str:
+        return super().repr_str(_SECRETS.sub("…", x), level)
+
+
+def plain(message: str) -> str:
+    """What pydantic says, in a user's words."""
+    for pattern, words in _WORDS:
+        message = pattern.sub(words, message)
+    return message
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
@@ -28,8 +62,9 @@ def _explain(fault: Any, model: type[BaseModel]) -> str:
     *parents, key = _as_written(loc, model) or ("settings",)
     path = ".".join(str(part) for part in (*parents, key))
     if fault["type"] != "extra_forbidden":
-        given = "" if fault["type"] == "missing" else f" (given: {_SECRETS.sub('…', repr(fault['input'])):.80})"
-        return f"{path}: {fault['msg'].removeprefix('Value error, ')}{given}"
+        whole = fault["type"] == "missing" or (fault["type"] == "value_error" and isinstance(fault["input"], dict))
+        given = "" if whole else f" (given: {_Given().repr(fault['input'])})"
+        return f"{path}: {plain(fault['msg'])}{given}"
     fields = list(fault_model.model_fields) if (fault_model := _model_at(model, loc[:-1])) else []
     near = nearest(str(key), fields, cutoff=0.4)
     meant = ".".join(str(part) for part in (*parents, near))

@@ -40,7 +40,8 @@ def check_there(source: str | os.PathLike[str], *, beside: Path | None = None) -
     if beside is not None and (beside / path).exists():
         raise ValueError(f"{what}; paths are relative to where the command is typed: write {beside / path}")
     if is_path(source):
-        parent = next((parent for parent in path.absolute().parents if parent.is_dir()), Path.cwd())
-        name = path.absolute().relative_to(parent).parts[0]
-        near = nearest(name, os.listdir(parent)) if os.access(parent, os.R_OK) else None
-        raise ValueError(what + (f"; did you mean {parent / near}?" if near else f"; {parent} has no {name}"))
+        there = next((parent for parent in path.parents if parent.is_dir()), Path())
+        name = path.relative_to(there).parts[0]
+        near = nearest(name, os.listdir(there)) if os.access(there, os.R_OK) else None
+        absent = "" if path == there / name else f"; {there / name} is not there"
+        raise ValueError(what + (f"; did you mean {there / near}?" if near else absent))

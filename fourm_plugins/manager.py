@@ -77,11 +77,11 @@ class PluginManager:
         if not claims:
             names = sorted({p.name for p in self.plugins if p.kind == kind})
             near = nearest(name, names)
-            hint = f"did you mean {near!r}? " if near else ""
-            raise PluginError(
-                f"no installed plugin provides the {kind} {name!r}; {hint}installed: {', '.join(names) or 'none'}. "
-                f"Install the package that provides it, for example: pip install {distribution_hint(name)}"
-            )
+            hint = f"did you mean {near!r}? installed: {', '.join(names)}"
+            if not near:
+                hint = f"installed: {', '.join(names) or 'none'}. Install the package that provides it, for example: "
+                hint += f"pip install {distribution_hint(name)}"
+            raise PluginError(f"no installed plugin provides the {kind} {name!r}; {hint}")
         plugin = min(claims, key=lambda p: _TELLING.index(p.state))
         origin = f"{plugin.distribution} {plugin.version}"
         raise PluginError(f"{kind} {name!r} ({origin}) is {plugin.state}: {plugin.reason}; {plugin.remedy}")

@@ -11,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fourm_engine import exported
 from fourm_engine.model import FourM
+from fourm_engine.recipes.evaluate import evaluate
 from tests.generate.toys import heights, install, picture, uninstall
 
 
@@ -187,6 +189,25 @@ def test_a_folder_without_a_model_is_told_apart_from_a_hub_id(tmp_path):
         FourM.from_pretrained(tmp_path / "empty")
     with pytest.raises(ValueError, match="nowhere: no such folder"):
         FourM.from_pretrained(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("config.yaml", "train: {}", "here holds no exported model yet; finish it first: fourm train .*config.yaml"),
+        ("config.yaml", "task: {}", "finish it first: fourm finetune .*config.yaml"),
+        ("tokenizer.json", "{}", "here: holds a tokenizer, not a model; name the folder of a run"),
+        ("head/config.json", "{}", "holds a trained task, not a model; fourm predict"),
+        ("a/model/config.json", "{}", r"did you mean .*here/a\?$"),
+    ],
+)
+def test_a_folder_of_something_else_is_told_for_what_it_is(tmp_path, file, content, says):
+    (tmp_path / "here" / file).parent.mkdir(parents=True)
+    (tmp_path / "here" / file).write_text(content)
+    with pytest.raises(ValueError, match=says):
+        evaluate(tmp_path / "here")  # before its config is looked at
+    with pytest.raises(ValueError, match=says):
+        exported.locate(tmp_path / "here")
 
 
 def test_a_hub_id_fetches_json_and_safetensors_alone(model, tmp_path, monkeypatch):

@@ -5,10 +5,12 @@ exit code 1 and one line; `FOURM_TRACEBACK=1` shows the traceback. Any other exc
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import os
 import signal
 import sys
+from typing import Annotated
 
 import typer
 
@@ -46,6 +48,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 plugins.app.command("check")(check.check)
 app.add_typer(plugins.app, name="plugins")
@@ -56,7 +59,6 @@ app.command("init")(init.init)
 app.command("label")(label.label)
 app.command("tokenize")(tokenize.tokenize)
 app.command("train")(train.train)
-app.command("doctor", hidden=True)(plugins.doctor)  # where many look for it
 app.command("sweep")(sweep.sweep)
 app.command("suite")(sweep.suite)
 app.command("extend")(extend.extend)
@@ -72,6 +74,21 @@ app.command("export")(export.export)
 app.command("evaluate")(evaluate.evaluate)
 app.command("convert")(convert.convert)
 add_no_plugin(app)  # after all commands are there
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fourm-engine {importlib.metadata.version('fourm-engine')}")
+        raise typer.Exit
+
+
+@app.callback()
+def fourm(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """The options before a command."""
 
 
 class Once(logging.Filter):

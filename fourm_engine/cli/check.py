@@ -33,7 +33,11 @@ def check(
 
     settings: dict[str, Any] = {}
     for pair in set_ or ():
+        if "=" not in pair:
+            raise ValueError(f"--set {pair!r}: expected KEY=VALUE, such as image_size=64")
         apply_override(settings, pair)
+    if source is not None and not source.is_dir():
+        raise ValueError(f"--source {source}: no such folder; name the folder of pyproject.toml")
     subject = Subject(name, settings, claims=frozenset(claim or ()), tolerance=tolerance, source=source)
     try:
         PluginManager().find("modality", name)  # an unknown name is an error, not a failed check

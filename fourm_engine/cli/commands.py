@@ -18,7 +18,7 @@ from fourm_plugins.distributions import find_distribution
 
 #: Built-in commands, which no package can replace.
 BUILT_IN = (
-    *("convert", "data", "doctor", "edit", "embed", "evaluate", "export", "extend", "finetune", "generate", "init"),
+    *("convert", "data", "edit", "embed", "evaluate", "export", "extend", "finetune", "generate", "init"),
     *("label", "plugins", "predict", "probe", "runs", "search", "suite", "sweep", "tokenize", "tokenizer", "train"),
     "vary",
 )
@@ -70,9 +70,22 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except _USAGE as error:
+            from fourm_plugins.explain import plain  # lazy: pydantic takes longer than a listing
+
+            error.message = plain(error.message)
             if hint := self._elsewhere(getattr(error, "option_name", None) or ""):
                 error.message += hint
                 error.possibilities = None  # alike by their letters alone
+            raise
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except _USAGE as error:
+            groups = [name for name, command in self.commands.items() if args[0] in getattr(command, "commands", ())]
+            if groups:
+                meant = " and ".join(f"`fourm {group} {args[0]}`" for group in groups)
+                error.message = f"No such command {args[0]!r}; there is {meant}"
             raise
 
     def _elsewhere(self, option: str) -> str:

@@ -19,7 +19,7 @@ class _Runs(TyperGroup):
     default = "list"
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args or (args[0] not in self.commands and args[0] != "--help"):
+        if not args or (args[0] not in self.commands and args[0] not in ("-h", "--help")):
             args = [self.default, *args]
         return super().parse_args(ctx, args)
 
@@ -98,10 +98,14 @@ def compare(
     for name, values in shown.items():
         settings.add_row(*map(printable, (name, *values)))
     tables, left_out = [settings] if shown else [], sum(name not in shown for name in every)
+    if comparison.machines:
+        tables.append(new_table("machine", *comparison.names, title="machines and versions that differ"))
+        for name, row in comparison.machines.items():
+            tables[-1].add_row(*map(printable, (name, *("-" if value is None else str(value) for value in row))))
     for axis, (where, losses) in comparison.at.items():
         table = new_table("loss", *comparison.names, title=f"after {where:.6g} {'steps' if axis == 'step' else axis}")
         for name, numbers in losses.items():
-            differ = any(number != numbers[0] for number in numbers)
+            differ = None not in numbers and len(set(numbers)) > 1
             if everything or (differ and (axis == "step" or name == "loss")):
                 table.add_row(printable(name), *("" if number is None else f"{number:.4g}" for number in numbers))
             else:

@@ -155,10 +155,6 @@ class Extension:
 def find_model(source: str | Path) -> Path:
     """The folder of the exported model of a run, a folder or a Hub id. Raises ValueError, with the remedy, if there is
     none."""
-    run = Path(source)
-    unfinished = (run / "config.yaml").is_file() and not (run / "model").exists()
-    if unfinished and not (run / exported.CONFIG).is_file():
-        raise ValueError(f"{source} holds no exported model yet; finish it first: fourm train {run / 'config.yaml'}")
     if published.find(source) is None:
         folder = exported.locate(source)
         if published.find(folder) is None:

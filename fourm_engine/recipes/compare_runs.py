@@ -27,6 +27,8 @@ OF_MODELS = frozenset({"fourm", "finetuning", "extension"})
 #: Settings that always differ between runs.
 NAMES_OF_RUNS = frozenset({"run"})
 HELD_OUT = "held out "
+#: Facts in the record of a run about where it was trained.
+MACHINE = ("device", "processes", "engine", "commit", "torch")
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,14 @@ class Comparison:
     """Two or more runs compared.
 
     `settings`: dotted name -> the value in each run, None where it is not set. `brief`: the same as text, "-" where it
-    is not set, with one row for a whole section that only some runs set. `at`: axis -> (point, {loss: its value in each
+    is not set, with one row for a whole section that only some runs set. `machines`: device, versions and commit, where
+    they differ. `at`: axis -> (point, {loss: its value in each
     run}); an axis that is unknown for one of the runs is left out."""
 
     runs: list[str]
     settings: dict[str, list[Any]]
     brief: dict[str, list[str]]
+    machines: dict[str, list[Any]]
     at: dict[str, tuple[float, dict[str, list[float | None]]]]
 
     @property
@@ -50,7 +54,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         at = {axis: {"at": where, "losses": losses} for axis, (where, losses) in self.at.items()}
-        return {"runs": self.runs, "settings": self.settings, "at": at}
+        return {"runs": self.runs, "settings": self.settings, "machines": self.machines, "at": at}
 
 
 def compare_runs(folders: Sequence[Path]) -> Comparison:
@@ -58,20 +62,17 @@ def compare_runs(folders: Sequence[Path]) -> Comparison:
     if len(folders) < 2:
         raise ValueError("name at least two runs to compare: fourm runs compare RUN RUN")
     runs = [open_run(folder) for folder in folders]
-    each = settings_of(runs)
+    each = [settings_of(run) for run in runs]
     settings = differing(each)
-    return Comparison([str(run.folder) for run in runs], settings, in_brief(settings, each), equal_points(runs))
+    machines = differing([{name: run.facts[name] for name in MACHINE if name in run.facts} for run in runs])
+    names = [str(run.folder) for run in runs]
+    return Comparison(names, settings, in_brief(settings, each), machines, equal_points(runs))
 
 
-def settings_of(runs: Sequence[KnownRun]) -> list[dict[str, Any]]:
-    """The settings of each run by dotted name, from its `config.yaml` (or, without one, the training settings in its
-    record), and facts about the machine."""
-    each = []
-    for run in runs:
-        settings = flat(run.config) or flat({"train": run.facts.get("train") or {}})
-        facts = {name: run.facts.get(name) for name in ("device", "processes", "engine", "commit", "torch")}
-        each.append(settings | {f"({name})": value for name, value in facts.items() if value is not None})
-    return each
+def settings_of(run: KnownRun) -> dict[str, Any]:
+    """The settings of a run by dotted name, from its `config.yaml` (or, without one, the training settings in its
+    record)."""
+    return flat(run.config) or flat({"train": run.facts.get("train") or {}})
 
 
 def differing(each: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -89,8 +90,8 @@ def in_brief(settings: Mapping[str, list[Any]], each: Sequence[Mapping[str, Any]
     for name, row in settings.items():
         if all(name in said for said in each):
             brief[name] = [_cut(value) for value in row]
-        # Skips unknown facts about machines, and an empty list next to a list of sections, which have their own rows.
-        elif not name.startswith("(") and not all(name in said for said in sections):
+        # Skips an empty list next to a list of sections, which have their own rows.
+        elif not all(name in said for said in sections):
             lacked = next((part for part in _upwards(name) if any(part not in said for said in sections)), name)
             parts.setdefault(lacked if lacked != name else f"{name.rpartition('.')[0]}.*", []).append(name)
     for part, names in parts.items():

@@ -149,8 +149,9 @@ def read_raw(path: Path, overrides: Sequence[str] = (), *, needed: Sequence[str]
     missing = started.relocate(raw, path)
     apply_overrides(raw, overrides)
     leave_out_missing(raw, path, missing, overrides, needed)
-    if "task" in raw:
-        raise ConfigError(f"{path}: a config with a section `task` is for `fourm finetune {path}`")
+    for key, command in (("task", "finetune"), ("base", "sweep"), ("encoders", "suite")):
+        if key in raw:
+            raise ConfigError(f"{path}: a config with a section `{key}` is for `fourm {command} {path}`")
     return raw
 
 

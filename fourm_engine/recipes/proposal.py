@@ -252,6 +252,8 @@ def _written(lines: list[Line]) -> Iterator[str]:
     """The lines with comments to the right where they fit, otherwise above."""
     for depth, text, comment in lines:
         code, about = "  " * depth + text, f"# {shown(comment)}"
+        if len(code) > _WIDTH and code.endswith("]"):  # a long list, which YAML may break at any comma
+            code = _broken(code, "  " * (depth + 1))
         if not comment:
             yield code
         elif len(line := f"{code:<{_COLUMN}}  {about}") <= _WIDTH:
@@ -259,3 +261,15 @@ def _written(lines: list[Line]) -> Iterator[str]:
         else:
             yield "  " * depth + about
             yield code
+
+
+def _broken(code: str, indent: str) -> str:
+    """A line, broken after commas."""
+    lines, line = [], ""
+    for part in code.split(", "):
+        if line and len(line) + len(part) + 3 > _WIDTH:
+            lines.append(line)
+            line = indent + part
+        else:
+            line = f"{line}, {part}" if line else part
+    return ",\n".join([*lines, line])

@@ -18,6 +18,7 @@ from fourm_engine.evaluate.metrics_file import NAME as METRICS
 from fourm_engine.lock import process_lives
 from fourm_engine.train import record
 from fourm_engine.yaml_config import ConfigError, read_yaml
+from fourm_plugins.hub import check_there
 
 #: `fourm_engine.recipes.config.CONFIG`, whose module imports torch; and a file that only finished runs have.
 CONFIG, FINISHED = "config.yaml", "finished.json"
@@ -131,9 +132,12 @@ def is_run(folder: Path) -> bool:
 def open_run(folder: Path) -> KnownRun:
     """The run in `folder`. Raises ValueError for a folder without a run."""
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder")
+        check_there(folder)
+        raise ValueError(f"{folder}: is a file; name the folder of a run")
     if not is_run(folder):
-        raise ValueError(f"{folder} holds no run: neither {record.NAME} nor {METRICS}")
+        inside = [str(path) for path in sorted(folder.iterdir()) if path.is_dir() and is_run(path)]
+        remedy = f"; did you mean {' or '.join(inside[:3])}?" if inside else ""
+        raise ValueError(f"{folder} holds no run: neither {record.NAME} nor {METRICS}{remedy}")
     config: dict[str, Any] = {}
     if (folder / CONFIG).is_file():
         try:
@@ -149,7 +153,8 @@ def find_runs(folders: Sequence[Path]) -> list[KnownRun]:
     looked = 0
     for folder in folders:
         if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder; name the folder that holds the runs")
+            check_there(folder)
+            raise ValueError(f"{folder}: is a file; name the folder that holds the runs")
         for parent, below, _ in os.walk(folder):
             here, looked = Path(parent), looked + 1
             if looked > MOST:

@@ -191,4 +191,9 @@ def read_file(path: Path, model: type[M], overrides: Sequence[str] = ()) -> M:
     for kind, key in (("sweep", "base"), ("suite", "encoders")):
         if key in raw and key not in model.model_fields:
             raise ConfigError(f"{path}: is the file of a {kind}, as its {key} says; type fourm {kind} {path}")
+    if "data" in raw or "task" in raw:
+        command = "finetune" if "task" in raw else "train"
+        raise ConfigError(
+            f"{path}: is the config of a run; type fourm {command} {path}, or name it in a file as in docs/sweeps.md"
+        )
     return validated(model, raw, f"{path}: ")

@@ -20,7 +20,7 @@ from fourm_plugins.bases.grid import GridModality
 from fourm_plugins.errors import SampleError
 from fourm_plugins.legend import Scale, round_numbers
 from fourm_plugins.modality import Metric
-from fourm_plugins.recognition import Recognised, contents, median_size, rounded, usable
+from fourm_plugins.recognition import Recognised, contents, glimpse, median_size, rounded, usable
 from fourm_plugins.spec import FeatureMap, ModalitySpec
 
 
@@ -52,8 +52,14 @@ class ScalarGrid(GridModality):
 
     @classmethod
     def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:
-        """Two-dimensional arrays; a range that misses most of their numbers is replaced by the observed one."""
+        """Two-dimensional arrays, or pictures of 16 bits where `png_unit` has a default; a range that misses most of
+        their numbers is replaced by the observed one."""
         arrays = usable(contents(samples, ("npy",)), lambda content: images.decode_array(content, ndim=2))
+        sizes = [(a.shape[0], a.shape[1]) for a in arrays]
+        if not arrays and cls.Settings.model_fields["png_unit"].default is not None:
+            seen = usable(contents(samples, ("png",)), glimpse)
+            seen = [picture for picture in seen if picture.mode.startswith("I")]
+            arrays, sizes = [cls._of_counts(picture.middle) for picture in seen], [picture.size for picture in seen]
         numbers = [array[:: 1 + array.shape[0] // 64, :: 1 + array.shape[1] // 64].ravel() for array in arrays]
         known = np.concatenate([x[np.isfinite(x)] for x in numbers]) if numbers else np.zeros(0)
         if not known.size or (not cls.gaps and known.size < sum(x.size for x in numbers)):
@@ -69,8 +75,17 @@ class ScalarGrid(GridModality):
                 "lowest": (low, f"{cls.unit} here and below are one value; 99% of those seen lie in the range".strip()),
                 "highest": (high, f"{cls.unit} here and above are one value".strip()),
             }
-        size = median_size((a.shape[0], a.shape[1]) for a in arrays)
-        return Recognised(score, f"numbers from {low:g} to {high:g} {cls.unit}".strip(), settings, size)
+        what = f"numbers from {low:g} to {high:g} {cls.unit}".strip()
+        return Recognised(score, what, settings, median_size(sizes))
+
+    @classmethod
+    def _of_counts(cls, counts: np.ndarray) -> np.ndarray:
+        """What the counts of a picture are with the default settings: float32, NaN where nothing was measured."""
+        unit, zero = (cls.Settings.model_fields[name].default for name in ("png_unit", "png_zero"))
+        value = np.asarray(counts * unit + zero, np.float32)
+        if cls.gaps:
+            value[counts == 0] = np.nan
+        return value
 
     def make_array(self) -> FeatureMap:
         height, width = self.settings.size

@@ -8,7 +8,9 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
+import fourm_engine
 from fourm_engine import cli
 
 COMMANDS = ("plugins", "tokenizer", "label", "tokenize", "train", "extend")
@@ -70,6 +72,28 @@ def test_an_error_is_one_line_without_a_traceback(arguments, message):
     assert failed.returncode == 1
     assert failed.stderr.splitlines()[-1] == f"fourm: error: {message}"
     assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["doctor"], "No such command 'doctor'; there is `fourm plugins doctor`"),
+        (["check", "photos"], "there is `fourm plugins check` and `fourm data check`"),
+        (["generate", "run", "--steps", "x"], "'--steps': must be an integer "),
+        (["export", "run", "--format", "tf"], "'--format': 'tf' is not one of 'onnx', 'torch'."),
+    ],
+)
+def test_a_wrong_command_or_value_is_told_in_a_users_words(monkeypatch, words, says):
+    monkeypatch.setenv("COLUMNS", "200")
+    done = CliRunner().invoke(cli.app, words)
+    assert done.exit_code == 2
+    assert says in done.output
+
+
+def test_the_version_and_short_help_are_where_one_looks_for_them():
+    assert CliRunner().invoke(cli.app, ["--version"]).output == f"fourm-engine {fourm_engine.__version__}\n"
+    for words in ([], ["generate"], ["runs"]):
+        assert "Usage: " in CliRunner().invoke(cli.app, [*words, "-h"]).output
 
 
 def test_a_plugin_that_breaks_is_one_line_too(monkeypatch, capsys):

@@ -166,7 +166,8 @@ def test_no_plugin_acts_before_import_and_reaches_the_processes_that_are_started
     command = [sys.executable, *program, str(config), "--no-plugin", "thermal"]
     done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
     assert done.returncode == 1
-    said = "fourm: error: modality 'thermal' (acme-thermal 1.2) is disabled: disabled by the user; enable it again"
+    said = "fourm: error: modality 'thermal' (acme-thermal 1.2) is disabled: named by --no-plugin, FOURM_DISABLE or "
+    said += "modalities.disable; remove it there"
     assert done.stderr.splitlines()[-1] == said
 
 

@@ -23,6 +23,20 @@ def test_runs_are_listed_without_naming_a_sub_command(tmp_path, monkeypatch):
     assert run("none") == "no run in none\n"
 
 
+def test_machines_have_a_table_apart_and_a_loss_that_one_run_lacks_is_in_the_whole_comparison_only(tmp_path):
+    one, two = write(tmp_path / "one", record={"commit": "abc"}), write(tmp_path / "two", lr=0.2, factor=2.0)
+    path = two / "metrics.jsonl"
+    path.write_text(path.read_text().replace('"a"', '"b"'))
+    out = run("compare", one, two)
+    settings, rest = out.split("machines and versions that differ")
+    machines, losses = rest.split("after 100 steps")
+    assert "commit" not in settings
+    assert ["commit", "abc", "-"] in [line.split() for line in machines.splitlines()]
+    assert ["loss", "1", "2"] in [line.split() for line in losses.splitlines()]
+    assert not any(line.split()[:1] == ["b"] for line in losses.splitlines())
+    assert any(line.split()[:1] == ["b"] for line in run("compare", one, two, "--all").splitlines())
+
+
 def test_two_are_compared_and_drawn(tmp_path):
     one, two = write(tmp_path / "one"), write(tmp_path / "two", lr=0.2)
     out = run("compare", one, two)

@@ -157,7 +157,7 @@ REFUSED = [
     ("rgb", Image.fromarray(FLOATS[..., 0].astype(np.float32)), "mode F"),
     ("rgb", "nowhere.png", "no such file: nowhere.png"),
     ("rgb", ".", "is a folder"),
-    ("rgb", __file__, "none of its files"),
+    ("rgb", __file__, "expected a file that ends in .png"),
     ("rgb", None, "given: None"),
     ("rgb", npy(np.zeros(3)), "bytes of a .npy file"),
     ("rgb", b"", "no bytes"),

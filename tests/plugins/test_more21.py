@@ -64,6 +64,8 @@ def test_the_order_of_metadata_is_the_views_and_what_is_no_kind_is_left_out():
         ("metadata", {"brightness": "high"}, "metadata 'brightness' is 'high'; a number is needed"),
         ("metadata", "v1=4 and so on", "is no metadata; type `v1=kind v0=bin ...`, or JSON"),
         ("color_palette", [[0, 0, 300]], "a colour lies outside 0 to 255"),
+        ("color_palette", [["255", "0", "0"]], "wanted: colours, [[r, g, b], ...] of 0 to 255"),
+        ("color_palette", [[True, False, True]], "wanted: colours"),
         ("color_palette", [[0, 0]], "(1, 2) numbers are no palette"),
         ("color_palette", "red", "is no palette; type `v1=n v0=r v0=g v0=b ...`, or [[r, g, b], ...]"),
         ("dinov2_global", np.ones(5), "a feature of shape (5,); channels is set to 768"),

@@ -108,24 +108,52 @@ def test_a_wrong_key_or_value_is_named_by_its_full_path(path, override, message)
 def test_a_missing_section_is_named(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump({k: v for k, v in MINIMAL.items() if k != "train"}))
-    with pytest.raises(ConfigError, match="train: Field required"):
+    with pytest.raises(ConfigError, match="train: is missing"):
         load_config(path)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("train: [", "not valid YAML"),
-        ("- a\n- b", "expected sections"),
+        ("a: 1\ntrain: [", r"not valid YAML: line 2, column 9: .* the end of the text \(while parsing a flow node\)$"),
+        ("- a\n- b", "expected sections such as `data:` and `train:`, but it holds a list$"),
+        ("", "but the file is empty$"),
+        ("\udcff", "not a text file; name a YAML config"),
+        ("base: x", "is for `fourm sweep .*config.yaml`"),
         ("run: a\nrun: b", "'run' appears twice"),
         ("run: !!python/object/apply:os.system ['true']", "not valid YAML"),
     ],
 )
 def test_a_file_that_is_no_config_is_refused(tmp_path, text, message):
     path = tmp_path / "config.yaml"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=message):
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ConfigError, match=message) as error:
         load_config(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_instead_of_a_config_is_told_with_the_config_in_it(tmp_path):
+    with pytest.raises(ConfigError, match="is a folder; name a YAML config"):
+        load_config(tmp_path)
+    (tmp_path / "config.yaml").write_text("a: 1")
+    with pytest.raises(ConfigError, match=f"is a folder; its config is {tmp_path}/config.yaml"):
+        load_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.steps=many", "train.steps: must be an integer (given: 'many')"),
+        ("train.steps=3.5", "train.steps: must be an integer, got a number with a fractional part (given: 3.5)"),
+        ("model=5", "model: must be a section of keys and values (given: 5)"),
+        ("run=[https://me:secret@host/, 2, 3, 4, 5]", "run: must be a path (given: ['https://…host/', 2, 3, 4, ...])"),
+        (f"seed={'x' * 99}", f"seed: must be an integer (given: '{'x' * 27}...{'x' * 28}')"),
+    ],
+)
+def test_a_value_in_a_message_is_short_whole_and_without_secrets(path, override, words):
+    with pytest.raises(ConfigError) as error:
+        load_config(path, [override])
+    assert str(error.value) == f"{path}: {words}"
 
 
 @given(st.floats(1e-8, 1.0))

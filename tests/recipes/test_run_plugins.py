@@ -86,7 +86,7 @@ def test_what_is_not_selected_is_not_even_imported(install, config):
 def test_a_disabled_plugin_is_not_imported_and_a_choice_is_kept(install, config):
     install("acme-thermal", entry("thermal", "acme_thermal:Thermal"), source="raise SystemExit('imported')")
     install("other-thermal", entry("thermal", "other_thermal:Thermal"))
-    with pytest.raises(PluginError, match=r"is disabled: disabled by the user"):
+    with pytest.raises(PluginError, match=r"is disabled: named by .*modalities.disable; remove it"):
         train(config(select=["thermal"], disable=["thermal"]))
     with pytest.raises(ValueError, match="no fitted tokenizer for thermal"):
         train(config(select=["thermal"], providers={"thermal": "other-thermal"}))

@@ -34,11 +34,11 @@ def test_what_may_be_on_the_hub_is_left_to_it(source):
 
 
 def test_a_path_that_is_absent_is_one_line_with_the_nearest_one_that_is_there(tmp_path):
-    with pytest.raises(ValueError, match=f"^runs/dmeo: no such folder; did you mean {tmp_path}/runs/demo\\?$"):
+    with pytest.raises(ValueError, match=r"^runs/dmeo: no such folder; did you mean runs/demo\?$"):
         locate("runs/dmeo")
-    with pytest.raises(ValueError, match=f"^models/x: no such folder; {tmp_path}/models has no x$"):
+    with pytest.raises(ValueError, match=r"^models/x: no such folder$"):
         locate("models/x")
-    with pytest.raises(ValueError, match=r"^org/model\.safetensors: no such file; "):
+    with pytest.raises(ValueError, match=r"^org/model\.safetensors: no such file; org is not there$"):
         locate("org/model.safetensors")
 
 

@@ -9,6 +9,7 @@ from fourm_plugins import Settings
 from fourm_plugins.bases import ScalarGrid, ScalarSettings
 from fourm_plugins.recognition import next_power, rounded
 from tests.fakes import fake_modalities
+from tests.folders import png
 from tests.plugins.instances import npy
 
 LEVELS = [{"npy": npy(np.linspace(3, 41, 64, dtype=np.float32).reshape(8, 8) + k)} for k in range(3)]
@@ -46,6 +47,25 @@ def test_a_quantity_gets_the_range_that_is_seen_unless_its_own_holds_it():
     assert Level.recognise([{"npy": npy(np.full((8, 8), np.nan))}]) is None
     wide = Heat.recognise([{"npy": npy(np.full((8, 8), 500.0))}])
     assert wide.settings["highest"][0] > 500
+
+
+def test_counts_of_pictures_are_a_quantity_where_the_plugin_has_their_unit():
+    class Kelvin(ScalarGrid):
+        gaps = True
+
+        class Settings(ScalarSettings):
+            lowest: float = -20
+            highest: float = 60
+            png_unit: float | None = 0.01
+            png_zero: float = -273.15
+
+    counts = np.linspace(27315, 31315, 64).astype(np.uint16).reshape(8, 8)
+    counts[0, 0] = 0  # not measured, rather than absolute zero
+    pictures = [{"png": png(counts)}] * 3
+    seen = Kelvin.recognise(pictures)
+    assert (seen.settings, seen.size, seen.what) == ({}, (8, 8), "numbers from 0.62 to 40")
+    assert seen.score > 0.6 * 0.9  # more than depth in a folder with the name of the plugin
+    assert Heat.recognise(pictures) is None
 
 
 @pytest.mark.parametrize(

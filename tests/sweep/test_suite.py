@@ -161,7 +161,7 @@ def test_a_command_may_leave_its_numbers_in_a_file_of_its_name(suite, sweeps, tm
         ({"encoders": {"a b": {"train": "base.yaml"}, "a-b": {}}}, r"names that differ in signs alone"),
         ({"encoders": {}}, r"encoders: Dictionary should have at least 1 item"),
         ({"base": "base.yaml"}, r"is the file of a sweep, as its base says; type fourm sweep suite\.yaml"),
-        ({"task": {}}, r"task: unknown key; did you mean tasks\?"),
+        ({"task": {}}, r"is the config of a run; type fourm finetune suite\.yaml"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_one_line_and_nothing_is_written(suite, tmp_path, sections, says):

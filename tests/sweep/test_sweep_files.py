@@ -20,7 +20,7 @@ GRID = {"train.lr": [0.1, 0.2]}
     ("sections", "says"),
     [
         ({"grid": {"train.lrr": [1]}}, r"lrr=1,seed=0: train\.lrr: unknown key; did you mean train\.lr\?"),
-        ({"grid": {"train.lr": [0.1, -1]}}, r"lr=-1,seed=0: train\.lr: Input should be greater than 0 \(given: -1\)"),
+        ({"grid": {"train.lr": [0.1, -1]}}, r"lr=-1,seed=0: train\.lr: must be greater than 0 \(given: -1\)"),
         ({"grid": GRID, "settings": {"model.heads": 5}}, r"width=16 is not a multiple of heads=5"),
         ({"grid": {"run": ["a"]}}, r"run cannot be varied: each trial has a folder below `out`"),
         ({"grid": {"seed": [1]}}, r"seed cannot be varied: name the seeds in `seeds`"),

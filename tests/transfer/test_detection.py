@@ -155,7 +155,11 @@ def test_objects_are_learned_and_told_with_their_places(trained, place, tmp_path
         ({"images": [IMAGE, IMAGE]}, r"images\[1\] has the id of images\[0\], 0; remove one, or give it another"),
         ({"images": [IMAGE, {**IMAGE, "id": 4}]}, r"images\[1\] has the file_name of images\[0\], '0"),
         ({"categories": [{"id": 0, "name": "a"}, {"id": 0, "name": "b"}]}, r"categories\[1\] has the id of"),
-        ({"annotations": [{**BOX, "id": 5}, BOX, {**BOX, "id": 5}]}, r"annotations\[2\] has the id of .*\[0\], 5"),
+        (
+            {"annotations": [{**BOX, "id": 5}, BOX, {**BOX, "id": 5}]},
+            r"annotations\[2\] is annotations\[0\] once more, of image_id 0; remove one of them",
+        ),
+        ({"annotations": [BOX, {**BOX, "area": 9}, BOX]}, r"annotations\[2\] is annotations\[0\] once more"),
         ({"images": [{"id": 0, "file_name": "b.jpg", "height": 1, "width": 1}]}, "such as 'b.jpg', is a sample"),
     ],
 )

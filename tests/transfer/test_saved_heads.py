@@ -30,7 +30,7 @@ def edited(trained, folder, change):
     ("change", "message"),
     [
         (lambda d: d.update(format="fourm"), "this is no trained task"),
-        (lambda d: d.update(version=9), "version: Input should be 1"),
+        (lambda d: d.update(version=9), "version: must be 1"),
         (lambda d: d["task"].update(kind="magic"), "task: "),
         (lambda d: d.update(classes=None), "a classification needs classes"),
         (lambda d: d["classes"].append("more"), "head.output.weight has shape"),

@@ -35,7 +35,7 @@ _DISTINCT = (
     ("images", ("file_name",)),
     ("categories", ("id",)),
     ("categories", ("name",)),
-    ("annotations", ("id", "image_id", "category_id", "bbox")),
+    ("annotations", ("image_id", "category_id", "bbox", "id", "area", "iscrowd")),
 )
 _LOOKED = 50  # rows that say which columns there are
 
@@ -188,17 +188,22 @@ def _json(path: Path) -> Iterator[Mapping[str, Any]]:
 
 def check_coco_ids(path: Path, document: Mapping[str, Any]) -> None:
     """Raise ValueError where two pictures or categories of COCO's JSON share an id or a name, or an object is there
-    twice, as where files were merged: what belongs to which is unknown. Ids of annotations are used by nothing."""
+    twice, as where files were merged: what belongs to which is unknown. Ids of annotations are used by nothing, and may
+    be missing."""
     for part, keys in _DISTINCT:
         first, rows = dict[str, int](), document.get(part)
         for number, row in enumerate(rows if _rows_in(rows) else ()):
-            if all(key in row for key in keys):
-                earlier = first.setdefault(repr([row[key] for key in keys]), number)
+            if all(key in row for key in keys[:3]):
+                earlier = first.setdefault(repr([row.get(key) for key in keys]), number)
                 if earlier < number:
-                    raise ValueError(
-                        f"{shown(path)}: {part}[{number}] has the {keys[0]} of {part}[{earlier}], "
-                        f"{row[keys[0]]!r:.80}; remove one, or give it another"
+                    again = (
+                        f"has the {keys[0]} of {part}[{earlier}], {row[keys[0]]!r:.80}; remove one, or give it another"
                     )
+                    if len(keys) > 1:
+                        again = (
+                            f"is {part}[{earlier}] once more, of image_id {row['image_id']!r:.80}; remove one of them"
+                        )
+                    raise ValueError(f"{shown(path)}: {part}[{number}] {again}")
 
 
 def _rows_in(value: Any) -> TypeGuard[list[dict[str, Any]]]:

@@ -65,7 +65,7 @@ def find_texts(root: Path, beside: Sequence[Path], recogniser: Recogniser) -> tu
         if table.columns and not named and path.suffix.lower() != ".json":
             called = ", ".join(sorted(name for name, cls in recogniser.classes.items() if _reads_text(cls)))
             there = ", ".join(map(shown, table.columns[:8]))
-            notes.append(f"{shown(path)} is not read: no column is called as a modality of text ({called}): {there}")
+            notes.append(f"{shown(path)} is not read: no column is named after a text modality ({called}): {there}")
     return list(folders.values()), notes
 
 

@@ -70,7 +70,10 @@ class Boxes(SequenceModality[list[Box]]):
         kept = min(most, 20)
         tokens = next_power(kept * (4 + max(len(label.split()) for label in labels)) + 1, least=32)
         settings = {
-            "max_boxes": (kept, f"boxes a sample, the largest first; the most seen are {most}"),
+            "max_boxes": (
+                kept,
+                f"boxes kept of a sample, the largest; one has {most}" if kept < most else "the most seen",
+            ),
             "max_tokens": (tokens, "four coordinates and a label a box"),
         }
         return Recognised(0.95, f"boxes of {len(labels)} labels, up to {most} a sample", settings)

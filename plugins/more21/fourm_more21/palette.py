@@ -50,9 +50,13 @@ class ColorPalette(SequenceModality[Palette]):
         if not isinstance(given, (list, tuple)) or not given:
             raise self.refusal(given)
         try:
-            colours = np.array(given, np.float64)
+            colours = np.array(given)
+            numbers = colours.dtype.kind in "uif"  # "255" is no level
+            colours = colours.astype(np.float64) if numbers else colours
         except (ValueError, TypeError, OverflowError):
-            raise self.refusal(given) from None
+            numbers = False
+        if not numbers:
+            raise self.refusal(given)
         return self.from_array(colours)
 
     def from_array(self, array: np.ndarray) -> Palette:
