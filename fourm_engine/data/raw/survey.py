@@ -164,11 +164,7 @@ def _left_out(
     lines.append(_inside_out("", (f"{source}/{name}" for source, names in each.items() for name in names), asked))
     for folder in sorted(set(folders) - read) if "." not in read else ():
         if folder in asked.sources and not any(shown(folder) + "/" in note for note in asked.notes):
-            number = len(asked.sources[folder].names)
-            lines.append(
-                f"{shown(folder)}/ is not read: no installed plugin recognises its {counted(number, 'sample')}; to "
-                "write one: fourm plugins new NAME"
-            )
+            lines.append(asked.why_not(folder))
     if data := [name for name in data if not name.lower().endswith(".json")]:  # which describe the data
         lines.append(
             f"files in {shown(train)} itself are not read: {len(data)}, such as {shown(data[0])}; move them into a "
@@ -217,7 +213,8 @@ def _nothing(root: Path, folders: Sequence[str], loose: Sequence[str], asked: As
     line = f"{shown(root)}: no installed modality recognises what is there ({listed})"
     if archive := next(filter(is_archive, loose), None):
         line += f"; unpack {shown(archive)}"
-    about = asked.notes[:3]
+    refused = [name for name in folders if name in asked.sources and asked.refusal(name)]
+    about = [*map(asked.why_not, refused), *asked.notes][:3]
     deeper = next((name for name in folders if _has_folders(root / name)), None)
     if deeper is not None:
         about.append(f"if the folders of the modalities lie deeper: fourm init {shown(root / deeper)}")
