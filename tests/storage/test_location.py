@@ -164,7 +164,7 @@ def test_a_server_without_ranges_and_no_cache_is_one_line_with_what_is_wrong_wit
     for changed, why in (
         (
             {"cache": tmp_path / "file/cache"},
-            r"file/cache: cannot be written: Not a directory; set data\.remote\.cache",
+            r"file/cache: cannot be written: Not a directory; set data\.remote\.cache to another folder",
         ),
         ({"cache_gb": 0}, r"data\.remote\.cache_gb is 0; set it"),
         ({"cache_gb": 1e-6}, r"cache: a shard of .* MiB is larger than data\.remote\.cache_gb allows; raise it"),
