@@ -5,8 +5,8 @@
 
 Prints images per second through `Tokenizer.encode` and `decode` (vectors per second for the MLP), the arithmetic of
 products and convolutions over that time, and as a share of one large product's rate, which is measured before and after
-each codec. On a CPU in float32 and in seconds of CPU time, so that other load on the machine hardly matters; on a
-GPU under bf16 autocast and in seconds. Weights are random: speed does not depend on them.
+each codec. In float32, as everywhere: bf16 cannot tell codes apart. On a CPU in seconds of CPU time, so that other load
+on the machine hardly matters. Weights are random: speed does not depend on them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.train_step import matmul_rate, now
 from fourm_engine.tokenizers.divae import DiVAETokenizer
 from fourm_engine.tokenizers.mlp import MLPTokenizer
-from fourm_engine.tokenizers.neural import CHUNK, NeuralTokenizer
+from fourm_engine.tokenizers.neural import NeuralTokenizer, chunk
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer
 from fourm_plugins.spec import FeatureMap, FeatureVector, Grid, ModalitySpec, TokenizerRecipe, TokenSpace, Vector
 
@@ -94,7 +94,6 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     wanted = [
         name
         for name, (_, slow) in CODECS.items()
@@ -102,21 +101,20 @@ def main() -> None:
     ]
     if not wanted:
         parser.error(f"no codec {', '.join(options.codec)}; there are {', '.join(CODECS)}")
-    images = CHUNK if device.type == "cpu" else 8 * CHUNK
-    print(f"{device}, {dtype}, {torch.get_num_threads()} threads, {images} images at a time")
+    images = chunk(device)
+    print(f"{device}, float32, {torch.get_num_threads()} threads, {images} images at a time")
     for name in wanted:
         torch.manual_seed(0)
         tokenizer = CODECS[name][0]().to(device)
         array = tokenizer.spec.array
         shape = (array.channels, array.height, array.width) if isinstance(array, FeatureMap) else (array.size,)
         arrays = list(np.random.default_rng(0).standard_normal((images, *shape), dtype=np.float32))
-        peak = matmul_rate(device, dtype)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            results = {
-                "encode": measure(partial(tokenizer.encode, arrays), device, options.repeat),
-                "decode": measure(partial(tokenizer.decode, tokenizer.encode(arrays)), device, options.repeat),
-            }
-        peak = (peak + matmul_rate(device, dtype)) / 2
+        peak = matmul_rate(device, torch.float32)
+        results = {
+            "encode": measure(partial(tokenizer.encode, arrays), device, options.repeat),
+            "decode": measure(partial(tokenizer.decode, tokenizer.encode(arrays)), device, options.repeat),
+        }
+        peak = (peak + matmul_rate(device, torch.float32)) / 2
         shown = "; ".join(
             f"{what} {images / seconds:.3g}/s, {flops / images / 1e9:.3g} GFLOP each, {flops / seconds / peak:.0%}"
             for what, (seconds, flops) in results.items()

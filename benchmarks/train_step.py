@@ -48,11 +48,24 @@ class Variant(NamedTuple):
 
 
 def now(device: torch.device) -> float:
-    """Seconds: of wall time once a GPU has finished, of CPU time per thread of this process."""
+    """Seconds: by the clock once a GPU has finished, of CPU time per thread of this process."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         return time.perf_counter()
     return time.process_time() / torch.get_num_threads()
+
+
+def mark(device: torch.device) -> Any:
+    """A moment, for `seconds_between`: on a GPU one that it will pass, so that the host need not wait for it."""
+    if device.type != "cuda":
+        return now(device)
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def seconds_between(begin: Any, end: Any) -> float:
+    return end - begin if isinstance(begin, float) else begin.elapsed_time(end) / 1000
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -69,8 +82,9 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 def build(name: str, size: str, samples: Samples, batches: list[Batch], device: torch.device) -> Variant:
     torch.manual_seed(0)
-    with device:
+    with torch.device("meta"):
         model = Transformer(ModelConfig.model_validate({"size": size}), samples.vocabulary)
+    draw(model.to_empty(device=device))
     checkpoint_blocks([*model.encoder, *model.decoder], CHECKPOINTING.get(name, "none"))
     if name.startswith("compiled"):
         compile_blocks([*model.encoder, *model.decoder])
@@ -82,20 +96,30 @@ def build(name: str, size: str, samples: Samples, batches: list[Batch], device: 
     return Variant(model, fused, [batch.to(device) for batch in batches])
 
 
-def step(variant: Variant, number: int, device: torch.device) -> list[float]:
-    """Seconds of forward pass, backward pass and optimiser."""
-    times = [now(device)]
+@torch.no_grad()
+def draw(model: Transformer) -> None:
+    """Weights of the right size, drawn on the device: quicker than the model's, and equal for all variants."""
+    for name, parameter in model.named_parameters():
+        parameter.normal_(std=0.02) if parameter.ndim > 1 else parameter.fill_(
+            float("norm" in name and "weight" in name)
+        )
+    model.tabulate()
+
+
+def step(variant: Variant, number: int, device: torch.device) -> list[Any]:
+    """The marks before, between and after forward pass, backward pass and optimiser."""
+    marks = [mark(device)]
     bf16 = device.type == "cuda"
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         losses = variant.network(variant.batches[number % len(variant.batches)])
     loss = sum(total / count for total, count in losses.values() if count)
-    times.append(now(device))
+    marks.append(mark(device))
     loss.backward()
-    times.append(now(device))
+    marks.append(mark(device))
     variant.optimiser.step()
     variant.optimiser.zero_grad()
-    times.append(now(device))
-    return [end - start for start, end in pairwise(times)]
+    marks.append(mark(device))
+    return marks
 
 
 def flops(size: str, samples: Samples, batches: list[Batch]) -> float:
@@ -132,14 +156,18 @@ def timed(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     variants = {name: build(name, size, samples, batches, device) for name in names}
-    spent: dict[str, list[list[float]]] = {name: [] for name in names}
+    marks: dict[str, list[list[Any]]] = {name: [] for name in names}
     for number in range(steps + WARM_UP):
         for name, variant in variants.items():
-            parts = step(variant, number, device)
-            if number >= WARM_UP:
-                spent[name].append(parts)
+            marks[name].append(step(variant, number, device))
         if number >= WARM_UP:
             rates.append(rate(device))
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    spent = {
+        name: [[seconds_between(*pair) for pair in pairwise(each)] for each in of_steps[WARM_UP:]]
+        for name, of_steps in marks.items()
+    }
     return spent, f"{torch.cuda.max_memory_allocated() / 2**30:.1f}" if device.type == "cuda" else ""
 
 

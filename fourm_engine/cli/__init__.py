@@ -1,6 +1,6 @@
 """The command line `fourm`, one file per command group. Heavy imports happen inside the commands, so that listing
-plugins stays instant. Errors that the user can fix (ValueError, OSError) end a command with exit code 1 and one line;
-`FOURM_TRACEBACK=1` shows the traceback. Any other exception is a bug and always shows it.
+plugins stays instant. Errors that the user can fix (ValueError, OSError, a device out of memory) end a command with
+exit code 1 and one line; `FOURM_TRACEBACK=1` shows the traceback. Any other exception is a bug and always shows it.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from fourm_engine.cli import (
     vary,
 )
 from fourm_engine.cli.commands import Commands
+from fourm_engine.cli.memory import out_of_memory
 from fourm_engine.cli.no_plugin import add_no_plugin
 
 app = typer.Typer(
@@ -100,6 +101,11 @@ def main() -> None:
             signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         app()
+    except RuntimeError as error:
+        if os.environ.get("FOURM_TRACEBACK") or (line := out_of_memory(error, sys.argv[1:])) is None:
+            raise
+        print(f"fourm: error: {line}", file=sys.stderr)
+        sys.exit(1)
     except (ValueError, OSError) as error:
         if os.environ.get("FOURM_TRACEBACK"):
             raise

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fourm_engine.tokenizers.diffusion import Diffusion, DiffusionSettings
-from fourm_engine.tokenizers.neural import CHUNK, WEIGHTS
+from fourm_engine.tokenizers.neural import WEIGHTS, chunk
 from fourm_engine.tokenizers.quantisers.settings import CodebookSettings
 from fourm_engine.tokenizers.store import read_document
 from fourm_engine.tokenizers.unet import PatchedUNet, UNetSettings
@@ -103,9 +103,10 @@ class DiVAE(VQVAE):
     def _fixed_ids(self, x: Tensor) -> Tensor:
         """Ids of a frozen encoder in full chunks, as in `NeuralTokenizer.encode`: exactly the ids that will be
         decoded."""
-        missing = -len(x) % CHUNK
+        size = chunk(x.device)
+        missing = -len(x) % size
         filled = torch.cat([x, x[:1].expand(missing, *x.shape[1:])]) if missing else x
-        return torch.cat([self.encode(part) for part in filled.split(CHUNK)])[: len(x)]
+        return torch.cat([self.encode(part) for part in filled.split(size)])[: len(x)]
 
     def _hide(self, latents_BNd: Tensor) -> Tensor:
         """Replace the latents that are hidden from the decoder by zeros."""
@@ -139,7 +140,7 @@ class DiVAE(VQVAE):
             grid = grid or self.grid
             shape = (self.channels, grid[0] * self.patch[0], grid[1] * self.patch[1])
             noise = self.diffusion.noise(shape).to(latents_BNd.device).expand(len(latents_BNd), -1, -1, -1)
-        size, maps = 1 if latents_BNd.device.type == "cpu" else CHUNK, []
+        size, maps = 1 if latents_BNd.device.type == "cpu" else chunk(latents_BNd.device), []
         for latents, start in zip(latents_BNd.split(size), noise.split(size)):
             missing = size - len(latents)
             if missing:

@@ -33,9 +33,12 @@ from fourm_plugins.spec import ClassMap, FeatureMap, Grid, ModalitySpec
 from fourm_plugins.tokenizer import Tokenizer
 
 WEIGHTS, CARRIED = "weights.safetensors", "published.safetensors"
-# Arrays per forward pass. Encoding always fills a chunk up, so that every product has the same shape, and with it the
-# same rounding, whatever the caller's batch: ids do not depend on what else is encoded.
-CHUNK = 8
+
+
+def chunk(device: torch.device) -> int:
+    """Arrays per forward pass. Encoding always fills a chunk up, so that every product has the same shape, and with it
+    the same rounding, whatever the caller's batch: ids do not depend on what else is encoded."""
+    return 8 if device.type == "cpu" else 32
 
 
 class TokenizerNetwork(nn.Module):
@@ -183,16 +186,18 @@ class NeuralTokenizer(Tokenizer):
 
     def encode(self, arrays: Sequence[Any]) -> list[np.ndarray]:
         ids: list[np.ndarray] = []
-        for start in range(0, len(arrays), CHUNK):
-            x = self.tensor(arrays[start : start + CHUNK])
-            filled = torch.cat([x, x[:1].expand(CHUNK - len(x), *x.shape[1:])]) if len(x) < CHUNK else x
+        size = chunk(self.device)
+        for start in range(0, len(arrays), size):
+            x = self.tensor(arrays[start : start + size])
+            filled = torch.cat([x, x[:1].expand(size - len(x), *x.shape[1:])]) if len(x) < size else x
             ids.extend(self._run(self.network.encode, filled)[: len(x)])
         return ids
 
     def decode(self, ids: Sequence[np.ndarray]) -> list[Any]:
         arrays: list[np.ndarray] = []
-        for start in range(0, len(ids), CHUNK):
-            rows = [np.asarray(row, np.int64) for row in ids[start : start + CHUNK]]
+        size = chunk(self.device)
+        for start in range(0, len(ids), size):
+            rows = [np.asarray(row, np.int64) for row in ids[start : start + size]]
             for row in rows:
                 self._check_tokens(row.shape, (self.spec.layout.num_tokens,))
                 if row.min() < 0 or row.max() >= self.size:
@@ -202,7 +207,7 @@ class NeuralTokenizer(Tokenizer):
 
     def decode_expected(self, probabilities: np.ndarray) -> list[Any]:
         self._check_tokens(probabilities.shape[1:], (self.spec.layout.num_tokens, self.size))
-        parts = torch.from_numpy(np.asarray(probabilities, np.float32)).split(CHUNK)
+        parts = torch.from_numpy(np.asarray(probabilities, np.float32)).split(chunk(self.device))
         return [array for part in parts for array in self._run(self.network.decode_expected, part, self.grid)]
 
     @torch.inference_mode()

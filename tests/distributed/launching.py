@@ -26,7 +26,8 @@ def meeting() -> tuple[TCPStore, dict[str, str]]:
 def run(command: Sequence[str], *, world: int) -> list[tuple[int, str, str]]:
     """(exit code, standard output, standard error) of each of `world` processes, which end with the test's time."""
     store, address = meeting()
-    environment = {**os.environ, **address, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(world)}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, **address, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(world)}
     started = [
         subprocess.Popen(
             command,

@@ -1,0 +1,32 @@
+"""A device that runs out of memory, as one line that names the settings which need less."""
+
+from __future__ import annotations
+
+import sys
+
+_TRAINING = (
+    "raise train.accumulate (the same steps in smaller parts), set train.activation_checkpointing to full, or over "
+    "several GPUs train.parallel to shard; --dry-run shows what needs how much"
+)
+_BATCH = "lower --batch-size, or set --device cpu"
+#: Command -> what to do.
+REMEDIES = {
+    "train": _TRAINING,
+    "finetune": _TRAINING,
+    "extend": _TRAINING,
+    "tokenizer": "lower tokenizers.fit.batch_size",
+    "generate": _BATCH,
+    "embed": _BATCH,
+    "probe": _BATCH,
+}
+ELSEWHERE = "close what else uses its memory, or choose another device (CUDA_VISIBLE_DEVICES; '' for the CPU)"
+
+
+def out_of_memory(error: RuntimeError, arguments: list[str]) -> str | None:
+    """The line for a command with these `arguments`; None where the error is another one. Imports no torch."""
+    torch, text = sys.modules.get("torch"), str(error)
+    on_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
+    if not on_gpu and "DefaultCPUAllocator: can't allocate memory" not in text:
+        return None
+    said = ". ".join(text.split(". ")[:3]) if on_gpu else "out of memory" + text.rpartition("can't allocate memory")[2]
+    return f"{said.strip().rstrip('.')}; {REMEDIES.get(arguments[0], ELSEWHERE)}"
