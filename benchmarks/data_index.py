@@ -24,8 +24,9 @@ import numpy as np
 
 from fourm_engine.data.columns import Column, Entries
 from fourm_engine.data.names_table import NameTable
-from fourm_engine.data.tokens.index import BYTES, CONTENT, FIELDS, INDEX_FOLDER, TIME, Index, file_stamps
-from fourm_engine.data.tokens.indexing import open_index, scan
+from fourm_engine.data.tokens.folder_scan import file_stamps, scan
+from fourm_engine.data.tokens.index import BYTES, CONTENT, FIELDS, INDEX_FOLDER, TIME, Index
+from fourm_engine.data.tokens.indexing import open_index
 from fourm_engine.data.tokens.shards import VIEWS_FOLDER, shard_path
 from fourm_engine.data.tokens.store import TokenStore
 from fourm_engine.data.tokens.token_shards import Made, Making, TokenShardWriter

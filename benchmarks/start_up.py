@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchmarks.published import Samples
-from fourm_engine.convert import published
+from fourm_engine.convert import published, published_model
 from fourm_engine.convert.tensors import Domain
 from fourm_engine.device import rank_and_world
 from fourm_engine.nn.config import ModelConfig
@@ -52,8 +52,8 @@ class Planner:
             network = Transformer(self.config, self.vocabulary)
         known = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
         if self.is_published:
-            checkpoint = published.open_checkpoint(self.source)
-            read = published.reader(checkpoint, network, checkpoint.domains, names_of(checkpoint.domains))
+            checkpoint = published_model.open_checkpoint(self.source)
+            read = published_model.reader(checkpoint, network, checkpoint.domains, names_of(checkpoint.domains))
         else:
             read = partial(_rows, self.source)
         return planned(network, read, known, seed=seed)
@@ -76,8 +76,10 @@ def write(path: Path, config: ModelConfig, vocabulary: Vocabulary, *, is_publish
         save_file(network.state_dict(), path)
         return
     domains = [Domain(e.name, e.layout, e.size, e.patch_dim, True, e.size > 0) for e in vocabulary]
-    tensors = published.to_published(network, vocabulary, domains, names_of(domains))
-    published.write_checkpoint(path, tensors, published.arguments_of(config, domains, image_size=224, patch_size=16))
+    tensors = published_model.to_published(network, vocabulary, domains, names_of(domains))
+    published.write_checkpoint(
+        path, tensors, published_model.arguments_of(config, domains, image_size=224, patch_size=16)
+    )
 
 
 def resident() -> float:

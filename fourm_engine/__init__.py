@@ -50,13 +50,14 @@ __all__ = [
     "tiled",
 ]
 
-_PLACES = {
-    "Condition": ("generate.inputs", "Condition"),
+#: Name -> the module it is in, and its name there.
+_MODULES = {
+    "Condition": ("generate.given", "Condition"),
     "FourM": ("model", "FourM"),
     "Guide": ("generate.guidance", "Guide"),
-    "Ids": ("generate.inputs", "Ids"),
+    "Ids": ("generate.given", "Ids"),
     "Stage": ("generate.plan", "Stage"),
-    "Typed": ("generate.inputs", "Typed"),
+    "Typed": ("generate.given", "Typed"),
     "calibration": ("generate.combine", "calibration"),
     "encoder": ("features.encoder", "encoder"),
     "load_head": ("transfer.model", "load_head"),
@@ -73,12 +74,12 @@ def __getattr__(name: str) -> Any:
     # Lazy, so that `fourm plugins list` and the configs do not pay for importing torch.
     if name == "__version__":
         return import_module("importlib.metadata").version("fourm-engine")
-    if name not in _PLACES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     collects = gc.isenabled()
     gc.disable()  # a full collection amid the imports would visit every object of torch, which takes 0.1 s
     try:
-        module, attribute = _PLACES[name]
+        module, attribute = _MODULES[name]
         return getattr(import_module(f"{__name__}.{module}"), attribute)
     finally:
         if collects:

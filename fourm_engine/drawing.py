@@ -25,7 +25,7 @@ MAX_TEXT = 1500
 MAX_ENTRIES, MAX_NAME = 14, 24
 #: Pixels to which a picture is enlarged before something is written beside it.
 SIDE = 256
-_INK, _PALE = (20, 20, 20), (110, 110, 110)
+_INK, _CAPTION, _PALE = (20, 20, 20), (60, 60, 60), (110, 110, 110)
 
 
 def show(modality: Modality, value: Any, *, side: int = SIDE) -> Any:
@@ -175,19 +175,19 @@ def sheet(
     picture = pil.new("RGB", (width, top + sum(heights) + margin), "white")
     pen = ImageDraw.Draw(picture)
     for number, text in enumerate(title):
-        pen.text((margin, margin + (line + 4) * number), text, fill=(20, 20, 20), font=letters)
+        pen.text((margin, margin + (line + 4) * number), text, fill=_INK, font=letters)
     y = top
     for (label, cells), height in zip(laid, heights):
-        pen.text((margin, y + line), label, fill=(20, 20, 20), font=letters)
+        pen.text((margin, y + line), label, fill=_INK, font=letters)
         for column, laid_cell in enumerate(cells):
             if laid_cell is None:
                 continue
             x, (content, caption) = label_width + column * (cell + margin), laid_cell
             for number, text in enumerate(caption):
-                pen.text((x, y + line * number), text, fill=(110, 110, 110), font=small)
+                pen.text((x, y + line * number), text, fill=_CAPTION, font=small)
             below = y + line * len(caption) + 2
             if isinstance(content, list):
-                pen.multiline_text((x, below), "\n".join(content), fill=(20, 20, 20), font=small, spacing=2)
+                pen.multiline_text((x, below), "\n".join(content), fill=_INK, font=small, spacing=2)
             else:
                 picture.paste(content, (x, below))
         y += height

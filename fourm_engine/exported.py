@@ -95,9 +95,7 @@ class ExportedConfig(Strict):
 
     def build_vocabulary(self) -> Vocabulary:
         """Raises ValueError if the rows contradict the specs."""
-        if [e.name for e in self.vocabulary if e.name not in self.modalities] or len(self.vocabulary) != len(
-            self.modalities
-        ):
+        if sorted(entry.name for entry in self.vocabulary) != sorted(self.modalities):
             raise ValueError("vocabulary and modalities name different modalities")
         start = 0
         for e in self.vocabulary:
@@ -143,17 +141,18 @@ def read_document(
         raise ValueError(f"{path}: {key}: {first['msg']}{more}; it is damaged, or of another version") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from None
-    _check_size(model(document), path)
-    return document
-
-
-def _check_size(config: ExportedConfig, path: Path) -> None:
-    """Raises ValueError, naming the file, for a model beyond every one that is loaded."""
-    if config.model.width > MAX_WIDTH or max(config.model.encoder_blocks, config.model.decoder_blocks) > MAX_BLOCKS:
-        raise ValueError(f"{path}: a model of width {config.model.width} is beyond what is loaded; the file is damaged")
+    config = model(document)
+    check_size(config.model, path)
     positions = sum((1 + (e.layout.kind == "sequence")) * e.layout.num_tokens for e in config.vocabulary)
     if positions * config.model.width > MAX_POSITIONS:
         raise ValueError(f"{path}: {positions} positions of width {config.model.width} are beyond what is loaded")
+    return document
+
+
+def check_size(config: ModelConfig, path: Path) -> None:
+    """Raise ValueError, naming the file, for a model beyond every one that is loaded."""
+    if config.width > MAX_WIDTH or max(config.encoder_blocks, config.decoder_blocks) > MAX_BLOCKS:
+        raise ValueError(f"{path}: a model of width {config.width} is beyond what is loaded; the file is damaged")
 
 
 def load_network(folder: Path, config: ExportedConfig) -> Transformer:

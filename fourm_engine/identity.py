@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fourm_plugins.modality import Modality, flat_settings
+from fourm_plugins.modality import Modality
+from fourm_plugins.settings import flat_settings
 
 #: Of a stored identity, facts that follow from the settings and the plugin's release.
 _DERIVED = ("spec.", "ids_version")

@@ -16,7 +16,7 @@ import torch
 
 from fourm_engine import exported
 from fourm_engine.adapter import Adapter
-from fourm_engine.convert import published
+from fourm_engine.convert import published, published_model
 from fourm_engine.convert.absent import AbsentTokenizer, absent
 from fourm_engine.convert.domains import fitted, match, restrict
 from fourm_engine.convert.tensors import vocabulary_of
@@ -126,9 +126,7 @@ def _adapted(
         space = parts.modalities[name].spec.token_space
         wanted = config.tokenizers.get(space.name) if space is not None else None
         if not isinstance(tokenizer, AbsentTokenizer) and wanted not in (None, tokenizer.fingerprint):
-            raise ValueError(
-                f"{adapter.folder}: trained with tokenizer {wanted} of {name!r}, not with that which is given"
-            )
+            raise ValueError(f"{adapter.folder}: trained with tokenizer {wanted} of {name!r}, not with the given one")
     return parts
 
 
@@ -198,7 +196,7 @@ def _published(
     weights: bool = True,
 ) -> Parts:
     """`domains`: names in the file, or ours; those that are left out leave no rows behind."""
-    checkpoint = published.open_checkpoint(path)
+    checkpoint = published_model.open_checkpoint(path)
     matched, missing = match(checkpoint.domains, manager, settings)
     names_here = {d.name for d in checkpoint.domains} | {modality.name for modality, _ in matched.values()}
     if unknown := sorted(settings.keys() - names_here):
@@ -221,7 +219,7 @@ def _published(
         raise ValueError(f"{path}: {'; '.join(missing.values())}")
     names = {name: modality.name for name, (modality, _) in matched.items()}
     kept = fitted(checkpoint.domains, matched)
-    network = (published.build_network if weights else published.blank_network)(checkpoint, kept, names)
+    network = (published_model.build_network if weights else published_model.blank_network)(checkpoint, kept, names)
     plugins = {modality.name: manager.find("modality", plugin) for modality, plugin in matched.values()}
     modalities = Modalities([modality for modality, _ in matched.values()], plugins, manager)
     loaded = _given_tokenizers(modalities.token_spaces, tokenizers, manager)
@@ -232,7 +230,7 @@ def _published(
         vocabulary_of(kept, names),
         missing=missing,
         published=checkpoint.arguments,
-        read=published.reader(checkpoint, network, kept, names),
+        read=published_model.reader(checkpoint, network, kept, names),
     )
 
 

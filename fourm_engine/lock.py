@@ -152,14 +152,7 @@ def _others(folder: Path, parent: Path, stem: str, entry: str) -> list[dict[str,
 
 
 def _enter(entry: Path, made: int) -> int:
-    facts = {
-        **this_process(),
-        "user": _user(),
-        "command": _command(),
-        "since": now(),
-        "job": _job(),
-        "made": made,
-    }
+    facts = {**this_process(), "user": _user(), "command": _command(), "since": now(), "job": _job(), "made": made}
     handle = os.open(entry, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
     try:
         lock_file(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

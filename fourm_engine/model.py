@@ -29,7 +29,8 @@ from fourm_engine.generate.edit import edited
 from fourm_engine.generate.explain import explained
 from fourm_engine.generate.guidance import Guide
 from fourm_engine.generate.inputs import InputReader
-from fourm_engine.generate.plan import Guidance, Stage
+from fourm_engine.generate.options import Guidance
+from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.prepare import prepare
 from fourm_engine.generate.result import Generated, Results
 from fourm_engine.generate.sampler import Filled, Sampler
@@ -371,8 +372,9 @@ class FourM:
 
     @torch.inference_mode()
     def encode(self, inputs: Sequence[Mapping[str, Any]]) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N"]]:
-        """Encoder features after the final norm, float (B, N, D), and which slots hold a token, bool (B, N). For
-        transfer."""
+        """Encoder features after the final norm, float (B, N, D), undefined where a slot holds no token, and which
+        slots hold one, bool (B, N). For transfer; `encoder` says which token is where. Raises ValueError, one line, as
+        `generate` does."""
         samples = [self.reader.read(sample, ())[0] for sample in request.inputs_of(inputs)]
         capacity = max((sum(map(len, sample.shown.values())) for sample in samples), default=0)
         tokens, continuous = pack_inputs([s.shown for s in samples], self.vocabulary, capacity, self.device)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fourm_plugins.counting import counted
-from fourm_plugins.modality import flat
+from fourm_plugins.settings import flat
 from fourm_plugins.spec import Layout, ModalitySpec
 
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
+from pydantic import BaseModel, ValidationError
+
+from fourm_plugins.explain import explain
+
+Model = TypeVar("Model", bound=BaseModel)
 
 #: A config is written by hand; anything larger is a mistake or an attack. Values repeated by
 #: aliases count each time, as each is processed each time.
@@ -89,6 +94,14 @@ def _extent(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[
     found = (1 + sum(values for values, _ in extents), 1 + max((depth for _, depth in extents), default=0))
     known[id(node)] = found
     return found
+
+
+def validated(model: type[Model], raw: Any, origin: str) -> Model:
+    """`raw` as a `model`. Raises ConfigError, a line for each fault, each of which begins with `origin`."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(origin + line for line in explain(error, model))) from None
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:

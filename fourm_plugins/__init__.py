@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from fourm_plugins.head import HeadFeatures, HeadSpec
     from fourm_plugins.hookspecs import Run, hookimpl
     from fourm_plugins.masker import MASK, Masked, Masker, Specials
-    from fourm_plugins.modality import Labeller, Metric, Modality, Settings
+    from fourm_plugins.modality import Labeller, Metric, Modality
     from fourm_plugins.order import DecodingOrder, Predicted
+    from fourm_plugins.settings import Settings
     from fourm_plugins.source import SampleSource
     from fourm_plugins.spec import (
         ClassMap,
@@ -70,8 +71,9 @@ _HOMES = {
     "masker": "MASK Masked Masker Specials",
     "errors": "SampleError",
     "head": "HeadFeatures HeadSpec",
-    "modality": "Labeller Metric Modality Settings",
+    "modality": "Labeller Metric Modality",
     "order": "DecodingOrder Predicted",
+    "settings": "Settings",
     "source": "SampleSource",
     "spec": "ClassMap FeatureMap FeatureVector Grid ModalitySpec Sequence Text TokenizerRecipe TokenSpace Vector",
     "tokenizer": "TextTokenizer Tokenizer",

@@ -43,17 +43,12 @@ def decode_picture(content: bytes) -> Image.Image:
     try:
         return _decode(content)
     except SampleError:
-        if (parts := exif.pixels_only(content)) is None:
-            raise
-        pixels, data = parts
-        try:
-            picture = _decode(pixels)
-        except SampleError:
-            pass
-        else:
-            turn = exif.orientation(data)[0] if data else None
-            _note_damage(turn)
-            return _turned(picture, turn)
+        if parts := exif.pixels_only(content):
+            pixels, data = parts
+            with contextlib.suppress(SampleError):
+                picture, turn = _decode(pixels), exif.orientation(data)[0] if data else None
+                _note_damage(turn)
+                return _turned(picture, turn)
         raise
 
 

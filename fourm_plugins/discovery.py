@@ -8,7 +8,6 @@ outcome. Which distributions count is decided in `fourm_plugins.distributions`.
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -16,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 from fourm_plugins.distributions import (
+    GROUP,
     KINDS,
     Installed,
     Leftover,
@@ -35,7 +35,6 @@ Kind = Literal[
 ]
 State = Literal["ok", "broken", "incompatible", "disabled", "conflict"]
 
-_GROUP = re.compile(rf"^fourm\.({'|'.join(KINDS)})\.v(\d+)$")
 #: "package.module", or "package.module:attribute".
 _VALUE = re.compile(r"^[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*(\.[^\W\d]\w*)*)?$")
 #: Names in published checkpoints whose distribution in this project has another name.
@@ -82,8 +81,8 @@ def discover() -> list[Plugin]:
 def discover_all() -> tuple[list[Plugin], tuple[Leftover, ...]]:
     """All plugins, and what uninstalled distributions left behind."""
     installed, leftovers = survey()
-    engine = next((one.version for one in installed if canonical(one.name) == ENGINE), "")
-    plugins = [plugin for one in installed for plugin in _plugins(one, engine)]
+    engine = next((package.version for package in installed if canonical(package.name) == ENGINE), "")
+    plugins = [plugin for package in installed for plugin in _plugins(package, engine)]
     return sorted(plugins, key=lambda p: (p.kind, p.name, canonical(p.distribution), p.value)), tuple(leftovers)
 
 
@@ -93,31 +92,33 @@ def distribution_hint(name: str) -> str:
     return f"fourm-{_CALLED.get(base, base).replace('_', '-')}"
 
 
-def _plugins(one: Installed, engine: str) -> Iterator[Plugin]:
+def _plugins(package: Installed, engine: str) -> Iterator[Plugin]:
     """The plugins of one distribution, for an engine of that version."""
-    location = _location(one.dist)
-    upgrade = f"pip install -U {one.name} {ENGINE}"
-    reinstall = f"pip install --force-reinstall {one.name}"
-    requirement, damage = "", one.damage
+    name, version, entry_points = package.name, package.version, package.entry_points
+    # Of an editable install the folder of its source.
+    location = source_folder(package.dist) or str(package.dist.locate_file(""))
+    upgrade = f"pip install -U {name} {ENGINE}"
+    reinstall = f"pip install --force-reinstall {name}"
+    requirement, damage = "", package.damage
     if not damage:
         try:
-            requires = one.dist.metadata.get_all("Requires-Dist") or one.dist.requires or []
+            requires = package.dist.metadata.get_all("Requires-Dist") or package.dist.requires or []
             requirement = _unmet(requires, engine)
         except ValueError as error:  # of packaging: no such requirement, no such version
             damage = f"its metadata cannot be read: {one_line(error)}"
-    if not one.entry_points:
-        stem = one.name.removeprefix("fourm-")
-        yield Plugin("modality", stem, "", one.name, one.version, location, "broken", damage, reinstall)
-    speaks = {(m[1], ep.name) for ep in one.entry_points if (m := _GROUP.match(ep.group)) and int(m[2]) == API_VERSION}
-    for ep in one.entry_points:
-        group = ep.group if _GROUP.match(ep.group) else right_group(ep.group)
-        match = _GROUP.match(group)
+    if not entry_points:
+        stem = name.removeprefix("fourm-")
+        yield Plugin("modality", stem, "", name, version, location, "broken", damage, reinstall)
+    speaks = {(m[1], ep.name) for ep in entry_points if (m := GROUP.match(ep.group)) and int(m[2]) == API_VERSION}
+    for ep in entry_points:
+        group = ep.group if GROUP.match(ep.group) else right_group(ep.group)
+        match = GROUP.match(group)
         assert match is not None
-        plugin = Plugin(cast(Kind, KINDS[match[1]]), ep.name, ep.value, one.name, one.version, location)
-        rivals = sorted(other.value for other in one.entry_points if (other.group, other.name) == (ep.group, ep.name))
+        plugin = Plugin(cast(Kind, KINDS[match[1]]), ep.name, ep.value, name, version, location)
+        rivals = sorted(other.value for other in entry_points if (other.group, other.name) == (ep.group, ep.name))
         if group != ep.group:
             reason = f"its entry point is in the group {ep.group!r}, which nothing reads; the right one is {group!r}"
-            remedy = f'write [project.entry-points."{group}"] into the pyproject.toml of {one.name}; install it again'
+            remedy = f'write [project.entry-points."{group}"] into the pyproject.toml of {name}; install it again'
             yield replace(plugin, state="broken", reason=reason, remedy=remedy)
         elif int(match[2]) != API_VERSION:
             if (match[1], ep.name) in speaks:
@@ -139,11 +140,6 @@ def _plugins(one: Installed, engine: str) -> Iterator[Plugin]:
             yield replace(plugin, state="broken", reason=reason, remedy=reinstall)
         else:
             yield plugin
-
-
-def _location(dist: importlib.metadata.Distribution) -> str:
-    """Folder of the distribution; for an editable install, that of its source."""
-    return source_folder(dist) or str(dist.locate_file(""))
 
 
 def _unmet(requires: list[str], engine: str) -> str:

@@ -39,7 +39,8 @@ KINDS = {
     "sources": "source",
 }
 GROUPS = tuple(f"fourm.{plural}.v1" for plural in KINDS)
-_READ = re.compile(rf"^fourm\.({'|'.join(KINDS)})\.v\d+$")
+#: Its first part is a key of `KINDS`, the second the API version.
+GROUP = re.compile(rf"^fourm\.({'|'.join(KINDS)})\.v(\d+)$")
 _NOT_PLUGINS = re.compile(r"^fourm\.conformance\.v\d+$")
 #: What every misspelt group contains; saves comparing all installed groups.
 _ALIKE = re.compile(r"fo[ru]+m|4m|modalit|tokeni[sz]er|masker", re.IGNORECASE)
@@ -57,6 +58,9 @@ class Installed:
     damage: str = ""
 
 
+Group = list[tuple[Distribution, Installed | None]]
+
+
 @dataclass(frozen=True)
 class Leftover:
     """A folder of metadata that does not count, why, and what removes it."""
@@ -68,7 +72,7 @@ class Leftover:
 
 def survey() -> tuple[list[Installed], list[Leftover]]:
     """The distributions that count, and the leftovers, in the order of sys.path."""
-    groups: dict[str, list[tuple[Distribution, Installed | None]]] = {}
+    groups: dict[str, Group] = {}
     leftovers = []
     for dist in importlib.metadata.distributions():
         details = _look(dist)
@@ -92,12 +96,10 @@ def survey() -> tuple[list[Installed], list[Leftover]]:
 
 def find_distribution(name: str) -> Distribution:
     """The installed distribution called `name`, among several the one that counts. Raises PackageNotFoundError."""
-    group: list[tuple[Distribution, Installed | None]] = [
-        (dist, None) for dist in importlib.metadata.distributions(name=name) if not _stem(dist).startswith("~")
-    ]
-    if not group:
+    dists = [dist for dist in importlib.metadata.distributions(name=name) if not _stem(dist).startswith("~")]
+    if not dists:
         raise importlib.metadata.PackageNotFoundError(name)
-    return _ranked([(dist, _look(dist)) for dist, _ in group] if len(group) > 1 else group)[0][0]
+    return dists[0] if len(dists) == 1 else _ranked([(dist, _look(dist)) for dist in dists])[0][0]
 
 
 def canonical(distribution: str) -> str:
@@ -107,7 +109,7 @@ def canonical(distribution: str) -> str:
 
 def right_group(group: str) -> str:
     """The group that a misspelt one was meant to be; '' if it is right, or has nothing to do with plugins."""
-    if _READ.match(group) or _NOT_PLUGINS.match(group) or not _ALIKE.search(group):
+    if GROUP.match(group) or _NOT_PLUGINS.match(group) or not _ALIKE.search(group):
         return ""
     flat = ".".join(re.findall("[a-z0-9]+", group.lower()))
     return nearest(flat, GROUPS, cutoff=0.8) or (GROUPS[0] if flat.startswith("fourm") else "")
@@ -148,7 +150,7 @@ def _look(dist: Distribution) -> Installed | None:
     except Exception as error:  # a damaged file raises whatever its parser stumbles over
         return _damaged(dist, f"its metadata cannot be read: {one_line(error) or type(error).__name__}")
     # One entry point twice is one.
-    ours = tuple(dict.fromkeys(ep for ep in every if _READ.match(ep.group) or right_group(ep.group)))
+    ours = tuple(dict.fromkeys(ep for ep in every if GROUP.match(ep.group) or right_group(ep.group)))
     if not ours:
         if not every and _cannot_be_opened(dist):
             return _damaged(dist, "its entry_points.txt cannot be read")
@@ -201,9 +203,6 @@ def _stem(dist: Distribution) -> str:
         return name
 
 
-Group = list[tuple[Distribution, "Installed | None"]]
-
-
 def _ranked(group: Group) -> Group:
     """Distributions of one name, the one that counts first. A folder reached twice, through a link, counts once."""
     once = {os.path.realpath(folder_of(dist)): (dist, details) for dist, details in reversed(group)}
@@ -212,11 +211,11 @@ def _ranked(group: Group) -> Group:
         return group
     parents = list(dict.fromkeys(os.path.realpath(os.path.dirname(folder_of(dist))) for dist, _ in group))
 
-    def rank(one: tuple[Distribution, Installed | None]) -> tuple[Any, ...]:
-        parent = os.path.realpath(os.path.dirname(folder_of(one[0])))
-        return is_of_source(one[0]), parents.index(parent), *_missing(*one)
+    def rank(member: tuple[Distribution, Installed | None]) -> tuple[Any, ...]:
+        parent = os.path.realpath(os.path.dirname(folder_of(member[0])))
+        return is_of_source(member[0]), parents.index(parent), *_missing(*member)
 
-    newest = sorted(group, key=lambda one: _comparable_version(one[0]), reverse=True)
+    newest = sorted(group, key=lambda member: _comparable_version(member[0]), reverse=True)
     return sorted(newest, key=rank)
 
 

@@ -46,8 +46,8 @@ def _members(model: type[BaseModel], path: Sequence[Any]) -> dict[Any, type[Base
     above, field = _model_at(model, path[:-1]), path[-1]
     if above is None or field not in above.model_fields or not (info := above.model_fields[field]).discriminator:
         return {}
-    members = [one for one in typing.get_args(info.annotation) if isinstance(one, type) and issubclass(one, BaseModel)]
-    return {one.model_fields[str(info.discriminator)].default: one for one in members}
+    members = [m for m in typing.get_args(info.annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
+    return {member.model_fields[str(info.discriminator)].default: member for member in members}
 
 
 def _model_at(model: type[BaseModel], path: Sequence[Any]) -> type[BaseModel] | None:

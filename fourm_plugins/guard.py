@@ -152,10 +152,11 @@ def _timed(what: str, remedy: str, hung: threading.Event, *, told: bool) -> Iter
 
 # What a plugin may not change
 
-_Item = tuple[str, Callable[[], Any], Callable[[Any], Any]]
+#: What it is -> (its value before, how to read it, how to put it back).
+_State = dict[str, tuple[Any, Callable[[], Any], Callable[[Any], Any]]]
 
 
-def _items() -> Iterator[_Item]:
+def _items() -> Iterator[tuple[str, Callable[[], Any], Callable[[Any], Any]]]:
     """(what it is, how to read it, how to put it back) for everything that is loaded."""
     yield "the working directory", os.getcwd, os.chdir
     yield "Python's random state", random.getstate, random.setstate
@@ -199,8 +200,8 @@ def _without_blankets(known: list[Any]) -> None:
         warnings._filters_mutated()
 
 
-def _state() -> dict[str, tuple[Any, Callable[[], Any], Callable[[Any], Any]]]:
-    state = {}
+def _state() -> _State:
+    state: _State = {}
     for name, read, put in _items():
         with contextlib.suppress(OSError):  # a working directory that is gone
             state[name] = read(), read, put
@@ -209,9 +210,7 @@ def _state() -> dict[str, tuple[Any, Callable[[], Any], Callable[[Any], Any]]]:
     return state
 
 
-def _restore(
-    state: dict[str, tuple[Any, Callable[[], Any], Callable[[Any], Any]]], environment: dict[str, str]
-) -> list[str]:
+def _restore(state: _State, environment: dict[str, str]) -> list[str]:
     """Put back what was changed. Returns what that was."""
     changed = []
     torch_before, *_ = state.pop("torch")

@@ -25,7 +25,7 @@ from fourm_plugins.decoding import decode_picture as decode_picture
 from fourm_plugins.decoding import decode_rgb as decode_rgb
 from fourm_plugins.decoding import upright as upright
 from fourm_plugins.errors import SampleError
-from fourm_plugins.modality import Settings
+from fourm_plugins.settings import Settings
 from fourm_plugins.spec import NAME_PATTERN, Grid, TokenizerRecipe, TokenSpace
 from fourm_plugins.view import View
 
@@ -36,20 +36,9 @@ MAX_ARRAY_BYTES = 512_000_000
 #: Colour of pixels without a measurement or a class.
 NOTHING = (0, 0, 0)
 
-# Nine colours of matplotlib's "viridis", evenly spaced; colours between are interpolated.
-_VIRIDIS = np.array(
-    [
-        [68, 1, 84],
-        [71, 44, 122],
-        [59, 81, 139],
-        [44, 113, 142],
-        [33, 144, 141],
-        [39, 173, 129],
-        [92, 200, 99],
-        [170, 220, 50],
-        [253, 231, 37],
-    ]
-)
+# Nine colours of matplotlib's "viridis", evenly spaced, as RGB in hexadecimal; colours between are interpolated.
+_VIRIDIS_HEX = "440154 472c7a 3b518b 2c718e 21908d 27ad81 5cc863 aadc32 fde725"
+_VIRIDIS = np.frombuffer(bytes.fromhex(_VIRIDIS_HEX), np.uint8).reshape(-1, 3)
 
 
 class PictureSettings(Settings):
@@ -127,11 +116,8 @@ def only_file(files: Mapping[str, bytes], extensions: Sequence[str]) -> tuple[st
     """(extension, content) of the one file among `files` with one of `extensions`."""
     present = [extension for extension in extensions if extension in files]
     if len(present) != 1:
-        seen = (
-            f"both .{present[0]} and .{present[1]}"
-            if present
-            else f"no file of {', '.join('.' + e for e in extensions)}"
-        )
+        missing = f"no file of {', '.join('.' + e for e in extensions)}"
+        seen = f"both .{present[0]} and .{present[1]}" if present else missing
         raise SampleError(f"{seen} for one sample; exactly one is needed")
     return present[0], files[present[0]]
 
@@ -178,13 +164,6 @@ def encode_png(array: np.ndarray) -> bytes:
     """A PNG file of uint8 (H, W), uint16 (H, W) or uint8 (H, W, 3)."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(array)).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def encode_jpeg(rgb: UInt8[np.ndarray, "H W 3"], *, quality: int = 95) -> bytes:
-    """A JPEG file, which loses a little."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(rgb)).save(buffer, format="JPEG", quality=quality)
     return buffer.getvalue()
 
 
@@ -270,11 +249,17 @@ def palette(n: int) -> UInt8[np.ndarray, "n 3"]:
 # Whole data sets and examples
 
 
-def stack(values: Sequence[Shaped[np.ndarray, ...]]) -> Shaped[np.ndarray, "n ..."]:
-    """Values of one size as one array. Raises ValueError if there are none, or of several sizes."""
+def common_shape(values: Sequence[Shaped[np.ndarray, ...]]) -> tuple[int, ...]:
+    """The shape that all values have. Raises ValueError if there are none, or of several shapes."""
     shapes = sorted({value.shape for value in values})
     if len(shapes) != 1:
         raise ValueError(f"values of one size are needed, seen through a view; got {len(values)} of {shapes}")
+    return shapes[0]
+
+
+def stack(values: Sequence[Shaped[np.ndarray, ...]]) -> Shaped[np.ndarray, "n ..."]:
+    """Values of one size as one array. Raises ValueError if there are none, or of several sizes."""
+    common_shape(values)
     return np.stack(values)
 
 

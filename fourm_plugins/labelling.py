@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 from fourm_plugins.explain import explain
 from fourm_plugins.extras import optional
 from fourm_plugins.hub import check_there
-from fourm_plugins.modality import Settings
+from fourm_plugins.settings import Settings
 
 
 def load_words(model: str) -> Any:
@@ -49,6 +49,22 @@ def label_options(cls: type[Options], given: Mapping[str, Any], *, target: str) 
         return cls(**given)
     except ValidationError as error:
         raise ValueError(f"options of {target}: {'; '.join(explain(error, cls))}") from None
+
+
+def class_targets(names: Sequence[str], mapping: Mapping[str, str | None], model: str) -> list[str | None]:
+    """For each class of `model` what `mapping` makes of it, by default its name. Raises ValueError, one line, where
+    `mapping` names a class that the model has not."""
+    targets = {same_label(name): target for name, target in mapping.items()}
+    known = {same_label(name) for name in names}
+    for name in mapping:
+        if same_label(name) not in known:
+            raise ValueError(f"mapping: {model} has no class {name!r}; it has {', '.join(names[:30])}")
+    return [targets.get(same_label(name), name) for name in names]
+
+
+def model_needed(target: str, what: str, example: str) -> ValueError:
+    """The error of a labeller of `target` that needs a model, `what`, and got none."""
+    return ValueError(f"{target} needs {what}: name one, a folder or a Hub id such as {example}")
 
 
 def load_network(

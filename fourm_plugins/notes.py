@@ -1,6 +1,6 @@
 """Remarks on files that are used although something is wrong with them: one line per file, with its name.
 
-`reading(place)` says which file is being read; `note(text)`, called anywhere below, logs `place: text`.
+`reading(source)` says which file is being read; `note(text)`, called anywhere below, logs `source: text`.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ log = logging.getLogger(__name__)
 #: Files that a process names; further ones are not.
 MAX_NOTES = 20
 
-_place: ContextVar[Callable[[], str] | None] = ContextVar("place", default=None)
-_said: set[str] = set()
+_source: ContextVar[Callable[[], str] | None] = ContextVar("source", default=None)
+_logged: set[str] = set()
 
 
 @contextmanager
 def reading(source: Callable[[], str]) -> Iterator[None]:
-    """`place` returns the name of what is being read; it is called only when there is something to say."""
-    before = _place.set(source)
+    """`source` returns the name of what is being read; it is called only when there is something to say."""
+    before = _source.set(source)
     try:
         yield
     finally:
-        _place.reset(before)
+        _source.reset(before)
 
 
 def note(text: str) -> None:
     """Log `text` with the name of the file being read, once per file."""
-    source = _place.get()
+    source = _source.get()
     line = f"{source()}: {text}" if source is not None else text
-    if line in _said or len(_said) > MAX_NOTES:
+    if line in _logged or len(_logged) > MAX_NOTES:
         return
-    _said.add(line)
+    _logged.add(line)
     log.warning("%s", line)
-    if len(_said) > MAX_NOTES:
+    if len(_logged) > MAX_NOTES:
         log.warning("further files of which there is something to say are not named")

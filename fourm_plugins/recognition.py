@@ -6,6 +6,7 @@ which settings fit them. `fourm init` asks every installed plugin about every fo
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import warnings
@@ -88,22 +89,19 @@ def picture_size(content: bytes) -> tuple[int, int] | None:
 
 def contents(samples: Iterable[Mapping[str, bytes]], extensions: Sequence[str]) -> list[bytes]:
     """The content of each sample that has exactly one file with one of the extensions."""
-    own = ([files[e] for e in extensions if e in files] for files in samples)
-    return [found[0] for found in own if len(found) == 1]
+    matching = ([files[e] for e in extensions if e in files] for files in samples)
+    return [files[0] for files in matching if len(files) == 1]
 
 
 def usable(files: Sequence[File], read: Callable[[File], T | None], *, least: float = 0.8) -> list[T]:
     """What `read` makes of the files, without those for which it returns None or raises `SampleError`; empty if less
     than a share of `least` remains, since the files are then another's."""
-    found = []
+    values = []
     for file in files:
-        try:
-            value = read(file)
-        except SampleError:
-            continue
-        if value is not None:
-            found.append(value)
-    return found if files and len(found) >= least * len(files) else []
+        with contextlib.suppress(SampleError):
+            if (value := read(file)) is not None:
+                values.append(value)
+    return values if files and len(values) >= least * len(files) else []
 
 
 def median_size(sizes: Iterable[tuple[int, int] | None]) -> tuple[int, int] | None:

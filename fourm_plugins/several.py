@@ -36,7 +36,7 @@ def vote(values: Sequence[Any]) -> tuple[Any, Any]:
         most = int(np.argmax(counts))
         return values[most], counts[most] / len(values)
     stacked = np.stack(values)
-    votes = np.stack([(stacked == one).sum(0) for one in stacked])
+    votes = np.stack([(stacked == value).sum(0) for value in stacked])
     return np.take_along_axis(stacked, votes.argmax(0)[None], 0)[0], votes.max(0) / len(values)
 
 

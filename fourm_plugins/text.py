@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from fourm_plugins.modality import Settings
+from fourm_plugins.settings import Settings
 from fourm_plugins.spec import TokenizerRecipe, TokenSpace
 
 

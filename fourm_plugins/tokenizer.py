@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from pydantic import BaseModel
 
-from fourm_plugins.modality import Settings
+from fourm_plugins.settings import Settings
 from fourm_plugins.spec import ModalitySpec
 
 if TYPE_CHECKING:

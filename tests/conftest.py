@@ -1,5 +1,5 @@
-"""For all tests: hypothesis without deadlines, since the machines that run them are shared; and `install`, a fake
-installed distribution on the path."""
+"""For all tests: hypothesis without deadlines, since the machines that run them are shared; `install`, a fake installed
+distribution on the path; and `model`, a model over the toys, which are installed in `site`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,23 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("shared", deadline=None)
 hypothesis.settings.load_profile("shared")
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A folder on the path in which the toys are installed."""
+    from tests.generate.toys import install_all
+
+    install_all(tmp_path / "site", monkeypatch)
+    return tmp_path / "site"
+
+
+@pytest.fixture
+def model(site):
+    """A `FourM` over the toys, with random weights."""
+    from tests.generate.toys import make_model
+
+    return make_model()
 
 
 @pytest.fixture

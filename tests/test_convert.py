@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fourm_engine.convert import published
+from fourm_engine.convert import published, published_model
 from fourm_engine.convert.absent import MissingTokenizerError
 from fourm_engine.convert.tensors import Domain, vocabulary_of
 from fourm_engine.convert.tokenizer_format import CODECS, UNETS
@@ -46,12 +46,12 @@ def checkpoint(request, tmp_path):
     torch.manual_seed(0)
     network = Transformer(config, vocabulary)
     names = {domain.name: domain.name for domain in DOMAINS}
-    arguments = published.arguments_of(config, DOMAINS, image_size=32, patch_size=16)
+    arguments = published_model.arguments_of(config, DOMAINS, image_size=32, patch_size=16)
     arguments["domains_out"] = sorted(arguments["domains_out"])
     path = tmp_path / "published" / "model.safetensors"
     path.parent.mkdir()
     metadata = {key: str(value) for key, value in arguments.items()}
-    tensors = published.to_published(network, vocabulary, DOMAINS, names)
+    tensors = published_model.to_published(network, vocabulary, DOMAINS, names)
     save_file(tensors, path, metadata={"format": "pt", **metadata})
     return path
 
@@ -85,18 +85,18 @@ def test_arguments_may_stand_in_a_config_beside_the_file(checkpoint):
 
 
 def test_each_process_reads_its_rows_of_a_published_file_and_no_more(checkpoint, monkeypatch):
-    opened = published.open_checkpoint(checkpoint)
+    opened = published_model.open_checkpoint(checkpoint)
     names = {domain.name: domain.name for domain in opened.domains}
-    whole = dict(published.build_network(opened, opened.domains, names).named_parameters())
-    blank, numbers = published.blank_network(opened, opened.domains, names), []
-    read_rows = published.read_rows
+    whole = dict(published_model.build_network(opened, opened.domains, names).named_parameters())
+    blank, numbers = published_model.blank_network(opened, opened.domains, names), []
+    read_rows = published_model.read_rows
 
     def counted(path, key, rows, first, *, leading):
         numbers.append(0 if leading else rows.numel())
         read_rows(path, key, rows, first, leading=leading)
 
-    monkeypatch.setattr(published, "read_rows", counted)
-    read = published.reader(opened, blank, opened.domains, names)
+    monkeypatch.setattr(published_model, "read_rows", counted)
+    read = published_model.reader(opened, blank, opened.domains, names)
     for process in range(3):
         numbers.clear()
         share = 0

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import fourm_engine as fm
-from fourm_engine.generate.plan import Options
+from fourm_engine.generate.options import Options
 from fourm_engine.model import FourM
 from fourm_engine.nn.transformer import ModelConfig, Transformer
 from fourm_engine.vocabulary import Vocabulary

@@ -12,19 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fourm_engine.model import FourM
-from tests.generate.toys import heights, install, install_all, make_model, picture, uninstall
-
-
-@pytest.fixture
-def site(tmp_path, monkeypatch):
-    """A folder on the path in which the toys are installed."""
-    install_all(tmp_path / "site", monkeypatch)
-    return tmp_path / "site"
-
-
-@pytest.fixture
-def model(site) -> FourM:
-    return make_model()
+from tests.generate.toys import heights, install, picture, uninstall
 
 
 def test_a_saved_model_computes_the_same_bit_for_bit(model, tmp_path):

@@ -39,7 +39,6 @@ from fourm_engine.train.saving import Checkpoints
 from tests.data.test_label import Threshold
 from tests.extend.growing import run_config
 from tests.fakes import fake_modalities, sample_names, write_data
-from tests.generate.toys import install_all, make_model
 from tests.grids import text_spec
 from tests.tokenizers.test_bins import fitted as bins
 from tests.tokenizers.test_mlp import made as mlp
@@ -287,9 +286,8 @@ def test_what_stops_a_writer_between_the_renames_leaves_the_old_folder(tmp_path,
 
 
 @pytest.mark.parametrize("stage", ["write", "sync", "rename"])
-def test_an_export_names_its_folder_and_leaves_the_earlier_one(tmp_path, monkeypatch, stage):
-    install_all(tmp_path / "site", monkeypatch)
-    model, out = make_model(), tmp_path / "run"
+def test_an_export_names_its_folder_and_leaves_the_earlier_one(model, tmp_path, monkeypatch, stage):
+    out = tmp_path / "run"
     model.save_pretrained(out / "model")
     before = tree(out)
     with monkeypatch.context() as broken:
@@ -300,11 +298,10 @@ def test_an_export_names_its_folder_and_leaves_the_earlier_one(tmp_path, monkeyp
     assert not [path for path in out.rglob("*") if ".part" in path.name]
 
 
-def test_exports_have_ordinary_permissions(tmp_path, monkeypatch):
-    install_all(tmp_path / "site", monkeypatch)
+def test_exports_have_ordinary_permissions(model, tmp_path):
     (tmp_path / "plain").write_text("")
     ordinary = (tmp_path / "plain").stat().st_mode
-    make_model().save_pretrained(tmp_path / "model")
+    model.save_pretrained(tmp_path / "model")
     write_checkpoint(tmp_path / "published/model.safetensors", {"a": torch.ones(9)}, {})
     save_tokenizer(mlp(), tmp_path / "mlp")
     written = [p for name in ("model", "published", "mlp") for p in (tmp_path / name).rglob("*") if p.is_file()]

@@ -10,7 +10,7 @@ from fourm_depth import Depth
 
 from fourm_engine.identity import check_identity, differences, digest
 from fourm_plugins.bases.vector import Column, VectorSettings
-from fourm_plugins.modality import Settings, flat_settings
+from fourm_plugins.settings import Settings, flat_settings
 
 
 def depth(**settings):

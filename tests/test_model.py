@@ -19,20 +19,7 @@ from fourm_engine.generate import Condition, Ids, Stage
 from fourm_engine.generate.shown import Sample
 from fourm_engine.masking.pack import Shown, pack_inputs
 from fourm_engine.model import FourM
-from tests.generate.toys import heights, install_all, make_model, picture
-
-
-@pytest.fixture
-def site(tmp_path, monkeypatch):
-    """A folder on the path in which the toys are installed."""
-    install_all(tmp_path / "site", monkeypatch)
-    return tmp_path / "site"
-
-
-@pytest.fixture
-def model(site) -> FourM:
-    return make_model()
-
+from tests.generate.toys import heights, picture
 
 # Generating
 

@@ -2,8 +2,8 @@
 
     python examples/scenes/drawing.py runs/draw --recogniser data/recogniser
 
-In: a model, the recogniser of `recogniser.py`, held-out scenes. Out: RUN/drawing/: drawing.json and two sheets,
-drawn.png and edited.png.
+In: a model, the recogniser of `recogniser.py`, held-out scenes. Out: RUN/drawing/: drawing.json; two sheets,
+drawn.png and edited.png; and their first rows side by side, drawing.png, as in docs/generation.md.
 
 An object counts as drawn if the recogniser sees its kind and colour in its box, or anywhere where only a caption was
 given. An edit counts if the object has moved, changed its colour or gone, and all others that were recognised before
@@ -27,8 +27,14 @@ from render import Scene, render_scene
 from world import COLOURS
 
 import fourm_engine as fm
+from fourm_engine.drawing import font
 
 EDITS = ("move", "recolour", "remove")
+#: Titles of the sheets' columns.
+DRAWN, EDITED = (
+    ("boxes", "the scene", "from boxes, text", "from classes, text", "from depth, text"),
+    ("before", "boxes", "edited"),
+)
 GONE = 0.2  # the most of a box that may be covered by anything where an object was
 
 
@@ -180,18 +186,27 @@ def reconstruct(model: fm.FourM, pictures: Sequence[np.ndarray]) -> list[np.ndar
 
 
 def sheet(rows: Sequence[tuple[str, Sequence[np.ndarray]]], titles: Sequence[str], scale: int = 2) -> Image.Image:
-    size, top, line = 64 * scale, 14, 14
-    canvas = Image.new("RGB", (len(titles) * (size + 4), top + len(rows) * (size + line + 4)), "white")
+    """Rows of pictures, each below its text; a title above each column."""
+    size, gap, line, margin = 64 * scale, 6, 18, 10
+    height = 2 * margin + line + len(rows) * (size + line + gap)
+    canvas = Image.new("RGB", (2 * margin + len(titles) * (size + gap) - gap, height), "white")
     pen = ImageDraw.Draw(canvas)
-    for column, title in enumerate(titles):
-        pen.text((column * (size + 4), 1), title, fill="black")
+    xs = [margin + column * (size + gap) for column in range(len(titles))]
+    for x, title in zip(xs, titles, strict=True):
+        pen.text((x, margin), title, fill="black", font=font(13))
     for row, (text, pictures) in enumerate(rows):
-        y = top + row * (size + line + 4)
-        pen.text((0, y), text, fill="black")
-        for column, picture in enumerate(pictures):
-            image = Image.fromarray(picture).resize((size, size), Image.Resampling.NEAREST)
-            canvas.paste(image, (column * (size + 4), y + line))
+        y = margin + line + gap + row * (size + line + gap)
+        pen.text((margin, y), text, fill="black", font=font(12))
+        for x, picture in zip(xs, pictures, strict=True):
+            canvas.paste(Image.fromarray(picture).resize((size, size), Image.Resampling.NEAREST), (x, y + line))
     return canvas
+
+
+def beside(left: Image.Image, right: Image.Image) -> Image.Image:
+    both = Image.new("RGB", (left.width + right.width, max(left.height, right.height)), "white")
+    both.paste(left, (0, 0))
+    both.paste(right, (left.width, 0))
+    return both
 
 
 def boxes_picture(things: Sequence[Thing], size: int = 64) -> np.ndarray:
@@ -267,11 +282,10 @@ def measure(
         (request(asked[i])["caption"][20:], [boxes_picture(asked[i]), *(sets[name][i] for name in columns)])
         for i in range(min(8, len(scenes)))
     ]
-    titles = ["asked for", "scene", "from boxes, text", "classes, text", "depth, text"]
-    drawn = sheet(rows, titles)
     pairs = [(f"{e.what} the {e.old.colour} {e.old.kind}" + (f": {e.new.colour}" if e.what == "recolour" else ""),
               [truths[e.scene], boxes_picture(e.wanted), new]) for e, new in zip(edits[:9], after[:9])]  # fmt: skip
-    return report, {"drawn": drawn, "edited": sheet(pairs, ["before", "asked for", "after"])}
+    both = beside(sheet(rows[:5], DRAWN), sheet(pairs[:5], EDITED))
+    return report, {"drawn": sheet(rows, DRAWN), "edited": sheet(pairs, EDITED), "drawing": both}
 
 
 if __name__ == "__main__":

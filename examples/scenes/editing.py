@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 from drawing import request, things_of
+from inputs import flattened
 from PIL import Image
 from render import Scene, render_scene
 from world import CLASSES
 
 import fourm_engine as fm
-from fourm_engine.drawing import Cell, png, sheet
+from fourm_engine.drawing import Cell, legend_of, png, sheet
 from fourm_engine.generate.result import Results
 
 Row = tuple[str, list[Cell | None]]
@@ -31,8 +32,8 @@ def growing(model: fm.FourM, scene: Scene) -> Row:
     more = {**request(things_of(scene)), "semseg": scene.picture.semseg, "rgb": scene.picture.rgb}
     for name in ("caption", "boxes", "semseg", "rgb"):
         given[name] = more[name]
-        cells.append(Cell(model.generate(given, "depth", seed=1)["depth"].render(), f"{'+ ' * bool(cells)}{name}"))
-    return "depth, from more and more", [*cells, _cell(model, "depth", scene.picture.depth, "true")]
+        cells.append(Cell(model.generate(given, "depth", seed=1)["depth"].render(), f"from {'+ ' * bool(cells)}{name}"))
+    return "1. depth, from ever more", [*cells, _cell(model, "depth", scene.picture.depth, "true depth")]
 
 
 def outpainted(model: fm.FourM, scene: Scene) -> Row:
@@ -44,7 +45,8 @@ def outpainted(model: fm.FourM, scene: Scene) -> Row:
     out = model.generate(given, "semseg", n_samples=3, temperature=1.0)
     hidden = np.where(known[..., None], np.asarray(semseg.render(truth).convert("RGB")), 128).astype(np.uint8)
     cells = [Cell(one["semseg"].render(), f"sample {i}") for i, one in enumerate(out.samples)]
-    return "outpainting", [Cell(Image.fromarray(hidden), "given"), *cells, _cell(model, "semseg", truth, "true")]
+    given_cell = Cell(Image.fromarray(hidden), "given: the middle")
+    return "2. classes outpainted", [given_cell, *cells, _cell(model, "semseg", truth, "true classes")]
 
 
 def moved(model: fm.FourM, scene: Scene) -> Row:
@@ -58,30 +60,20 @@ def moved(model: fm.FourM, scene: Scene) -> Row:
     depths = [model.generate({"semseg": one}, "depth")["depth"] for one in maps]
     cells = [
         cell
-        for one, made, what in zip(maps, depths, ("given", "moved", "smaller"), strict=True)
+        for one, made, what in zip(maps, depths, ("given", "given: moved", "given: smaller"), strict=True)
         for cell in (_cell(model, "semseg", one, what), Cell(made.render(), "its depth"))
     ]
-    return f"a {thing.kind} moved", cells
+    return f"3. a {thing.kind} moved", cells
 
 
-def flattened(model: fm.FourM, scene: Scene) -> Row:
+def without_objects(model: fm.FourM, scene: Scene) -> Row:
     """Where depth is that of the ground, no object is seen any more."""
-    depth, ground = scene.picture.depth, _ground(scene)
     cells = []
-    for what, one in (("given", depth), ("flattened", ground)):
+    for what, one in (("given", scene.picture.depth), ("given: flattened", flattened(scene))):
         out = model.generate({"depth": one}, ["semseg", "normal"])
         cells.append(_cell(model, "depth", one, what))
         cells += [Cell(out[name].render(), f"its {name}") for name in ("semseg", "normal")]
-    return "depth flattened", cells
-
-
-def _ground(scene: Scene) -> np.ndarray:
-    """The depth map in which each row's objects are replaced by what lies beside them, interpolated."""
-    depth, objects = scene.picture.depth.copy(), scene.picture.semseg > 1
-    for row, hidden in zip(depth, objects, strict=True):
-        if hidden.any() and not hidden.all():
-            row[hidden] = np.interp(np.flatnonzero(hidden), np.flatnonzero(~hidden), row[~hidden])
-    return depth
+    return "4. depth flattened", cells
 
 
 def best(model: fm.FourM, scene: Scene) -> Row:
@@ -98,8 +90,8 @@ def best(model: fm.FourM, scene: Scene) -> Row:
         for i, what in ((order[0], "best of 8"), (order[3], "fourth"), (order[-1], "last"))
     ]
     boxes = model.modalities["boxes"]
-    asked = Cell(boxes.render(boxes.value([(t.kind, *t.box) for t in things])), "asked for")
-    return "best of several", [asked, *cells, _cell(model, "semseg", scene.picture.semseg, "true")]
+    given = Cell(boxes.render(boxes.value([(t.kind, *t.box) for t in things])), "given, with text")
+    return "5. the best of several", [given, *cells, _cell(model, "semseg", scene.picture.semseg, "true classes")]
 
 
 def _inside(picture: np.ndarray, box: Sequence[float]) -> np.ndarray:
@@ -107,12 +99,22 @@ def _inside(picture: np.ndarray, box: Sequence[float]) -> np.ndarray:
     return picture[y0:y1, x0:x1]
 
 
+def colours(model: fm.FourM, scenes: Sequence[Scene]) -> Row:
+    """What the colours of the rows above mean."""
+    shown = {"depth": [s.picture.depth for s in scenes], "semseg": [np.arange(len(CLASSES))[None]]}
+    cells = [Cell(legend_of(model.modalities[name], values, CELL), name) for name, values in shown.items()]
+    normal = "red: faces right\ngreen: faces up\nblue: faces the viewer"
+    return "colours", [*cells, Cell(normal, "normal")]
+
+
 def _cell(model: fm.FourM, name: str, value: np.ndarray, caption: str) -> Cell:
     return Cell(model.modalities[name].render(value), caption)
 
 
+CELL = 120  # pixels of a picture
+
 #: What is shown, of which held-out scene: one with large objects, since this model loses small ones.
-ROWS = ((growing, 0), (outpainted, 41), (moved, 21), (flattened, 0), (best, 30))
+ROWS = ((growing, 0), (outpainted, 41), (moved, 21), (without_objects, 0), (best, 0))
 
 
 def main() -> None:
@@ -121,9 +123,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     model = fm.FourM.from_pretrained(options.run, device="cpu")
-    rows = [row(model, render_scene(0, number, split="val")) for row, number in ROWS]
+    scenes = [render_scene(0, number, split="val") for _, number in ROWS]
+    rows = [row(model, scene) for (row, _), scene in zip(ROWS, scenes, strict=True)]
+    rows.append(colours(model, scenes))
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_bytes(png(sheet(rows, cell=112)))
+    options.out.write_bytes(png(sheet(rows, cell=CELL)))
 
 
 if __name__ == "__main__":

@@ -13,17 +13,14 @@ def check(
     name: Annotated[str, typer.Argument(help="The modality's name, as `fourm plugins list` shows it.")],
     *,
     set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="KEY=VALUE (YAML): a setting of the tested instance."),
+        list[str] | None, typer.Option("--set", help="KEY=VALUE (YAML): a setting of the tested instance.")
     ] = None,
     claim: Annotated[list[str] | None, typer.Option(help="An additional claim.")] = None,
     expect: Annotated[list[str] | None, typer.Option(help="CHECK=REASON: expect this check to fail.")] = None,
     tolerance: Annotated[
         float | None, typer.Option(min=0, help="Largest error of decode∘encode, as a share of the best constant's.")
     ] = None,
-    source: Annotated[
-        Path | None, typer.Option(help="The package's source tree, if it was not installed from a folder.")
-    ] = None,
+    source: Annotated[Path | None, typer.Option(help="The package's sources, if not installed from a folder.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
 ) -> None:
     """Run the conformance kit on an installed modality; exit code 1 if a check fails."""
@@ -52,10 +49,9 @@ def check(
         subject.close()
     counts = result.to_json()
     numbers = f"{counts['ran']} ran, {counts['failed']} failed, {counts['expected']} expected to fail"
-    print(
-        f"{result.modality} ({result.plugin} {result.version}): {numbers}, {counts['not_claimed']} not claimed", end=""
-    )
-    print(f", {counts['not_run']} not run" if counts["not_run"] else "")
+    numbers += f", {counts['not_claimed']} not claimed"
+    numbers += f", {counts['not_run']} not run" if counts["not_run"] else ""
+    print(f"{result.modality} ({result.plugin} {result.version}): {numbers}")
     if json_file is not None:
         write_atomically(json_file, json.dumps(result.to_json(), indent=1) + "\n")
     if result.failed:

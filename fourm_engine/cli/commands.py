@@ -18,28 +18,8 @@ from fourm_plugins.distributions import find_distribution
 
 #: Built-in commands, which no package can replace.
 BUILT_IN = (
-    "convert",
-    "data",
-    "doctor",
-    "edit",
-    "embed",
-    "evaluate",
-    "export",
-    "extend",
-    "finetune",
-    "generate",
-    "init",
-    "label",
-    "plugins",
-    "predict",
-    "probe",
-    "runs",
-    "search",
-    "suite",
-    "sweep",
-    "tokenize",
-    "tokenizer",
-    "train",
+    *("convert", "data", "doctor", "edit", "embed", "evaluate", "export", "extend", "finetune", "generate", "init"),
+    *("label", "plugins", "predict", "probe", "runs", "search", "suite", "sweep", "tokenize", "tokenizer", "train"),
     "vary",
 )
 

@@ -22,15 +22,10 @@ def convert(
     to: Annotated[Format, typer.Option("--to", help="Format to write.")],
     domain: Annotated[list[str] | None, typer.Option(help="Convert only this modality of a model; repeatable.")] = None,
     tokenizer: Annotated[
-        list[str] | None,
-        typer.Option(help="MODALITY=SOURCE: save this tokenizer with a model (native); repeatable."),
+        list[str] | None, typer.Option(help="MODALITY=SOURCE: save this tokenizer with a model (native); repeatable.")
     ] = None,
-    modality: Annotated[
-        str | None, typer.Option(help="The installed modality that a published tokenizer is for.")
-    ] = None,
-    adapter: Annotated[
-        Path | None, typer.Option(help="Merge this adapter into the model; the folder of the adapter or its run.")
-    ] = None,
+    modality: Annotated[str | None, typer.Option(help="The installed modality of a published tokenizer.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="An adapter, or its run, to merge into the model.")] = None,
     provider: Providers = None,
     disable: Disable = None,
 ) -> None:

@@ -4,37 +4,26 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fourm_engine.cli.options import Config, Overrides
-from fourm_engine.cli.tables import console, new_table
+from fourm_engine.cli.tables import console, literal, new_table
 from fourm_engine.cli.tables import show as show_tables
 from fourm_plugins.counting import counted
 
 if TYPE_CHECKING:
     from fourm_engine.data.checks.check import DataCheck
 
-app = typer.Typer(
-    no_args_is_help=True, help="Check, show or index data; pack it into WebDataset shards and unpack them."
-)
+app = typer.Typer(no_args_is_help=True, help="Check, show or index data; pack it into WebDataset shards, or unpack.")
 #: Names shown per finding on the terminal.
 SHOWN = 5
 
-Folder = Annotated[
-    str,
-    typer.Argument(help="A folder, tars such as data/shard-{00..09}.tar, or NAME:LOCATION of a package."),
-]
+Folder = Annotated[str, typer.Argument(help="A folder, tars (data/shard-{00..09}.tar), or NAME:LOCATION of a package.")]
 Out = Annotated[Path, typer.Argument(help="Folder to write to.")]
-Modality = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Option(help="Read only this modality; repeatable."),
-]
-Reading = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option("--config", help="YAML config that names the modalities and their folders."),
-]
+Modality = Annotated[list[str] | None, typer.Option(help="Read only this modality; repeatable.")]
+Reading = Annotated[Path | None, typer.Option("--config", help="Config that names the modalities and their folders.")]
 
 
 @app.command()
@@ -70,22 +59,17 @@ def unpack(folder: Folder, out: Out, *, modality: Modality = None, config: Readi
 
 @app.command("check")
 def check(
-    source: Annotated[
-        str, typer.Argument(help="YAML config; folder of data or tokens; tars, shard-{00..09}.tar; or NAME:LOCATION.")
-    ],
+    source: Annotated[str, typer.Argument(help="Config, folder of data or tokens, tars, or NAME:LOCATION.")],
     overrides: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Argument(help="section.key=value …; for a folder only modalities.settings.NAME.KEY=VALUE."),
     ] = None,
     *,
-    samples: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Read this many samples of each part, drawn by --seed. Default: all."),
-    ] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Samples of each part to read, drawn by --seed.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Draws the samples to read and show.")] = 0,
-    workers: Annotated[Optional[int], typer.Option(min=0, help="Processes that read; one per core.")] = None,  # noqa: UP045
-    json_file: Annotated[Optional[Path], typer.Option("--json", help="Write all of it to this file.")] = None,  # noqa: UP045
-    report: Annotated[Optional[Path], typer.Option(help="Write report.html and sheet.png to this folder.")] = None,  # noqa: UP045
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read; one per core.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all of it to this file.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write report.html and sheet.png to this folder.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for notes as well.")] = False,
 ) -> None:
     """Check every file of a data set. Prints counts, sizes and statistics, and whatever is damaged, missing, unused,
@@ -100,39 +84,37 @@ def check(
     read = recipe.Reading(samples, seed, os.cpu_count() or 0 if workers is None else workers)
     path = Path(source)
     if path.is_dir() and recipe.is_tokens(path):
-        found = recipe.check_tokens(path)
+        result = recipe.check_tokens(path)
     elif path.is_dir() or (scheme_of(source) and not path.exists()) or is_pattern(path):
-        found = recipe.check_folder(
-            path if path.is_dir() else source, recipe.settings_of(overrides or []), read, tell=warn
-        )
+        settings = recipe.settings_of(overrides or [])
+        result = recipe.check_folder(path if path.is_dir() else source, settings, read, tell=warn)
     else:
-        found = recipe.check_config(load_config(path, overrides or [], needed=()), read, tell=warn)
-    print_check(found)
+        result = recipe.check_config(load_config(path, overrides or [], needed=()), read, tell=warn)
+    print_check(result)
     if json_file is not None:
-        recipe.write_json(json_file, found)
+        recipe.write_json(json_file, result)
         print(json_file)
-    for path in write_report(report, found, title=f"Data check of {source}") if report is not None else ():
+    for path in write_report(report, result, title=f"Data check of {source}") if report is not None else ():
         print(path)
-    if found.problems or (strict and found.findings):
+    if result.problems or (strict and result.findings):
         raise typer.Exit(1)
 
 
-def print_check(found: DataCheck) -> None:
+def print_check(result: DataCheck) -> None:
     """Print tables, then the findings with problems last, next to the prompt."""
     from fourm_engine.evaluate.data_report import describe_item, tables
 
     out = console()
-    for title, columns, rows in tables(found):
+    for title, columns, rows in tables(result):
         table = new_table(*columns, title=title)
         for row in rows:
-            table.add_row(*map(_plain, row))
+            table.add_row(*map(literal, row))
         show_tables([table])
-    for part in found.parts:
-        read = (
-            "" if len(part.read) == len(part.names) else f", of which {len(part.read):,} were read (seed {found.seed})"
-        )
+    for part in result.parts:
+        some = len(part.read) < len(part.names)
+        read = f", of which {len(part.read):,} were read (seed {result.seed})" if some else ""
         out.print(f"{part.name}: {counted(len(part.names), 'sample')} of {part.wanted.root}{read}", markup=False)
-    for finding in (*found.notes, *found.problems):
+    for finding in (*result.notes, *result.problems):
         print(f"{finding.level}: {finding.kind}: {finding.message}")
         for item in finding.listed.items[1:SHOWN] if finding.level == "problem" else ():
             print(f"    {describe_item(item)}")
@@ -140,14 +122,7 @@ def print_check(found: DataCheck) -> None:
             print(f"    … {finding.listed.count - SHOWN} more (--json lists them)")
         if finding.remedy:
             print(f"  → {finding.remedy}")
-    count = len(found.problems)
-    print(f"{counted(count, 'problem')}, {counted(len(found.notes), 'note')}")
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+    print(f"{counted(len(result.problems), 'problem')}, {counted(len(result.notes), 'note')}")
 
 
 @app.command("show")
@@ -156,10 +131,10 @@ def show(
     name: Annotated[str, typer.Argument(help="A sample's name, or one of its files.")],
     overrides: Overrides = None,
     *,
-    out: Annotated[Optional[Path], typer.Option(help="Write the sheet to this PNG file.")] = None,  # noqa: UP045
-    view: Annotated[Optional[int], typer.Option(min=0, help="A view in place of the one drawn.")] = None,  # noqa: UP045
+    out: Annotated[Path | None, typer.Option(help="Write the sheet to this PNG file.")] = None,
+    view: Annotated[int | None, typer.Option(min=0, help="A view in place of the one drawn.")] = None,
     epoch: Annotated[int, typer.Option(min=0, help="Draws the mask at the sample's position in this epoch.")] = 0,
-    seed: Annotated[Optional[int], typer.Option(min=0, help="Of order, views and masks; the config's.")] = None,  # noqa: UP045
+    seed: Annotated[int | None, typer.Option(min=0, help="Of order, views and masks; the config's.")] = None,
 ) -> None:
     """Show one sample as a run sees it: the crop, the model's view, the decoded tokens, and the mask of input and
     target tokens."""

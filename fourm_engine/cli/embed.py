@@ -34,29 +34,22 @@ def embed(
 
     from fourm_engine.recipes import embed as recipe
 
-    recipe.embed(
-        run, folder, given, out, split=split, predict=predict, size=chosen, batch_size=batch_size, device=device
-    )
+    options = {"split": split, "predict": predict, "size": chosen, "batch_size": batch_size, "device": device}
+    recipe.embed(run, folder, given, out, **options)
 
 
 def search(
     index: Annotated[Path, typer.Argument(help="An index written by `fourm embed`.")],
     run: Annotated[str | None, typer.Argument(help="With --query: the run or model that made the index.")] = None,
     query: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=FILE or NAME=words; NAME=text:words is never a path. Repeatable."),
+        list[str] | None, typer.Option(help="NAME=FILE or NAME=words; NAME=text:words is never a path. Repeatable.")
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of results.")] = 5,
     queries: Annotated[
-        Path | None,
-        typer.Option(
-            "--evaluate",
-            help="Another index, whose samples are searched in INDEX and scored.",
-        ),
+        Path | None, typer.Option("--evaluate", help="Another index, whose samples are searched in INDEX and scored.")
     ] = None,
     labels: Annotated[
-        Path | None,
-        typer.Option(help="JSON {sample: class} or CSV sample,class: all samples of the class are right."),
+        Path | None, typer.Option(help="JSON {sample: class} or CSV sample,class: all samples of the class are right.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the metrics of --evaluate.")] = None,
     device: Device = None,
@@ -80,6 +73,6 @@ def search(
 
     result = recipe.evaluate(index, queries, labels=labels, out=out)
     table = new_table("", *(f"recall@{k}" for k in result.chance.recall), "nDCG")
-    for name, found in (("cosine", result.plain), ("cosine, centred", result.centred), ("chance", result.chance)):
-        table.add_row(name, *(f"{share:.3f}" for share in found.recall.values()), f"{found.ndcg:.3f}")
+    for name, scores in (("cosine", result.plain), ("cosine, centred", result.centred), ("chance", result.chance)):
+        table.add_row(name, *(f"{share:.3f}" for share in scores.recall.values()), f"{scores.ndcg:.3f}")
     show([table], [f"{result.queries} queries, {result.candidates} candidates"])

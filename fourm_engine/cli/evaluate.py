@@ -25,17 +25,12 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder for the report. Default: RUN/evaluation.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Held-out samples to predict.")] = None,
     seed: Annotated[int | None, typer.Option(help="Draws the samples and the generated tokens.")] = None,
-    features: Annotated[
-        str | None,
-        typer.Option(help="Vision network (folder or Hub id) for the Fréchet distance."),
-    ] = None,
+    features: Annotated[str | None, typer.Option(help="Vision network (folder, Hub id) for Fréchet distances.")] = None,
     agreement: Annotated[
         str | None,
         typer.Option(help="Contrastive model of pictures and texts, a folder or Hub id: also how well they agree."),
     ] = None,
-    draws: Annotated[
-        int | None, typer.Option(min=2, max=64, help="Answers drawn for each input: also how much they differ.")
-    ] = None,
+    draws: Annotated[int | None, typer.Option(min=2, max=64, help="Answers per input: also how they differ.")] = None,
     matrix: Annotated[bool, typer.Option("--matrix/--no-matrix", help="Measure the any-to-any matrix.")] = True,
     jobs: Annotated[int, typer.Option(min=1, help="Tasks at a time, each on one CPU thread.")] = 1,
 ) -> None:
@@ -81,9 +76,8 @@ def print_summary(evaluation: Evaluation) -> None:
         tables.append(table)
     if varies := [(task.name, *item) for task in evaluation.tasks for item in task.diversity.items()]:
         between = ("among samples", "to the truth", "among truths")
-        table = new_table(
-            "task", "target", "metric", *between, "distinct", title="how much samples of one input differ"
-        )
+        title = "how much samples of one input differ"
+        table = new_table("task", "target", "metric", *between, "distinct", title=title)
         for name, target, d in varies:
             for k, s in enumerate(d.spreads):
                 first = (name, target) if k == 0 else ("", "")

@@ -27,9 +27,7 @@ def extend(
     overrides: Overrides = None,
     *,
     add: Annotated[list[str], typer.Option(help="Modality to add; repeatable.")],
-    train: Annotated[Train, typer.Option(help="Train the new rows alone, rows and LoRA adapters, or all weights.")] = (
-        Train.rows
-    ),
+    train: Annotated[Train, typer.Option(help="The new rows, rows and LoRA adapters, or all weights.")] = Train.rows,
     out: Annotated[Path | None, typer.Option(help="Folder of the new run. Default: RUN-<names>-<train>.")] = None,
     config: OtherConfig = None,
 ) -> None:

@@ -12,9 +12,7 @@ from fourm_engine.cli.options import Config, Overrides
 def finetune(
     config: Config,
     overrides: Overrides = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be learned, from what, at which cost; train nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be learned; train nothing.")] = False,
 ) -> None:
     """Train an encoder with a head on a task (classification, segmentation, depth, detection, …). Resumes from the
     newest checkpoint. On several processes: torchrun … -m fourm_engine.cli finetune CONFIG."""

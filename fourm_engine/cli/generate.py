@@ -20,18 +20,12 @@ def generate(
         list[str] | None,
         typer.Option(help="Modality to generate; repeatable, in order. Default: all that are not inputs."),
     ] = None,
-    animate: Annotated[
-        Path | None, typer.Option(help="FILE.gif or FILE.png (APNG): animate the sample step by step.")
-    ] = None,
+    animate: Annotated[Path | None, typer.Option(help="FILE.gif or .png (APNG): animate the sample.")] = None,
     overlap: Annotated[
         int | None,
-        typer.Option(
-            min=0, help="Of a picture larger than the model sees: tile by tile, so many tokens of neighbours the same."
-        ),
+        typer.Option(min=0, help="A picture larger than the model sees, in tiles that share so many tokens."),
     ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="A data set; select its inputs by --input NAME, without a value.")
-    ] = None,
+    data: Annotated[str | None, typer.Option(help="A data set; its inputs are --input NAME, without a value.")] = None,
     split: Annotated[str | None, typer.Option(help="List in the splits.json of --data.")] = None,
     lines: Annotated[
         Path | None, typer.Option(help='JSON lines, one per sample: {"NAME": "FILE or words", "seed": 3, "name": "a"}.')
@@ -39,13 +33,9 @@ def generate(
     with_inputs: Annotated[
         bool, typer.Option("--with-inputs", help="For many samples: also write the inputs, as the model sees them.")
     ] = False,
-    share: Annotated[
-        str | None, typer.Option(help="For many samples: K/N, process part K of N, counting from 0.")
-    ] = None,
+    share: Annotated[str | None, typer.Option(help="For many samples: K/N, process part K (from 0) of N.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="For many samples: batch size. Default: 16.")] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="For many samples: processes that read and decode ahead.")
-    ] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="For many samples: processes that read ahead.")] = None,
     options: Any = None,
 ) -> None:
     """Generate modalities from others with a trained model. With a folder, --data or --lines, it writes a data set with

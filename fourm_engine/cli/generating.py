@@ -41,14 +41,9 @@ def _parameters(function: Callable[..., Any]) -> list[Parameter]:
 
 def _options(
     seed: Seed = 0,
-    samples: Annotated[
-        int, typer.Option("--n-samples", "--samples", min=1, help="Number of samples, with seeds from --seed on.")
-    ] = 1,
+    samples: Annotated[int, typer.Option("--n-samples", "--samples", min=1, help="Number of samples.")] = 1,
     reduce: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Combine the samples by mean, median or vote, and draw their spread; or TARGET=mean; repeatable."
-        ),
+        list[str] | None, typer.Option(help="Combine the samples: mean, median or vote, or TARGET=mean; repeatable.")
     ] = None,
     plan: Annotated[
         str | None,
@@ -61,9 +56,7 @@ def _options(
         typer.Option(help="Decoding order of grids: parallel, random_order, halton, remask, entropy, or a package's."),
     ] = None,
     order: Annotated[list[str] | None, typer.Option(help="SETTING=NUMBER for the scheme; repeatable.")] = None,
-    temperature: Annotated[
-        float | None, typer.Option(min=0, help="0 takes the most likely tokens; above 0, samples.")
-    ] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="0: the likeliest tokens; above 0: samples.")] = None,
     top_p: Annotated[float | None, typer.Option(min=0, max=1, help="Nucleus sampling.")] = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="Sample from the k most likely tokens.")] = None,
     guidance: Annotated[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -11,12 +11,9 @@ import typer
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder of your data, with files such as FOLDER/images/0001.jpg.")],
     *,
-    out: Annotated[Optional[Path], typer.Option(help="Config to write; by default FOLDER's name with .yaml.")] = None,  # noqa: UP045
+    out: Annotated[Path | None, typer.Option(help="Config to write; by default FOLDER's name with .yaml.")] = None,
     unpack: Annotated[
-        bool,
-        typer.Option(
-            "--unpack", help="Extract texts from tables (JSON lines, JSON, CSV, TSV) into folders, and use them."
-        ),
+        bool, typer.Option("--unpack", help="Extract texts from tables (JSON lines, JSON, CSV, TSV), and use them.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:

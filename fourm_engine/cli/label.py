@@ -21,12 +21,9 @@ def label(
         typer.Option(help="Local folder for the labels, where the data is remote or read-only; by default the data's."),
     ] = None,
     model: Annotated[
-        list[str] | None,
-        typer.Option(help="TARGET=NAME of a pretrained model, a folder or Hub id; repeatable."),
+        list[str] | None, typer.Option(help="TARGET=NAME of a pretrained model, a folder or Hub id; repeatable.")
     ] = None,
-    option: Annotated[
-        list[str] | None, typer.Option(help="TARGET.KEY=VALUE, an option of a labeller; repeatable.")
-    ] = None,
+    option: Annotated[list[str] | None, typer.Option(help="TARGET.KEY=VALUE, for a labeller; repeatable.")] = None,
 ) -> None:
     """Label the data sets of a config. Resumes when interrupted; torchrun divides the shards."""
     from fourm_engine.recipes import label as recipe

@@ -27,9 +27,7 @@ Given = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Seed of all draws; same seed, same result.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: a GPU if there is one.")]
-Tokenizers = Annotated[
-    list[str] | None, typer.Option(help="MODALITY=SOURCE of a tokenizer that the model lacks; repeatable.")
-]
+Tokenizers = Annotated[list[str] | None, typer.Option(help="MODALITY=SOURCE of a tokenizer it lacks; repeatable.")]
 #: Prefix of values that are text, whatever they look like.
 TEXT = "text:"
 

@@ -13,9 +13,7 @@ from fourm_engine.cli.tables import new_table, show
 
 def probe(
     run: Run,
-    data: Annotated[
-        str, typer.Argument(help="Folder with a sub-folder per class, or with train/ and val/ of those; see --labels.")
-    ],
+    data: Annotated[str, typer.Argument(help="Folder of folders per class, or of train/ and val/ with those.")],
     given: Annotated[list[str], typer.Option("--input", help="Input modality; repeatable with --labels.")],
     out: Annotated[Path, typer.Option(help="Folder for probe.json and the cached features.")],
     labels: Annotated[
@@ -24,17 +22,11 @@ def probe(
     ] = None,
     val_labels: Annotated[Path | None, typer.Option(help="Labels of --val, if it reuses sample names.")] = None,
     val: Annotated[str | None, typer.Option(help="Validation data, like DATA.")] = None,
-    share: Annotated[
-        float, typer.Option("--held-out", min=0.01, max=0.99, help="Held-out share of each class, without --val.")
-    ] = 0.2,
-    probes: Annotated[
-        list[str] | None, typer.Option("--probe", help="knn, linear or attentive; repeatable. Default: all.")
-    ] = None,
+    share: Annotated[float, typer.Option("--held-out", min=0.01, max=0.99, help="Of each class, without --val.")] = 0.2,
+    probes: Annotated[list[str] | None, typer.Option("--probe", help="knn, linear or attentive; repeatable.")] = None,
     shots: Annotated[
         list[int] | None,
-        typer.Option(
-            min=1, help="Training samples per class of a few-shot probe; repeatable. Default: 1, 2, 5, … 100."
-        ),
+        typer.Option(min=1, help="Training samples per class of a few-shot probe; repeatable. Default: 1 to 100."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of draws of each few-shot probe.")] = 5,
     epochs: Annotated[int, typer.Option(min=1, help="Of the attentive probe.")] = 20,

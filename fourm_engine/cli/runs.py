@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -36,7 +36,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 @app.command("list")
 def list_runs(
     folders: Annotated[
-        Optional[list[Path]],  # noqa: UP045
+        list[Path] | None,
         typer.Argument(help="Runs, or folders that contain runs up to four levels deep. Default: runs."),
     ] = None,
     *,
@@ -46,18 +46,18 @@ def list_runs(
     from fourm_engine.recipes import runs
 
     folders = folders or [Path("runs")]
-    found = [run.row() for run in runs.find_runs(folders)]
+    rows = [run.row() for run in runs.find_runs(folders)]
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        typer.echo(json.dumps(rows, indent=1))
         return
-    if not found:
+    if not rows:
         typer.echo(f"no run in {', '.join(map(str, folders))}")
         return
     columns = ("run", "what", "state", "step", "loss", "best held out", "samples/s", "time", "device", "version")
     table = new_table(*columns)
-    for row in found:
+    for row in rows:
         table.add_row(*_cells(row))
-    show([table], [printable(f"{row['run']}: {row['error']}") for row in found if row["error"]])
+    show([table], [printable(f"{row['run']}: {row['error']}") for row in rows if row["error"]])
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -78,30 +78,28 @@ def _cells(row: dict[str, Any]) -> list[str]:
 def compare(
     runs: Several,
     *,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Show every setting and loss, even those of a single run.")
-    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Show every setting and loss, of one run, too.")] = False,
     as_json: Json = False,
 ) -> None:
     """Compare runs: settings that differ, and losses after equal steps, samples and seconds."""
     from fourm_engine.recipes.compare_runs import compare_runs
 
-    found = compare_runs(runs)
+    comparison = compare_runs(runs)
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=1))
+        typer.echo(json.dumps(comparison.to_json(), indent=1))
         return
-    settings = new_table("setting", *found.names, title="settings that differ")
-    every = {
-        n: ["" if v is None else json.dumps(v, ensure_ascii=False) for v in row] for n, row in found.settings.items()
-    }
-    shown = every if everything else found.brief
+    settings = new_table("setting", *comparison.names, title="settings that differ")
+    every = {}
+    for name, row in comparison.settings.items():
+        every[name] = ["" if value is None else json.dumps(value, ensure_ascii=False) for value in row]
+    shown = every if everything else comparison.brief
     # Names of settings are read best on one line; the values beside them wrap.
     settings.columns[0].min_width = min(_NAME, max(map(len, shown), default=0))
     for name, values in shown.items():
         settings.add_row(*map(printable, (name, *values)))
     tables, left_out = [settings] if shown else [], sum(name not in shown for name in every)
-    for axis, (where, losses) in found.at.items():
-        table = new_table("loss", *found.names, title=f"after {where:.6g} {'steps' if axis == 'step' else axis}")
+    for axis, (where, losses) in comparison.at.items():
+        table = new_table("loss", *comparison.names, title=f"after {where:.6g} {'steps' if axis == 'step' else axis}")
         for name, numbers in losses.items():
             differ = any(number != numbers[0] for number in numbers)
             if everything or (differ and (axis == "step" or name == "loss")):
@@ -109,7 +107,7 @@ def compare(
             else:
                 left_out += 1
         tables += [table] if table.row_count else []
-    notes = [] if found.settings else ["the settings are the same"]
+    notes = [] if comparison.settings else ["the settings are the same"]
     notes += [f"{left_out} more rows: --all"] if left_out else []
     show(tables, notes, width=80)
 

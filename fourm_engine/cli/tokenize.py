@@ -13,9 +13,7 @@ def tokenize(
     config: Config,
     overrides: Overrides = None,
     *,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Compare files by content rather than size and time.")
-    ] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare files by content, not size and time.")] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Drop the tokens of files that have vanished.")] = False,
 ) -> None:
     """Tokenize the data sets of a config. Encodes new and changed files only; torchrun divides the shards."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,9 +21,7 @@ def evaluate(
     modality: Annotated[list[str] | None, typer.Option(help="Only this modality; repeatable.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Use only the first held-out samples.")] = 512,
     pictures: Annotated[int, typer.Option(min=0, help="Number of samples on the sheet.")] = 6,
-    features: Annotated[
-        str | None, typer.Option(help="Vision network (folder or Hub id) for the Fréchet distance.")
-    ] = None,
+    features: Annotated[str | None, typer.Option(help="Vision network (folder, Hub id) for Fréchet distances.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the report. Default: RUN/tokenizer-evaluation.")] = None,
 ) -> None:
     """Encode and decode held-out data; print scores and write tokenizers.json and sheet.png."""
@@ -31,9 +29,8 @@ def evaluate(
     from fourm_engine.recipes.config import load_config
 
     settings = load_config(config, overrides or [])
-    evaluation = recipe.evaluate_tokenizers(
-        settings, only=modality or (), samples=samples, pictures=pictures, features=features, out=out
-    )
+    options: dict[str, Any] = {"samples": samples, "pictures": pictures, "features": features, "out": out}
+    evaluation = recipe.evaluate_tokenizers(settings, only=modality or (), **options)
     print_scores(evaluation)
     for path in evaluation.files:
         print(path)

@@ -15,12 +15,9 @@ def train(
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the run would cost; train nothing.")] = (False),
     replay: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Replay a non-finite step, and find where it begins."),
+        Path | None, typer.Option(metavar="FILE", help="Replay a non-finite step, and find where it begins.")
     ] = None,
-    mfu: Annotated[
-        float | None, typer.Option(help="With --dry-run: assumed share of the peak FLOP/s. Default: 0.4.")
-    ] = None,
+    mfu: Annotated[float | None, typer.Option(help="With --dry-run: share of the peak FLOP/s. Default: 0.4.")] = None,
     gpu: Annotated[str, typer.Option(help="With --dry-run: a GPU such as H100, instead of this machine's.")] = "",
     processes: Annotated[int | None, typer.Option(min=1, help="With --dry-run: number of devices.")] = None,
 ) -> None:
@@ -32,10 +29,8 @@ def train(
     if dry_run:
         from fourm_engine.recipes.dry_run import dry_run as recipe_of_numbers
 
-        mfu = 0.4 if mfu is None else mfu
-        report = recipe_of_numbers(
-            load_config(config, overrides or [], needed=()), mfu=mfu, gpu=gpu, processes=processes
-        )
+        loaded = load_config(config, overrides or [], needed=())
+        report = recipe_of_numbers(loaded, mfu=0.4 if mfu is None else mfu, gpu=gpu, processes=processes)
         typer.echo("\n".join(report.lines()))
         return
     if mfu is not None or gpu or processes is not None:

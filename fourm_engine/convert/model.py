@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fourm_engine.convert import published
+from fourm_engine.convert import published, published_model
 from fourm_engine.convert.tensors import SEQUENCE_ROWS, Domain
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Vocabulary
@@ -44,21 +44,15 @@ def save_published(
         if spec.published_name is None:
             raise ValueError(f"{entry.name!r} has no published_name; the published format has no place for it")
         if spec.published_name in names:
-            raise ValueError(
-                f"{entry.name!r} and {names[spec.published_name]!r} are both {spec.published_name!r} there"
-            )
+            raise ValueError(f"{entry.name!r} and {names[spec.published_name]!r} are both {spec.published_name!r}")
         names[spec.published_name] = entry.name
         if isinstance(entry.layout, Grid) and entry.layout.height != entry.layout.width:
-            raise ValueError(
-                f"{entry.name!r}: {entry.layout.height}x{entry.layout.width} tokens; grids there are square"
-            )
+            raise ValueError(f"{entry.name!r}: {entry.layout.height}x{entry.layout.width} tokens; its grids are square")
         if entry.position_grid is not None:
-            raise ValueError(
-                f"{entry.name!r} was fine-tuned at another size; the format has no positions of a resized grid"
-            )
+            raise ValueError(f"{entry.name!r} was fine-tuned at another size; the format has no resized positions")
         facts = entry.layout, entry.size, entry.patch_dim, spec.input, spec.target
         domains.append(Domain(spec.published_name, *facts, rows=SEQUENCE_ROWS if entry.name in shorter else 0))
-    written = published.arguments_of(network.config, domains, **_picture(specs.values()))
+    written = published_model.arguments_of(network.config, domains, **_picture(specs.values()))
     if arguments is not None:
         kept = {d.name: d for d in domains}
         before = {
@@ -66,7 +60,7 @@ def save_published(
             "domains_out": [n for n in arguments["domains_out"] if n in kept and kept[n].target],
         }
         written = {**written, **arguments, **before}
-    tensors = published.to_published(network, vocabulary, domains, names)
+    tensors = published_model.to_published(network, vocabulary, domains, names)
     published.write_checkpoint(path, tensors, written)
 
 

@@ -21,7 +21,7 @@ from pydantic import (
 from fourm_engine.data.raw.root import PIPE
 from fourm_engine.storage.config import RemoteConfig
 from fourm_engine.storage.location import Location, open_location
-from fourm_engine.storage.url import Folder, Place, Url, absolute, parse, scheme_of
+from fourm_engine.storage.url import AnyFolder, Folder, Url, absolute, parse, scheme_of
 from fourm_plugins.spec import SOURCE_PATTERN
 
 
@@ -58,7 +58,7 @@ class TrainingSet(BaseModel):
 
     path: Source | None = None
     #: Its tokens, in a folder of no other data set.
-    tokens: Place | None = None
+    tokens: AnyFolder | None = None
     #: Like `data.train_split`, for this folder.
     split: str | None = None
     #: Share of samples drawn from it, relative to the others' weights. Either every entry has one, or none has: then
@@ -103,13 +103,12 @@ class DataConfig(BaseModel):
     #: prints one; `NAME:LOCATION`, opened by the installed source NAME; or a list of data sets that are mixed.
     train: (
         Annotated[
-            Annotated[Source, Tag("(folder)")] | Annotated[tuple[TrainingSet, ...], Tag("(list)")],
-            Discriminator(_kind),
+            Annotated[Source, Tag("(folder)")] | Annotated[tuple[TrainingSet, ...], Tag("(list)")], Discriminator(_kind)
         ]
         | None
     ) = None
     val: Source | None = None
-    tokens: Place | None = None
+    tokens: AnyFolder | None = None
     remote: RemoteConfig = Field(default_factory=RemoteConfig)
     #: Name in the folder's `splits.json`, {name: [samples]}; None takes every sample.
     train_split: str | None = None
@@ -159,13 +158,9 @@ class DataConfig(BaseModel):
     def _consistent(self) -> DataConfig:
         if self.held_out is not None:
             if self.val != self.train:
-                raise ValueError(
-                    f"held_out is a part of train, but val is {self.val}; set val as train, or held_out: null"
-                )
+                raise ValueError(f"held_out is part of train, but val is {self.val}; set val=train or held_out=null")
             if self.train_split is not None or self.val_split is not None:
-                raise ValueError(
-                    "held_out and the lists train_split, val_split both say what is held out; use one of them"
-                )
+                raise ValueError("held_out and train_split, val_split both say what is held out; use one of them")
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise ValueError(f"crop_scale {low}, {high}: two shares of the area with 0 < low <= high <= 1")
@@ -173,9 +168,9 @@ class DataConfig(BaseModel):
             self._check_sets()
         return self
 
-    def at(self, place: Folder) -> Path | Location:
+    def at(self, folder: Folder) -> Path | Location:
         """A folder of this config, to read from."""
-        return open_location(place, self.remote) if isinstance(place, Url) else place
+        return open_location(folder, self.remote) if isinstance(folder, Url) else folder
 
     @property
     def folder(self) -> Folder | str | None:
@@ -188,11 +183,16 @@ class DataConfig(BaseModel):
         """The data sets of the list `train`; empty where it is one folder, or not set."""
         return self.train if isinstance(self.train, tuple) else ()
 
+    @property
+    def parts(self) -> list[DataConfig]:
+        """A config for each data set that is trained on."""
+        return [self.of(entry) for entry in self.sets] if isinstance(self.train, tuple) else [self]
+
     def of(self, entry: TrainingSet) -> DataConfig:
         """The config with `entry` as its only training data."""
         same = entry.path is not None and self.val is not None and _same(entry.path, self.val)
-        own = {"train": entry.path, "tokens": entry.tokens, "train_split": entry.split}
-        return self.model_copy(update=own if same else own | {"val": None, "val_split": None})
+        update = {"train": entry.path, "tokens": entry.tokens, "train_split": entry.split}
+        return self.model_copy(update=update if same else update | {"val": None, "val_split": None})
 
     def _check_sets(self) -> None:
         if not self.sets:

@@ -103,12 +103,9 @@ class DataStore(Store):
         used = tokens.selection.holds(tokens.index.names.rows(some))
         absent = [name for name, there in zip(some, used.tolist()) if not there]
         if absent or len(data.names) > len(self):
-            log.warning(
-                "%s lacks %s%s, left out; run `fourm tokenize` again",
-                tokens.folder,
-                f"{max(len(absent), len(data.names) - len(self))} of {counted(len(data.names), 'sample')}",
-                f", such as {absent[0]}" if absent else "",
-            )
+            lacking = f"{max(len(absent), len(data.names) - len(self))} of {counted(len(data.names), 'sample')}"
+            example = f", such as {absent[0]}" if absent else ""
+            log.warning("%s lacks %s%s, left out; run `fourm tokenize` again", tokens.folder, lacking, example)
         if not isinstance(data.root, Location):  # a store has other times
             self._compare_files(data, tokens)
 
@@ -122,21 +119,12 @@ class DataStore(Store):
                     there += 1
                     changed += [(sample, name)] if digest(data.stamp(sample, name)) != stamp else []
         if gone:
-            log.info(
-                "%s: %s gone, such as %s of %s; tokens are used (`fourm tokenize --prune` drops them)",
-                data.root,
-                counted(len(gone), "file"),
-                gone[0][1],
-                gone[0][0],
-            )
+            some = f"{counted(len(gone), 'file')} gone, such as {gone[0][1]} of {gone[0][0]}"
+            log.info("%s: %s; tokens are used (`fourm tokenize --prune` drops them)", data.root, some)
         if changed:
-            log.warning(
-                "size or time of %s of %s (%s) changed since tokenizing, such as %s; run `fourm tokenize`",
-                f"{len(changed):,}",
-                counted(there, "file"),
-                ", ".join(sorted({name for _, name in changed})),
-                data.where(*changed[0]),
-            )
+            names, example = ", ".join(sorted({name for _, name in changed})), data.where(*changed[0])
+            files = f"{len(changed):,} of {counted(there, 'file')} ({names})"
+            log.warning("size or time of %s changed since tokenizing, such as %s; run `fourm tokenize`", files, example)
 
     def _raw_row(self, row: int) -> int | None:
         if self.raw is None or self.tokens is None:
@@ -173,9 +161,8 @@ class DataStore(Store):
 
     @property
     def reads_ahead(self) -> bool:  # type: ignore[override]
-        return isinstance(self.tokens and self.tokens.folder, Location) or (
-            self.raw is not None and isinstance(self.raw.data.root, Location)
-        )
+        folders = (self.tokens and self.tokens.folder, self.raw and self.raw.data.root)
+        return any(isinstance(folder, Location) for folder in folders)
 
     def ahead(self, rows: Sequence[int], *, now: bool = False) -> None:
         if self.tokens is not None:
@@ -196,10 +183,10 @@ class DataStore(Store):
         return store.identity()
 
     def describe(self) -> str:
-        places = [str(self.raw.data.root)] if self.raw else []
+        sources = [str(self.raw.data.root)] if self.raw else []
         if self.tokens is not None:
-            places.append(f"tokens in {self.tokens.folder}")
-        return self.split.describe(len(self.names), " and ".join(places))
+            sources.append(f"tokens in {self.tokens.folder}")
+        return self.split.describe(len(self.names), " and ".join(sources))
 
     def report(self) -> str:
         return self.raw.report() if self.raw else super().report()

@@ -19,6 +19,7 @@ import numpy as np
 
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import TrainingSet
+from fourm_engine.data.names_table import LazyNames
 from fourm_engine.data.order import Order, block_rng, lanes_for
 from fourm_engine.data.store import Store
 from fourm_plugins.counting import counted
@@ -64,8 +65,8 @@ class Mixture(Store):
         each = [lanes or lanes_for(s.shard_sizes, remote=s.reads_ahead, **suits) for s in self._parts]
         most = max(each)
         orders = [
-            Order.choose(store.shard_sizes, seed, lanes=most if own > 1 else 1, window=window, part=part)
-            for part, (store, own) in enumerate(zip(self._parts, each))
+            Order.choose(store.shard_sizes, seed, lanes=most if needed > 1 else 1, window=window, part=part)
+            for part, (store, needed) in enumerate(zip(self._parts, each))
         ]
         return MixedOrder(orders, self.weights, seed, lanes=most)
 
@@ -93,9 +94,7 @@ class Mixture(Store):
         return self._begins[part] + row
 
     def _find(self, row: int) -> tuple[Store, int]:
-        part = 0
-        while row >= self._begins[part + 1]:
-            part += 1
+        part = bisect_right(self._begins, row) - 1
         return self._parts[part], row - self._begins[part]
 
     def identity(self) -> dict[str, Any]:
@@ -113,10 +112,8 @@ class Mixture(Store):
     def describe(self) -> str:
         """One line for the mixture and one for each data set."""
         total = sum(self.weights)
-        lines = [
-            f"train: {counted(len(self), 'sample')} in {counted(len(self._parts), 'data set')}; share of the "
-            f"samples drawn:"
-        ]
+        sizes = f"{counted(len(self), 'sample')} in {counted(len(self._parts), 'data set')}"
+        lines = [f"train: {sizes}; share of the samples drawn:"]
         for weight, store in zip(self.weights, self._parts, strict=True):
             lines.append(f"  {weight / total:.2%} {store.describe().removeprefix('train: ')}")
         return "\n".join(lines)
@@ -125,7 +122,7 @@ class Mixture(Store):
         return "; ".join(store.report() for store in self._parts)
 
 
-class _Joined(Sequence[str]):
+class _Joined(LazyNames):
     """Concatenated sequences of names, without a copy."""
 
     def __init__(self, parts: Sequence[Sequence[str]]) -> None:
@@ -134,11 +131,8 @@ class _Joined(Sequence[str]):
     def __len__(self) -> int:
         return self._ends[-1]
 
-    def __getitem__(self, row: Any) -> Any:
-        if isinstance(row, slice):
-            return [self[index] for index in range(*row.indices(len(self)))]
-        row = range(len(self))[row]
-        part = next(part for part, end in enumerate(self._ends) if row < end)
+    def name(self, row: int) -> str:
+        part = bisect_right(self._ends, row)
         return self._parts[part][row - self._ends[part]]
 
 
@@ -195,9 +189,8 @@ class MixedOrder:
         sizes = end - begin
         parts = block_rng(self.seed, lane, block).permutation(np.repeat(np.arange(len(sizes)), sizes))
         counts = np.empty(len(parts), np.int64)
-        counts[np.argsort(parts, kind="stable")] = np.concatenate(
-            [np.arange(b, e) for b, e in zip(begin, end, strict=True)]
-        )
+        ranks = [np.arange(b, e) for b, e in zip(begin, end, strict=True)]
+        counts[np.argsort(parts, kind="stable")] = np.concatenate(ranks)
         return parts.astype(np.uint32), counts
 
     def _counts(self, lane: int, block: int) -> np.ndarray:

@@ -6,13 +6,13 @@ opened by memory maps at once, and is sent to another process as a path.
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 
-from fourm_engine.data.columns import Entries, map_column, save_column
+from fourm_engine.data.columns import Entries, map_column
 from fourm_engine.storage.location import Readable
 from fourm_plugins.counting import counted
 
@@ -29,7 +29,27 @@ def joined(encoded: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     return offsets, np.frombuffer(b"".join(encoded), np.uint8)
 
 
-class NameTable(Sequence[str]):
+class LazyNames(Sequence[str]):
+    """Names that are made one by one, as they are needed."""
+
+    @abstractmethod
+    def name(self, row: int) -> str:
+        """The name of a row from 0 on. Raises IndexError for any other."""
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[str]: ...
+    def __getitem__(self, row: int | slice) -> str | list[str]:
+        if isinstance(row, slice):
+            return list(map(self.name, range(len(self))[row]))
+        return self.name(row + len(self) if row < 0 else row)
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self.name, range(len(self)))
+
+
+class NameTable(LazyNames):
     """Names of rows 0 … n - 1.
 
     Args:
@@ -42,8 +62,8 @@ class NameTable(Sequence[str]):
 
     def __init__(self, offsets: Entries, blob: Entries, hashes: Entries, order: Entries) -> None:
         self.offsets, self.blob, self.hashes, self.order = offsets, blob, hashes, order
-        self._saved: tuple[Readable, str, Mapping[str, list[int]] | None] | None = None
-        self._last: tuple[str | None, int | None] = None, None  # found last: all modalities of a sample ask in turn
+        self._saved: tuple[Readable, Mapping[str, list[int]]] | None = None
+        self._last: tuple[str | None, int | None] = None, None  # looked up last: all modalities of a sample do in turn
         n = len(offsets) - 1
         if n < 0 or len(hashes) != n or len(order) != n or int(offsets[0]) != 0 or int(offsets[-1]) != len(blob):
             raise ValueError(f"a table of {n} names whose columns do not belong together")
@@ -66,23 +86,19 @@ class NameTable(Sequence[str]):
         """{column: array}."""
         return {column: getattr(self, column) for column in _COLUMNS}
 
-    def save(self, folder: Path, stem: str = "names") -> None:
-        """Write `folder/<stem>.<column>.npy`. Raises CannotWrite."""
-        for column, array in self.arrays().items():
-            save_column(folder / f"{stem}.{column}.npy", array)
-
     @classmethod
-    def open(cls, folder: Readable, stem: str = "names", checks: Mapping[str, list[int]] | None = None) -> NameTable:
-        """A saved table, by memory maps. checks: name of each column -> its checksums. Raises ValueError for damaged or
-        missing columns; see `map_column`."""
-        names = {column: f"{stem}.{column}" for column in _COLUMNS}
+    def open(cls, folder: Readable, checks: Mapping[str, list[int]] | None = None) -> NameTable:
+        """The table whose columns are `folder/names.<column>.npy`, by memory maps. checks: name of each file -> its
+        checksums. Raises ValueError for damaged or missing columns; see `map_column`."""
+        files = {column: f"names.{column}" for column in _COLUMNS}
+        sums = {name: checks[name] for name in files.values()} if checks else {}
         table = cls.from_arrays(
             {
-                column: map_column(folder / f"{name}.npy", _COLUMNS[column], checks=checks[name] if checks else None)
-                for column, name in names.items()
+                column: map_column(folder / f"{name}.npy", _COLUMNS[column], checks=sums.get(name))
+                for column, name in files.items()
             }
         )
-        table._saved = folder, stem, checks and {name: checks[name] for name in names.values()}
+        table._saved = folder, sums
         return table
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -114,18 +130,6 @@ class NameTable(Sequence[str]):
         where = f"{self._saved[0]}: " if self._saved is not None else ""
         return ValueError(f"{where}damaged names ({why!s:.80}); remove this folder, and it is made anew")
 
-    @overload
-    def __getitem__(self, row: int) -> str: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[str]: ...
-    def __getitem__(self, row: int | slice) -> str | list[str]:
-        if isinstance(row, slice):
-            return [self.name(r) for r in range(*row.indices(len(self)))]
-        return self.name(row + len(self) if row < 0 else row)
-
-    def __iter__(self) -> Iterator[str]:
-        return map(self.name, range(len(self)))
-
     def row(self, name: str) -> int | None:
         """The row of a name, the first of several; None if there is none."""
         last = self._last
@@ -136,8 +140,11 @@ class NameTable(Sequence[str]):
     def _find(self, name: str) -> int | None:
         encoded = name.encode(*ENCODING)
         value = np.uint64(_hash(encoded))
-        at, n = int(self.hashes.searchsorted(value)), len(self)
-        while at < n and self.hashes[at] == value:
+        return self._match(encoded, value, int(self.hashes.searchsorted(value)))
+
+    def _match(self, encoded: bytes, value: np.uint64, at: int) -> int | None:
+        """The first row of a name among those whose hash is `value`, the first of which is number `at`."""
+        while at < len(self) and self.hashes[at] == value:
             row = int(self.order[at])
             if self._bytes(row) == encoded:
                 return row
@@ -148,24 +155,11 @@ class NameTable(Sequence[str]):
         """int64 (len(names),): the row of each name; -1 if there is none."""
         encoded = [name.encode(*ENCODING) for name in names]
         hashes = np.fromiter(map(_hash, encoded), np.uint64, len(encoded))
-        starts = self.hashes.searchsorted(hashes)
-        rows = np.full(len(encoded), -1, np.int64)
-        for number, (name, start) in enumerate(zip(encoded, starts.tolist())):
-            while start < len(self) and self.hashes[start] == hashes[number]:
-                if self._bytes(row := int(self.order[start])) == name:
-                    rows[number] = row
-                    break
-                start += 1
-        return rows
+        rows = map(self._match, encoded, hashes, self.hashes.searchsorted(hashes).tolist())
+        return np.array([-1 if row is None else row for row in rows], np.int64)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self.row(name) is not None
-
-    def index(self, name: Any, start: int = 0, stop: int | None = None) -> int:
-        row = self.row(name)
-        if row is None or not start <= row < (len(self) if stop is None else stop):
-            raise ValueError(f"{name!r} is none of the {counted(len(self), 'name')}")
-        return row
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, NameTable):
@@ -175,7 +169,7 @@ class NameTable(Sequence[str]):
     __hash__ = None  # type: ignore[assignment]
 
 
-class Names(Sequence[str]):
+class Names(LazyNames):
     """Some of a table's names, in its order: a sequence with lookups as fast as a set's. rows: int64, sorted and
     unique; None: all."""
 
@@ -186,14 +180,8 @@ class Names(Sequence[str]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self.table.name(row) for row in self.rows[index].tolist()]
-        return self.table.name(int(self.rows[index]))
+    def name(self, row: int) -> str:
+        return self.table.name(int(self.rows[row]))
 
     def __iter__(self) -> Iterator[str]:
         return map(self.table.name, self.rows.tolist())

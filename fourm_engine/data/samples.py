@@ -95,9 +95,8 @@ class MaskedSamples(Dataset[PackedSample]):
         sets = data_sets(config, modalities)
         for one in sets:
             with one.named():
-                stores[one.key] = DataStore.from_config(
-                    one.config, one.modalities, tokenizers, training=True, seed=seed
-                )
+                parts = one.config, one.modalities, tokenizers
+                stores[one.key] = DataStore.from_config(*parts, training=True, seed=seed)
         return cls(
             Mixture(stores, config.sets) if config.sets else stores[sets[0].key],
             budgets,

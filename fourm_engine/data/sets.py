@@ -42,10 +42,8 @@ def data_sets(config: DataConfig, modalities: Mapping[str, Modality]) -> list[Da
         chosen = modalities if entry.modalities is None else entry.modalities
         for field, named in (("modalities", chosen), ("sources", entry.sources)):
             if unknown := [name for name in named if name not in modalities]:
-                raise ValueError(
-                    f"data.train.{index}.{field}: {unknown[0]!r} takes no part in this run; there are "
-                    f"{', '.join(modalities)}"
-                )
+                there = ", ".join(modalities)
+                raise ValueError(f"data.train.{index}.{field}: {unknown[0]!r} takes no part; there are {there}")
         if isinstance(modalities, Modalities):
             taken: Mapping[str, Modality] = modalities.only(chosen)
         else:

@@ -62,23 +62,21 @@ def read_split(path: Readable, split: str) -> frozenset[str]:
         raise ValueError(f"{path}: no list of samples for split {split!r}, but {chosen!r:.40}; write a list of names")
     for index, name in enumerate(chosen):
         if not isinstance(name, str):
-            raise ValueError(
-                f"{path}: no list of samples for split {split!r}: entry {index} is {name!r:.40}, not a name"
-            )
+            raise ValueError(f"{path}: split {split!r}: entry {index} is {name!r:.40}, not a name; write names")
     return frozenset(map(plain, chosen))
 
 
 def samples_of(listed: Collection[str], names: Collection[str]) -> dict[str, str]:
     """Listed name -> the one of `names` that it means: itself or, if files are listed, the file without extension and
     its modality's folder, as "0001" for "./source/0001.png". Names that mean none are absent."""
-    known, found = names if isinstance(names, (Names, Set)) else frozenset(names), {}
+    known, meant = names if isinstance(names, (Names, Set)) else frozenset(names), {}
     for name in listed:
         path = name.removeprefix("./")
         stem = _EXTENSION.sub("", path)
         forms = (name, path, stem, path.partition("/")[2], stem.partition("/")[2])
         if (sample := next((form for form in forms if form in known), None)) is not None:
-            found[name] = sample
-    return found
+            meant[name] = sample
+    return meant
 
 
 def _listed(root: Root, split: str) -> tuple[str, frozenset[str]]:
@@ -92,25 +90,20 @@ def match_split(root: Root, split: str, names: Names) -> frozenset[str]:
     """The names among `names` that a split of `root` lists. Listed samples without files are reported, with similar
     names if there are any. Raises ValueError if none has a file."""
     path, listed = _listed(root, split)
-    found = samples_of(listed, names)
-    if files := sorted(name for name, sample in found.items() if name != sample):
-        say(
-            f"{path}: split {split} lists files rather than samples: {len(files)}, such as "
-            f"{shown(files[0])}, read as {shown(found[files[0]])}"
-        )
-    chosen, missing, hint = frozenset(found.values()), sorted(listed - found.keys()), ""
+    meant = samples_of(listed, names)
+    if files := sorted(name for name, sample in meant.items() if name != sample):
+        example = f"{shown(files[0])}, read as {shown(meant[files[0]])}"
+        say(f"{path}: split {split} lists files rather than samples: {len(files)}, such as {example}")
+    chosen, missing, hint = frozenset(meant.values()), sorted(listed - meant.keys()), ""
     if missing and (close := difference(missing, names.minus(names.among(chosen)))) is not None:
         number, what, name, sample = close
         hint = f"; some differ in {what} alone ({number}), such as {shown(name)} from {shown(sample)}"
     if not chosen:
-        raise ValueError(
-            f"{path}: none of the {counted(len(listed), 'sample')} of split {split!r} is in {shown(root)}{hint}"
-        )
+        all_of_it = f"{counted(len(listed), 'sample')} of split {split!r}"
+        raise ValueError(f"{path}: none of the {all_of_it} is in {shown(root)}{hint}")
     if missing:
-        say(
-            f"{path}: {counted(len(missing), 'sample')} of split {split} without a file, such as "
-            f"{shown(missing[0])}{hint}"
-        )
+        some = f"{counted(len(missing), 'sample')} of split {split} without a file"
+        say(f"{path}: {some}, such as {shown(missing[0])}{hint}")
     return chosen
 
 
@@ -172,9 +165,8 @@ class Split:
         # Another draw than that of `held_out`, whose samples would otherwise be the first to be taken.
         taken = frozenset(name for name in chosen if drawn(f"share/{name}") < self.taken)
         if not taken:
-            raise ValueError(
-                f"data.train_share: a share of {self.taken} of {counted(len(chosen), 'sample')} is none; raise it"
-            )
+            total = counted(len(chosen), "sample")
+            raise ValueError(f"data.train_share: a share of {self.taken} of {total} is none; raise it")
         return taken
 
     def _select(self, names: Collection[str], quiet: bool) -> Collection[str]:
@@ -217,15 +209,14 @@ class Split:
         chosen = val if self.part == "val" else frozenset(names) - val
         if not chosen:  # tokens are of one part alone, so that the other is empty there
             which = "all" if val else "none"
-            raise ValueError(
-                f"data.held_out: {self._said()} are {which} of {counted(len(names), 'sample')}; choose another"
-            )
+            total = counted(len(names), "sample")
+            raise ValueError(f"data.held_out: {self._said()} are {which} of {total}; choose another")
         return chosen
 
     def _said(self) -> str:
-        return (
-            f"a share of {self.share}" if isinstance(self.share, float) else f"those in {', '.join(self.share or ())}"
-        )
+        if isinstance(self.share, float):
+            return f"a share of {self.share}"
+        return f"those in {', '.join(self.share or ())}"
 
     def describe(self, samples: int, where: object) -> str:
         """How many samples of which split are used, in one line."""

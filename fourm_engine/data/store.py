@@ -83,9 +83,8 @@ class Store(ABC):
         counts: Counter[str] = Counter()
         for modalities, samples in self.kinds().items():
             counts.update(dict.fromkeys(modalities, samples))
-        return f"{counted(len(self), 'sample')}; " + ", ".join(
-            f"{name} {count}" for name, count in sorted(counts.items())
-        )
+        parts = [f"{name} {count}" for name, count in sorted(counts.items())]
+        return f"{counted(len(self), 'sample')}; {', '.join(parts)}"
 
 
 class MemoryStore(Store):

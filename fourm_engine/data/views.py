@@ -64,9 +64,8 @@ class ViewDrawer:
         cls, modalities: Mapping[str, Modality], config: DataConfig, *, training: bool, seed: int = 0
     ) -> ViewDrawer:
         """Validation (`training=False`) sees centre crops."""
-        return cls(
-            modalities, augment=config.augment and training, crop_scale=config.crop_scale, flip=config.flip, seed=seed
-        )
+        augment = config.augment and training
+        return cls(modalities, augment=augment, crop_scale=config.crop_scale, flip=config.flip, seed=seed)
 
     @property
     def groups(self) -> list[str]:
@@ -90,7 +89,7 @@ class ViewDrawer:
             for modality in members:
                 spec = data.modalities[modality].spec
                 if modality in has and array_aspect(spec) is not None:
-                    readers.setdefault((spec.source, spec.extensions), []).append(modality)
+                    readers.setdefault(spec.files, []).append(modality)
             vote = Vote()
             for left, modalities in zip(range(len(readers), 0, -1), readers.values()):
                 if vote.decided(left):

@@ -24,16 +24,16 @@ Features = Mapping[str, Callable[[Sequence[Any]], np.ndarray]]
 
 def features_of(model: str, modalities: Mapping[str, Modality], tasks: Sequence[Task]) -> Features:
     """Raises ValueError for a model that cannot be used, or that compares an input with a target in none of `tasks`."""
-    found = {}
+    by_name = {}
     for name in dict.fromkeys(name for task in tasks for name in [*task.inputs.values(), *task.targets]):
         if (features := modalities[name].contrastive(model)) is not None:
-            found[name] = features
-    if not any(pairs(task, modalities, found) for task in tasks):
+            by_name[name] = features
+    if not any(pairs(task, modalities, by_name) for task in tasks):
         raise ValueError(
             "--agreement: no task has an input and a target that such a model compares, a text and a picture; add one "
             "to evaluate.tasks, or leave it out"
         )
-    return found
+    return by_name
 
 
 def pairs(task: Task, modalities: Mapping[str, Modality], features: Features) -> list[tuple[str, str]]:

@@ -71,7 +71,7 @@ class Steps:
                 done[target] = Cell(self._so_far(target, *events[number]), what)
                 rows.append([*given, *(done.get(name) for name in self.events)])
             done[target] = Cell(done[target].content, target)
-        final = {name: Cell(one.render(), name) for name, one in results.items()}
+        final = {name: Cell(generated.render(), name) for name, generated in results.items()}
         rows.append([*given, *({**done, **final}.get(name) for name in self.events)])
         return _equally_large([sheet([("", row)], cell=cell) for row in rows])
 

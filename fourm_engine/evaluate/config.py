@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fourm_engine.generate.plan import Options
+from fourm_engine.generate.options import Options
 
 #: The visible part of a grid: a half, the central quarter, or a random share of its tokens.
 Part = Literal["left", "right", "top", "bottom", "centre"] | Annotated[float, Field(gt=0, lt=1)]
@@ -27,7 +27,7 @@ class EvalTask(BaseModel):
     keep: dict[str, Part] = Field(default_factory=dict)
     #: Whether later targets see earlier ones, or the inputs alone.
     chain: bool = True
-    #: Options of a target, {name: options of `fourm_engine.generate.plan`}; others use the default plan.
+    #: Options of a target, {name: options of `fourm_engine.generate.options`}; others use the default plan.
     options: dict[str, Options] = Field(default_factory=dict)
     #: Use only the first held-out samples; null: all of `evaluate.samples`.
     samples: int | None = Field(default=None, ge=1)
@@ -40,9 +40,8 @@ class EvalTask(BaseModel):
         if len(set(self.targets)) < len(self.targets) or len(set(self.inputs)) < len(self.inputs):
             raise ValueError(f"task {self.name!r} names a modality twice")
         if both := sorted(set(self.targets) & set(self.inputs) - set(self.keep)):
-            raise ValueError(
-                f"task {self.name!r}: {both[0]!r} is both an input in full and a target; show a part (keep)"
-            )
+            problem = f"{both[0]!r} is both an input in full and a target"
+            raise ValueError(f"task {self.name!r}: {problem}; show a part (keep)")
         return self
 
 

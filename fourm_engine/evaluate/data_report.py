@@ -36,21 +36,14 @@ def write_report(folder: Path, check: DataCheck, *, title: str, samples: int = 8
     those with the most modalities."""
     examples = {part.name: _examples(check, part, samples) for part in check.parts}
     page = environment().get_template("data_report.html.jinja")
-    text = page.render(
-        title=title,
-        check=check,
-        examples=examples,
-        tables=tables(check),
-        items=ITEMS,
-        item=describe_item,
-        number=number,
-    )
+    facts: dict[str, Any] = {"title": title, "check": check, "examples": examples, "tables": tables(check)}
+    text = page.render(items=ITEMS, item=describe_item, number=number, **facts)
     write_atomically(folder / REPORT, text + "\n")
     files = [folder / REPORT]
     rows = [
-        (f"{part}: {one.sample}", [Cell(shown, name) for name, shown in one.inputs.items()])
-        for part, found in examples.items()
-        for one in found
+        (f"{part}: {sample.sample}", [Cell(shown, name) for name, shown in sample.inputs.items()])
+        for part, samples_of_part in examples.items()
+        for sample in samples_of_part
     ]
     if rows:
         write_atomically(folder / SHEET, png(sheet(rows, title=[title], cell=128)))
@@ -65,7 +58,7 @@ def _examples(check: DataCheck, part: Part, samples: int) -> list[SamplePictures
     most = np.sum(list(usable.values()), axis=0)
     drawn = np.random.default_rng(check.seed).permutation(len(part.read))
     rows = sorted(drawn, key=lambda row: -int(most[row]))[:samples]  # stable: drawn among equals
-    found = []
+    examples = []
     for row in sorted(rows):
         name = part.names_read[row]
         values = {}
@@ -74,8 +67,8 @@ def _examples(check: DataCheck, part: Part, samples: int) -> list[SamplePictures
                 values[modality] = check.modalities[modality].read(part.opened.sources[key].files(name))
         shown = {m: _render(check.modalities[m], values[m], _shape(check, values)) for m in values}
         if shown:
-            found.append(SamplePictures(name, shown, []))
-    return found
+            examples.append(SamplePictures(name, shown, []))
+    return examples
 
 
 def _shape(check: DataCheck, values: dict[str, Any]) -> dict[str, float]:
@@ -106,20 +99,10 @@ def describe_item(item: Any) -> str:
 
 def tables(check: DataCheck) -> list[tuple[str, list[str], list[list[str]]]]:
     """(title, columns, rows) of every table, for the terminal and the page."""
-    return [
-        table
-        for table in (
-            _counts(check),
-            _sizes(check),
-            *(_overlap(part) for part in check.parts if len(part.present) > 1),
-            *(_sets(part) for part in check.parts if len(part.sets()) > 1),
-            _channels(check),
-            _classes(check),
-            _texts(check),
-            _tokens(check),
-        )
-        if table[2]
-    ]
+    of_parts = [_overlap(part) for part in check.parts if len(part.present) > 1]
+    of_parts += [_sets(part) for part in check.parts if len(part.sets()) > 1]
+    contents = [_channels(check), _classes(check), _texts(check), _tokens(check)]
+    return [table for table in (_counts(check), _sizes(check), *of_parts, *contents) if table[2]]
 
 
 Table = tuple[str, list[str], list[list[str]]]
@@ -190,9 +173,8 @@ def _of_channels(part: str, name: str, what: str, statistics: Statistics, moment
         low, high = f"{number(float(moments.mean.min()))} to {number(float(moments.mean.max()))}", moments.deviation
         spread = f"{number(float(high.min()))} to {number(float(high.max()))}"
         ends_of = number(float(moments.low.min())), number(float(moments.high.max()))
-        return [
-            [part, name, what, f"all {len(moments.count)}", low, spread, *ends_of, _share(share.mean()), _share(ends)]
-        ]
+        every = f"all {len(moments.count)}"
+        return [[part, name, what, every, low, spread, *ends_of, _share(share.mean()), _share(ends)]]
     for k in range(len(moments.count)):
         numbers = (moments.mean[k], moments.deviation[k], moments.low[k], moments.high[k])
         cells = [number(float(x)) if math.isfinite(x) else "–" for x in numbers]
@@ -210,8 +192,8 @@ def _classes(check: DataCheck) -> Table:
                 continue
             order = np.argsort(-pixels, kind="stable")
             some = [k for k in order[:CLASSES] if pixels[k]]
-            for place, k in enumerate(some):
-                first = [part.name, name] if place == 0 else ["", ""]
+            for line, k in enumerate(some):
+                first = [part.name, name] if line == 0 else ["", ""]
                 share = pixels[k] / pixels.sum()
                 rows.append([*first, statistics.class_name(k), _share(share), f"{statistics.class_samples[k]:,}"])
             if (rest := int((pixels > 0).sum()) - len(some)) > 0:
@@ -227,16 +209,16 @@ def _texts(check: DataCheck) -> Table:
     rows = []
     for part in check.parts:
         for name, statistics in part.survey.statistics.items():
-            found = statistics.to_json()
+            facts = statistics.to_json()
             for what in ("characters", "tokens"):
-                if what in found:
-                    rows.append([part.name, name, what, *_lengths(found[what])])
+                if what in facts:
+                    rows.append([part.name, name, what, *_lengths(facts[what])])
     return "texts, all alternatives of a sample", columns, rows
 
 
-def _lengths(found: dict[str, Any]) -> list[str]:
-    cells = [f"{found[key]:,}" for key in ("texts", "least", "median", "95%", "longest")]
-    return [*cells, str(found["most"]), _share(found["truncated"])] if "most" in found else [*cells, "", ""]
+def _lengths(facts: dict[str, Any]) -> list[str]:
+    cells = [f"{facts[key]:,}" for key in ("texts", "least", "median", "95%", "longest")]
+    return [*cells, str(facts["most"]), _share(facts["truncated"])] if "most" in facts else [*cells, "", ""]
 
 
 def _tokens(check: DataCheck) -> Table:
@@ -248,9 +230,8 @@ def _tokens(check: DataCheck) -> Table:
         if "tokens" in e:
             t = e["tokens"]
             length = f"{t['median']} (longest {t['longest']} of {t['most']}; {_share(t['truncated'])} truncated)"
-        rows.append(
-            [e["part"], e["modality"], *numbers, number(e["perplexity"]), str(e["constant"]), str(e["damaged"]), length]
-        )
+        checked = [number(e["perplexity"]), str(e["constant"]), str(e["damaged"])]
+        rows.append([e["part"], e["modality"], *numbers, *checked, length])
     return "token shards", columns, rows
 
 

@@ -33,12 +33,12 @@ def diversity(
     spreads = []
     for metric in metrics:
         among = [measure(metric, draws[i], draws[j]) for i, j in combinations(range(len(draws)), 2)]
-        errors = [] if truths is None else [measure(metric, one, truths) for one in draws]
+        errors = [] if truths is None else [measure(metric, values, truths) for values in draws]
         apart = None if truths is None or len(truths) < 2 else measure(metric, [*truths[1:], truths[0]], truths)
         spreads.append(Spread(metric.name, metric.unit, metric.higher_is_better, _mean(among), _mean(errors), apart))
     distinct = None
     if features is not None:
-        rows = np.stack([features(one) for one in draws], axis=1)  # (n, k, D)
+        rows = np.stack([features(values) for values in draws], axis=1)  # (n, k, D)
         distinct = float(np.mean([effective_number(row) for row in rows]))
     return Diversity(len(draws), len(draws[0]), spreads, distinct)
 

@@ -25,10 +25,10 @@ _GREY, _ORANGE = (128, 128, 128), (240, 120, 20)
 
 def states(packed: PackedSample, vocabulary: Vocabulary, name: str, tokens: int) -> np.ndarray:
     """int64 (tokens,) for a grid or vector: DROPPED, SHOWN or TARGET."""
-    found, index = np.full(tokens, DROPPED), vocabulary[name].index
-    found[packed.encoder[1, packed.encoder[2] == index]] = SHOWN
-    found[packed.decoder[1, packed.decoder[2] == index]] = TARGET
-    return found
+    state, index = np.full(tokens, DROPPED), vocabulary[name].index
+    state[packed.encoder[1, packed.encoder[2] == index]] = SHOWN
+    state[packed.decoder[1, packed.decoder[2] == index]] = TARGET
+    return state
 
 
 def counts(packed: PackedSample, vocabulary: Vocabulary, name: str) -> tuple[int, int]:

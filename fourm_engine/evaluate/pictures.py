@@ -91,8 +91,8 @@ def contact_sheet(
         x += w + margin
     for row, sample in enumerate(samples):
         y = header + row * (2 * cell + 3 * margin)
-        pen.text((6, y + cell // 2 - 8), above, fill=(90, 90, 90), font=letters)
-        pen.text((6, y + cell + margin + cell // 2 - 8), "truth", fill=(90, 90, 90), font=letters)
+        pen.text((6, y + cell // 2 - 8), above, fill=(30, 30, 30), font=letters)
+        pen.text((6, y + cell + margin + cell // 2 - 8), "truth", fill=(30, 30, 30), font=letters)
         x = left
         outputs = {output.target: output for output in sample.outputs}
         for k, (name, w) in enumerate(zip(columns, widths, strict=True)):

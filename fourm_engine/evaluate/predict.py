@@ -17,7 +17,7 @@ from fourm_engine.evaluate.agreement import Features, agreement, pairs
 from fourm_engine.evaluate.config import EvaluateConfig
 from fourm_engine.evaluate.diversity import diversity
 from fourm_engine.evaluate.pictures import Output, SamplePictures, hide
-from fourm_engine.evaluate.results import Agreement, Diversity, Score, TaskResult
+from fourm_engine.evaluate.results import Agreement, Diversity, Score, TaskResult, measure
 from fourm_engine.evaluate.samples import Samples
 from fourm_engine.evaluate.tasks import Task, kept_tokens
 from fourm_engine.generate.given import Condition, Ids
@@ -60,9 +60,8 @@ class Predictor:
         """Sample -> token ids of a modality, for all held-out samples that have it."""
         if name not in self._ids:
             arrays, tokenizer = self.held_out.arrays[name], self.model.tokenizers[name]
-            self._ids[name] = dict(
-                zip(arrays, _batched(tokenizer.encode, list(arrays.values()), self.config.batch_size))
-            )
+            ids = _batched(tokenizer.encode, list(arrays.values()), self.config.batch_size)
+            self._ids[name] = dict(zip(arrays, ids))
         return self._ids[name]
 
     def ceiling(self, name: str) -> dict[str, Any]:
@@ -133,9 +132,8 @@ class Predictor:
             plan = self._plan(task, targets)
             # Without sampling, seeds make no difference.
             seeds = [0] * len(names) if all(stage.deterministic for stage in plan) else drawn
-            results = self.model.generate_batch(
-                inputs, targets, seeds=seeds, plan=plan, batch_size=self.config.batch_size
-            )
+            size = self.config.batch_size
+            results = self.model.generate_batch(inputs, targets, seeds=seeds, plan=plan, batch_size=size)
             for name, result in zip(names, results, strict=True):
                 predictions[name] |= {target: result[target].value for target in targets}
         return predictions
@@ -143,23 +141,21 @@ class Predictor:
     def _agreement(
         self, task: Task, names: Sequence[str], predictions: Mapping[str, Mapping[str, Any]]
     ) -> list[Agreement]:
-        values, found = self.held_out.values, []
+        values, agreements = self.held_out.values, []
         for given, target in pairs(task, self.model.modalities, self._features):
             have = [name for name in names if name in values[target]]
             if len(have) < 2:
                 self.notes.append(f"task {task.name!r}: fewer than two samples have a true {target}, no agreement")
                 continue
             shown = self._features[given]([values[given][name] for name in have])
-            predicted, true = (
-                self._features[target](made)
-                for made in ([predictions[name][target] for name in have], [values[target][name] for name in have])
-            )
-            found.append(agreement(shown, predicted, true, given=given, target=target))
-        return found
+            predicted = self._features[target]([predictions[name][target] for name in have])
+            true = self._features[target]([values[target][name] for name in have])
+            agreements.append(agreement(shown, predicted, true, given=given, target=target))
+        return agreements
 
     def _diversity(self, task: Task, names: Sequence[str]) -> dict[str, Diversity]:
         """Of targets of which something is drawn, each from the inputs, or after those before it."""
-        k, found = self.config.draws or 0, {}
+        k, by_target = self.config.draws or 0, {}
         inputs = [{given: self._input(task, given, name) for given in task.inputs} for name in names]
         first = [int(name_rng(self.config.seed, "draws", task.name, name).integers(1 << 62)) for name in names]
         for targets in [task.targets] if task.chain else [[target] for target in task.targets]:
@@ -171,7 +167,7 @@ class Predictor:
             if not any(drawn):
                 continue
             results = self.model.generate_batch(
-                [one for one in inputs for _ in range(k)],
+                [given for given in inputs for _ in range(k)],
                 targets,
                 seeds=[seed + i for seed in first for i in range(k)],
                 plan=plan,
@@ -180,14 +176,14 @@ class Predictor:
             for target in (target for target, any_drawn in zip(targets, drawn, strict=True) if any_drawn):
                 draws = [[result[target].value for result in results[i::k]] for i in range(k)]
                 truths = [self.held_out.values[target].get(name) for name in names]
-                found[target] = diversity(
+                by_target[target] = diversity(
                     draws,
                     None if any(truth is None for truth in truths) else truths,
                     self.metrics[target],
                     lambda metric, a, b, target=target: self._measure(target, metric, a, b),  # type: ignore[misc]
                     self._features.get(target),
                 )
-        return found
+        return by_target
 
     def _input(self, task: Task, given: str, sample: str) -> Any:
         """`Ids`, encoded once for all tasks, or the value of a continuous modality."""
@@ -217,16 +213,11 @@ class Predictor:
             return []
         truths = [self.held_out.values[target][name] for name in names]
         beside = self._beside_prediction(target, names, truths)
-        return [
-            Score(
-                metric.name,
-                metric.unit,
-                metric.higher_is_better,
-                self._measure(target, metric, predictions, truths),
-                *beside[metric.name],
-            )
-            for metric in self.metrics[target]
-        ]
+        scores = []
+        for metric in self.metrics[target]:
+            score = self._measure(target, metric, predictions, truths)
+            scores.append(Score(metric.name, metric.unit, metric.higher_is_better, score, *beside[metric.name]))
+        return scores
 
     def _beside_prediction(
         self, target: str, names: Sequence[str], truths: Sequence[Any]
@@ -252,13 +243,7 @@ class Predictor:
         return self._constants[target]
 
     def _measure(self, target: str, metric: Metric, predictions: Sequence[Any], truths: Sequence[Any]) -> float | None:
-        try:
-            return float(metric.compute(predictions, truths))
-        except ValueError as error:
-            note = f"{target}: {metric.name} cannot be computed: {error}"
-            if note not in self.notes:
-                self.notes.append(note)
-            return None
+        return measure(target, metric, predictions, truths, self.notes)
 
     def _pictures(self, task: Task, sample: str, predictions: Mapping[str, Any]) -> SamplePictures:
         modalities, values = self.model.modalities, self.held_out.values

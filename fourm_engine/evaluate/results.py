@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fourm_engine.files import write_atomically
+from fourm_plugins.modality import Metric
 
 #: Version of the layout of `evaluation.json`.
 FORMAT = 2
@@ -46,6 +48,20 @@ class Score:
         if self.higher_is_better or self.prediction is None or not (best := self.best_constant) or not best[1]:
             return None
         return self.prediction / best[1]
+
+
+def measure(
+    name: str, metric: Metric, predictions: Sequence[Any], truths: Sequence[Any], notes: list[str]
+) -> float | None:
+    """A metric of the modality `name`; None where it is not finite, or cannot be computed, which `notes` then say."""
+    try:
+        score = float(metric.compute(predictions, truths))
+    except ValueError as error:
+        note = f"{name}: {metric.name} cannot be computed: {error}"
+        if note not in notes:
+            notes.append(note)
+        return None
+    return score if math.isfinite(score) else None
 
 
 @dataclass(frozen=True)

@@ -68,69 +68,69 @@ class ShownSample:
         crops = [f"{group}: {describe(view)}" for group, view in self.crops.items()]
         lines.append(f"view {self.view} of {views}" + "".join(f"; {crop}" for crop in crops))
         if self.position is not None:
-            lines.append(
-                f"epoch {self.epoch}, position {self.position}, seed {self.seed}; component {self.component!r}: "
-                f"{self.totals[0]} input tokens, {self.totals[1]} targets"
-            )
+            where = f"epoch {self.epoch}, position {self.position}, seed {self.seed}"
+            tokens = f"{self.totals[0]} input tokens, {self.totals[1]} targets"
+            lines.append(f"{where}; component {self.component!r}: {tokens}")
         return lines + self.notes
 
     def picture(self) -> Image:
         """The sheet, with a row per modality."""
         rows = []
-        for one in self.modalities:
+        for shown in self.modalities:
             cells: list[Cell | None] = [None]
-            if one.file is not None:
-                cells = [Cell(one.file, "file")]
-                if one.crop is not None and not isinstance(one.file, str) and not is_whole(one.crop):
-                    cells = [Cell(with_crop(one.file, one.crop), "file, and the crop")]
-            cells.append(Cell(one.seen, "as the model sees it"))
-            cells.append(Cell(one.decoded, "what its tokens decode to") if one.decoded is not None else None)
-            if one.masked is not None:
-                cells.append(Cell(one.masked, taken(one, zeros=False)))
-            elif one.words:
-                heads = ("input", "target") if len(one.words) == 2 else ("tokens",)
+            if shown.file is not None:
+                cells = [Cell(shown.file, "file")]
+                if shown.crop is not None and not isinstance(shown.file, str) and not is_whole(shown.crop):
+                    cells = [Cell(with_crop(shown.file, shown.crop), "file, and the crop")]
+            cells.append(Cell(shown.seen, "as the model sees it"))
+            cells.append(Cell(shown.decoded, "what its tokens decode to") if shown.decoded is not None else None)
+            if shown.masked is not None:
+                cells.append(Cell(shown.masked, taken(shown, zeros=False)))
+            elif shown.words:
+                heads = ("input", "target") if len(shown.words) == 2 else ("tokens",)
                 cells += [
-                    Cell(text or "–", f"{head}: {count}" if len(one.words) == 2 else taken(one))
-                    for head, text, count in zip(heads, one.words, one.taken)
+                    Cell(text or "–", f"{head}: {count}" if len(shown.words) == 2 else taken(shown))
+                    for head, text, count in zip(heads, shown.words, shown.taken)
                 ]
-            elif one.remark:
-                cells.append(Cell(one.remark, "mask"))
-            rows.append((one.name, cells))
+            elif shown.remark:
+                cells.append(Cell(shown.remark, "mask"))
+            rows.append((shown.name, cells))
         key = ["masks: inputs are clear, targets orange, what is dropped grey"] if self.position is not None else []
         return sheet(rows, title=self.title() + key)
 
     def lines(self) -> list[str]:
         """The same in words, one or more lines per modality."""
         lines = self.title()
-        for one in self.modalities:
-            held = f" of {one.tokens} tokens" if one.tokens is not None else ""
+        for shown in self.modalities:
+            held = f" of {shown.tokens} tokens" if shown.tokens is not None else ""
             if self.position is None:
-                lines.append(f"{one.name}: {one.remark or (one.seen if isinstance(one.seen, str) else 'a picture')}")
+                lines.append(
+                    f"{shown.name}: {shown.remark or (shown.seen if isinstance(shown.seen, str) else 'a picture')}"
+                )
                 continue
-            lines.append(f"{one.name}: {taken(one)}{held}; budgets {one.budgets[0]} and {one.budgets[1]}")
-            if one.remark:
-                lines.append(f"  {one.remark}")
-            if len(one.words) == 2:
-                lines += [f"  {head}: {text or '–'}" for head, text in zip(("input", "target"), one.words)]
-            elif one.words:
-                lines.append(f"  {one.words[0]}")
+            lines.append(f"{shown.name}: {taken(shown)}{held}; budgets {shown.budgets[0]} and {shown.budgets[1]}")
+            if shown.remark:
+                lines.append(f"  {shown.remark}")
+            if len(shown.words) == 2:
+                lines += [f"  {head}: {text or '–'}" for head, text in zip(("input", "target"), shown.words)]
+            elif shown.words:
+                lines.append(f"  {shown.words[0]}")
         return lines
 
 
-def taken(one: ShownModality, *, zeros: bool = True) -> str:
+def taken(shown: ShownModality, *, zeros: bool = True) -> str:
     """How many tokens the mask took and dropped, omitting zeros."""
-    counts = {"input": one.taken[0], "target": one.taken[1]}
-    if one.states is not None:
-        counts["dropped"] = int((one.states == DROPPED).sum())
+    counts = {"input": shown.taken[0], "target": shown.taken[1]}
+    if shown.states is not None:
+        counts["dropped"] = int((shown.states == DROPPED).sum())
     return ", ".join(f"{count} {what}" for what, count in counts.items() if count or zeros)
 
 
 def describe(view: View) -> str:
     """A crop in words."""
-    crop = (
-        f"rows {view.top:.0%} to {view.top + view.height:.0%}, columns {view.left:.0%} to {view.left + view.width:.0%}"
-    )
-    return crop + (", mirrored" if view.flip else "")
+    rows = f"rows {view.top:.0%} to {view.top + view.height:.0%}"
+    columns = f"columns {view.left:.0%} to {view.left + view.width:.0%}"
+    return f"{rows}, {columns}" + (", mirrored" if view.flip else "")
 
 
 def is_whole(view: View) -> bool:

@@ -55,7 +55,6 @@ def load_samples(data: AlignedData, config: DataConfig, *, samples: int, seed: i
                 continue
             values[name][sample] = value
     if not any(values.values()):
-        raise ValueError(
-            f"{data.root}: none of the {counted(len(names), 'sample')} drawn can be used; see the warnings above"
-        )
+        drawn = counted(len(names), "sample")
+        raise ValueError(f"{data.root}: none of the {drawn} drawn can be used; see the warnings above")
     return Samples(names, values, arrays, data.errors)

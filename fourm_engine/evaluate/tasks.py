@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fourm_engine.evaluate.config import EvalTask, Part
-from fourm_engine.generate.plan import Options, default_plan
+from fourm_engine.generate.options import Options
+from fourm_engine.generate.plan import default_plan
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import Grid, ModalitySpec
 

@@ -20,7 +20,7 @@ from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.views import ViewDrawer
 from fourm_engine.drawing import png
 from fourm_engine.evaluate.pictures import Output, SamplePictures, contact_sheet
-from fourm_engine.evaluate.results import Score
+from fourm_engine.evaluate.results import Score, measure
 from fourm_engine.files import write_atomically
 from fourm_engine.fit.samples import held_out_values, named_values
 from fourm_engine.modalities import Modalities
@@ -144,25 +144,16 @@ def _scores(
     constants: Mapping[str, Any],
     notes: list[str],
 ) -> list[Score]:
-    def measure(metric: Metric, predictions: Sequence[Any]) -> float | None:
-        try:
-            score = float(metric.compute(predictions, values))
-        except ValueError as error:
-            note = f"{name}: {metric.name} cannot be computed: {error}"
-            if note not in notes:
-                notes.append(note)
-            return None
-        return score if math.isfinite(score) else None
-
     scores = []
     for metric in metrics:
         if len(values) < metric.min_samples:
             notes.append(f"{name}: {metric.name} needs {counted(metric.min_samples, 'sample')} and has {len(values)}")
             continue
-        beside = {what: measure(metric, [value] * len(values)) for what, value in constants.items()}
-        scores.append(
-            Score(metric.name, metric.unit, metric.higher_is_better, measure(metric, decoded), constants=beside)
-        )
+        score = measure(name, metric, decoded, values, notes)
+        beside = {
+            what: measure(name, metric, [value] * len(values), values, notes) for what, value in constants.items()
+        }
+        scores.append(Score(metric.name, metric.unit, metric.higher_is_better, score, constants=beside))
     return scores
 
 

@@ -60,9 +60,8 @@ class Extension:
         manager = manager or load_manager(modalities_config)
         for name in settings.add:
             if name in saved.modalities:
-                raise ValueError(
-                    f"extend.add: {name!r} is in the model already; it has {', '.join(sorted(saved.modalities))}"
-                )
+                known = ", ".join(sorted(saved.modalities))
+                raise ValueError(f"extend.add: {name!r} is in the model already; it has {known}")
         added, plugins = [], {}
         for name in settings.add:
             given = dict(modalities_config.settings.get(name, {}))
@@ -72,16 +71,8 @@ class Extension:
         source = load_parts(folder, device="cpu", manager=manager, weights=False)
         modalities = Modalities([*source.modalities.values(), *added], source.modalities.plugins | plugins)
         missing = [saved.modalities[name].spec for name in source.missing]
-        extension = cls(
-            settings,
-            folder,
-            fitted,
-            saved,
-            source,
-            manager,
-            modalities,
-            source.vocabulary.extend([*modalities.specs, *missing]),
-        )
+        vocabulary = source.vocabulary.extend([*modalities.specs, *missing])
+        extension = cls(settings, folder, fitted, saved, source, manager, modalities, vocabulary)
         remedy = "leave the section out to keep the model's, or add the modality under another name"
         check_settings(modalities_config, source.modalities, manager, where=folder, remedy=remedy)
         extension._check_model(model)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from fourm_engine import exported
@@ -21,11 +20,11 @@ from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.extend.report import FILE, Measured, Nats, Report, compare
 from fourm_engine.extend.source import Extension
 from fourm_engine.model import FourM
-from fourm_engine.nn.adapt import add_lora, freeze_known, plain_state
+from fourm_engine.nn.adapt import add_lora, freeze_known
 from fourm_engine.nn.flops import Learning
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.starting import planned
-from fourm_engine.pretrain.task import EXPORT, FourMTask, network_of
+from fourm_engine.pretrain.task import EXPORT, FourMTask
 from fourm_engine.train.distributed import gather_json
 from fourm_engine.train.task import Planned
 from fourm_engine.weights import digest_of
@@ -70,9 +69,9 @@ class ExtendTask(FourMTask):
     def planned(self, seed: int) -> Planned:
         source = self.extension.source
         known = {name: tuple(p.shape) for name, p in source.network.named_parameters()}
-        return planned(self._blank(), source.read, known, seed=seed)
+        return planned(self.blank(), source.read, known, seed=seed)
 
-    def _adapt(self, network: Transformer) -> None:
+    def adapt(self, network: Transformer) -> None:
         settings = self.extension.settings
         if settings.train != "all":
             freeze_known(network, self.extension.source.vocabulary)
@@ -107,32 +106,14 @@ class ExtendTask(FourMTask):
                 first += count
                 nats_B = np.bincount(row_T, nats_T.double().cpu().numpy(), size)
                 tokens_B = np.bincount(row_T, minlength=size)
-                by_modality[name] += [
-                    (start + b, float(nats_B[b]), int(tokens_B[b])) for b in np.flatnonzero(tokens_B).tolist()
-                ]
+                for b in np.flatnonzero(tokens_B).tolist():
+                    by_modality[name].append((start + b, float(nats_B[b]), int(tokens_B[b])))
         return by_modality
 
     def trained(self, weights: dict[str, Tensor]) -> FourM:
-        return self._plain(self._with_parts(weights))
-
-    def _with_parts(self, weights: dict[str, Tensor]) -> Transformer:
-        """The network as it was trained: frozen parts, LoRA."""
-        network = self._blank()
-        network.to_empty(device="cpu").load_state_dict(weights)
-        return network
-
-    def _blank(self) -> Transformer:
-        """The same without memory."""
-        with torch.device("meta"):
-            network = Transformer(self.config, self.vocabulary)
-            self._adapt(network)
-        return network
-
-    def _plain(self, trained: Transformer) -> FourM:
-        network = network_of(self.config, self.vocabulary, plain_state(trained))
         extension = self.extension
         return FourM(
-            network,
+            self.merged(weights),
             extension.modalities,
             self.all_tokenizers,
             extension.vocabulary,
@@ -141,8 +122,7 @@ class ExtendTask(FourMTask):
         )
 
     def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
-        trained = self._with_parts(weights)
-        model = self._plain(trained)
+        model = self.trained(weights)
         model.save_pretrained(folder / EXPORT)
         assert self.before is not None
         assert self.after is not None
@@ -152,7 +132,7 @@ class ExtendTask(FourMTask):
             add=settings.add,
             train=settings.train,
             steps=self.steps,
-            trained_parameters=sum(p.numel() for p in trained.parameters() if p.requires_grad),
+            trained_parameters=sum(p.numel() for p in self.blank().parameters() if p.requires_grad),
             parameters=sum(p.numel() for p in model.network.parameters()),
             rows=compare(self.before, self.after),
             not_measured=sorted(missing),
@@ -160,15 +140,12 @@ class ExtendTask(FourMTask):
 
     @cached_property
     def learning(self) -> Learning | None:
-        return None if self.extension.settings.train == "all" else Learning.of(self._blank())
+        return None if self.extension.settings.train == "all" else Learning.of(self.blank())
 
     def identity(self) -> dict[str, Any]:
         settings = self.extension.settings
-        facts: dict[str, Any] = {
-            "extend.add": settings.add,
-            "extend.train": settings.train,
-            "extend.source": self._digest,
-        }
+        facts: dict[str, Any] = {"extend.add": settings.add, "extend.train": settings.train}
+        facts["extend.source"] = self._digest
         if settings.train == "lora":
             facts["extend.lora"] = settings.lora.model_dump(mode="json")
         return super().identity() | facts

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +49,14 @@ def features_of(
     """Features of `names`, from the cache, or computed and cached. Raises ValueError if no sample can be used, and if
     features are not finite."""
     target = folder / _digest(encoder, samples, names, tokens)
-    if (cached := _load(target)) is None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing_folder(target) as temporary:
-            _compute(encoder, samples, names, temporary, tokens, batch_size, progress)
-        cached = _load(target)
-        assert cached is not None
-        return CachedFeatures(cached.names, cached.arrays, True)
-    return cached
+    if (cached := _load(target)) is not None:
+        return cached
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_folder(target) as temporary:
+        _compute(encoder, samples, names, temporary, tokens, batch_size, progress)
+    computed = _load(target)
+    assert computed is not None
+    return replace(computed, computed=True)
 
 
 def _digest(encoder: Encoder, samples: Samples, names: Sequence[str], tokens: bool) -> str:

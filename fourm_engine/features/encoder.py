@@ -68,7 +68,7 @@ class Features:
         """The features of the input `name`, a grid, as a map; 0 for samples or tokens without it. Raises ValueError if
         it is not a grid, or if the samples have grids of several sizes."""
         shown = [names.get(name, name) for names in self.shown_as]
-        entries = [self.vocabulary[one] for one in shown]
+        entries = [self.vocabulary[modality] for modality in shown]
         layouts = {entry.layout for entry in entries}
         layout = layouts.pop()
         if not isinstance(layout, Grid):
@@ -205,7 +205,8 @@ def encoder(
     size: Size | Mapping[str, Size] | None = None,
     **options: Any,
 ) -> Encoder:
-    """The encoder of a trained model, from a run's folder, a model's folder, a published file or a Hub id.
+    """The encoder of a trained model, from a run's folder, a model's folder, a published file or a Hub id; called with
+    B samples it returns (B, D), D = `num_features`.
 
     `inputs`: see `Encoder`; `options`: see `FourM.from_pretrained` (device, ...). `to` moves the network; tokenizers
     stay on the `device` that they were loaded to. `size`: pixels per side, or (height, width), for all inputs that are

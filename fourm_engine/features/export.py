@@ -147,20 +147,14 @@ def export(encoder: Encoder, path: Path, format: Format = "onnx") -> tuple[FileF
     module = Exportable(encoder, given).eval()
     size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
     if format == "onnx" and size > MAX_ONNX_BYTES:
-        raise ValueError(
-            f"{path}: {size / 2**30:.1f} GiB of weights, more than the 2 of an ONNX file; use --format torch"
-        )
+        problem = f"{size / 2**30:.1f} GiB of weights, more than the 2 of an ONNX file"
+        raise ValueError(f"{path}: {problem}; use --format torch")
     samples = _samples(encoder, given)
     tensors = [torch.from_numpy(array) for array in arrays_of(encoder, samples, given)]
-    facts = FileFacts(
-        {name: _described(encoder, modality) for name, modality in given.items()},
-        {
-            "pooled": ["batch", encoder.num_features],
-            "tokens": ["batch", sum(spec.layout.num_tokens for spec in module.specs), encoder.num_features],
-            "valid": ["batch", sum(spec.layout.num_tokens for spec in module.specs)],
-        },
-        encoder.fingerprint(),
-    )
+    described = {name: _described(encoder, modality) for name, modality in given.items()}
+    n, width = sum(spec.layout.num_tokens for spec in module.specs), encoder.num_features
+    outputs: dict[str, list[Any]] = {"pooled": ["batch", width], "tokens": ["batch", n, width], "valid": ["batch", n]}
+    facts = FileFacts(described, outputs, encoder.fingerprint())
     write, load = (_write_onnx, _load_onnx) if format == "onnx" else (_write_torch, _load_torch)
     with replacing_file(path) as temporary:
         # torch tells a file's kind by its name.
@@ -270,6 +264,4 @@ def _write_onnx(
 def _load_onnx(path: Path) -> Callable[[Sequence[Tensor]], list[np.ndarray]]:
     session = optional("onnxruntime", **_INSTALL).InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [node.name for node in session.get_inputs()]
-    return lambda tensors: session.run(
-        None, {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
-    )
+    return lambda tensors: session.run(None, dict(zip(names, [tensor.numpy() for tensor in tensors], strict=True)))

@@ -113,8 +113,8 @@ class Index:
             raise ValueError(f"{self.graph}: damaged ({' '.join(str(error).split()):.200}); {_REMEDY}") from None
         if len(graph) != len(self.names) or graph.ndim != len(query):
             raise ValueError(f"{self.graph}: of other samples than {DESCRIPTION}; {_REMEDY}")
-        found: Any = graph.search(np.ascontiguousarray(query, np.float32), min(k, len(graph)))
-        rows = np.asarray(found.keys, np.int64)
+        matches: Any = graph.search(np.ascontiguousarray(query, np.float32), min(k, len(graph)))
+        rows = np.asarray(matches.keys, np.int64)
         if ((rows < 0) | (rows >= len(self.names))).any():
             raise ValueError(f"{self.graph}: of other samples than {DESCRIPTION}; {_REMEDY}")
         return rows
@@ -132,7 +132,7 @@ def _usearch(width: int) -> Any:
 
 def _strings(facts: dict[str, Any], key: str) -> list[str] | None:
     given = facts.get(key)
-    return given if isinstance(given, list) and all(isinstance(one, str) for one in given) else None
+    return given if isinstance(given, list) and all(isinstance(text, str) for text in given) else None
 
 
 def _are_sizes(given: Any) -> bool:

@@ -21,11 +21,7 @@ def read_labels(path: Path) -> dict[str, str]:
             table = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: not JSON ({error})") from None
-        if (
-            not isinstance(table, dict)
-            or not all(isinstance(label, (str, int)) for label in table.values())
-            or not table
-        ):
+        if not (isinstance(table, dict) and table and all(isinstance(c, (str, int)) for c in table.values())):
             raise ValueError(f"{path}: expected an object {{sample: class}} whose classes are text or integers")
         return {name: str(label) for name, label in table.items()}
     classes: dict[str, str] = {}
@@ -33,9 +29,8 @@ def read_labels(path: Path) -> dict[str, str]:
         if not row or (number == 1 and [cell.strip().lower() for cell in row] == ["sample", "class"]):
             continue
         if len(row) != 2:
-            raise ValueError(
-                f"{path}: line {number} has {counted(len(row), 'column')}; expected a sample and its class"
-            )
+            columns = counted(len(row), "column")
+            raise ValueError(f"{path}: line {number} has {columns}; expected a sample and its class")
         name, label = (cell.strip() for cell in row)
         if classes.setdefault(name, label) != label:
             raise ValueError(f"{path}: line {number}: {name!r} is of class {classes[name]!r} in a line before")

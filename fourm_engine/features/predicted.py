@@ -51,15 +51,12 @@ class Predicted:
         self.model, self.target = model, target
         self.modality: Modality = model.modalities[target]
         spec = self.modality.spec
-        features = isinstance(spec.array, FeatureVector) or (
-            isinstance(spec.array, FeatureMap) and spec.patch == (1, 1)
-        )
-        if not (spec.target and features):
+        of_tokens = isinstance(spec.array, FeatureMap) and spec.patch == (1, 1)
+        if not (spec.target and (of_tokens or isinstance(spec.array, FeatureVector))):
             raise ValueError(f"--predict: the model predicts no feature per token of {target!r}; name another modality")
         if isinstance(model.tokenizers[target], AbsentTokenizer):
-            raise ValueError(
-                f"--predict: the model comes without the tokenizer of {target!r}; give one with tokenizers="
-            )
+            without = f"the model comes without the tokenizer of {target!r}"
+            raise ValueError(f"--predict: {without}; give one with tokenizers=")
         self.given = list(inputs) == [target]
         if target in inputs and not self.given:
             raise ValueError(f"--predict: {target!r} is among the inputs; give only it, or leave it out")
@@ -99,7 +96,8 @@ class Predicted:
             stage = Stage(target=self.target, scheme="parallel", steps=1, temperature=0.0, readout="expected")
             requests = [Sample(dict(sample.shown)) for sample in samples]
             filled = self.model.sampler.run(requests, [stage], [0] * len(samples))
-            probabilities = np.stack([p for one in filled if (p := one[self.target].probabilities) is not None])
+            expected = [tokens[self.target].probabilities for tokens in filled]
+            probabilities = np.stack([p for p in expected if p is not None])
             features = [_mean(array) for array in self.model.tokenizers[self.target].decode_expected(probabilities)]
         return torch.from_numpy(np.stack(features).astype(np.float32))
 

@@ -157,51 +157,35 @@ def attentive(
     """The attentive probe, trained by AdamW with a cosine schedule, with the weight decay that does best on a held-out
     part of the training samples, fitted to all."""
 
+    def fitted(samples: Labelled, decay: float) -> Attentive:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.manual_seed(seed)
+            probe = Attentive(samples.pooled.shape[1], heads, classes).to(device)
+            optimiser = torch.optim.AdamW(probe.parameters(), lr=ATTENTIVE_RATE, weight_decay=decay)
+            steps = epochs * -(-len(samples) // batch_size)
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+            for _ in range(epochs):
+                for drawn_rows in torch.randperm(len(samples), generator=generator).split(batch_size):
+                    rows = drawn_rows.sort().values
+                    x, valid = _tokens(samples, rows.numpy(), device)
+                    optimiser.zero_grad()
+                    F.cross_entropy(probe(x, valid), samples.labels[rows].to(device)).backward()
+                    optimiser.step()
+                    schedule.step()
+        return probe
+
+    @torch.no_grad()
     def scores(fit: Labelled, other: Labelled, decay: float) -> Tensor:
-        probe = _fit_attentive(
-            fit, classes, decay, heads=heads, epochs=epochs, batch_size=batch_size, seed=seed, device=device
-        )
-        return _attentive_scores(probe, other, batch_size, device)
+        probe = fitted(fit, decay)
+        parts = [slice(start, start + batch_size) for start in range(0, len(other), batch_size)]
+        return torch.cat([probe(*_tokens(other, rows, device)).cpu() for rows in parts])
 
-    decay = _chosen(
-        train, classes, seed, ATTENTIVE_DECAYS, lambda fit, held, _: [scores(fit, held, d) for d in ATTENTIVE_DECAYS]
-    )
+    def sweep(fit: Labelled, other: Labelled, _: int) -> list[Tensor]:
+        return [scores(fit, other, decay) for decay in ATTENTIVE_DECAYS]
+
+    decay = _chosen(train, classes, seed, ATTENTIVE_DECAYS, sweep)
     return scores(train, val, decay), {"weight_decay": decay, "epochs": epochs, "lr": ATTENTIVE_RATE}
-
-
-def _fit_attentive(
-    train: Labelled,
-    classes: int,
-    decay: float,
-    *,
-    heads: int,
-    epochs: int,
-    batch_size: int,
-    seed: int,
-    device: torch.device | str,
-) -> Attentive:
-    generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(seed)
-        probe = Attentive(train.pooled.shape[1], heads, classes).to(device)
-        optimiser = torch.optim.AdamW(probe.parameters(), lr=ATTENTIVE_RATE, weight_decay=decay)
-        steps = epochs * -(-len(train) // batch_size)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-        for _ in range(epochs):
-            for rows in torch.randperm(len(train), generator=generator).split(batch_size):
-                x, valid = _tokens(train, rows.sort().values.numpy(), device)
-                labels = train.labels[rows.sort().values].to(device)
-                optimiser.zero_grad()
-                F.cross_entropy(probe(x, valid), labels).backward()
-                optimiser.step()
-                schedule.step()
-    return probe
-
-
-@torch.no_grad()
-def _attentive_scores(probe: Attentive, samples: Labelled, batch_size: int, device: torch.device | str) -> Tensor:
-    parts = [slice(start, start + batch_size) for start in range(0, len(samples), batch_size)]
-    return torch.cat([probe(*_tokens(samples, rows, device)).cpu() for rows in parts])
 
 
 def _tokens(samples: Labelled, rows: Any, device: torch.device | str) -> tuple[Tensor, Tensor]:
@@ -226,8 +210,8 @@ def _chosen(
     if not len(other) or not len(fit):
         return values[len(values) // 2]
     scores = sweep(fit, other, classes)
-    found = [(accuracy(s, other.labels), -float(F.cross_entropy(s, other.labels))) for s in scores]
-    return values[max(range(len(values)), key=found.__getitem__)]
+    ranks = [(accuracy(s, other.labels), -float(F.cross_entropy(s, other.labels))) for s in scores]
+    return values[max(range(len(values)), key=ranks.__getitem__)]
 
 
 def held_out(labels: Tensor, classes: int, share: float, seed: int) -> Bool[Tensor, " n"]:

@@ -81,11 +81,11 @@ class ClassFolder:
         self._source = FolderSource(folder, self.modality.spec.extensions)
         self._bad = BadFiles("skip")
         self.names: Sequence[str] = self._source.names
-        for one in self.names:
-            if "/" not in one:
+        for sample in self.names:
+            if "/" not in sample:
                 raise ValueError(
-                    f"{self._source.where(one)}: lies in no class; a folder of two classes and more has a sub-folder "
-                    "for each, or give --labels"
+                    f"{self._source.where(sample)}: lies in no class; a folder of two classes and more has a "
+                    "sub-folder for each, or give --labels"
                 )
 
     def read(self, name: str) -> ReadSample | None:

@@ -61,13 +61,9 @@ def evaluate(queries: Index, index: Index, labels: Mapping[str, str] | None = No
     if not len(answers.rows):
         what = "sample" if labels is None else "class with another sample"
         raise ValueError(f"--evaluate: the indexes have no {what} in common; make both of one data set")
-    return Retrieval(
-        len(answers.rows),
-        len(index.names),
-        _measured(x[answers.rows], y, answers),
-        _measured(x[answers.rows] - x.mean(0), y - y.mean(0), answers),
-        _chance(answers),
-    )
+    plain = _measured(x[answers.rows], y, answers)
+    centred = _measured(x[answers.rows] - x.mean(0), y - y.mean(0), answers)
+    return Retrieval(len(answers.rows), len(index.names), plain, centred, _chance(answers))
 
 
 @dataclass(frozen=True, eq=False)

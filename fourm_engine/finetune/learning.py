@@ -18,9 +18,8 @@ def adapt(network: Transformer, settings: FinetuneConfig, trained: ModelConfig) 
     naming the setting, for a name that no parameter has."""
     for name in ("encoder_blocks", "decoder_blocks"):
         if settings.lora is not None and getattr(network.config, name) > getattr(trained, name):
-            raise ValueError(
-                f"model.{name}: new blocks learn as a whole, not by finetune.lora; leave one of the two out"
-            )
+            problem = "new blocks learn as a whole, not by finetune.lora"
+            raise ValueError(f"model.{name}: {problem}; leave one of the two out")
     patterns = settings.freeze
     if patterns is None and settings.lora is not None:
         new = {REGISTERS} if trained.registers != network.config.registers else set()

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from fourm_engine import exported
-from fourm_engine.convert import published
+from fourm_engine.convert import published, published_model
 from fourm_engine.convert.absent import AbsentTokenizer
 from fourm_engine.convert.domains import fitted, match, restrict
 from fourm_engine.convert.tensors import vocabulary_of
@@ -65,7 +65,7 @@ def describe(source: str, manager: PluginManager) -> Description:
     """Raises ValueError where there is no such model, or it is damaged."""
     path, is_published = locate(source)
     if is_published:
-        checkpoint = published.open_checkpoint(path)
+        checkpoint = published_model.open_checkpoint(path)
         matched, _ = match(checkpoint.domains, manager, {})
         kept = fitted(checkpoint.domains, matched)
         names = {domain: modality.name for domain, (modality, _) in matched.items()}
@@ -124,9 +124,8 @@ class Source:
         given = None
         if is_published:  # its file does not say how its data was made; the config may
             check_known(settings.source, describe(settings.source, manager).settings, training)
-            given = {
-                name: m.settings.model_dump(mode="json", exclude=set(SIZE_SETTINGS)) for name, m in training.items()
-            }
+            sizes = set(SIZE_SETTINGS)
+            given = {name: m.settings.model_dump(mode="json", exclude=sizes) for name, m in training.items()}
         parts = load_parts(settings.source, device="cpu", manager=manager, settings=given, weights=False)
         for name in training.keys() & parts.missing.keys():
             raise ValueError(f"modalities.select: {parts.missing[name]}")
@@ -161,11 +160,8 @@ class Source:
         spaces, manager = self.training.token_spaces, host_of(self.training)
         for space, specs in spaces.items():
             if not (folder / space / DOCUMENT).is_file():
-                name = specs[0].name
-                raise ValueError(
-                    f"{folder / space}: no tokenizer of {name!r}, whose ids the model knows; "
-                    f"{self._remedy(name, folder)}"
-                )
+                name, remedy = specs[0].name, self._remedy(specs[0].name, folder)
+                raise ValueError(f"{folder / space}: no tokenizer of {name!r}, whose ids the model knows; {remedy}")
         loaded = load_tokenizers(folder, spaces, manager, modalities=self.training)
         for name, tokenizer in loaded.items():
             trained = self.trained_tokenizers[name]

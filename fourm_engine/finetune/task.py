@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fourm_engine.adapter import ADAPTER, AdapterConfig, save
@@ -20,11 +19,11 @@ from fourm_engine.exported import read_config
 from fourm_engine.finetune.learning import adapt
 from fourm_engine.finetune.source import Source
 from fourm_engine.model import FourM
-from fourm_engine.nn.adapt import learned, plain_state
+from fourm_engine.nn.adapt import learned
 from fourm_engine.nn.flops import Learning
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.starting import planned
-from fourm_engine.pretrain.task import EXPORT, FourMTask, network_of
+from fourm_engine.pretrain.task import EXPORT, FourMTask
 from fourm_engine.train.task import Planned
 from fourm_engine.weights import digest_of
 from fourm_plugins.tokenizer import Tokenizer
@@ -47,35 +46,24 @@ class FinetuneTask(FourMTask):
         self.source = source
         self._digest = digest_of(source.weights)
 
+    def adapt(self, network: Transformer) -> None:
+        adapt(network, self.source.settings, self.source.trained_config)
+
     def planned(self, seed: int) -> Planned:
         if self.source.settings.from_scratch:
             return super().planned(seed)
-        return planned(self._blank(), self.source.read, self.source.shapes, seed=seed)
+        return planned(self.blank(), self.source.read, self.source.shapes, seed=seed)
 
     def trained(self, weights: dict[str, Tensor]) -> FourM:
-        network = self._blank()
-        network.to_empty(device="cpu").load_state_dict(weights)
-        plain = network_of(self.config, self.vocabulary, plain_state(network))
-        return self.source.exported(plain, self.tokenizers)
+        return self.source.exported(self.merged(weights), self.tokenizers)
 
     def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
         super().export(weights, folder, scores)
         if (lora := self.source.settings.lora) is None:
             return
-        config = AdapterConfig(
-            base=self.source.settings.source,
-            digest=self._digest,
-            scale=lora.alpha / lora.rank,
-            model=read_config(folder / EXPORT),
-        )
-        save(folder / ADAPTER, config, learned(self._blank(), weights, self.source.shapes))
-
-    def _blank(self) -> Transformer:
-        """The adapted network without memory."""
-        with torch.device("meta"):
-            network = Transformer(self.config, self.vocabulary)
-            adapt(network, self.source.settings, self.source.trained_config)
-        return network
+        base, model = self.source.settings.source, read_config(folder / EXPORT)
+        config = AdapterConfig(base=base, digest=self._digest, scale=lora.alpha / lora.rank, model=model)
+        save(folder / ADAPTER, config, learned(self.blank(), weights, self.source.shapes))
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         """As in pretraining, but that nothing wears off which only modalities without a part in this run need."""
@@ -88,7 +76,7 @@ class FinetuneTask(FourMTask):
     @cached_property
     def learning(self) -> Learning | None:
         settings = self.source.settings
-        return None if settings.freeze is None and settings.lora is None else Learning.of(self._blank())
+        return None if settings.freeze is None and settings.lora is None else Learning.of(self.blank())
 
     def identity(self) -> dict[str, Any]:
         return super().identity() | self.source.settings.identity(self._digest)

@@ -64,14 +64,10 @@ class FitConfig(TrainConfig):
         plan = self.plan()
         changed: dict[str, Any] = dict.fromkeys((*LENGTHS, *RATES))
         changed |= {"steps": self.adapt.steps, "batch_size": self.adapt.batch_size or self.batch_size}
-        changed |= {
-            "warmup": min(plan.warmup, self.adapt.steps // 10),
-            "schedule": "cosine",
-            "cooldown": 0,
-            "adapt": None,
-        }
+        changed |= {"warmup": min(plan.warmup, self.adapt.steps // 10), "schedule": "cosine", "cooldown": 0}
         lr = self.adapt.lr or plan.lr / 5
-        return FitConfig.model_validate(self.model_dump() | changed | {"lr": lr, "min_lr": min(self.min_lr, lr)})
+        changed |= {"lr": lr, "min_lr": min(self.min_lr, lr), "adapt": None}
+        return FitConfig.model_validate(self.model_dump() | changed)
 
 
 class FitOverride(BaseModel):

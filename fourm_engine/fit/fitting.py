@@ -7,9 +7,6 @@ codebook is used.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -21,25 +18,22 @@ from pydantic import ValidationError
 
 from fourm_engine.fit.adapt import AdaptTask, SizedArrays
 from fourm_engine.fit.config import FitConfig
+from fourm_engine.fit.request import check_same_settings, request_of, up_to_date
 from fourm_engine.fit.samples import ArrayData, Sized
 from fourm_engine.fit.task import TokenizerTask, fitted_folder
-from fourm_engine.identity import compare, digest, refuse
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.tokenizers.quantisers.base import usage_of
-from fourm_engine.tokenizers.store import load_tokenizer, read_document, save_tokenizer, settings_changed
+from fourm_engine.tokenizers.store import read_document, save_tokenizer
 from fourm_engine.tokenizers.vit import with_position_grid
 from fourm_engine.train.checkpoint import step_folder
-from fourm_engine.train.config import LENGTHS, RATES, WATCHING
 from fourm_engine.train.distributed import processes, rank, sum_numbers, world_size
 from fourm_engine.train.loop import Trainer
 from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginManager
-from fourm_plugins.modality import Modality, flat
+from fourm_plugins.modality import Modality
 from fourm_plugins.spec import Grid
 from fourm_plugins.spec import Sequence as SequenceLayout
 from fourm_plugins.tokenizer import Tokenizer
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -118,12 +112,12 @@ def fit_tokenizer(
             names = ", ".join(modality.name for modality in modalities)
             raise ValueError(f"no training data for the tokenizer of {names}; add some, or leave it out")
         neural = isinstance(tokenizer, NeuralTokenizer)
-        request = _request(tokenizer, modalities, train, config if neural else None, seed)
+        request = request_of(tokenizer, modalities, train, config if neural else None, seed)
         stamps = {name: data.stamp() for name, data in sorted(train.items())}
-        kept = _up_to_date(folder / space, tokenizer, modalities, request, stamps, manager, refit)
+        kept = up_to_date(folder / space, tokenizer, modalities, request, stamps, manager, refit)
         if sum_numbers([float(kept is not None)])[0] == world_size():
             assert kept is not None
-            return kept
+            return Fitted(*kept, fresh=False)
 
         runs = folder / ".fit" / space
         report: dict[str, dict[str, float]] = {}
@@ -132,7 +126,7 @@ def fit_tokenizer(
             held_out = _arrays(base, val.get(base.name, ()))
             # The same run whatever follows, so that another adaptation can start from it.
             first = config.model_copy(update={"adapt": None})
-            run = runs / _request(tokenizer, modalities, train, first, seed)["hash"]
+            run = runs / request_of(tokenizer, modalities, train, first, seed)["hash"]
             task = TokenizerTask(tokenizer, train[base.name], held_out, steps=config.plan().steps, seed=seed)
             Trainer(task, first, run, seed=seed, host=manager).run()
             tokenizer.load(fitted_folder(run))
@@ -150,28 +144,6 @@ def fit_tokenizer(
             shutil.rmtree(runs, ignore_errors=True)
         sum_numbers([0.0])  # no process goes on before it is stored
         return Fitted(tokenizer, report, fresh=True)
-
-
-def check_settings(modalities: Sequence[Modality], folder: Path, manager: PluginManager) -> None:
-    """Raise ValueError if the tokenizer below `folder` was fitted under other settings of `modalities`."""
-    tokenizer = make_tokenizer(modalities, manager)
-    assert tokenizer.spec.token_space is not None
-    folder = folder / tokenizer.spec.token_space.name
-    try:
-        document = read_document(folder)
-    except ValueError:  # damaged: fitted again
-        return
-    if document is not None:
-        _check_settings(document, folder, tokenizer, base_first(modalities))
-
-
-def _check_settings(
-    document: dict[str, Any], folder: Path, tokenizer: Tokenizer, modalities: Sequence[Modality]
-) -> None:
-    for number, modality in enumerate(modalities):
-        # A network that serves several sizes is fitted only on its first modality.
-        changed = settings_changed(document, modality, any_size=number > 0 and isinstance(tokenizer, NeuralTokenizer))
-        refuse(changed, where=folder, remedy="fit again with `fourm tokenizer fit --refit`")
 
 
 def _adapt(
@@ -199,60 +171,24 @@ def _adapt(
         }
 
     before, how = measure(", before adapting"), config.adapting()
-    task = AdaptTask(
-        tokenizer,
-        arrays,
-        start=step_folder(start / "checkpoints", config.plan().steps),
-        steps=how.plan().steps,
-        seed=seed,
-    )
+    last = step_folder(start / "checkpoints", config.plan().steps)
+    task = AdaptTask(tokenizer, arrays, start=last, steps=how.plan().steps, seed=seed)
     Trainer(task, how, run, seed=seed, host=manager).run()
     tokenizer.load(fitted_folder(run))
     return before | measure("")
 
 
-def _up_to_date(
-    folder: Path,
-    tokenizer: Tokenizer,
-    modalities: Sequence[Modality],
-    request: dict[str, Any],
-    stamps: dict[str, str],
-    manager: PluginManager,
-    refit: bool,
-) -> Fitted | None:
-    """What was fitted before by the same request; None if there is nothing, if it is damaged, or if it is to be
-    replaced. Files whose size or time changed (`stamps`) are reported, and with `refit` fitted again. Raises ValueError
-    if it was fitted under other settings, unless `refit`."""
+def check_settings(modalities: Sequence[Modality], folder: Path, manager: PluginManager) -> None:
+    """Raise ValueError if the tokenizer below `folder` was fitted under other settings of `modalities`."""
+    tokenizer = make_tokenizer(modalities, manager)
+    assert tokenizer.spec.token_space is not None
+    folder = folder / tokenizer.spec.token_space.name
     try:
         document = read_document(folder)
-    except ValueError as error:
-        log.warning("fitting again: %s", error)
-        return None
-    if document is None:
-        return None
-    if not refit:
-        _check_settings(document, folder, tokenizer, modalities)
-    fit = document["fit"]
-    if fit.get("request") != request:
-        was = {key: value for key, value in fit.get("request", {}).items() if key != "hash"}
-        now = {key: value for key, value in request.items() if key != "hash"}
-        changed_facts = compare(flat(was), flat(now))
-        listed = "; ".join(f"{key} was {before}, is {after}" for key, (before, after) in changed_facts.items())
-        log.warning("%s: fitting again, since %s", folder, listed)
-        return None
-    changed_files = sorted(name for name, stamp in stamps.items() if fit.get("stamps", {}).get(name) != stamp)
-    if changed_files:
-        files = f"training files of {', '.join(changed_files)} have another size or time than when it was fitted"
-        if refit:
-            log.warning("%s: fitting again, since %s", folder, files)
-            return None
-        log.warning("%s: %s; it is kept, and `fourm tokenizer fit --refit` fits it again", folder, files)
-    try:
-        fitted = load_tokenizer(folder, tokenizer.specs, manager, modalities=modalities)
-        return Fitted(fitted, fit["report"], fresh=False)
-    except (ValueError, KeyError) as error:
-        log.warning("fitting again: %s", error)
-        return None
+    except ValueError:  # damaged: fitted again
+        return
+    if document is not None:
+        check_same_settings(document, folder, tokenizer, base_first(modalities))
 
 
 def fit_network(
@@ -285,36 +221,3 @@ def reconstruction(tokenizer: Tokenizer, modality: Modality, values: Sequence[An
 
 def _arrays(modality: Modality, values: Sequence[Any]) -> ArrayData:
     return ArrayData(lambda i: modality.normalise(values[i]), len(values), fingerprint="held out", cache_bytes=0)
-
-
-def _request(
-    tokenizer: Tokenizer,
-    modalities: Sequence[Modality],
-    train: Mapping[str, ArrayData],
-    config: FitConfig | None,
-    seed: int,
-) -> dict[str, Any]:
-    """Everything that decides the fitted state, with its hash, without the trainer's settings that change nothing and
-    without what a network only serves: it is fitted on its first modality."""
-    quiet = {"checkpoint_every", "keep", "eval_every", "log_every", "threads", "cache_mb", "device", *WATCHING}
-    quiet |= {"adapt"} if config is not None and config.adapt is None else set()
-    members = modalities if config is None else modalities[:1]
-    request: dict[str, Any] = {
-        "kind": tokenizer.kind,
-        "settings": tokenizer.stored_settings(),
-        "modalities": {modality.name: digest(modality.identity()) for modality in members},
-        "data": {m.name: [train[m.name].fingerprint, len(train[m.name])] for m in members if m.name in train},
-        "fit": _said(config, quiet) if config is not None else None,
-        "seed": seed,
-    }
-    if start := tokenizer.starting_point:
-        request["start"] = start
-    request["hash"] = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:12]
-    return request
-
-
-def _said(config: FitConfig, quiet: set[str]) -> dict[str, Any]:
-    """The settings without lengths and rates that are not set, and without settings of the trainer that are off."""
-    off = {*LENGTHS, *RATES, "warmup_tokens", "cooldown_tokens", "layer_decay", "export"}
-    said = config.model_dump(mode="json", exclude=quiet)
-    return {name: value for name, value in said.items() if name not in off or value is not None}

@@ -176,12 +176,8 @@ def at_sizes(
         modalities, name = {modality.name: other}, modality.name
         drawer = ViewDrawer.from_config(modalities, config, training=True, seed=seed)
         parts = [part.replacing(other) for part in train if name in part.modalities]
-        arrays = training_arrays(
-            [DrawnViews(drawer, part, config.views) for part in parts],
-            name,
-            views=config.views,
-            cache_bytes=cache_bytes // len(others),
-        )
+        drawn, room = [DrawnViews(drawer, part, config.views) for part in parts], cache_bytes // len(others)
+        arrays = training_arrays(drawn, name, views=config.views, cache_bytes=room)
         values: list[Any] = []
         if held_out is not None:
             centre = ViewDrawer.from_config(modalities, config, training=False)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from fourm_engine.data.order import Share, epoch_order
 from fourm_engine.files import replacing_folder
 from fourm_engine.fit.samples import ArrayData
-from fourm_engine.tokenizers.neural import NeuralTokenizer, TokenizerNetwork
+from fourm_engine.tokenizers.network import TokenizerNetwork
+from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.train.task import Loss, Task
 
 FITTED = "fitted"
@@ -88,10 +89,9 @@ class TokenizerTask(Task):
     def evaluate_on(
         self, model: nn.Module, share: Share, tokenizer: NeuralTokenizer, val: ArrayData | None
     ) -> dict[str, tuple[float, float]]:
-        sums = dict.fromkeys(self._weights, 0.0)
-        counts = dict.fromkeys(self._weights, 0.0)
         if val is None or not len(val):
             return {}
+        sums, counts = dict.fromkeys(self._weights, 0.0), dict.fromkeys(self._weights, 0.0)
         device = next(model.parameters()).device
         size = max(1, share.micro_batch_size)
         total = min(len(val), EVALUATION_ARRAYS)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fourm_engine.generate.given import Condition, Ids, Typed
-    from fourm_engine.generate.plan import Options, Stage, default_plan
+    from fourm_engine.generate.options import Options
+    from fourm_engine.generate.plan import Stage, default_plan
     from fourm_engine.generate.result import Generated
 
 __all__ = ["Condition", "Generated", "Ids", "Options", "Stage", "Typed", "default_plan"]
@@ -17,7 +18,7 @@ _MODULES = {
     "Condition": "given",
     "Generated": "result",
     "Ids": "given",
-    "Options": "plan",
+    "Options": "options",
     "Stage": "plan",
     "Typed": "given",
     "default_plan": "plan",

@@ -96,8 +96,9 @@ def _mean(spread: Any) -> float:
 
 @dataclass(frozen=True)
 class Calibration:
-    """`correlation`: Spearman's rank correlation of spread and error over all elements: 1 if both rank them alike, 0 if
-    the spread says nothing. `spread` and `error`: their means in groups of equal size, by rising spread."""
+    """`correlation`: Spearman's rank correlation of spread and error over all `elements`, in [-1, 1]: 1 if both rank
+    them alike, 0 if the spread says nothing. `spread` and `error`: their means in groups of equal size, by rising
+    spread, in the units of the value (of classes and texts, shares)."""
 
     correlation: float
     spread: tuple[float, ...]
@@ -114,10 +115,11 @@ def calibration(generated: Generated | Sequence[Generated], truth: Any, *, group
 
     Args:
         generated: results of `reduce`, for one input or several.
-        truth: the true value at the size of the result, or one for each result.
-        groups: number of equally large groups over which to average spread and error.
+        truth: the true value at the size of the result and in its units, or one for each result.
+        groups: number of equally large groups over which to average spread and error; no more than there are elements.
 
-    Raises ValueError for results without a spread, and for truths whose number or size differs."""
+    Elements (pixels, numbers) whose spread or truth is not finite are left out. Raises ValueError for results without a
+    spread, for truths whose number or size differs, and if no element is left."""
     results, truths = ([generated], [truth]) if isinstance(generated, Generated) else (list(generated), list(truth))
     if not results or len(results) != len(truths):
         raise ValueError(f"calibration: {counted(len(results), 'result')}, but {counted(len(truths), 'truth')}")

@@ -56,7 +56,7 @@ class ExplainedStage:
 
     @property
     def flops(self) -> float:
-        return sum(each.flops for each in self.passes)
+        return sum(step.flops for step in self.passes)
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,9 @@ class Explanation:
 
     def __str__(self) -> str:
         lines = [f"given: {', '.join(self.inputs) or 'nothing'}", *(f"plan: {remark}" for remark in self.remarks)]
-        for number, told in enumerate(self.stages, 1):
-            lines += [f"{number}. {line}" if i == 0 else f"   {line}" for i, line in enumerate(_lines(told))]
+        for number, stage in enumerate(self.stages, 1):
+            first, *others = _lines(stage)
+            lines += [f"{number}. {first}", *(f"   {line}" for line in others)]
         bound = "at most " if any(stage.at_most for stage in self.stages) else ""
         return "\n".join([*lines, f"total: {bound}{_flops(self.flops)}; nothing was run"])
 
@@ -98,10 +99,9 @@ def explained(prepared: Prepared, sampler: Sampler, guide: Guide | None = None) 
             stages.append(_stage(stage, samples, sampler, guide))
             if stage.target in sampler.inputs:  # later stages see as many tokens as it may have
                 n = sampler.vocabulary[stage.target].layout.num_tokens
-                made = [Shown.tokens(np.full(n, 0 if stage.deterministic else b)) for b in range(len(samples))]
-                samples = [
-                    replace(s, shown={**s.shown, stage.target: part}) for s, part in zip(samples, made, strict=True)
-                ]
+                for b, sample in enumerate(samples):
+                    tokens = Shown.tokens(np.full(n, 0 if stage.deterministic else b))
+                    samples[b] = replace(sample, shown={**sample.shown, stage.target: tokens})
     return Explanation(tuple(inputs.values()), tuple(prepared.remarks), tuple(stages))
 
 
@@ -134,11 +134,8 @@ def _parallel(
 ) -> list[Pass]:
     """The passes that `parallel.Parallel` would run."""
     beforehand = stage.scheme == "random_order" or (order is not None and order.beforehand() is not None)
-    n, rows, known = (
-        model.vocabulary[stage.target].layout.num_tokens,
-        ways.rows(samples),
-        _known(samples, stage.target),
-    )
+    n = model.vocabulary[stage.target].layout.num_tokens
+    rows, known = ways.rows(samples), _known(samples, stage.target)
     which, first = distinct(rows)
     state, _ = distinct(known)  # samples with equal known tokens share their rows
     state = [-1 - b for b in range(len(samples))] if stage.scheme == "random_order" else state
@@ -154,10 +151,8 @@ def _parallel(
         decoded = {b: count if beforehand else left[b] for b, count in kept.items()}
         flops = _flops_of(model, {}, 0, 0, {stage.target: sum(decoded.values())})
         flops += sum(_flops_of(model, rows[first[key[0]]], lengths[key], decoded[b]) for key, b in run.items())
-        taken = int(used[:, list(kept)].any(1).sum())
-        passes.append(
-            Pass(step + 1, taken, len(run), sum(lengths.values()), max(decoded.values()), max(kept.values()), flops)
-        )
+        taken, most_decoded, most_kept = used[:, list(kept)].any(1).sum(), max(decoded.values()), max(kept.values())
+        passes.append(Pass(step + 1, int(taken), len(run), sum(lengths.values()), most_decoded, most_kept, flops))
         for b, count in kept.items():
             left[b] -= count
             state[b] = -1 - b
@@ -193,16 +188,8 @@ def _flops_of(
 ) -> float:
     """FLOPs of one row; with `targets`, of the output heads alone, which run once for all branches."""
     patches = {name: len(part) for name, part in row.items() if part.features is not None}
-    parts = forward_flops(
-        model.network.config,
-        model.vocabulary,
-        B=int(targets is None),
-        N=encoded,
-        M=decoded,
-        targets=targets or {},
-        patches=patches,
-    )
-    return sum(parts.values())
+    config, sizes = model.network.config, {"B": int(targets is None), "N": encoded, "M": decoded}
+    return sum(forward_flops(config, model.vocabulary, **sizes, targets=targets or {}, patches=patches).values())
 
 
 def _taken(ways: Branches, samples: int) -> tuple[str, ...]:
@@ -219,9 +206,9 @@ def _without(hidden: frozenset[str]) -> str:
     return f"without {', '.join(sorted(hidden))}" if hidden else "sees everything"
 
 
-def _lines(told: ExplainedStage) -> list[str]:
-    stage, passes = told.stage, told.passes
-    how = [counted(told.samples, "sample")] if told.samples > 1 else []
+def _lines(explained: ExplainedStage) -> list[str]:
+    stage, passes = explained.stage, explained.passes
+    how = [counted(explained.samples, "sample")] if explained.samples > 1 else []
     if stage.scheme == "autoregressive":
         how += ["left to right", f"at most {counted(passes[0].decoded, 'token')}"]
     else:
@@ -231,15 +218,15 @@ def _lines(told: ExplainedStage) -> list[str]:
     how += [f"top-p {stage.top_p:g}"] if stage.top_p is not None else []
     how += [f"top-k {stage.top_k}"] if stage.top_k is not None else []
     how += ["decoded from probabilities"] if stage.readout == "expected" else []
-    lines = [f"{stage.target}: {', '.join(how)}; sees {', '.join(told.sees) or 'nothing'}"]
+    lines = [f"{stage.target}: {', '.join(how)}; sees {', '.join(explained.sees) or 'nothing'}"]
     if stage.scheme != "autoregressive":
         idle = stage.steps - len(passes)
         skipped = f" ({counted(idle, 'empty step')} skipped)" if idle else ""
-        lines.append(f"tokens kept per step: {' '.join(str(each.kept) for each in passes)}{skipped}")
-    lines += told.guidance
-    bound = "at most " if told.at_most else ""
-    rows, tokens = sum(each.rows for each in passes), sum(each.encoder_tokens for each in passes)
-    return [*lines, f"{counted(rows, 'row')} of {tokens:,} tokens encoded, {bound}{_flops(told.flops)}"]
+        lines.append(f"tokens kept per step: {' '.join(str(step.kept) for step in passes)}{skipped}")
+    lines += explained.guidance
+    bound = "at most " if explained.at_most else ""
+    rows, tokens = sum(step.rows for step in passes), sum(step.encoder_tokens for step in passes)
+    return [*lines, f"{counted(rows, 'row')} of {tokens:,} tokens encoded, {bound}{_flops(explained.flops)}"]
 
 
 def _flops(count: float) -> str:

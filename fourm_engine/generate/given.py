@@ -13,8 +13,11 @@ from fourm_plugins.door import as_array, describe
 
 
 class Ids:
-    """Token ids of one modality, instead of its value: `Ids(out[name].tokens)`. `ids`: integers (n,), as a list, array
-    or tensor. Raises ValueError for anything else."""
+    """Token ids of one modality, instead of its value: `Ids(out[name].tokens)`.
+
+    `ids`: integers (n,), as a list, array or tensor, from 0 to below the size of the modality's token space; a sequence
+    comes without its end marker. Kept as int64. Raises ValueError for anything else; ids out of range are refused where
+    they are used."""
 
     def __init__(self, ids: Any) -> None:
         array = as_array(ids)
@@ -39,18 +42,23 @@ class Typed:
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """A value (or `Ids`) of which only a part counts, or that has a guidance weight.
+    """A value (or `Ids`) of which only a part counts, or that has a guidance weight (classifier-free guidance over
+    several conditions: 4M section 3.2, arXiv 2207.12598).
 
     `keep`: bool, True where the value is known: (h, w) of the token grid, (n,) tokens, or (H, W) pixels of the value; a
     token is known if all its pixels are. If the modality is also a target, the known part stays and the rest is
     generated; otherwise only the known tokens are shown.
 
-    `weight`: wᵢ in u + Σ wᵢ (cᵢ − u), for the whole, or for the tokens that a `region` touches: a box (x0, y0, x1, y1)
-    in [0, 1] of the picture, a bool mask like `keep`, or a picture, white in the region. Tokens outside have no weight.
-    Several regions are a list, with a list of as many weights: `Condition(value, weight=[2, -1], region=[box, mask])`.
+    `weight`: the finite number wᵢ in u + Σ wᵢ (cᵢ − u), for the whole, or for the tokens that a `region` touches: a box
+    (x0, y0, x1, y1) in [0, 1] of the picture, a bool mask like `keep`, or a picture, white in the region. Tokens
+    outside have no weight. Several regions are a list, with a list of as many weights:
+    `Condition(value, weight=[2, -1], region=[box, mask])`.
 
     `halo`, for edits: this many tokens around the unknown part are regenerated, too, while known pixels stay; no token
-    need be known then."""
+    need be known then.
+
+    Raises ValueError for a weight that is not a finite number, for a region without a weight, and for more or fewer
+    weights than regions; a `keep` or `region` that does not fit the value is refused where it is used."""
 
     value: Any
     keep: np.ndarray | None = None

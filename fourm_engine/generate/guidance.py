@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourm_engine.generate.plan import MAX_WEIGHT, Stage, is_weight
+from fourm_engine.generate.options import MAX_WEIGHT, is_weight
+from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.shown import Sample
 from fourm_engine.masking.pack import Shown
 from fourm_engine.nn.transformer import Transformer
@@ -111,15 +112,15 @@ class Guide:
 
     def check(self, names: Collection[str], model: Guides) -> None:
         """Raises ValueError unless tokens of the modalities `names` mean to the guide what they mean to `model`."""
-        theirs = self.model.modalities
         for name in sorted(names):
-            if name not in theirs:
+            if name not in self.model.modalities:
                 raise ValueError(f"guide: it has no modality {name!r}; choose a model that has")
-            mine, tokens = model.modalities[name], model.tokenizers.get(name)
-            if tokens is not None and self.model.tokenizers[name].fingerprint != tokens.fingerprint:
+            guide, modality = self.model.modalities[name], model.modalities[name]
+            tokenizer = model.tokenizers.get(name)
+            if tokenizer is not None and self.model.tokenizers[name].fingerprint != tokenizer.fingerprint:
                 raise ValueError(f"guide: its tokenizer of {name!r} is another; choose a model with the same")
-            same = tokens is not None or mine.identity() == theirs[name].identity()
-            if not same or mine.spec.layout != theirs[name].spec.layout:
+            same = tokenizer is not None or modality.identity() == guide.identity()
+            if not same or modality.spec.layout != guide.spec.layout:
                 raise ValueError(f"guide: its {name!r} has other settings; choose a model with the same")
 
 
@@ -179,13 +180,13 @@ def branches(stage: Stage, samples: Sequence[Sample], sequences: Mapping[str, Se
                 raise unknown_condition(name, stage.target, conditions)
         hidden = [frozenset(names), *(frozenset(names) - {name} for name in names)]
         # A condition without a weight has weight 1; a region that a sample lacks has weight 0.
-        carried = [
+        of_samples = [
             dict.fromkeys(regions, 0.0) | {k: r.weight for k, r in s.regions.items()} | s.weights for s in samples
         ]
-        weights: list[list[Weight]] = [[common.get(name, own.get(name, 1.0)) for own in carried] for name in names]
+        weights: list[list[Weight]] = [[common.get(name, w.get(name, 1.0)) for w in of_samples] for name in names]
         # The published models replace hidden sequences in plain guidance only, not with weights per condition.
-        own_sentinel = {name: shown for name, shown in placeholders.items() if name == stage.target}
-        return Branches(tuple(hidden), weights, own_sentinel, stage.target)
+        target_alone = {name: shown for name, shown in placeholders.items() if name == stage.target}
+        return Branches(tuple(hidden), weights, target_alone, stage.target)
     weight: Weight = 1.0 if stage.guidance is None else stage.guidance
     if weight == 1.0 or not conditions:
         return plain(stage, sequences)

@@ -72,14 +72,9 @@ def region_tokens(name: str, region: Any, value: Any, spec: ModalitySpec, view: 
         height, width = (spec.layout.height, spec.layout.width) if value is None else np.asarray(value).shape[:2]
         mask = np.zeros((height, width), np.bool_)
         # To a thousandth of a pixel, so that a third of 9 pixels is 3.
-        rows, columns = (
-            [math.floor(y0 * height + 1e-3), math.ceil(y1 * height - 1e-3)],
-            [
-                math.floor(x0 * width + 1e-3),
-                math.ceil(x1 * width - 1e-3),
-            ],
-        )
-        mask[rows[0] : max(rows[1], rows[0] + 1), columns[0] : max(columns[1], columns[0] + 1)] = True
+        top, bottom = math.floor(y0 * height + 1e-3), math.ceil(y1 * height - 1e-3)
+        left, right = math.floor(x0 * width + 1e-3), math.ceil(x1 * width - 1e-3)
+        mask[top : max(bottom, top + 1), left : max(right, left + 1)] = True
     else:
         mask = read_mask(region, what=what, where="it is")
     return ~tokens_within(name, ~mask, value, spec, view, what="region")
@@ -125,7 +120,7 @@ def weights_of(weight: Any, region: Any) -> list[tuple[float, Any]]:
         raise ValueError("the region of a Condition has no effect without a weight; give weight=, or leave region out")
     else:
         pairs = [(weight, region)]
-    for one, _ in pairs:
-        if not (isinstance(one, Real) and math.isfinite(one)):
-            raise ValueError(f"the weight of a Condition is a finite number; given: {one!r:.80}")
-    return [(float(one), part) for one, part in pairs]
+    for number, _ in pairs:
+        if not (isinstance(number, Real) and math.isfinite(number)):
+            raise ValueError(f"the weight of a Condition is a finite number; given: {number!r:.80}")
+    return [(float(number), part) for number, part in pairs]

@@ -8,88 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from inspect import Parameter, Signature
-from numbers import Real
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from fourm_engine.generate.options import Guidance, Options, Temperature, check_drawing, one_line, scheduled
 from fourm_engine.generate.schedules import Schedule, TemperatureSchedule
-from fourm_plugins.explain import explain
 from fourm_plugins.modality import Modality
 
 Readout = Literal["sampled", "expected"]
-Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 
 #: Steps for a grid whose layout no input shows (a picture from a sentence), and for everything that is drawn.
 FREE_STEPS = 8
-
-
-#: Largest absolute weight of guidance: logits times more say nothing else.
-MAX_WEIGHT = 10_000
-
-
-def is_weight(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and abs(float(value)) <= MAX_WEIGHT
-
-
-def _weights(value: Any) -> Any:
-    weights = list(value.values()) if isinstance(value, Mapping) else [value]
-    schedules = [list(w) if isinstance(w, (list, tuple)) else [w] for w in weights]
-    if not all(is_weight(w) for schedule in schedules for w in schedule):
-        most = f"at most {MAX_WEIGHT:,}"
-        raise ValueError(
-            f"a finite number, or one per input, {{name: weight}}, {most}; a list of numbers is a schedule"
-        )
-    if not weights:
-        raise ValueError("it names no condition; leave it out")
-    if any(isinstance(w, (list, tuple)) and len(w) < 2 for w in weights):
-        raise ValueError("a schedule of guidance has at least two numbers, for the first and the last step")
-    return dict(value) if isinstance(value, Mapping) else value
-
-
-#: One weight, or a weight per named input. A weight is a number, or a list of numbers, spaced evenly from the first
-#: step to the last and interpolated linearly.
-Guidance = Annotated[float | list[float] | dict[str, float | list[float]], BeforeValidator(_weights)]
-
-
-def scheduled(guidance: Guidance | None) -> bool:
-    """Whether a weight changes over the steps."""
-    return any(isinstance(w, list) for w in (guidance.values() if isinstance(guidance, dict) else [guidance]))
-
-
-class Options(BaseModel):
-    """What a user may set for generation; None leaves the choice to `default_plan`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-    #: Steps of parallel decoding, for grids and vectors.
-    steps: int | None = Field(default=None, ge=1, le=8192)
-    #: 0 takes the likeliest token; above 0, tokens are drawn.
-    temperature: Temperature | None = None
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=1)
-    guidance: Guidance | None = None
-    #: Decoding order of grids and vectors, and its settings; see `Stage`.
-    scheme: str | None = None
-    order: dict[str, float] | None = None
-    #: See `Stage`.
-    prompt_sentinel: bool = False
-
-    @model_validator(mode="after")
-    def _effects(self) -> Options:
-        _check_drawing(self.temperature, self.top_p, self.top_k)
-        if self.order and self.scheme is None:
-            raise ValueError(f"order={self.order} sets a scheme; name the scheme, such as scheme='remask'")
-        if self.scheme == "autoregressive":
-            raise ValueError("scheme 'autoregressive' is the only one for sequences, and only for them; leave it out")
-        if self.scheme is not None and self.steps == 1:
-            raise ValueError(f"scheme {self.scheme!r} has no effect on one step; raise steps, or leave it out")
-        return self
-
-    @property
-    def drawn(self) -> bool:
-        """Whether the options ask for randomness."""
-        return bool(self.temperature) or self.top_p is not None or self.top_k is not None
+#: Settings of a `Stage` that have no effect on a sequence.
+_ONLY_PARALLEL = (
+    "order",
+    "steps",
+    "schedule",
+    "temperature_schedule",
+    "temperature_min",
+    "temperature_power",
+    "readout",
+)
 
 
 class Stage(BaseModel):
@@ -108,14 +48,14 @@ class Stage(BaseModel):
             drawn at random, as in training. autoregressive: sequences, left to right. halton, remask, entropy, and the
             orders of packages (entry points `fourm.orders.v1`): see docs/generation.md.
         order: settings of the scheme, {"share": 0.1}.
-        steps: decoding steps of a grid or vector, at most one per token.
+        steps: decoding steps of a grid or vector, from 1 to one per token.
         schedule: how many tokens each step reveals: few at first ("cosine") or equally many ("linear").
-        temperature: 0 takes the likeliest token.
+        temperature: from 0, which takes the likeliest token, to 100.
         temperature_schedule: constant; linear, falling with the number of tokens left; onex, from `temperature` to
             `temperature_min` like 1 / x to the `temperature_power`.
         temperature_min, temperature_power: settings of onex.
-        top_p: draw from the fewest tokens with this total probability.
-        top_k: draw from the k likeliest tokens.
+        top_p: draw from the fewest tokens with this total probability, above 0 and at most 1.
+        top_k: draw from the k likeliest tokens, at least 1.
         guidance: a weight, or {condition: weight}; each a number, or a list of numbers as a schedule.
         readout: sampled: decode the value from the tokens. expected: decode it from the probability-weighted codes; the
             tokens are those that the steps chose.
@@ -149,7 +89,7 @@ class Stage(BaseModel):
             super().__init__(**data)
         except ValidationError as error:
             what = f"stage of {data['target']!r}: " if "target" in data else "stage: "
-            raise ValueError(what + _one_line(error, type(self))) from None
+            raise ValueError(what + one_line(error, type(self))) from None
 
     @model_validator(mode="after")
     def _effects(self) -> Stage:
@@ -160,22 +100,13 @@ class Stage(BaseModel):
             name for name in fields if not fields[name].is_required() and getattr(self, name) != fields[name].default
         }
         if self.scheme == "autoregressive":
-            only_parallel = (
-                "order",
-                "steps",
-                "schedule",
-                "temperature_schedule",
-                "temperature_min",
-                "temperature_power",
-                "readout",
-            )
-            if idle := [name for name in only_parallel if name in changed]:
+            if idle := [name for name in _ONLY_PARALLEL if name in changed]:
                 raise ValueError(f"{idle[0]} does not apply to autoregressive decoding; leave it out")
         elif self.order and self.scheme in ("parallel", "random_order"):
             raise ValueError(f"scheme {self.scheme!r} has no settings; leave order={self.order} out")
         elif self.max_tokens is not None:
             raise ValueError("max_tokens applies to autoregressive decoding only; leave it out")
-        _check_drawing(self.temperature, self.top_p, self.top_k)
+        check_drawing(self.temperature, self.top_p, self.top_k)
         if self.temperature_schedule != "constant" and self.temperature == 0:
             raise ValueError("temperature_schedule has no effect at temperature 0; leave one of them out")
         if self.temperature_schedule != "onex" and (idle := sorted(changed & {"temperature_min", "temperature_power"})):
@@ -209,29 +140,24 @@ class Stage(BaseModel):
         """This stage with its open settings filled in as by `default_plan`, if it has no scheme. Raises ValueError."""
         if self.scheme is not None:
             return self
-        said = self.model_dump(include=self.model_fields_set - {"scheme"})
-        options = {name: said[name] for name in Options.model_fields.keys() & said.keys()}
+        settings = self.model_dump(include=self.model_fields_set - {"scheme"})
+        options = {name: settings[name] for name in Options.model_fields.keys() & settings.keys()}
         chosen = default_plan(self.target, modalities, given, several=several, **options)[0]
-        return Stage(**chosen.model_dump(exclude_defaults=True) | {"scheme": chosen.scheme} | said)
+        return Stage(**chosen.model_dump(exclude_defaults=True) | {"scheme": chosen.scheme} | settings)
 
 
 # Pydantic would show the arguments of `__init__`; users want to see the settings.
 Stage.__signature__ = Signature(
-    Parameter(name, Parameter.KEYWORD_ONLY if name != "target" else Parameter.POSITIONAL_OR_KEYWORD, **told)  # type: ignore[arg-type]
-    for name, field in Stage.model_fields.items()
-    for told in [{"annotation": field.annotation} | ({} if field.is_required() else {"default": field.get_default()})]
+    [
+        Parameter(
+            name,
+            Parameter.POSITIONAL_OR_KEYWORD if name == "target" else Parameter.KEYWORD_ONLY,
+            default=Parameter.empty if field.is_required() else field.get_default(),
+            annotation=field.annotation,
+        )
+        for name, field in Stage.model_fields.items()
+    ]
 )
-
-
-def _one_line(error: ValidationError, model: type[BaseModel]) -> str:
-    whole = [f["msg"].removeprefix("Value error, ") for f in error.errors() if not f["loc"]]
-    return "; ".join(whole or explain(error, model))
-
-
-def _check_drawing(temperature: float | None, top_p: float | None, top_k: int | None) -> None:
-    if temperature == 0 and (top_p is not None or top_k is not None):
-        name = "top_p" if top_p is not None else "top_k"
-        raise ValueError(f"{name} has no effect at temperature 0, which takes the likeliest token; leave one out")
 
 
 def default_plan(
@@ -248,9 +174,9 @@ def default_plan(
     before it (a picture shows where things are); where the modality allows it, the expected code is decoded. A grid
     whose layout nothing shows is drawn in eight steps with nucleus sampling. A sequence is written left to right, drawn
     at a temperature of 0.7, or, where it has one answer (`Modality.one_answer`) and a grid of its alignment group is
-    given or generated before it, with the likeliest tokens. If randomness is
-    requested (a temperature above 0, top_p, top_k, or `several` samples of one input), everything is drawn. With a
-    `scheme`, grids and vectors are drawn in eight steps, or in `steps`.
+    given or generated before it, with the likeliest tokens. If randomness is requested (a temperature above 0, top_p,
+    top_k, or `several` samples of one input), everything is drawn. With a `scheme`, grids and vectors are drawn in
+    eight steps, or in `steps`.
 
     `options`: fields of `Options`. `steps`, `scheme` and `order` apply to grids and vectors, with at most one step per
     token; the others apply to every stage. Raises ValueError, one line, for options that do not exist or have no
@@ -258,7 +184,7 @@ def default_plan(
     try:
         chosen = Options(**options)
     except ValidationError as error:
-        raise ValueError(_one_line(error, Options)) from None
+        raise ValueError(one_line(error, Options)) from None
     targets = [targets] if isinstance(targets, str) else list(targets)
     if unknown := [target for target in targets if target not in modalities]:
         raise ValueError(f"no modality {unknown[0]!r}; available: {', '.join(modalities)}")
@@ -269,35 +195,34 @@ def default_plan(
     if chosen.steps is not None and chosen.steps > max(parallel.values()):
         most = max(parallel, key=parallel.__getitem__)
         raise ValueError(f"steps {chosen.steps} are more than the {parallel[most]} tokens of {most!r}; lower them")
-    drawn = several or chosen.drawn
-    stages, seen = [], set(given)
-    for target in targets:
-        common: dict[str, Any] = {
-            "target": target,
-            "guidance": chosen.guidance,
-            "prompt_sentinel": chosen.prompt_sentinel,
-            "top_k": chosen.top_k,
-        }
-        if target not in parallel:
-            certain = modalities[target].one_answer and not drawn and _shows_layout(target, seen, modalities)
-            heat = (0.0 if certain else 0.7) if chosen.temperature is None else chosen.temperature
-            nucleus = chosen.top_p if chosen.top_p is not None else (0.9 if heat > 0 else None)
-            stages.append(Stage(scheme="autoregressive", temperature=heat, top_p=nucleus, **common))
-        else:
-            spec = modalities[target].spec
-            shown = spec.layout.kind == "vector" or _shows_layout(target, seen, modalities)
-            few = shown and not drawn and chosen.scheme is None
-            n = min(chosen.steps or (1 if few else FREE_STEPS), parallel[target])
-            heat = (1.0 if drawn or n > 1 else 0.0) if chosen.temperature is None else chosen.temperature
-            nucleus = chosen.top_p if chosen.top_p is not None else (0.9 if n > 1 and heat > 0 else None)
-            readout: Readout = "expected" if n == 1 and heat == 0 and spec.expected_decoding else "sampled"
-            common |= {"scheme": chosen.scheme or "parallel", "order": chosen.order or {}, "readout": readout}
-            stages.append(Stage(steps=n, temperature=heat, top_p=nucleus, **common))
-        seen.add(target)
-    return stages
+    drawn, seen = several or chosen.drawn, [*given]
+    return [
+        _default_stage(target, modalities, chosen, drawn, _shows_layout(target, [*seen, *targets[:i]], modalities))
+        for i, target in enumerate(targets)
+    ]
 
 
-def _shows_layout(target: str, seen: set[str], modalities: Mapping[str, Modality]) -> bool:
+def _default_stage(
+    target: str, modalities: Mapping[str, Modality], options: Options, drawn: bool, shown: bool
+) -> Stage:
+    """`drawn`: whether the result is to be random. `shown`: whether something shows the layout of the target."""
+    modality, spec = modalities[target], modalities[target].spec
+    common = options.model_dump(include={"guidance", "prompt_sentinel", "top_k"})
+    if spec.layout.kind == "sequence":
+        certain = modality.one_answer and not drawn and shown
+        temperature = (0.0 if certain else 0.7) if options.temperature is None else options.temperature
+        top_p = options.top_p if options.top_p is not None or temperature == 0 else 0.9
+        return Stage(target, scheme="autoregressive", temperature=temperature, top_p=top_p, **common)
+    few = (spec.layout.kind == "vector" or shown) and not drawn and options.scheme is None
+    steps = min(options.steps or (1 if few else FREE_STEPS), spec.layout.num_tokens)
+    temperature = (1.0 if drawn or steps > 1 else 0.0) if options.temperature is None else options.temperature
+    top_p = options.top_p if options.top_p is not None or steps == 1 or temperature == 0 else 0.9
+    readout: Readout = "expected" if steps == 1 and temperature == 0 and spec.expected_decoding else "sampled"
+    common |= {"scheme": options.scheme or "parallel", "order": options.order or {}, "readout": readout}
+    return Stage(target, steps=steps, temperature=temperature, top_p=top_p, **common)
+
+
+def _shows_layout(target: str, seen: Iterable[str], modalities: Mapping[str, Modality]) -> bool:
     group = modalities[target].spec.alignment
     others = [modalities[name].spec for name in seen if name in modalities]
     return any(spec.layout.kind == "grid" and spec.alignment == group and group is not None for spec in others)

@@ -5,7 +5,7 @@ In: inputs, targets, a plan or options, seeds. Out: `Prepared`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,25 +70,13 @@ def prepare(
             possible = [name for name, m in modalities.items() if m.spec.target]
             raise ValueError(f"{target!r} is input only and cannot be generated; targets: {', '.join(possible)}")
     shown, options = sampler.inputs, {k: v for k, v in options.items() if v is not None and v is not False}
-    stages, names, remarks = list[Stage](), list(targets), list[str]()
+    stages, names, remarks = list[Stage](), targets, list[str]()
     if plan == "auto":
-        possible = [
-            n for n, m in modalities.items() if m.spec.target and n in shown and n not in _same(given, modalities)
-        ]
+        same = _same(given, modalities)
+        possible = [n for n, m in modalities.items() if m.spec.target and n in shown and n not in same]
         names, remarks = choose_chain(given, targets, nats(), possible)
-    elif isinstance(plan, str):
-        raise ValueError(f"plan: {plan!r} is neither 'auto' nor a list of stages and names")
     elif plan is not None:
-        steps: list[Any] = [plan] if isinstance(plan, Stage) else list(plan)
-        if steps and all(isinstance(step, str) for step in steps):
-            for name in steps:
-                reader.find(name)
-            names = request.chain_of(steps, targets, shown)
-        else:
-            if options:
-                raise ValueError(f"{', '.join(options)}: the stages of the plan say how to generate; set it there")
-            stages = request.plan_of(steps, targets, modalities, shown)
-            names = [stage.target for stage in stages]
+        stages, names = _chosen(plan, targets, options, reader=reader, modalities=modalities, inputs=shown)
     for name in names:
         reader.find(name)
     # Mistakes in the plan are better known before any input is read.
@@ -99,26 +87,44 @@ def prepare(
     plans = []
     for sample, shown_as in read:
         if stages:
-            seen = [{*sample.shown, *names[:i]} for i in range(len(stages))]
-            own = [s.completed(modalities, there, several=several) for s, there in zip(stages, seen, strict=True)]
+            complete = [
+                stage.completed(modalities, {*sample.shown, *names[:i]}, several=several)
+                for i, stage in enumerate(stages)
+            ]
         else:
-            own = default_plan(names, modalities, sample.shown, several=several, **options)
-        request.check_known(own, sample, modalities)
+            complete = default_plan(names, modalities, sample.shown, several=several, **options)
+        request.check_known(complete, sample, modalities)
         if several:
-            request.check_variety(own, n_samples if n_samples > 1 else len(inputs))
+            request.check_variety(complete, n_samples if n_samples > 1 else len(inputs))
         plans.append(
-            request.guided(own, sample, shown_as, inputs=shown, sequences=sampler.sequences, chosen=bool(stages))
+            request.guided(complete, sample, shown_as, inputs=shown, sequences=sampler.sequences, chosen=bool(stages))
         )
-    each = [i for i in range(len(inputs)) for _ in range(n_samples)]
-    return Prepared(
-        targets,
-        n_samples,
-        [read[i][0] for i in each],
-        [plans[i] for i in each],
-        seeds,
-        [read[i][1] for i in each],
-        remarks,
-    )
+    repeated = [(*both, plan) for both, plan in zip(read, plans, strict=True) for _ in range(n_samples)]
+    samples, shown_names, all_plans = (list(column) for column in zip(*repeated)) if repeated else ([], [], [])
+    return Prepared(targets, n_samples, samples, all_plans, seeds, shown_names, remarks)
+
+
+def _chosen(
+    plan: Any,
+    targets: Sequence[str],
+    options: Mapping[str, Any],
+    *,
+    reader: InputReader,
+    modalities: Mapping[str, Modality],
+    inputs: Collection[str],
+) -> tuple[list[Stage], list[str]]:
+    """A user's plan: its stages, none where it only names modalities, and what they generate in turn."""
+    if isinstance(plan, str):
+        raise ValueError(f"plan: {plan!r} is neither 'auto' nor a list of stages and names")
+    steps: list[Any] = [plan] if isinstance(plan, Stage) else list(plan)
+    if steps and all(isinstance(step, str) for step in steps):
+        for name in steps:
+            reader.find(name)
+        return [], request.chain_of(steps, targets, inputs)
+    if options:
+        raise ValueError(f"{', '.join(options)}: the stages of the plan say how to generate; set it there")
+    stages = request.plan_of(steps, targets, modalities, inputs)
+    return stages, [stage.target for stage in stages]
 
 
 def _given(inputs: Sequence[Mapping[str, Any]], reader: InputReader) -> list[str]:
@@ -136,8 +142,8 @@ def _partial(value: Any) -> bool:
 
 def _others(inputs: Sequence[Mapping[str, Any]], given: Sequence[str], modalities: Mapping[str, Modality]) -> list[str]:
     """All modalities that can be generated and are not given in any form."""
-    there = _same(given, modalities)
-    targets = [name for name, m in modalities.items() if m.spec.target and name not in there]
+    same = _same(given, modalities)
+    targets = [name for name, m in modalities.items() if m.spec.target and name not in same]
     if not targets:
         raise ValueError(f"targets: the inputs give all that the model generates ({', '.join(inputs[0])}); omit one")
     return targets

@@ -117,19 +117,20 @@ class Results(dict[str, Generated]):
         """A contact sheet: the targets side by side; for several samples a row per target: the result, its spread, and
         each sample. `cell`: pixels of a picture's longer side."""
         if len(self.samples) == 1:
-            return sheet([("", [Cell(one.show(), name) for name, one in self.items()])], cell=cell)
+            return sheet([("", [Cell(result.show(), name) for name, result in self.items()])], cell=cell)
         rows = []
-        for name, one in self.items():
-            rendered = one.modality.render_all([one.value, *(s[name].value for s in self.samples)])
-            first = Cell(explained(rendered[0], one.modality.legend(one.value)), one.decoded_from)
-            cells = [first] if one.spread is not None else [Cell(first.content, "best")] if self.scores else []
-            if one.spread is not None:
-                cells.append(Cell(one.show_spread(), "spread"))
-            rows.append((name, [*cells, *(Cell(each, f"sample {i}") for i, each in enumerate(rendered[1:]))]))
+        for name, result in self.items():
+            whole, *samples = result.modality.render_all([result.value, *(s[name].value for s in self.samples)])
+            whole, cells = explained(whole, result.modality.legend(result.value)), list[Cell]()
+            if result.spread is not None:
+                cells = [Cell(whole, result.decoded_from), Cell(result.show_spread(), "spread")]
+            elif self.scores:
+                cells = [Cell(whole, "best")]
+            rows.append((name, cells + [Cell(picture, f"sample {i}") for i, picture in enumerate(samples)]))
         return sheet(rows, cell=cell)
 
     def _repr_html_(self) -> str:
-        cells = (f"<div><b>{html.escape(name)}</b>{one._repr_html_()}</div>" for name, one in self.items())
+        cells = (f"<div><b>{html.escape(name)}</b>{result._repr_html_()}</div>" for name, result in self.items())
         return f"<div style='display: flex; flex-wrap: wrap; gap: 1em'>{''.join(cells)}</div>"
 
 

@@ -65,29 +65,26 @@ def tiled(
     batch_size: int = 16,
     **options: Any,
 ) -> Generated:
-    """Generate `target` for a picture of any size, `overlap` tokens of neighbouring tiles being the same.
+    """Generate `target` for a picture of any size, `overlap` tokens of neighbouring tiles being the same. The value has
+    as many rows and columns more than the picture as a tile's value has more than a tile.
 
     Args:
+        model: the `FourM`.
         inputs: one picture or map of the target's alignment, and what every tile is given beside it (a text).
-        overlap: of tokens of the target, at most half of its grid.
+        target: a picture or map that the model generates.
+        overlap: of tokens of the target, from 0 to half of the shorter side of its grid.
         seed: tile i, counted row by row, has `seed` + i.
-        options: as of `FourM.generate`, but for several samples.
+        batch_size: tiles that run at a time.
+        options: those of `FourM.generate`, except those that are for several samples.
 
     Raises ValueError, one line, for what cannot be tiled, before anything is generated."""
-    made = model.modalities.get(target)
-    if (
-        made is None
-        or not isinstance(made.spec.layout, Grid)
-        or not isinstance(made.spec.array, (FeatureMap, ClassMap))
-    ):
-        specs = {name: modality.spec for name, modality in model.modalities.items()}
-        grids = [n for n, s in specs.items() if s.target and isinstance(s.array, (FeatureMap, ClassMap))]
-        hint = did_you_mean(target, grids, otherwise="the model has")
-        raise ValueError(f"{target!r} is no picture or map that the model generates, and tiles are of these; {hint}")
+    made = _generated_map(model, target)
     name, modality, value = _picture(model, inputs, made)
     shape, height, width = modality.spec.array, *np.asarray(value).shape[:2]
-    assert isinstance(shape, (FeatureMap, ClassMap))
     (rows, columns), layout = made.spec.patch, made.spec.layout
+    assert isinstance(shape, (FeatureMap, ClassMap))
+    assert isinstance(made.spec.array, (FeatureMap, ClassMap))
+    assert isinstance(layout, Grid)
     step = rows * shape.height / made.spec.array.height, columns * shape.width / made.spec.array.width
     if any(s < 1 or s != int(s) for s in step):
         raise ValueError(
@@ -128,21 +125,32 @@ def tiled(
     return Generated(made, tokens.reshape(-1), cut)
 
 
+def _generated_map(model: Generates, target: str) -> Modality:
+    """The modality of the target. Raises ValueError for what is not a picture or map."""
+    made = model.modalities.get(target)
+    if made is not None and isinstance(made.spec.layout, Grid) and isinstance(made.spec.array, (FeatureMap, ClassMap)):
+        return made
+    specs = {name: modality.spec for name, modality in model.modalities.items()}
+    grids = [n for n, s in specs.items() if s.target and isinstance(s.array, (FeatureMap, ClassMap))]
+    hint = did_you_mean(target, grids, otherwise="the model has")
+    raise ValueError(f"{target!r} is no picture or map that the model generates, and tiles are of these; {hint}")
+
+
 def _picture(model: Generates, inputs: Mapping[str, Any], made: Modality) -> tuple[str, Modality, Any]:
     """The one input that is tiled: its name, what it is shown as, and its value."""
-    found = []
+    pictures = []
     for name, given in inputs.items():
         modality = model.reader.instance(name, raw=True)
         if isinstance(modality.spec.layout, Grid) and modality.spec.alignment == made.spec.alignment is not None:
             if isinstance(given, (Ids, Condition)):
                 raise ValueError(f"{name!r}: tiles are of a whole picture; give its value")
             try:
-                found.append((name, modality, modality.value(given)))
+                pictures.append((name, modality, modality.value(given)))
             except SampleError as error:
                 raise ValueError(f"input {name!r}: {error}") from error
-    if len(found) != 1:
-        raise ValueError(f"tiles are of one picture or map of the alignment of {made.name!r}; given: {len(found)}")
-    return found[0]
+    if len(pictures) != 1:
+        raise ValueError(f"tiles are of one picture or map of the alignment of {made.name!r}; given: {len(pictures)}")
+    return pictures[0]
 
 
 class _Canvas:

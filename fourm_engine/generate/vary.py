@@ -68,9 +68,9 @@ class Variation:
                 pictures = values[0][0].render_all([value for _, value in values])
                 if name not in self.axes or not isinstance(pictures[0], str):  # captions already show the texts
                     shown[name] = pictures, legend_of(values[0][0], [value for _, value in values], cell)
-        for name, one in self.results[0].items():
+        for name, first in self.results[0].items():
             made = [result[name].value for result in self.results]
-            shown[name] = one.modality.render_all(made), legend_of(one.modality, made, cell)
+            shown[name] = first.modality.render_all(made), legend_of(first.modality, made, cell)
         rows, last = list[tuple[str, list[Cell | None]]](), list(self.axes)[-1]
         for start in range(0, len(self.points), width):
             points = self.points[start : start + width]
@@ -104,18 +104,19 @@ def vary(
     points = [dict(zip(ranges, values, strict=True)) for values in itertools.product(*ranges.values())]
     if len(points) > MAX_POINTS:
         raise ValueError(f"{len(points)} results, but a sheet has at most {MAX_POINTS}; give fewer values")
-    made = [_point(model, inputs, {"seed": seed, **options}, point) for point in points]
-    results = [Results() for _ in points]
-    groups: dict[str, list[int]] = {}
-    for i, (_, chosen) in enumerate(made):
-        groups.setdefault(repr({k: v for k, v in chosen.items() if k != "seed"}), []).append(i)
-    for members in groups.values():
-        seeds = [made[i][1]["seed"] for i in members]
-        others = {key: value for key, value in made[members[0]][1].items() if key != "seed"}
-        one = model.generate_batch([made[i][0] for i in members], targets, seeds=seeds, batch_size=batch_size, **others)
-        for i, result in zip(members, one, strict=True):
+    inputs_of, seeds, results = list[dict[str, Any]](), list[int](), [Results() for _ in points]
+    groups: dict[str, tuple[dict[str, Any], list[int]]] = {}  # points that differ in inputs and seeds alone
+    for i, point in enumerate(points):
+        given, chosen = _point(model, inputs, {"seed": seed, **options}, point)
+        inputs_of.append(given)
+        seeds.append(chosen.pop("seed"))
+        groups.setdefault(repr(chosen), (chosen, []))[1].append(i)
+    for chosen, members in groups.values():
+        batch, batch_seeds = [inputs_of[i] for i in members], [seeds[i] for i in members]
+        made = model.generate_batch(batch, targets, seeds=batch_seeds, batch_size=batch_size, **chosen)
+        for i, result in zip(members, made, strict=True):
             results[i] = result
-    return Variation(model, ranges, points, [given for given, _ in made], results)
+    return Variation(model, ranges, points, inputs_of, results)
 
 
 def _point(
@@ -126,9 +127,10 @@ def _point(
     for what, value in point.items():
         name, dot, part = what.partition(".")
         if name in inputs:
-            given, condition = inputs[name], inputs[name] if isinstance(inputs[name], Condition) else None
-            made = _with_part(model, name, condition.value if condition else given, part, value) if dot else value
-            inputs[name] = replace(condition, value=made) if condition else made
+            given = inputs[name]
+            whole = given.value if isinstance(given, Condition) else given
+            changed = _with_part(model, name, whole, part, value) if dot else value
+            inputs[name] = replace(given, value=changed) if isinstance(given, Condition) else changed
         elif name == "guidance" and dot:
             weights = options.get("guidance") or {}
             if not isinstance(weights, Mapping):

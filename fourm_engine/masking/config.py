@@ -80,9 +80,7 @@ class Component(BaseModel):
         used = {name for alphas in (self.input, self.target) for name, alpha in alphas.items() if alpha > 0}
         for name in self.ignore:
             if name in used:
-                raise ValueError(
-                    f"component {self.name!r} ignores {name!r}, which is among its inputs or targets; remove one"
-                )
+                raise ValueError(f"component {self.name!r} ignores {name!r}, one of its inputs or targets; remove one")
         return self
 
 

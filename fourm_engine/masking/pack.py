@@ -73,9 +73,7 @@ def build_maskers(
         if spec.layout.kind == "sequence":
             tokenizer = tokenizers.get(name)
             if not isinstance(tokenizer, TextTokenizer):
-                raise ValueError(
-                    f"{name}: a sequence needs its text tokenizer to be masked; fit it with `fourm tokenizer fit`"
-                )
+                raise ValueError(f"{name}: masking a sequence needs its tokenizer; run `fourm tokenizer fit`")
             specials = Specials(tokenizer.end_id, tuple(tokenizer.sentinel_ids))
         maskers[name] = find(masker_kind(spec))(spec, specials)
     return maskers

@@ -97,11 +97,9 @@ def freeze_known(network: Transformer, known: Vocabulary) -> None:
     """Freeze everything except what belongs to modalities outside `known`."""
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    for container in (
-        network.embedding.projections,
-        network.embedding.encoder_positions,
-        network.embedding.decoder_positions,
-    ):  # parts of one modality alone
+    embedding = network.embedding
+    for container in (embedding.projections, embedding.encoder_positions, embedding.decoder_positions):
+        # Parts of one modality alone.
         for name, parameter in container.named_parameters():
             parameter.requires_grad_(name.partition(".")[0] not in known)
     for name in (*_BY_ID, _BY_MODALITY):
@@ -174,16 +172,15 @@ def learned(network: nn.Module, state: Mapping[str, Tensor], known: Mapping[str,
     """The part of `state`, a network with adapters, that `merged` needs: `<matrix>.down` and `<matrix>.up`, the other
     parameters that learn, and everything new or of another shape. `network` may be without memory. `known`: the shapes
     of the model that it was made from."""
-    found = {}
+    tensors = {}
     for name, parameter in network.named_parameters():
-        if "parametrizations" not in name.split(".") and (
-            parameter.requires_grad or known.get(name) != tuple(parameter.shape)
-        ):
-            found[name] = state[name]
+        changes = parameter.requires_grad or known.get(name) != tuple(parameter.shape)
+        if changes and "parametrizations" not in name.split("."):
+            tensors[name] = state[name]
     for path, _, attribute in _parametrized(network):
         for factor in ("down", "up"):
-            found[f"{path}.{attribute}.{factor}"] = state[f"{path}.parametrizations.{attribute}.0.{factor}"]
-    return found
+            tensors[f"{path}.{attribute}.{factor}"] = state[f"{path}.parametrizations.{attribute}.0.{factor}"]
+    return tensors
 
 
 @torch.no_grad()

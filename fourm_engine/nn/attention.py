@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fourm_engine.nn.linear import Linear
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
@@ -70,7 +72,7 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int, *, bias: bool, qk_norm: bool) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.qkv = Linear(width, 3 * width, bias=bias)
         self.proj = nn.Linear(width, width, bias=bias)
         self.q_norm = _head_norm(width // heads, bias=bias, qk_norm=qk_norm)
         self.k_norm = _head_norm(width // heads, bias=bias, qk_norm=qk_norm)

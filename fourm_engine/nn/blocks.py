@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from fourm_engine.device import at_hand
 from fourm_engine.nn.attention import NORM_EPS, Contexts, CrossAttention, SelfAttention
+from fourm_engine.nn.linear import Linear
 
 #: Tensor cores want a multiple of this many numbers in a row; others halve the speed of a product (H100, bf16).
 ALIGNED = 64
@@ -39,7 +40,7 @@ class Mlp(nn.Module):
     def __init__(self, width: int, *, ratio: float, bias: bool) -> None:
         super().__init__()
         hidden = hidden_width("gelu", ratio, width)
-        self.fc1 = nn.Linear(width, hidden, bias=bias)
+        self.fc1 = Linear(width, hidden, bias=bias)
         self.fc2 = nn.Linear(hidden, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,9 +53,9 @@ class SwiGLU(nn.Module):
     def __init__(self, width: int, *, ratio: float, bias: bool) -> None:
         super().__init__()
         hidden = hidden_width("swiglu", ratio, width)
-        self.fc1 = nn.Linear(width, hidden, bias=bias)
+        self.fc1 = Linear(width, hidden, bias=bias)
         self.fc2 = nn.Linear(hidden, width, bias=bias)
-        self.fc3 = nn.Linear(width, hidden, bias=bias)
+        self.fc3 = Linear(width, hidden, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         missing = -self.fc1.out_features % ALIGNED

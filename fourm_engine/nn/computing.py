@@ -19,19 +19,11 @@ from fourm_engine.nn.config import Checkpointing
 
 _ATEN = torch.ops.aten
 #: Operations whose results "selective" keeps: matrix products and attention, which take nearly all the time.
+_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution")
+_KERNELS = ("flash_attention", "efficient_attention", "cudnn_attention", "flash_attention_for_cpu")
 _KEPT = frozenset(
     getattr(_ATEN, name).default
-    for name in (
-        "mm",
-        "addmm",
-        "bmm",
-        "baddbmm",
-        "convolution",
-        "_scaled_dot_product_flash_attention",
-        "_scaled_dot_product_efficient_attention",
-        "_scaled_dot_product_cudnn_attention",
-        "_scaled_dot_product_flash_attention_for_cpu",
-    )
+    for name in (*_PRODUCTS, *(f"_scaled_dot_product_{kernel}" for kernel in _KERNELS))
     if hasattr(_ATEN, name)
 )
 
@@ -43,14 +35,14 @@ def checkpoint_blocks(blocks: Iterable[nn.Module], how: Checkpointing) -> None:
         return
     context = {} if how == "full" else {"context_fn": partial(create_selective_checkpoint_contexts, _policy)}
     for block in blocks:
-        _replace(block, partial(_checkpointed, block.forward, context))
+        block.forward = partial(_checkpointed, block.forward, context)
 
 
 def compile_blocks(blocks: Iterable[nn.Module]) -> None:
     """Compile each block; blocks of one class and shape share a graph."""
     for block in blocks:
         if not getattr(block, "is_compiled", False):
-            _replace(block, torch.compile(block.forward, fullgraph=True, dynamic=False))
+            block.forward = torch.compile(block.forward, fullgraph=True, dynamic=False)
             block.is_compiled = True  # type: ignore[assignment]
 
 
@@ -60,7 +52,3 @@ def _checkpointed(forward: Callable[..., Any], context: dict[str, Any], *inputs:
 
 def _policy(context: Any, operator: Any, *arguments: Any, **options: Any) -> CheckpointPolicy:
     return CheckpointPolicy.MUST_SAVE if operator in _KEPT else CheckpointPolicy.PREFER_RECOMPUTE
-
-
-def _replace(block: nn.Module, forward: Callable[..., Any]) -> None:
-    block.forward = forward

@@ -77,7 +77,6 @@ def filled_size(data: Any, sizes: dict[str, dict[str, int]]) -> Any:
     for name, number in preset.items():
         given = data.get(name)
         if given is not None and given != number:
-            raise ValueError(
-                f"{name}={given} contradicts size={data['size']!r}, whose {name} is {number}; leave one out"
-            )
+            size = data["size"]
+            raise ValueError(f"{name}={given} contradicts {size=}, whose {name} is {number}; leave one out")
     return {**data, **preset}

@@ -111,16 +111,16 @@ class Embedding(nn.Module):
 
     def initial(self) -> dict[str, Initial]:
         """Parameter -> its initial values."""
-        found = dict.fromkeys(("encoder_table", "decoder_table"), Initial("gaussian", CONTENT_STD))
-        found |= {"modality": Initial("gaussian", MODALITY_STD), "mask_token": Initial("gaussian", MASK_TOKEN_STD)}
+        initial = dict.fromkeys(("encoder_table", "decoder_table"), Initial("gaussian", CONTENT_STD))
+        initial |= {"modality": Initial("gaussian", MODALITY_STD), "mask_token": Initial("gaussian", MASK_TOKEN_STD)}
         for name, projection in self.projections.items():
             assert isinstance(projection, nn.Linear)
             # Inputs of unit variance (normalised pixels) come out with unit variance.
-            found[f"projections.{name}.weight"] = Initial("gaussian", CONTENT_STD * projection.in_features**-0.5)
+            initial[f"projections.{name}.weight"] = Initial("gaussian", CONTENT_STD * projection.in_features**-0.5)
         for name in self.encoder_positions:
             for side in ("encoder", "decoder"):
-                found[f"{side}_positions.{name}"] = Initial("gaussian", 0.5**0.5)  # the RMS of a sine
-        return found
+                initial[f"{side}_positions.{name}"] = Initial("gaussian", 0.5**0.5)  # the RMS of a sine
+        return initial
 
     @torch.no_grad()
     def tabulate(self) -> None:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from fourm_engine.nn.initial import Initial
+from fourm_engine.nn.linear import linear
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 # Maximum number of logits at a time (0.5 GB in float32); beyond it the head works in chunks of tokens and
 # recomputes each chunk in the backward pass.
 MAX_LOGITS = 2**27
-# Output rows at a time for the few tokens of a step of left-to-right decoding.
-FEW_ROWS_PART = 512
 # Small, so that the loss starts near ln V: the decoder's final norm gives vectors of length √D, hence logits of
 # standard deviation 0.1 √D · D^-½ = 0.1.
 HEAD_SCALE = 0.1
@@ -62,10 +61,7 @@ class Heads(nn.Module):
         slices = self.slices()
         if name not in slices:
             raise ValueError(f"this model cannot predict {name!r}; it predicts {', '.join(slices)}")
-        # A CPU reads a large matrix a third faster in parts that its cache holds, if there are a few rows to multiply.
-        if y.device.type == "cpu" and y.ndim == 2 and 2 < len(y) <= 16:
-            return torch.cat([F.linear(y, part) for part in slices[name].split(FEW_ROWS_PART)], dim=-1)
-        return F.linear(y, slices[name])
+        return linear(y, slices[name])
 
     def forward(
         self,

@@ -77,17 +77,17 @@ class Transformer(nn.Module):
 
     def initial(self) -> dict[str, Initial]:
         """Parameter -> its initial values."""
-        found = {}
+        initial = {}
         for path, module in self.named_modules():
             if isinstance(module, nn.LayerNorm):
-                found[f"{path}.weight"] = Initial("constant", 1.0)
+                initial[f"{path}.weight"] = Initial("constant", 1.0)
             elif isinstance(module, nn.Linear):
                 # Glorot-uniform, separately for each of the matrices stacked in qkv and kv.
                 bound = (6 / (module.in_features + module.out_features / stacked(path))) ** 0.5
-                found[f"{path}.weight"] = Initial("uniform", bound)
-            found[f"{path}.bias"] = Initial("constant", 0.0)
-        found |= {f"embedding.{name}": initial for name, initial in self.embedding.initial().items()}
-        return found | {"heads.weight": self.heads.initial(), "registers": Initial("gaussian", REGISTER_STD)}
+                initial[f"{path}.weight"] = Initial("uniform", bound)
+            initial[f"{path}.bias"] = Initial("constant", 0.0)
+        initial |= {f"embedding.{name}": values for name, values in self.embedding.initial().items()}
+        return initial | {"heads.weight": self.heads.initial(), "registers": Initial("gaussian", REGISTER_STD)}
 
     def tabulate(self) -> None:
         """Fill the tables of positions, which no file holds: call it after `to_empty` of a model on the meta device."""

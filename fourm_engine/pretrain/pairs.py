@@ -49,7 +49,7 @@ def paired(
 
 def _masking(masking: MaskingConfig, names: Sequence[str]) -> MaskingConfig:
     """`masking` with `names` as inputs and everything else as targets, in batches of the same shape."""
-    shown, asked = masking.encoder_tokens if names else 0, masking.decoder_tokens
+    shown, predicted = masking.encoder_tokens if names else 0, masking.decoder_tokens
     component = Component(
         name=" + ".join(names) or NOTHING,
         input=dict.fromkeys(names, EVEN),
@@ -59,8 +59,8 @@ def _masking(masking: MaskingConfig, names: Sequence[str]) -> MaskingConfig:
     )
     return MaskingConfig(
         input_tokens=(shown, shown),
-        target_tokens=(asked, asked),
+        target_tokens=(predicted, predicted),
         encoder_capacity=masking.encoder_tokens,
-        decoder_capacity=asked,
+        decoder_capacity=predicted,
         mixture=(component,),
     )

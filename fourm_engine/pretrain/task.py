@@ -21,6 +21,7 @@ from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.masking.kinds import masker_kind
 from fourm_engine.modalities import Modalities
 from fourm_engine.model import FourM
+from fourm_engine.nn.adapt import plain_state
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.flops import Learning, forward_flops, training_flops, training_flops_of
 from fourm_engine.nn.transformer import Transformer
@@ -73,6 +74,22 @@ class FourMTask(Task):
         self.vocabulary, self.lanes = data.vocabulary, data.order.lanes
         self.sample_tokens = data.masking.sample_tokens
         self.count_names = tuple(entry.name for entry in self.vocabulary if entry.size)
+
+    def adapt(self, network: Transformer) -> None:
+        """Freezes what does not learn, and adds what learns in its place (LoRA); here all of the network learns."""
+
+    def blank(self) -> Transformer:
+        """The network as it is trained, without memory."""
+        with torch.device("meta"):
+            network = Transformer(self.config, self.vocabulary)
+            self.adapt(network)
+        return network
+
+    def merged(self, weights: dict[str, Tensor]) -> Transformer:
+        """The ordinary network of a state of `model()`, which `adapt` has changed."""
+        network = self.blank()
+        network.to_empty(device="cpu").load_state_dict(weights)
+        return network_of(self.config, self.vocabulary, plain_state(network))
 
     def model(self) -> nn.Module:
         return filled(self.planned(torch.initial_seed()))
@@ -128,13 +145,13 @@ class FourMTask(Task):
 
     def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:
         """Nats per target token of every modality on held-out samples, the same samples and masks each time."""
-        found = dict.fromkeys(self.count_names, (0.0, 0.0))
+        sums = dict.fromkeys(self.count_names, (0.0, 0.0))
         if self.held_out is None:
             return {}
         for _, batch in self.held_out_batches(self.held_out, share, next(model.parameters()).device):
             for name, (loss, count) in model(batch).items():
-                found[name] = (found[name][0] + float(loss), found[name][1] + count)
-        return found
+                sums[name] = (sums[name][0] + float(loss), sums[name][1] + count)
+        return sums
 
     @property
     def watched(self) -> MaskedSamples | None:
@@ -154,14 +171,14 @@ class FourMTask(Task):
 
     def pairs(self, model: nn.Module, share: Share) -> dict[tuple[str, str], tuple[float, float]]:
         """Nats per target token given one input, the same samples and masks each time; see `paired`."""
-        found = {(given, name): (0.0, 0.0) for given in self._paired for name in self.count_names}
+        sums = {(given, name): (0.0, 0.0) for given in self._paired for name in self.count_names}
         device = next(model.parameters()).device
         for given, data in self._paired.items():
             for _, batch in self.held_out_batches(data, share, device, most=self._pair_samples):
                 for name, (loss, count) in model(batch).items():
-                    total, number = found[given, name]
-                    found[given, name] = total + float(loss), number + count
-        return found
+                    total, number = sums[given, name]
+                    sums[given, name] = total + float(loss), number + count
+        return sums
 
     def held_out_batches(
         self, data: MaskedSamples, share: Share, device: torch.device, *, most: int = EVALUATION_SAMPLES
@@ -237,9 +254,8 @@ class FourMTask(Task):
         if part in ("encoder", "decoder"):
             block = int(rest.partition(".")[0])
             return decoder - block if part == "decoder" else decoder + encoder - block
-        return {"heads": 0, "decoder_norm": 1, "encoder_norm": decoder + 1, "context_proj": decoder + 1}.get(
-            part, encoder + decoder + 1
-        )
+        others = {"heads": 0, "decoder_norm": 1, "encoder_norm": decoder + 1, "context_proj": decoder + 1}
+        return others.get(part, encoder + decoder + 1)
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         # Token tables, modality vectors, learned positions and registers are embeddings; projections of patches are

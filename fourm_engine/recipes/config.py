@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.documents import documented
@@ -34,9 +34,8 @@ from fourm_engine.recipes import started
 from fourm_engine.storage.url import LocalFolder
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.vocabulary import check_token_spaces
-from fourm_engine.yaml_config import ConfigError, apply_override, read_yaml
+from fourm_engine.yaml_config import ConfigError, apply_override, read_yaml, validated
 from fourm_plugins.distributions import canonical
-from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginManager
 
 log = logging.getLogger(__name__)
@@ -48,6 +47,10 @@ class StoredConfig(BaseModel):
 
     #: Folder of everything that training writes: config, checkpoints, metrics, the exported model.
     run: LocalFolder
+    #: Seed of the sample order, crops, masks and initial weights.
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
+    #: Observers of training: all that are installed and usable, or exactly these.
+    observers: Literal["installed"] | list[str] = "installed"
 
     def save(self, path: Path) -> None:
         """Write the resolved config, with all defaults spelled out."""
@@ -58,6 +61,17 @@ class StoredConfig(BaseModel):
         started.record(self.run)
         self.save(self.run / CONFIG)
 
+    def activate(self, manager: PluginManager, *configs: TrainConfig) -> None:
+        """Activate the optimisers and schedules of `configs`, and in the first process the observers.
+
+        Raises PluginError (a ValueError) for one that cannot be used; unusable observers that no setting names are only
+        reported."""
+        for config in configs:
+            manager.optimiser(config.optimiser)
+            manager.schedule(config.schedule)
+        if rank_and_world()[0] == 0:
+            manager.activate_observers(None if self.observers == "installed" else self.observers)
+
 
 class RunConfig(StoredConfig):
     """Everything that defines a run. Paths are relative to the working directory; in a config that a run stored, to
@@ -65,11 +79,7 @@ class RunConfig(StoredConfig):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
-    #: Seed of the sample order, crops, masks and initial weights.
-    seed: int = Field(default=0, ge=0, lt=1 << 63)
     modalities: ModalitiesConfig = Field(default_factory=ModalitiesConfig)
-    #: Observers of training: all that are installed and usable, or exactly these.
-    observers: Literal["installed"] | list[str] = "installed"
     data: DataConfig
     tokenizers: TokenizersConfig
     masking: MaskingConfig
@@ -118,17 +128,6 @@ class RunConfig(StoredConfig):
             modalities = with_data(modalities, *zip(*roots))
         check_token_spaces(modalities.specs)
         return modalities
-
-    def activate(self, manager: PluginManager, *configs: TrainConfig) -> None:
-        """Activate the optimisers and schedules of `configs`, and in the first process the observers.
-
-        Raises PluginError (a ValueError) for one that cannot be used; unusable observers that no setting names are only
-        reported."""
-        for config in configs:
-            manager.optimiser(config.optimiser)
-            manager.schedule(config.schedule)
-        if rank_and_world()[0] == 0:
-            manager.activate_observers(None if self.observers == "installed" else self.observers)
 
 
 def load_config(
@@ -183,10 +182,7 @@ def leave_out_missing(
 
 
 def parse_config(raw: dict[str, Any], origin: str) -> RunConfig:
-    try:
-        return RunConfig.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError("\n".join(f"{origin}: {line}" for line in explain(error, RunConfig))) from None
+    return validated(RunConfig, raw, f"{origin}: ")
 
 
 def manager_of_run(run: str | Path) -> PluginManager:
@@ -195,12 +191,7 @@ def manager_of_run(run: str | Path) -> PluginManager:
     path, host = Path(run) / CONFIG, PluginManager()
     if not path.is_file():
         return host
-    try:
-        chosen = ModalitiesConfig.model_validate(read_yaml(path).get("modalities") or {})
-    except ValidationError as error:
-        raise ConfigError(
-            "\n".join(f"{path}: modalities: {line}" for line in explain(error, ModalitiesConfig))
-        ) from None
+    chosen = validated(ModalitiesConfig, read_yaml(path).get("modalities") or {}, f"{path}: modalities: ")
     names = {plugin.name for plugin in host.plugins}
     claims = {(plugin.name, canonical(plugin.distribution)) for plugin in host.plugins}
     return PluginManager(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fourm_engine.convert.published import WEIGHTS
 from fourm_engine.convert.tokenizers import is_tokenizer, open_tokenizer, published_modality, save_published_tokenizer
@@ -53,14 +53,8 @@ def convert(
         if of_tokenizer:
             _convert_tokenizer(source, target, modality, manager, native=native)
         else:
-            model = FourM.from_pretrained(
-                source,
-                device="cpu",
-                domains=domains or None,
-                tokenizers=tokenizers,
-                manager=manager,
-                adapter=adapter,
-            )
+            options: dict[str, Any] = {"domains": domains or None, "tokenizers": tokenizers, "adapter": adapter}
+            model = FourM.from_pretrained(source, device="cpu", manager=manager, **options)
             if model.missing and not domains:
                 raise ValueError("; ".join(model.missing.values()))
             model.save_pretrained(target) if native else model.save_published(target)

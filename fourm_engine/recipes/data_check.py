@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from fourm_engine.data.checks.check import DataCheck, check_data
 from fourm_engine.data.checks.findings import Finding
 from fourm_engine.data.checks.opened import trusted_shards
@@ -20,7 +18,6 @@ from fourm_engine.data.checks.tokens import Files, TokenCheck
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.documents import documented
 from fourm_engine.data.raw.elsewhere import Elsewhere
-from fourm_engine.data.raw.folder import MAX_FILE_BYTES
 from fourm_engine.data.raw.present import with_data
 from fourm_engine.data.raw.root import DataRoot, data_root
 from fourm_engine.data.sets import data_sets
@@ -34,8 +31,7 @@ from fourm_engine.recipes.tell import Progress, Tell, say
 from fourm_engine.storage.location import Location
 from fourm_engine.storage.url import Url, scheme_of
 from fourm_engine.tokenizers.store import load_fitted
-from fourm_engine.yaml_config import ConfigError, apply_override
-from fourm_plugins.explain import explain
+from fourm_engine.yaml_config import ConfigError, apply_override, validated
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
@@ -51,6 +47,11 @@ class Reading:
     seed: int = 0
     workers: int = 0
 
+    def check(self, wanted: Sequence[Wanted], modalities: Modalities, tell: Tell, **options: Any) -> DataCheck:
+        """See `check_data`."""
+        options |= {"samples": self.samples, "seed": self.seed, "workers": self.workers}
+        return check_data(wanted, modalities, progress=lambda part: Progress(part, tell), **options)
+
 
 def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = say) -> DataCheck:
     """Check `data.train`, `data.val` and `data.tokens` of a config. `tell` receives progress.
@@ -59,14 +60,15 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
     data = config.data
     manager = load_manager(config.modalities)
     modalities = config.load_modalities(manager)
-    wanted, tokens = [], []
+    wanted, tokens, all_held_out = [], [], False
     for key, one, training, readers in _sets(data, modalities):
         name = key.removeprefix("data.")
         split = Split.from_config(one, training=training, host=manager)
+        all_held_out |= training and split.held_out is None
         if isinstance(split.root, Location) or isinstance(one.tokens, Url):
             raise ValueError(f"{key}: {split.root or one.tokens} is remote; check a local copy, which reads every file")
         if split.root is not None and (isinstance(split.root, Elsewhere) or split.root.is_dir()):
-            held_out = split.held_out or frozenset()  # None: all samples, reported below
+            held_out = split.held_out or frozenset()  # all samples: reported below
             choose = None if split.share is None else split.select
             part = Wanted(name, split.root, split.listed, held_out, "val", split.name, split.shards, choose)
             wanted.append(replace(part, modalities=modalities | dict(readers)))
@@ -81,16 +83,7 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
     texts = {name: t for name, t in tokenizers.items() if modalities[name].spec.layout.kind == "sequence"}
     check = DataCheck([], modalities, seed=read.seed)
     if wanted:
-        check = check_data(
-            wanted,
-            modalities,
-            tokenizers=texts,
-            samples=read.samples,
-            seed=read.seed,
-            workers=read.workers,
-            max_bytes=data.max_file_mb << 20,
-            progress=lambda part: Progress(part, tell),
-        )
+        check = read.check(wanted, modalities, tell, max_bytes=data.max_file_mb << 20, tokenizers=texts)
     for space, reason in unusable.items():
         names = ", ".join(spec.name for spec in spaces[space])
         check.findings.append(Finding("tokens", "note", reason, f"needed to train on {names}", source=names))
@@ -98,10 +91,7 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
         ViewDrawer.from_config(modalities, data, training=True)
     except ValueError as error:
         check.findings.append(Finding("settings", "problem", str(error)))
-    if any(
-        training and Split.from_config(one, training=True, host=manager).held_out is None
-        for _, one, training, _ in _sets(data, modalities)
-    ):
+    if all_held_out:
         said = "data.val is the folder of data.train, without a split: every training sample is a held-out sample"
         check.findings.append(Finding("leak", "problem", said, "set data.train_split and data.val_split"))
     _check_tokens(tokens, check, modalities, tokenizers)
@@ -115,11 +105,7 @@ def _sets(data: DataConfig, modalities: Modalities) -> list[tuple[str, DataConfi
 
 
 def check_folder(
-    folder: Path | str,
-    settings: ModalitiesConfig | None = None,
-    read: Reading = Reading(),
-    *,
-    tell: Tell = say,
+    folder: Path | str, settings: ModalitiesConfig | None = None, read: Reading = Reading(), *, tell: Tell = say
 ) -> DataCheck:
     """Check a folder of data, some of its tars by a pattern, or the data that a package opens, with the installed
     modalities, configured by `settings`. The parts of a whole folder are its splits.
@@ -130,16 +116,8 @@ def check_folder(
     there = DataRoot(Elsewhere(str(folder), manager), None) if scheme_of(folder) else data_root(folder)
     findings = list[Finding]()
     modalities = _installed(settings, manager, there, findings)
-    check = check_data(
-        _parts(there, findings),
-        modalities,
-        samples=read.samples,
-        seed=read.seed,
-        workers=read.workers,
-        max_bytes=MAX_FILE_BYTES,
-        progress=lambda part: Progress(part, tell),
-    )
-    check.findings = [*check.findings, *findings]
+    check = read.check(_parts(there, findings), modalities, tell)
+    check.findings += findings
     return check
 
 
@@ -154,10 +132,7 @@ def settings_of(overrides: Sequence[str]) -> ModalitiesConfig:
         if not override.startswith("modalities."):
             raise ConfigError(f"{override}: a folder has no config; only modalities.… can be set, or give a config")
         apply_override(raw, override)
-    try:
-        return ModalitiesConfig.model_validate(raw.get("modalities", {}))
-    except ValidationError as error:
-        raise ConfigError("\n".join(f"modalities: {line}" for line in explain(error, ModalitiesConfig))) from None
+    return validated(ModalitiesConfig, raw.get("modalities", {}), "modalities: ")
 
 
 def _installed(

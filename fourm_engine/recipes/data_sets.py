@@ -76,9 +76,8 @@ def unpack(
 def _told(done: Packed, there: Catalogue, out: Path, tell: Tell) -> Packed:
     for bad in done.bad:
         warn(f"left out {bad}")
-    tell(
-        f"{out}: {counted(done.samples, 'sample')} written, {done.kept} kept, {counted(len(done.bad), 'file')} left out"
-    )
+    left = counted(len(done.bad), "file")
+    tell(f"{out}: {counted(done.samples, 'sample')} written, {done.kept} kept, {left} left out")
     return done
 
 
@@ -115,6 +114,5 @@ def _located(folder: Path | str, manager: PluginManager) -> DataRoot:
 
 def _has(there: Catalogue) -> str:
     counts = {source: int(there.present[source, extensions].sum()) for source, extensions in there.sources}
-    return f"{counted(len(there.names), 'sample')}; " + ", ".join(
-        f"{source} {n}" for source, n in sorted(counts.items())
-    )
+    parts = [f"{source} {n}" for source, n in sorted(counts.items())]
+    return f"{counted(len(there.names), 'sample')}; {', '.join(parts)}"

@@ -5,8 +5,8 @@ The sample is read as in training, through the run's store and masker, so what i
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,20 @@ from fourm_engine.data.data_store import DataStore
 from fourm_engine.data.mixture import Mixture
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.names import shown
-from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.data.sets import DataSet, data_sets
 from fourm_engine.data.splits import samples_of
-from fourm_engine.data.store import Store
 from fourm_engine.data.views import DrawnViews, SampleViews, ViewDrawer, view_of
 from fourm_engine.drawing import png
 from fourm_engine.evaluate.masks import counts, in_words, overlay, spans, states
 from fourm_engine.evaluate.sample_sheet import ShownModality, ShownSample
 from fourm_engine.files import write_atomically
-from fourm_engine.masking.budgets import Budgets, Drawn
 from fourm_engine.modalities import Modalities, activate_kinds, load_manager
 from fourm_engine.recipes.config import RunConfig
+from fourm_engine.recipes.drawing_samples import Drawing
 from fourm_engine.recipes.train import open_samples
 from fourm_engine.tokenizers.store import load_fitted
 from fourm_plugins.counting import counted
+from fourm_plugins.modality import Modality
 from fourm_plugins.spec import Grid
 from fourm_plugins.suggest import nearest_few
 from fourm_plugins.tokenizer import TextTokenizer, Tokenizer
@@ -60,9 +59,8 @@ def show(
     activate_kinds(modalities, manager, maskers=True)
     known = set[str]()
     for part, training in dict.fromkeys((part, training) for part, training, _ in _parts(config, modalities)):
-        drawing = Drawing(
-            open_samples(config, modalities, tokenizers, manager, modalities.vocabulary(), training=training)
-        )
+        vocabulary = modalities.vocabulary()
+        drawing = Drawing(open_samples(config, modalities, tokenizers, manager, vocabulary, training=training))
         whole = drawing.store.inner
         for at, store in enumerate(whole.stores.values() if isinstance(whole, Mixture) else [whole]):
             assert isinstance(store, DataStore)
@@ -70,93 +68,11 @@ def show(
             if sample is None:
                 known.update(store.names)
                 continue
-            if view is not None and not 0 <= view < store.views:
-                raise ValueError(f"view {view}: {part} has {counted(store.views, 'view')} per sample, counted from 0")
-            row = list(store.names).index(sample)
+            _check_view(view or 0, store.views, part)
+            row = store.names.index(sample)
             packed, position = drawing.draw(whole.row_of(at, row) if isinstance(whole, Mixture) else row, epoch, view)
             return _shown(config, modalities, tokenizers, drawing, store, row, part, sample, packed, position)
     raise _no_sample(name, known)
-
-
-class Drawing:
-    """Draws samples in the order of the run, and records what was drawn."""
-
-    def __init__(self, samples: MaskedSamples) -> None:
-        self.samples, self.vocabulary = samples, samples.vocabulary
-        self.store = samples.store = _Watched(samples.store)
-        self.budgets = samples.budgets = _Noted.of(samples.budgets)
-
-    def draw(self, row: int, epoch: int, view: int | None) -> tuple[PackedSample, int]:
-        """The sample of a row, packed, and its position in the epoch. Raises ValueError if it is never used."""
-        self.store.view = view
-        position = self.samples.order.position(row, epoch)
-        packed = self.samples[position]
-        if self.store.row != row:  # another sample replaced it
-            has = ", ".join(sorted(self.store.has(row))) or "nothing that can be read"
-            raise ValueError(
-                f"{shown(str(self.store.names[row]))} is never trained on: it has {has}, and no component of "
-                f"masking.mixture has both inputs and targets among these"
-            )
-        return packed, position
-
-    @property
-    def contents(self) -> dict[str, np.ndarray]:
-        """Modality -> what was loaded for the last sample."""
-        return self.store.loaded
-
-
-class _Watched(Store):
-    """A store that records what was loaded for the last sample; if `view` is set, it shows only that view."""
-
-    def __init__(self, store: Store) -> None:
-        self.inner, self.row = store, -1
-        self.view: int | None = None
-        self.drawn_view, self.loaded, self.bad = 0, dict[str, np.ndarray](), list[BadFile]()
-
-    @property
-    def names(self) -> Any:  # type: ignore[override]
-        return self.inner.names
-
-    @property
-    def views(self) -> int:  # type: ignore[override]
-        return self.inner.views
-
-    @property
-    def shard_sizes(self) -> np.ndarray:
-        return self.inner.shard_sizes
-
-    def has(self, row: int) -> frozenset[str]:
-        return self.inner.has(row)
-
-    def kinds(self) -> Counter[frozenset[str]]:
-        return self.inner.kinds()
-
-    def load(self, row: int, modality: str, view: int = 0) -> np.ndarray:
-        if row != self.row:
-            self.row, self.loaded, self.bad = row, {}, []
-        self.drawn_view = view if self.view is None else self.view
-        self.loaded[modality] = self.inner.load(row, modality, self.drawn_view)
-        return self.loaded[modality]
-
-    def skip(self, row: int, bad: BadFile) -> None:
-        self.bad.append(bad)
-        self.inner.skip(row, bad)
-
-
-class _Noted(Budgets):
-    """Budgets that record what they drew last."""
-
-    last: Drawn | None = None
-
-    @classmethod
-    def of(cls, budgets: Budgets) -> _Noted:
-        noted = cls.__new__(cls)
-        noted.__dict__.update(budgets.__dict__)
-        return noted
-
-    def draw(self, rng: np.random.Generator, available: Collection[str] | int) -> Drawn | None:
-        self.last = super().draw(rng, available)
-        return self.last
 
 
 def _shown(
@@ -183,9 +99,10 @@ def _shown(
         remark = next((bad.reason for bad in drawing.store.bad if bad.modality == name), reason)
         content, decoded, masked, states_of, words = drawing.contents.get(name), None, None, None, tuple[str, ...]()
         if content is None and not remark and name in store.has(row):
-            content = _load(store, row, name, view)
+            with suppress(BadFile):
+                content = store.load(row, name, view)
         if content is not None and name in tokenizers:
-            decoded = modalities[name].render(modalities[name].denormalise(tokenizers[name].decode([content])[0]))
+            decoded = _decoded(modalities[name], tokenizers[name], content)
             seen = decoded if seen is None else seen
         tokenizer = tokenizers.get(name)
         if isinstance(tokenizer, TextTokenizer):
@@ -220,7 +137,7 @@ def _shown(
         config.seed,
         view,
         store.views,
-        {group: one for group, one in crops.items() if _used(modalities, has, group)},
+        _used(crops, modalities, has),
         rows,
         position=position,
         epoch=position // len(drawing.samples),
@@ -230,15 +147,19 @@ def _shown(
     )
 
 
-def _used(modalities: Modalities, has: Collection[str], group: str) -> bool:
-    return any(modalities[name].spec.alignment == group for name in has)
+def _check_view(view: int, views: int, part: str) -> None:
+    if not 0 <= view < views:
+        raise ValueError(f"view {view}: {part} has {counted(views, 'view')} per sample, counted from 0")
 
 
-def _load(store: DataStore, row: int, name: str, view: int) -> np.ndarray | None:
-    try:
-        return store.load(row, name, view)
-    except BadFile:
-        return None
+def _used(crops: SampleViews, modalities: Mapping[str, Modality], has: Collection[str]) -> SampleViews:
+    """The crops through which something of the sample is seen."""
+    groups = {modalities[name].spec.alignment for name in has}
+    return {group: view for group, view in crops.items() if group in groups}
+
+
+def _decoded(modality: Modality, tokenizer: Tokenizer, ids: np.ndarray) -> Any:
+    return modality.render(modality.denormalise(tokenizer.decode([ids])[0]))
 
 
 def _pictures(
@@ -275,22 +196,18 @@ def _unmasked(
             continue
         drawer = ViewDrawer.from_config(one.modalities, one.config, training=training, seed=config.seed)
         seen = DrawnViews(drawer, data, one.config.views if training else 1)
-        if not 0 <= view < seen.views:
-            raise ValueError(f"view {view}: {part} has {counted(seen.views, 'view')} per sample, counted from 0")
+        _check_view(view, seen.views, part)
         crops = seen.get(sample, view)
         rows, has = [], data.has(sample)
         for modality in sorted(has):
             file, crop, picture, reason = _pictures(data, sample, modality, crops, view)
             decoded = None
             if modality in tokenizers and not reason:
-                spec = one.modalities[modality].spec
-                array = data.array(sample, modality, view_of(spec, crops, view))
-                ids = tokenizers[modality].encode([array])
-                decoded = modalities[modality].render(
-                    modalities[modality].denormalise(tokenizers[modality].decode(ids)[0])
-                )
+                array = data.array(sample, modality, view_of(one.modalities[modality].spec, crops, view))
+                ids = tokenizers[modality].encode([array])[0]
+                decoded = _decoded(modalities[modality], tokenizers[modality], ids)
             rows.append(ShownModality(modality, file=file, crop=crop, seen=picture, decoded=decoded, remark=reason))
-        crops = {group: one for group, one in crops.items() if _used(modalities, has, group)}
+        crops = _used(crops, modalities, has)
         notes = [f"no mask: {reason}" for reason in lacking]
         if absent := sorted(one.modalities.keys() - has):
             notes.append(f"lacks {', '.join(absent)}")
@@ -300,11 +217,12 @@ def _unmasked(
 
 def _parts(config: RunConfig, modalities: Modalities) -> list[tuple[str, bool, DataSet]]:
     """(name of the part, whether it is for training, its data set), for each data set."""
-    training = config.data.train is not None or config.data.tokens is not None
-    parts = [("train", True, one) for one in data_sets(config.data, modalities)] if training else []
-    return parts + (
-        [("val", False, DataSet("data.val", config.data, modalities))] if config.data.val is not None else []
-    )
+    parts = []
+    if config.data.train is not None or config.data.tokens is not None:
+        parts += [("train", True, one) for one in data_sets(config.data, modalities)]
+    if config.data.val is not None:
+        parts.append(("val", False, DataSet("data.val", config.data, modalities)))
+    return parts
 
 
 def _no_sample(name: str, known: Collection[str]) -> ValueError:

@@ -6,10 +6,8 @@ step, memory by part, hours. Writes nothing; the model takes no memory (torch's 
 
 from __future__ import annotations
 
-import textwrap
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,118 +26,15 @@ from fourm_engine.nn.flops import Learning, forward_flops, training_flops_of
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.dry_run_memory import checkpoint_bytes, memory_of
+from fourm_engine.recipes.dry_run_report import DryRun
 from fourm_engine.recipes.tokens_there import check_tokens_there
-from fourm_engine.train.config import TrainConfig
-from fourm_engine.train.console import packed, si
-from fourm_engine.train.schedule import Plan
-from fourm_engine.train.utilisation import Peak, named_peak, peak
+from fourm_engine.train.utilisation import named_peak, peak
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
 DRAWS = 500  # of the mixture, for the mean number of targets
 NONE_HERE = "data found: none here"
-
-
-@dataclass(frozen=True)
-class DryRun:
-    """Figures for one step of the whole batch, unless stated otherwise."""
-
-    vocabulary: Vocabulary
-    parameters: dict[str, int]  # by part
-    learning: int  # of these, without frozen ones
-    data: list[str]  # lines about the data
-    tokens: tuple[float, float]  # mean inputs and targets of a sample, without padding
-    targets: dict[str, float]  # mean predicted tokens of the batch
-    flops: dict[str, float]  # of a forward pass, by part
-    step_flops: float
-    memory: dict[str, float]  # bytes on each device, by part
-    checkpoint: float  # bytes of one on disk
-    plan: Plan
-    train: TrainConfig
-    processes: int
-    found: int  # training samples that are here
-    sample_tokens: int  # in the batch's shape
-    mfu: float
-    peak: Peak
-    refused: str = ""  # what the run itself would end with
-
-    @property
-    def step_seconds(self) -> float:
-        return self.step_flops / (self.mfu * self.peak.flops_per_s * self.processes)
-
-    def _run(self) -> list[str]:
-        """Lines about the whole run."""
-        plan, train, batch = self.plan, self.train, self.train.batch_size
-        each = batch // (self.processes * train.accumulate)
-        samples = plan.steps * batch
-        rates = [f"warm-up {counted(plan.warmup, 'step')}"] * bool(plan.warmup)
-        rates += [f"cool-down {counted(plan.cooldown, 'step')}"] * bool(plan.cooldown)
-        repeats = (
-            [f"{samples / self.found:,.{int(samples < 10 * self.found)}f} times those found"] if self.found else []
-        )
-        lines = packed(
-            [
-                f"samples of the run: {si(samples).strip()}",
-                *repeats,
-                f"{si(samples * self.sample_tokens).strip()} tokens with padding",
-                *rates,
-                f"peak rate {plan.lr:.3g}",
-            ]
-        )
-        lines += packed(
-            [
-                f"each device: {counted(batch // self.processes, 'sample')} per step",
-                f"{counted(train.accumulate, 'micro-batch', 'micro-batches')} of {each}",
-            ]
-        )
-        kept = train.keep + 1 + (plan.steps // train.keep_every if train.keep_every else 0)  # 1: being written
-        return lines + packed(
-            [
-                f"checkpoints: {_gib(self.checkpoint)} each",
-                f"every {counted(train.checkpoint_every, 'step')}"
-                f" ({in_words(train.checkpoint_every * self.step_seconds)})",
-                f"at most {kept} on disk, {_gib(kept * self.checkpoint)}",
-            ]
-        )
-
-    def lines(self) -> list[str]:
-        """The report, in lines of at most 79 columns."""
-        total = sum(self.parameters.values())
-        rows = [f"{e.name} {e.size}" if e.size else f"{e.name} (continuous)" for e in self.vocabulary]
-        shares = {name: count / total for name, count in self.parameters.items()}
-        parts = [f"{name} {si(count).strip()} ({shares[name]:.0%})" for name, count in self.parameters.items()]
-        lines = packed([f"vocabulary: {counted(self.vocabulary.size, 'row')}", *rows])
-        learning = [f"learning: {si(self.learning).strip()}"] if self.learning != total else []
-        lines += packed([f"parameters: {si(total).strip()}", *parts, *learning])
-        lines += [line for data in self.data for line in packed(data.split("  "))]
-        inputs, targets = self.tokens
-        lines += packed(
-            [
-                f"a step: {counted(self.train.batch_size, 'sample')}",
-                f"{si((inputs + targets) * self.train.batch_size).strip()} tokens",
-                f"(per sample {inputs:.0f} inputs, {targets:.0f} targets)",
-                f"{si(self.step_flops)}FLOP",
-            ]
-        )
-        forward = sum(self.flops.values())
-        lines += packed(["  forward:", *(f"{name} {part / forward:.0%}" for name, part in self.flops.items() if part)])
-        lines += packed(["  targets:", *(f"{name} {count:,.0f}" for name, count in self.targets.items())])
-        memory = [f"{name} {_gib(part)}" for name, part in self.memory.items()]
-        lines += packed([f"memory per device: {_gib(sum(self.memory.values()))} (estimate)", *memory])
-        lines += self._run()
-        lines += packed([f"devices: {self.processes} x {self.peak}"])
-        lasts = in_words(self.plan.steps * self.step_seconds)
-        lines += packed(
-            [
-                f"{counted(self.plan.steps, 'step')} at a utilisation (mfu) of {self.mfu:.0%}: {lasts}",
-                f"{self.train.batch_size / self.step_seconds:.3g} samples/s",
-            ]
-        )
-        if self.refused:
-            said = f"the run would end: {self.refused}"
-            lines += textwrap.wrap(said, 79, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
-        return lines
 
 
 def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: int | None = None) -> DryRun:
@@ -221,19 +116,10 @@ def _network(config: RunConfig, modalities: Modalities, manager: PluginManager) 
 
 def _modalities(config: RunConfig, manager: PluginManager) -> tuple[Modalities, bool]:
     """The modalities that take part, and whether their data is here; without data, all selected modalities."""
-    folders = [one.config.folder for one in data_sets(config.data, _Any())]
-    tokens = [one.config.tokens for one in data_sets(config.data, _Any())]
-    local = [path for path in (*folders, *tokens) if isinstance(path, Path)]
-    if not any(path.is_dir() for path in local):
+    folders = [path for part in config.data.parts for path in (part.folder, part.tokens) if isinstance(path, Path)]
+    if not any(path.is_dir() for path in folders):
         return load_modalities(config.modalities, manager), False
     return config.load_modalities(manager), True
-
-
-class _Any(dict[str, Any]):
-    """A stand-in for modalities that are not loaded yet: contains every name."""
-
-    def __contains__(self, name: object) -> bool:
-        return True
 
 
 def _data(config: RunConfig, modalities: Modalities) -> tuple[list[str], Counter[frozenset[str]]]:
@@ -302,21 +188,3 @@ def _parameters(network: Transformer) -> dict[str, int]:
         "output rows": count(network.heads),
         **({} if network.registers is None else {"registers": network.registers.numel()}),
     }
-
-
-def in_words(seconds: float) -> str:
-    """90 -> "1.5 minutes"; 400,000 -> "4.6 days (111 hours)"."""
-    hours = seconds / 3600
-    if hours < 2:
-        return f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
-    if hours < 48:
-        return f"{hours:.1f} hours"
-    days = hours / 24
-    return f"{days:.1f} days ({hours:,.0f} hours)" if days < 730 else f"{days / 365:,.0f} years ({hours:,.0f} hours)"
-
-
-def _gib(size: float) -> str:
-    for power, unit in ((40, "TiB"), (30, "GiB")):
-        if size >= 2 ** (power - 1):
-            return f"{size / 2**power:.3g} {unit}"
-    return f"{size / 2**20:.3g} MiB"

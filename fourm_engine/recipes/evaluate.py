@@ -140,7 +140,7 @@ def _work(
     def measure() -> Matrix:
         return measure_matrix(predictor.model, predictor.held_out, predictor.ids, predictor.config)
 
-    found: dict[str, TaskResult] = {}
+    results: dict[str, TaskResult] = {}
     pictures: dict[str, list[SamplePictures]] = {}
     measured: Matrix | None = None
     # The matrix, which takes longest, first.
@@ -151,11 +151,11 @@ def _work(
             log.info("any-to-any matrix: %d x %d in %.1f s", len(result.inputs), len(result.targets), result.seconds)
             continue
         task, shown, notes = result
-        found[task.name], pictures[task.name] = task, shown
+        results[task.name], pictures[task.name] = task, shown
         predictor.notes = list(dict.fromkeys([*predictor.notes, *notes]))
         log.info("%s: %s in %.1f s", task.name, counted(task.samples, "sample"), task.seconds)
     order = [task.name for task in tasks]
-    return [found[name] for name in order], {name: pictures[name] for name in order}, measured
+    return [results[name] for name in order], {name: pictures[name] for name in order}, measured
 
 
 def _with_features(
@@ -208,13 +208,11 @@ def _load_data(
     targets = {name: modality for name, modality in model.modalities.items() if modality.spec.target}
     sets = data_sets(trained, model.modalities)
     folders = [one.config.folder for one in sets if one.config.folder is not None]
-    known = [
-        AlignedData.from_config(
-            {name: m for name, m in one.modalities.items() if name in targets}, one.config, training=True
-        )
-        for one in sets
-        if _there(one.config.folder)
-    ]
+    known = []
+    for one in sets:
+        if _there(one.config.folder):
+            wanted = {name: modality for name, modality in one.modalities.items() if name in targets}
+            known.append(AlignedData.from_config(wanted, one.config, training=True))
     if not known:
         named = ", ".join(map(str, folders))
         where = f"are there (data.train: {named})" if folders else "are configured (data.train)"
@@ -226,8 +224,8 @@ def _load_data(
         notes.append(f"constant predictors are fitted to {part.describe()}")
         samples = -(-settings.constant_samples * len(part.names) // total)
         train = load_samples(part, given, samples=samples, seed=settings.seed)
-        for name, found in train.values.items():
-            values[name] += found.values()
+        for name, by_sample in train.values.items():
+            values[name] += by_sample.values()
     return held_out, values
 
 

@@ -126,16 +126,16 @@ def train_extension(
 def _trainer(config: RunConfig, extension: Extension, tell: Tell) -> Trainer:
     settings, new = extension.settings, extension.new
     tokenizers = extension.tokenizers()
-    asked = config.masking.counted(extension.training.specs)
-    cases = {"known": known(asked, new)}
+    masking = config.masking.counted(extension.training.specs)
+    cases = {"known": known(masking, new)}
     for case, components in (
-        ("new", [c for spec in new for c in as_target(asked, spec)]),
+        ("new", [c for spec in new for c in as_target(masking, spec)]),
         ("given new", [c for spec in new for c in as_input(spec, new)]),
     ):
         if components:  # not every modality can be a target, or an input
-            cases[case] = only(asked, components)
-    training = _data(config, extension, tokenizers, extended(asked, new, settings.replay_share), training=True)
-    held_out = {case: _data(config, extension, tokenizers, masking, training=False) for case, masking in cases.items()}
+            cases[case] = only(masking, components)
+    training = _data(config, extension, tokenizers, extended(masking, new, settings.replay_share), training=True)
+    held_out = {case: _data(config, extension, tokenizers, mixture, training=False) for case, mixture in cases.items()}
     for part in (training, next(iter(held_out.values()))):
         first_only(tell)(part.store.describe())
     task = ExtendTask(

@@ -11,13 +11,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from fourm_engine.finetune.config import FinetuneConfig
 from fourm_engine.finetune.source import describe, filled
 from fourm_engine.modalities import ModalitiesConfig, load_manager
-from fourm_engine.yaml_config import ConfigError
-from fourm_plugins.explain import explain
+from fourm_engine.yaml_config import ConfigError, validated
 from fourm_plugins.hub import check_there
 
 log = logging.getLogger(__name__)
@@ -25,17 +22,12 @@ log = logging.getLogger(__name__)
 
 def fill_in(raw: dict[str, Any], path: Path) -> None:
     """Change `raw`, the content of the config `path`. Raises ConfigError; ValueError if there is no such model."""
-    checked: dict[str, Any] = {}
-    for section, config in (("finetune", FinetuneConfig), ("modalities", ModalitiesConfig)):
-        try:
-            checked[section] = config.model_validate(raw.get(section) or {})
-        except ValidationError as error:
-            raise ConfigError("\n".join(f"{path}: {section}.{line}" for line in explain(error, config))) from None
-    modalities: ModalitiesConfig = checked["modalities"]
+    source = validated(FinetuneConfig, raw.get("finetune") or {}, f"{path}: finetune.").source
+    modalities = validated(ModalitiesConfig, raw.get("modalities") or {}, f"{path}: modalities.")
     manager = load_manager(modalities)
     try:
-        check_there(checked["finetune"].source, beside=path.parent)
-        description = describe(checked["finetune"].source, manager)
+        check_there(source, beside=path.parent)
+        description = describe(source, manager)
     except ValueError as error:
         raise ConfigError(f"{path}: finetune.source: {error}") from None
     if modalities.select == "installed":

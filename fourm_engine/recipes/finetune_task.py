@@ -11,7 +11,6 @@ import numpy as np
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.documents import documented
 from fourm_engine.data.views import ViewDrawer
-from fourm_engine.device import rank_and_world
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager, load_modalities
 from fourm_engine.recipes.task_config import TaskRunConfig
@@ -45,10 +44,7 @@ def finetune(config: TaskRunConfig, *, tell: Tell = say) -> dict[str, float]:
         inputs, target = modalities_of(config, manager)
         activate_kinds(inputs, manager, maskers=False)
         manager.head(config.task.head)
-        manager.optimiser(config.train.optimiser)
-        manager.schedule(config.train.schedule)
-        if rank_and_world()[0] == 0:
-            manager.activate_observers(None if config.observers == "installed" else config.observers)
+        config.activate(manager, config.train)
         model = describe_source(config.finetune.source, manager).model
         with processes(config.train, width=model.width):
             check_same(identity(inputs, manager))
@@ -68,9 +64,8 @@ def modalities_of(config: TaskRunConfig, manager: PluginManager) -> tuple[Modali
     settings = dict(config.modalities.settings.get(name, {}))
     section = config.modalities.model_copy(update={"select": [name], "settings": {name: settings}})
     target = load_modalities(section, manager)
-    folders = [
-        folder for folder in (config.data.folder, config.data.val) if isinstance(folder, Path) and folder.is_dir()
-    ]
+    named = (config.data.folder, config.data.val)
+    folders = [folder for folder in named if isinstance(folder, Path) and folder.is_dir()]
     if documents := documented(target, {name: settings}, folders):
         settings = {**settings, **documents[name]}
         config.modalities.settings[name] = settings  # as a model's config has it

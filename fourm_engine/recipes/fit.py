@@ -70,10 +70,8 @@ def fit(
     Raises ValueError for no such token space, no data, an unreadable file, a tokenizer fitted under other settings, and
     a config that fine-tunes a model, whose tokenizers are fixed."""
     if config.finetune is not None:
-        raise ValueError(
-            f"finetune: {config.finetune.source} knows the ids of its tokenizers alone, and others are not fitted for "
-            f"it; name the folder where they are: tokenizers.folder"
-        )
+        source = config.finetune.source
+        raise ValueError(f"finetune: {source} knows the ids of its tokenizers alone; name their tokenizers.folder")
     manager = load_manager(config.modalities)
     modalities = config.load_modalities(manager)
     activate_kinds(modalities, manager, maskers=False)

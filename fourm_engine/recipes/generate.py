@@ -79,10 +79,8 @@ def generate(
         raise ValueError("--out is missing; name a folder for the results")
     if out is not None and not explain:
         refuse_recorded(out)
-    manager = _manager(run, providers, disable)
     with nullcontext() if out is None or explain else at_work(out):
-        choose_threads(device)
-        model = FourM.from_pretrained(run, device=device, tokenizers=tokenizers, manager=manager)
+        model = open_model(run, device, tokenizers, providers, disable)
         options |= {"guide": guided(guide, model)}
         if edit is not None:
             inputs, targets = edited(inputs, model.reader.find, **edit)
@@ -119,8 +117,7 @@ def vary(
     **options: Any,
 ) -> Variation:
     """Write the sheet of `FourM.vary` to `out`. Raises ValueError for what a user can fix."""
-    choose_threads(device)
-    model = FourM.from_pretrained(run, device=device, tokenizers=tokenizers, manager=_manager(run, providers, disable))
+    model = open_model(run, device, tokenizers, providers, disable)
     options = {key: value for key, value in {**options, "guide": guided(guide, model)}.items() if value is not None}
     variation = model.vary(weighed(inputs, regions or {}), targets, vary=axes, **options)
     write_atomically(out, png(variation.sheet()))
@@ -140,10 +137,18 @@ def guided(guide: GuidedBy | None, model: FourM) -> Guide | None:
     return Guide(weaker, weight)
 
 
-def _manager(run: str | Path, providers: Mapping[str, str] | None, disable: Sequence[str]) -> PluginManager:
-    """The plugin host with the chosen plugins; by default those that the run chose."""
+def open_model(
+    run: str | Path,
+    device: str | None,
+    tokenizers: Mapping[str, str | Path] | None,
+    providers: Mapping[str, str] | None,
+    disable: Sequence[str],
+) -> FourM:
+    """The model of a run, with the chosen plugins; by default those that the run chose."""
     settled = bool(providers or disable)
-    return PluginManager(disabled=disable, providers=providers) if settled else manager_of_run(run)
+    manager = PluginManager(disabled=disable, providers=providers) if settled else manager_of_run(run)
+    choose_threads(device)
+    return FourM.from_pretrained(run, device=device, tokenizers=tokenizers, manager=manager)
 
 
 def _tiled(

@@ -10,57 +10,31 @@ Only the names take memory that grows with the number of samples.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fourm_engine.data.background import Background
 from fourm_engine.data.bad_files import BadFile, BadFiles
-from fourm_engine.data.raw.aspect import same_aspect
-from fourm_engine.data.views import ViewDrawer, view_of
+from fourm_engine.data.views import ViewDrawer
 from fourm_engine.data.workers import ahead, preparing_workers
 from fourm_engine.files import write_atomically
-from fourm_engine.generate.given import Ids, Typed
+from fourm_engine.generate.given import Ids
 from fourm_engine.generate.guidance import Guide
-from fourm_engine.generate.masks import region_tokens
 from fourm_engine.generate.regions import Regions, weighed
 from fourm_engine.generate.result import Results
 from fourm_engine.model import FourM
+from fourm_engine.recipes.generate_reading import Read, Reader
 from fourm_engine.recipes.generated_record import Record, digest_of_model
 from fourm_engine.recipes.sample_inputs import SampleInputs
 from fourm_engine.recipes.tell import Progress, Tell, say
-from fourm_engine.storage.errors import StoreError
-from fourm_plugins.arrays import check_array
 from fourm_plugins.counting import counted
-from fourm_plugins.door import read_file
-from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Modality
-from fourm_plugins.notes import reading
-from fourm_plugins.spec import Grid
 from fourm_plugins.tokenizer import TextTokenizer
-from fourm_plugins.view import View
-
-#: Most batches waiting to be written.
-WRITTEN_LATER = 4
-
-
-@dataclass(frozen=True)
-class Read:
-    """What a worker read of one sample: modality -> array, and for continuous modalities the value as the model sees
-    it; the input files as the model sees them, source -> {extension: content}."""
-
-    arrays: dict[str, Any]
-    values: dict[str, Any]
-    files: dict[str, dict[str, bytes]]
-    #: Modality -> weights of regions of its tokens, bool (h, w).
-    regions: dict[str, list[tuple[float, np.ndarray]]]
-    stamp: str
-    digest: str
-    seed: int
 
 
 @dataclass
@@ -74,124 +48,14 @@ class FilesReport:
     first: str = ""
 
 
-@dataclass
-class Reader:
-    """`reader[(name, …)]`: name -> what was read, or the BadFile that says why not. Picklable."""
-
-    inputs: SampleInputs
-    #: Name as given -> modality that shows it.
-    shown_as: dict[str, Modality]
-    drawer: ViewDrawer
-    seed: int
-    copies: bool
-    regions: Regions = field(default_factory=dict)
-
-    def __getitem__(self, names: Sequence[str]) -> dict[str, Read | BadFile]:
-        return {name: self._read(name) for name in names}
-
-    def _read(self, name: str) -> Read | BadFile:
-        key = ""
-        try:
-            stamp, given = self.inputs.stamp(name), self.inputs.given(name)
-            digest, values = hashlib.sha256(f"{given.seed}".encode()), dict[str, Any]()
-            aspects = dict[str, tuple[float, str]]()
-            with reading(lambda: self.inputs.where(name)):
-                for key, content in sorted(given.values.items()):
-                    modality = self.shown_as[key]
-                    files = content
-                    if isinstance(content, Path):
-                        files = read_file(content, modality.spec.extensions)
-                    for kind, part in files.items() if isinstance(files, dict) else [("", repr(files))]:
-                        digest.update(f"{key} {kind} {len(part)} ".encode())
-                        digest.update(part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass"))
-                    values[key] = value = _value(modality, files)
-                    group, aspect = modality.spec.alignment, modality.aspect(value)
-                    if group is not None and aspect is not None:
-                        first, other = aspects.setdefault(group, (aspect, key))
-                        if not same_aspect(aspect, first):
-                            raise SampleError(f"width / height is {aspect:.3f}, that of its {other} {first:.3f}")
-                views = self.drawer.draw("", 0, {group: aspect for group, (aspect, _) in aspects.items()})
-                read = Read({}, {}, {}, {}, stamp, digest.hexdigest(), _seed(self.seed, name, given.seed))
-                for key, value in values.items():
-                    view = view_of(self.shown_as[key].spec, views, 0)
-                    self._see(read, self.shown_as[key], value, view)
-                    if key in self.regions:
-                        read.regions[self.shown_as[key].name] = self._marked(key, value, view)
-            return read
-        except BadFile as bad:
-            return bad
-        except (SampleError, ValueError) as error:
-            return BadFile(self.inputs.where(name), key, " ".join(str(error).split()))
-        except StoreError:  # which names what is read
-            raise
-        except Exception as error:
-            raise RuntimeError(f"{self.inputs.where(name)}: plugin of {key} failed: {error!r}") from error
-
-    def _marked(self, key: str, value: Any, view: View) -> list[tuple[float, np.ndarray]]:
-        spec = self.shown_as[key].spec
-        parts = [(weight, region_tokens(key, part, value, spec, view)) for weight, part in self.regions[key]]
-        if not all(tokens.any() for _, tokens in parts):
-            raise ValueError(f"region of {key!r} holds nothing of what the model sees, the picture's centre")
-        assert isinstance(spec.layout, Grid)
-        return [(weight, tokens.reshape(spec.layout.height, spec.layout.width)) for weight, tokens in parts]
-
-    def _see(self, read: Read, modality: Modality, value: Any, view: Any) -> None:
-        text = modality.spec.layout.kind == "sequence" and isinstance(value, str)
-        seen = value if text else modality.augment(value, view)
-        array = modality.normalise(seen)
-        check_array(modality.spec, array)
-        if modality.spec.continuous:
-            read.values[modality.name] = seen
-        else:
-            read.arrays[modality.name] = array
-        if self.copies:
-            read.files[modality.spec.source] = modality.write(seen)
-
-
-def _value(modality: Modality, given: Any) -> Any:
-    if isinstance(given, Typed):
-        return modality.from_text(given.text)
-    return (
-        modality.read(given)
-        if isinstance(given, dict) and set(given) <= {*modality.spec.extensions}
-        else (modality.value(given))
-    )
-
-
-def _seed(seed: int, name: str, given: int | None) -> int:
-    """The seed of a sample, whatever the batch: the one given, or one derived from its name."""
-    if given is not None:
-        return given
-    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode("utf-8", "surrogatepass")).digest()[:7], "big")
-
-
-class Writer:
-    """Writes results in a thread, up to `WRITTEN_LATER` batches later: each file whole, then its line in the record. An
-    error there is raised by a later call, and nothing is written after it."""
+class Writer(Background):
+    """Writes results in a thread: each file whole, then its line in the record."""
 
     def __init__(self, out: Path, record: Record, samples: int) -> None:
+        super().__init__()
         self.out, self.record, self.samples = out, record, samples
-        self._thread, self._waiting, self._failed = ThreadPoolExecutor(1), deque[Future[None]](), False
-
-    def __enter__(self) -> Writer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.shutdown()
 
     def write(self, batch: Mapping[str, tuple[Read, Sequence[Results]]]) -> None:
-        self._waiting.append(self._thread.submit(self._write, batch))
-        while len(self._waiting) > WRITTEN_LATER:
-            self._waiting.popleft().result()
-
-    def finish(self) -> None:
-        while self._waiting:
-            self._waiting.popleft().result()
-
-    def _write(self, batch: Mapping[str, tuple[Read, Sequence[Results]]]) -> None:
-        if self._failed:
-            return
-        self._failed = True
         for name, (read, answers) in batch.items():
             for stem, results in zip(stems(name, self.samples), answers, strict=True):
                 for generated in results.values():
@@ -200,7 +64,6 @@ class Writer:
                 for source, files in read.files.items():
                     self._files(source, stem, files, ())
             self.record.add(name, seed=read.seed, stamp=read.stamp, digest=read.digest)
-        self._failed = False
 
     def _files(self, source: str, stem: str, files: Mapping[str, bytes], others: Sequence[str]) -> None:
         for extension, content in files.items():
@@ -262,9 +125,8 @@ class Job:
         }
         folders = [self.out / source for source in sources.values()]
         record = Record(self.out, settings, folders, part=self.part, parts=self.parts)
-        reader = Reader(
-            self.inputs, self.shown_as, ViewDrawer(self.model.modalities), self.seed, self.copies, self.regions
-        )
+        drawer = ViewDrawer(self.model.modalities)
+        reader = Reader(self.inputs, self.shown_as, drawer, self.seed, self.copies, self.regions)
         report, bad = FilesReport(), BadFiles("skip")
         mine = sum(len(block) for block in self._blocks())
         workers = preparing_workers(mine) if self.workers is None else self.workers
@@ -283,7 +145,7 @@ class Job:
                     else:
                         usable[name] = one
                 if usable:
-                    writer.write(self._generate(usable))
+                    writer.later(writer.write, self._generate(usable))
                     report.made += len(usable)
                 done = report.made + report.kept + report.bad
                 progress(done, mine)

@@ -22,17 +22,14 @@ from fourm_engine.generate.plan import default_plan
 from fourm_engine.generate.regions import Regions
 from fourm_engine.generate.request import targets_of
 from fourm_engine.lock import at_work
-from fourm_engine.model import FourM
-from fourm_engine.recipes.config import manager_of_run
-from fourm_engine.recipes.generate import GuidedBy, guided
+from fourm_engine.recipes.generate import GuidedBy, guided, open_model
 from fourm_engine.recipes.generate_files import FilesReport, Job, summary
 from fourm_engine.recipes.generated_record import FOLDER
 from fourm_engine.recipes.sample_inputs import DataInputs, FolderInputs, LineInputs, SampleInputs, describe
-from fourm_engine.recipes.tell import Tell, choose_threads, first_only, say
+from fourm_engine.recipes.tell import Tell, first_only, say
 from fourm_engine.train.distributed import sum_numbers
 from fourm_plugins.counting import counted
 from fourm_plugins.door import looks_like_path, read_file
-from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
 
 #: How long a process waits for the others at the end.
@@ -87,26 +84,19 @@ def generate_many(
         raise ValueError("--share: the processes of torchrun share the samples; leave it out")
     part, parts = share or (rank, world)
     if not 0 <= part < parts:
-        raise ValueError(
-            f"--share {part}/{parts}: the first of {parts} parts is 0/{parts}, the last {parts - 1}/{parts}"
-        )
+        raise ValueError(f"--share {part}/{parts}: the first of {parts} is 0/{parts}, the last {parts - 1}/{parts}")
     if not targets:
         raise ValueError("--target is missing; name what to generate for every sample")
     targets = targets_of(targets)
-    settled = bool(providers or disable)
-    manager = PluginManager(disabled=disable, providers=providers) if settled else manager_of_run(run)
     with at_work(out / FOLDER / f"part-{part}-of-{parts}"), _joined() as total:
         device = device or (str(local_device()) if world > 1 else None)
-        choose_threads(device)
-        model = FourM.from_pretrained(run, device=device, tokenizers=tokenizers, manager=manager)
+        model = open_model(run, device, tokenizers, providers, disable)
         default_plan(targets, model.modalities, **{k: v for k, v in options.items() if v is not None and k != "plan"})
 
         def find(name: str) -> Modality:
             modality = model.reader.instance(name, raw=True)
             if not modality.spec.input:
-                raise ValueError(
-                    f"{name!r} is a target only and cannot be given; use {', '.join(model.reader.input_names)}"
-                )
+                raise ValueError(f"{name!r} is a target only; inputs are {', '.join(model.reader.input_names)}")
             if modality.name in targets or name in targets:
                 raise ValueError(f"{name!r} is both given and a target; leave it out of one")
             return modality
@@ -148,17 +138,14 @@ def _open(
     """The samples, and the names of everything given for them."""
     folders = {name: Path(given) for name, given in inputs.items() if is_folder(given)}
     taken = [name for name, given in inputs.items() if given is None]
-    common = {
-        name: _once(find(name), given) for name, given in inputs.items() if name not in folders and given is not None
-    }
+    single = {name: given for name, given in inputs.items() if name not in folders and given is not None}
+    common = {name: _once(find(name), given) for name, given in single.items()}
     ways = [way for way, there in (("--data", data), ("--lines", lines), ("folders", folders)) if there]
     if len(ways) > 1:
         raise ValueError(f"{' and '.join(ways)} both name the samples; give one of them")
     for folder in folders.values():
         if out.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(
-                f"{shown(out)}: results would mix with the inputs in {shown(folder)}; choose another --out"
-            )
+            raise ValueError(f"{shown(out)}: results would mix with inputs in {shown(folder)}; choose another --out")
     if split is not None and data is None:
         raise ValueError("--split is for a data set; name it with --data")
     if taken and data is None:
@@ -184,12 +171,11 @@ def _marked(regions: Regions, given: Collection[str]) -> dict[str, list[tuple[fl
     """Regions with masks read, once for all samples."""
     if absent := [name for name in regions if name not in given]:
         raise ValueError(f"region of {absent[0]!r}, which is not given; give it, or leave the region out")
-    return {
-        name: [
-            (weight, part if is_box(part) else read_mask(part, what=f"region of {name!r}")) for weight, part in pairs
-        ]
-        for name, pairs in regions.items()
-    }
+    marked: dict[str, list[tuple[float, Any]]] = {name: [] for name in regions}
+    for name, pairs in regions.items():
+        for weight, part in pairs:
+            marked[name].append((weight, part if is_box(part) else read_mask(part, what=f"region of {name!r}")))
+    return marked
 
 
 def _once(modality: Modality, given: Any) -> Any:

@@ -37,12 +37,7 @@ class InitReport:
 
 
 def init(
-    folder: Path,
-    *,
-    out: Path | None = None,
-    force: bool = False,
-    unpack: bool = False,
-    machine: Machine | None = None,
+    folder: Path, *, out: Path | None = None, force: bool = False, unpack: bool = False, machine: Machine | None = None
 ) -> InitReport:
     """Look at `folder` and write a config for it.
 
@@ -77,18 +72,18 @@ def init(
     return InitReport(out, config, [*unpacked, *_told(surveyed, chosen), *_next(out, config, machine)])
 
 
-def choose_split(found: Survey) -> Chosen:
+def choose_split(surveyed: Survey) -> Chosen:
     """Held-out samples: as the data says (folders, lists), otherwise a fraction drawn by name."""
-    train = {"train": (str(found.train), "folder of the samples; paths are relative to the working directory")}
-    names = found.samples
-    if found.val is not None:
-        sources = {(f.source, f.modality.spec.extensions) for f in found.found}
-        opened = [open_source(found.val, *key) for key in sources]
+    train = {"train": (str(surveyed.train), "folder of the samples; paths are relative to the working directory")}
+    names = surveyed.samples
+    if surveyed.val is not None:
+        sources = {(f.source, f.modality.spec.extensions) for f in surveyed.matches}
+        opened = [open_source(surveyed.val, *key) for key in sources]
         number = len(frozenset().union(*(source.names for source in opened if source is not None)))
-        keys = train | {"val": (str(found.val), "folder of the held-out samples, which are never trained on")}
+        keys = train | {"val": (str(surveyed.val), "folder of the held-out samples, which are never trained on")}
         if number:
-            return Chosen(keys, len(names), number, f"{counted(number, 'sample')} in {shown(found.val)} held out")
-    if (listed := found.train / SPLITS).is_file():
+            return Chosen(keys, len(names), number, f"{counted(number, 'sample')} in {shown(surveyed.val)} held out")
+    if (listed := surveyed.train / SPLITS).is_file():
         return _by_lists(train, listed, names)
     parts = {name.partition("/")[0] for name in names if "/" in name}
     if any(map(TRAIN.fullmatch, parts)) and (val := sorted(filter(VAL.fullmatch, parts))):
@@ -147,18 +142,17 @@ def _by_lists(train: dict[str, tuple[str, str]], path: Path, names: frozenset[st
     return Chosen(keys, number, members[val], said)
 
 
-def _told(found: Survey, chosen: Chosen) -> list[str]:
+def _told(surveyed: Survey, chosen: Chosen) -> list[str]:
     lines = []
-    for one in found.found:
-        where = shown(found.train if one.source == "." else found.train / one.source)
+    for one in surveyed.matches:
+        where = shown(surveyed.train if one.source == "." else surveyed.train / one.source)
         looked = f" ({one.looked} looked at)" if one.looked < len(one.samples) else ""
         rivals = f"; may also be {', '.join(one.rivals)}" if one.rivals else ""
         lines.append(f"{one.name}: {counted(len(one.samples), 'sample')} in {where}{looked}: {described(one)}{rivals}")
-    if len({one.modality.spec.files for one in found.found}) > 1:
-        lines.append(
-            f"{counted(len(found.samples), 'sample')} in all, {found.paired} of them with more than one modality"
-        )
-    return [*lines, chosen.said, *(f"note: {note}" for note in found.notes)]
+    if len({one.modality.spec.files for one in surveyed.matches}) > 1:
+        total = counted(len(surveyed.samples), "sample")
+        lines.append(f"{total} in all, {surveyed.paired} with more than one modality")
+    return [*lines, chosen.said, *(f"note: {note}" for note in surveyed.notes)]
 
 
 def _next(out: Path, config: RunConfig, machine: Machine) -> list[str]:

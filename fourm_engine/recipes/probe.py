@@ -92,9 +92,7 @@ def probe(
         counts = torch.bincount(fit.labels, minlength=len(classes))
         fewest = int(counts.argmin())
         if shots and max(shots) > counts[fewest]:
-            raise ValueError(
-                f"--shots {max(shots)}: class {classes[fewest]!r} has {counted(int(counts[fewest]), 'training sample')}"
-            )
+            raise ValueError(f"--shots {max(shots)}: {int(counts[fewest])} training samples of {classes[fewest]!r}")
         shots = sorted(set(shots)) or [number for number in SHOTS if number <= counts[fewest]]
         result: dict[str, Any] = {
             "run": str(run),
@@ -175,10 +173,8 @@ def _samples(
             continue
         samples, known = _open(network, folder, path)
         if labels[0] is not None and labels[1] is None and (both := names.intersection(known)):
-            raise ValueError(
-                f"{labels[0]}: {min(both)!r} is a sample of {data} and of {val}, and a file names one class; give the "
-                "classes of the latter as --val-labels"
-            )
+            what = f"{min(both)!r} is a sample of {data} and of {val}"
+            raise ValueError(f"{labels[0]}: {what}; give the classes of the latter as --val-labels")
         names.update(known)
         cached = features_of(
             network,
@@ -189,10 +185,8 @@ def _samples(
             batch_size=batch_size,
             progress=Progress(str(folder), tell),
         )
-        tell(
-            f"{folder}: features of {counted(len(cached.names), 'sample')} "
-            + ("computed" if cached.computed else "as computed before")
-        )
+        how = "computed" if cached.computed else "as computed before"
+        tell(f"{folder}: features of {counted(len(cached.names), 'sample')} {how}")
         left += len(samples.names) - len(cached.names)
         parts.append((cached.names, [known[name] for name in cached.names], cached.arrays))
     return parts[0], parts[1] if len(parts) > 1 else None, left

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from fourm_engine.data.raw.names import shown
-from fourm_engine.data.raw.recognition import Found
+from fourm_engine.data.raw.recognition import Match
 from fourm_engine.data.raw.survey import Survey
 from fourm_engine.device import Machine
 from fourm_plugins.counting import counted
@@ -55,7 +55,7 @@ class Sizes:
     @classmethod
     def fitting(cls, survey: Survey, samples: int, machine: Machine) -> Sizes:
         large = machine.gpu_memory >= 6
-        shorter = [min(found.recognised.size) for found in survey.found if found.recognised.size]
+        shorter = [min(match.recognised.size) for match in survey.matches if match.recognised.size]
         side = max(16, min([224 if large else 64, *shorter]))
         # 8 x 8 tokens per picture on a CPU, 16 pixels per token for large pictures.
         patch = 16 if large and side >= 128 else max(2, side // 8)
@@ -85,16 +85,16 @@ class Sizes:
     def why(self) -> str:
         return "sized for a GPU" if self.large else "sized for a CPU"
 
-    def of(self, found: Found, first: bool) -> dict[str, tuple[Any, str]]:
+    def of(self, match: Match) -> dict[str, tuple[Any, str]]:
         """Settings of a modality that follow from the machine, if its plugin has them."""
-        fields = type(found.modality.settings).model_fields
+        fields = type(match.modality.settings).model_fields
         tokens = (self.side // self.patch) ** 2
         given: dict[str, tuple[Any, str]] = {}
         if "image_size" in fields and "patch_size" in fields:
-            given["image_size"] = self.side, f"pixels per side that tokens describe; {self.why}, 2x costs 4x" * first
-            given["patch_size"] = self.patch, f"pixels per side of a token: {tokens} tokens per sample" * first
-        if "codebook_size" in fields and self.codes and found.modality.spec.tokenizer is not None:
-            given["codebook_size"] = self.codes, "different tokens; more keep more detail, and need more data" * first
+            given["image_size"] = self.side, f"pixels per side that tokens describe; {self.why}, 2x costs 4x"
+            given["patch_size"] = self.patch, f"pixels per side of a token: {tokens} tokens per sample"
+        if "codebook_size" in fields and self.codes and match.modality.spec.tokenizer is not None:
+            given["codebook_size"] = self.codes, "different tokens; more keep more detail, and need more data"
         if "text" in fields and not self.large:
             text = {"vocabulary_size": 4096, "coordinate_bins": 100}
             given["text"] = text, "pieces of words, and steps across a picture for boxes: alike wherever text occurs"
@@ -121,20 +121,20 @@ def _lines(survey: Survey, chosen: Chosen, sizes: Sizes, folders: Mapping[str, s
     yield 0, _pair("seed", 0), "decides every random choice: the same seed, the same result"
     yield 0, "", ""
     yield 0, "modalities:", ""
-    names = sorted(found.name for found in survey.found)
+    names = sorted(match.name for match in survey.matches)
     yield 1, _pair("select", names), "these take part, whatever else is installed; shorten the list to leave one out"
     yield 1, "settings:", ""
     explained: set[str] = set()
-    for found in survey.found:
-        yield 2, f"{_flow(found.name)}:", _about(found)
-        if found.name != found.plugin.name:
-            yield 3, _pair("plugin", found.plugin.name), "the installed modality that reads it"
-        for key, (value, why) in found.recognised.settings.items():
+    for match in survey.matches:
+        yield 2, f"{_flow(match.name)}:", _about(match)
+        if match.name != match.plugin.name:
+            yield 3, _pair("plugin", match.plugin.name), "the installed modality that reads it"
+        for key, (value, why) in match.recognised.settings.items():
             yield 3, _pair(key, value), why
-        where = "the data folder itself" if found.source == "." else "the sub-folder"
-        if "source" in type(found.modality.settings).model_fields:
-            yield 3, _pair("source", found.source), f"{where} that is read"
-        given = sizes.of(found, True)
+        where = "the data folder itself" if match.source == "." else "the sub-folder"
+        if "source" in type(match.modality.settings).model_fields:
+            yield 3, _pair("source", match.source), f"{where} that is read"
+        given = sizes.of(match)
         for key, (value, why) in given.items():
             yield 3, _pair(key, value), "as above" if key in explained else why
         explained |= given.keys()
@@ -183,22 +183,22 @@ def _lines(survey: Survey, chosen: Chosen, sizes: Sizes, folders: Mapping[str, s
 
 
 def _masking(survey: Survey, sizes: Sizes) -> Iterator[Line]:
-    specs = [found.modality.spec for found in survey.found]
+    specs = [match.modality.spec for match in survey.matches]
     grid = (sizes.side // sizes.patch) ** 2
     counts = {s.name: s.layout.num_tokens if isinstance(s.layout, SequenceLayout) else grid for s in specs}
-    most_shown, most_asked = (256, 512) if sizes.large else (128, 320)
+    most_shown, most_predicted = (256, 512) if sizes.large else (128, 320)
     targets = [s for s in specs if s.target]
     whole = [s for s in specs if s.continuous]
     # The tokens of a picture that is shown say nothing new, unless there is nothing else.
     others = {s.name: [t for t in targets if t.files != s.files] or targets for s in whole}
     tokens = min(most_shown, max(2, sum(counts[s.name] for s in specs if s.input and not s.continuous)))
     shown_tokens = max((counts[s.name] for s in whole), default=tokens)
-    asked = max(sum(counts[t.name] for t in names) for names in (*others.values(), [] if whole else targets))
+    predicted = max(sum(counts[t.name] for t in names) for names in (*others.values(), [] if whole else targets))
     yield 0, "masking:", "what the model sees of a sample, and predicts"
     yield 1, _pair("sampler", "fill"), "tokens that one modality cannot take go to others; dirichlet: as in the paper"
     yield 1, _pair("input_tokens", [1, shown_tokens]), "tokens shown, a number drawn anew each time"
-    asked = min(most_asked, max(1, asked))
-    yield 1, _pair("target_tokens", asked), "tokens to predict; more teach more per step, which takes longer"
+    predicted = min(most_predicted, max(1, predicted))
+    yield 1, _pair("target_tokens", predicted), "tokens to predict; more teach more per step, which takes longer"
     yield 1, "mixture:", "kinds of tasks, drawn by weight"
     for spec in whole:
         yield 2, _pair("- name", f"{spec.name} to all"), "a whole picture predicts everything else"
@@ -207,22 +207,22 @@ def _masking(survey: Survey, sizes: Sizes) -> Iterator[Line]:
         yield 3, _pair("input_tokens", "all"), "as a whole, whatever its size"
         if left_out := {t.name: 0 for t in targets if t not in others[spec.name]}:
             yield 3, _pair("target", {"*": 0.5, **left_out}), "all but its own tokens"
-        if sum(counts[t.name] for t in others[spec.name]) <= most_asked:
+        if sum(counts[t.name] for t in others[spec.name]) <= most_predicted:
             yield 3, _pair("target_tokens", "all"), "as a whole, too"
     rest = round(1 - WHOLE, 3) if whole else 1.0
     yield 2, f"- {_flow({'name': 'any to any', 'weight': rest})}", "a random part of all predicts another"
 
 
-def _about(found: Found) -> str:
-    where = "the folder" if found.source == "." else f"{shown(found.source)}/"
-    size = f", median size {found.recognised.size[1]}x{found.recognised.size[0]}" if found.recognised.size else ""
-    rivals = f"; may also be {', '.join(found.rivals)}" if found.rivals else ""
-    return f"{counted(len(found.samples), 'sample')} in {where}: {described(found, size)}{rivals}"
+def _about(match: Match) -> str:
+    where = "the folder" if match.source == "." else f"{shown(match.source)}/"
+    size = f", median size {match.recognised.size[1]}x{match.recognised.size[0]}" if match.recognised.size else ""
+    rivals = f"; may also be {', '.join(match.rivals)}" if match.rivals else ""
+    return f"{counted(len(match.samples), 'sample')} in {where}: {described(match, size)}{rivals}"
 
 
-def described(found: Found, size: str = "") -> str:
+def described(match: Match, size: str = "") -> str:
     """What the files are, and how the model takes a modality without tokens."""
-    return f"{found.recognised.what}{size}" + ", read without a tokenizer, input only" * found.modality.spec.continuous
+    return f"{match.recognised.what}{size}" + ", read without a tokenizer, input only" * match.modality.spec.continuous
 
 
 def _passes(steps: int, batch: int, samples: int) -> str:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fourm_engine.data.config import DataConfig, source_of
-from fourm_engine.data.names_table import Names
+from fourm_engine.data.names_table import LazyNames, Names
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.names import is_litter, plain, shown
 from fourm_engine.data.raw.source import Source, open_source
@@ -241,7 +241,7 @@ class LineInputs:
         return self.path.parent / value if looks_like_path(value, extensions, typed=typed) else Typed(value)
 
 
-class _LineNames(Sequence[str]):
+class _LineNames(LazyNames):
     """Names of lines, read on demand."""
 
     def __init__(self, lines: LineInputs) -> None:
@@ -250,10 +250,8 @@ class _LineNames(Sequence[str]):
     def __len__(self) -> int:
         return len(self._lines)
 
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self._lines.name_at(row) for row in range(*index.indices(len(self)))]
-        return self._lines.name_at(range(len(self))[index])
+    def name(self, row: int) -> str:
+        return self._lines.name_at(row)
 
 
 def wrong_name(name: str) -> str:

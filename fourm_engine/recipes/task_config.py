@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fourm_engine.data.config import DataConfig
 from fourm_engine.finetune.config import FinetuneConfig
@@ -21,8 +21,7 @@ from fourm_engine.storage.url import LocalFolder
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.transfer.config import KINDS, TaskConfig
 from fourm_engine.transfer.source import describe_source
-from fourm_engine.yaml_config import ConfigError, apply_override, read_yaml
-from fourm_plugins.explain import explain
+from fourm_engine.yaml_config import ConfigError, apply_override, read_yaml, validated
 
 #: The adaptable parts of an encoder without a decoder.
 MATRICES = ["encoder"]
@@ -43,10 +42,8 @@ class TaskRunConfig(StoredConfig):
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
-    seed: int = Field(default=0, ge=0, lt=1 << 63)
     #: `select`: one or more inputs that the model knows; `settings`: theirs, and those of `task.target`.
     modalities: ModalitiesConfig
-    observers: Literal["installed"] | list[str] = "installed"
     data: DataConfig
     tokenizers: TaskTokenizers = Field(default_factory=TaskTokenizers)
     #: The model, and which parts of its encoder are frozen or adapted.
@@ -128,10 +125,7 @@ def resolve_task(raw: dict[str, Any], origin: Path) -> TaskRunConfig:
 
 
 def parse_task_config(raw: dict[str, Any], origin: str) -> TaskRunConfig:
-    try:
-        return TaskRunConfig.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError("\n".join(f"{origin}: {line}" for line in explain(error, TaskRunConfig))) from None
+    return validated(TaskRunConfig, raw, f"{origin}: ")
 
 
 def completed(config: TaskRunConfig, description: Description) -> TaskRunConfig:

@@ -9,20 +9,10 @@ from collections.abc import Iterator
 from fourm_engine.storage.url import Url, public
 
 #: Packages whose errors concern the store or the network, and may be temporary.
-_CLIENTS = frozenset(
-    (
-        "aiohttp",
-        "aiobotocore",
-        "botocore",
-        "fsspec",
-        "gcsfs",
-        "google",
-        "huggingface_hub",
-        "requests",
-        "s3fs",
-        "urllib3",
-    )
-) | {"httpx", "httpx2", "httpcore", "httpcore2"}
+_CLIENTS = {
+    *("aiohttp", "aiobotocore", "botocore", "fsspec", "gcsfs", "google", "huggingface_hub", "requests", "s3fs"),
+    *("urllib3", "httpx", "httpx2", "httpcore", "httpcore2"),
+}
 #: Answers of 400 to 499 that may be temporary: too slow, too early, too many.
 OUT_OF_RANGE = 416
 _PASSING = {408, OUT_OF_RANGE, 425, 429}
@@ -90,9 +80,7 @@ def permanent(error: Exception, url: Url) -> StoreError | None:
     ):
         return StoreError(f"{where}: no access, or no such file; correct the path, or {_CREDENTIALS[url.scheme]}")
     if any(isinstance(e, ssl.SSLCertVerificationError) for e in chain):
-        return StoreError(
-            f"{where}: its certificate is not trusted ({reason(error)}); set SSL_CERT_FILE, or correct the URL"
-        )
+        return StoreError(f"{where}: certificate not trusted ({reason(error)}); set SSL_CERT_FILE, or correct the URL")
     if any(type(e).__name__ == "OfflineModeIsEnabled" for e in chain):
         return StoreError(f"{where}: cannot be read offline; unset HF_HUB_OFFLINE, or copy the data to a local folder")
     if code is not None and 300 <= code < 500 and code not in _PASSING:
@@ -136,9 +124,9 @@ def _status(error: BaseException) -> int | None:
         return None  # an answer that is not HTTP, which aiohttp reports as a 400
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore
-        found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        code = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     else:
-        found = getattr(response, "status_code", None) or getattr(error, "status", None)
-        if found is None and type(error).__module__.startswith("gcsfs"):  # elsewhere `code` may mean something else
-            found = getattr(error, "code", None)
-    return found if isinstance(found, int) and 100 <= found < 600 else None
+        code = getattr(response, "status_code", None) or getattr(error, "status", None)
+        if code is None and type(error).__module__.startswith("gcsfs"):  # elsewhere `code` may mean something else
+            code = getattr(error, "code", None)
+    return code if isinstance(code, int) and 100 <= code < 600 else None

@@ -1,6 +1,6 @@
 """Where data is: a local folder (`Path`) or a remote one (`Url`).
 
-A `Path` would make `s3:/bucket` of `s3://bucket`; hence a type of its own, and `Place`, which settings use.
+A `Path` would make `s3:/bucket` of `s3://bucket`; hence a type of its own, and `AnyFolder`, which settings use.
 """
 
 from __future__ import annotations
@@ -65,43 +65,43 @@ def public(text: str) -> str:
     return _SECRETS.sub("…", text) if "://" in text else text
 
 
-def scheme_of(place: object) -> str | None:
+def scheme_of(source: object) -> str | None:
     """NAME of `NAME:LOCATION`, which the source of a package opens; None for what the engine reads itself."""
-    match = _SOURCE.match(place) if isinstance(place, str) else None
+    match = _SOURCE.match(source) if isinstance(source, str) else None
     return None if match is None or match[1] in RESERVED else match[1]
 
 
-def parse(place: object) -> Folder:
+def parse(folder: object) -> Folder:
     """A Url for the text of one, a Path for any other text. Raises ValueError for a URL that cannot be used, and for
     what is no text."""
-    if isinstance(place, Url):
-        return place
-    if not isinstance(place, (str, Path)):
+    if isinstance(folder, Url):
+        return folder
+    if not isinstance(folder, (str, Path)):
         raise ValueError("a folder or a URL is text")
     # One slash: what is left of `s3://bucket` once something made a Path of it.
-    text, match = str(place), _URL.match(str(place))
+    text, match = str(folder), _URL.match(str(folder))
     return Url(text) if match and (match[1].lower() in SCHEMES or "://" in text) else Path(text)
 
 
-def absolute(place: Folder) -> Folder:
+def absolute(folder: Folder) -> Folder:
     """The same for every way to name a folder."""
-    return place if isinstance(place, Url) else place.resolve()
+    return folder if isinstance(folder, Url) else folder.resolve()
 
 
-def refuse_remote(place: object, key: str, remedy: str) -> None:
+def refuse_remote(folder: object, key: str, remedy: str) -> None:
     """Raise ValueError for a remote folder where a setting names one to write to: files there could be half written, or
     replaced under those who read them."""
-    if isinstance(place, Url):
-        raise ValueError(f"{key}: {place} is only read from; {remedy}")
+    if isinstance(folder, Url):
+        raise ValueError(f"{key}: {folder} is only read from; {remedy}")
 
 
-def _local(place: object) -> object:
-    if isinstance(place, (str, Path)) and isinstance(parsed := parse(place), Url):
+def _local(folder: object) -> object:
+    if isinstance(folder, (str, Path)) and isinstance(parsed := parse(folder), Url):
         raise ValueError(f"{parsed} is no folder of this machine; name one, since this is written to")
-    return place
+    return folder
 
 
 #: A folder in the settings that is written to: as `Path`, but a URL is refused rather than made a folder `s3:`.
 LocalFolder = Annotated[Path, BeforeValidator(_local)]
 #: A folder in the settings: text becomes a Path or a Url.
-Place = Annotated[Folder, PlainValidator(parse), PlainSerializer(str, when_used="json")]
+AnyFolder = Annotated[Folder, PlainValidator(parse), PlainSerializer(str, when_used="json")]

@@ -15,7 +15,7 @@ from fourm_engine.sweep.config import Measure
 from fourm_engine.sweep.folder import SweepFolder
 from fourm_engine.sweep.results import Results, results_of
 from fourm_engine.sweep.trial import Trial
-from fourm_plugins.modality import flat
+from fourm_plugins.settings import flat
 
 #: Settings that differ from trial to trial whatever the task is.
 _OF_TRIALS = ("run", "seed", "finetune.source")
@@ -28,20 +28,20 @@ def along(key: str, trials: Iterable[Trial], folder: SweepFolder) -> list[Result
         value = settings.get(key)
         if isinstance(value, int | float) and not isinstance(value, bool):
             by_measure.setdefault(trial.measure, []).append((trial, settings))
-    return [results_of(_pointed(key, found), folder, measure) for measure, found in by_measure.items()]
+    return [results_of(_pointed(key, numbered), folder, measure) for measure, numbered in by_measure.items()]
 
 
-def _pointed(key: str, found: list[tuple[Trial, dict[str, Any]]]) -> list[Trial]:
+def _pointed(key: str, trials: list[tuple[Trial, dict[str, Any]]]) -> list[Trial]:
     """The trials with the number, and what else tells those of an encoder apart, in their points."""
     by_encoder: dict[str, list[dict[str, Any]]] = {}
-    for trial, settings in found:
+    for trial, settings in trials:
         by_encoder.setdefault(trial.point["encoder"], []).append(settings)
-    names = dict.fromkeys(name for _, settings in found for name in settings if name not in (key, *_OF_TRIALS))
+    names = dict.fromkeys(name for _, settings in trials for name in settings if name not in (key, *_OF_TRIALS))
     differing = [
         name for name in names if any(len({json.dumps(s.get(name)) for s in same}) > 1 for same in by_encoder.values())
     ]
     pointed = []
-    for trial, settings in found:
+    for trial, settings in trials:
         others = {name: settings[name] for name in differing if settings.get(name) is not None}
         pointed.append(replace(trial, point={**trial.point, key: settings[key], **others}))
     return pointed

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from fourm_engine.data.splits import drawn
 from fourm_engine.storage.url import LocalFolder
-from fourm_engine.yaml_config import ConfigError, apply_override, read_yaml
-from fourm_plugins.explain import explain
+from fourm_engine.yaml_config import ConfigError, apply_override, read_yaml, validated
 
 #: Maximum number of trials in one file; more is a mistake.
 MAX_TRIALS = 10_000
@@ -185,7 +184,4 @@ def read_file(path: Path, model: type[M], overrides: Sequence[str] = ()) -> M:
     for kind, key in (("sweep", "base"), ("suite", "encoders")):
         if key in raw and key not in model.model_fields:
             raise ConfigError(f"{path}: is the file of a {kind}, as its {key} says; type fourm {kind} {path}")
-    try:
-        return model.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {line}" for line in explain(error, model))) from None
+    return validated(model, raw, f"{path}: ")

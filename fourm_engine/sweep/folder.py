@@ -73,8 +73,8 @@ class SweepFolder:
             if folder in known and known[folder].content:
                 self._compare(known[folder])
         if others:
-            said = f"{counted(len(others), 'trial')} in {self.out}, such as {Path(others[0]).name}"
-            return [f"{said}: not of this file any more, left out"]
+            trials_there = f"{counted(len(others), 'trial')} in {self.out}, such as {Path(others[0]).name}"
+            return [f"{trials_there}: not of this file any more, left out"]
         return []
 
     def begin(self, trials: Sequence[Trial], notes: Sequence[str], tell: Tell) -> bool:

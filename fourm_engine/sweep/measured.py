@@ -66,15 +66,7 @@ def _terms(run: KnownRun, kind: str, rest: str) -> list[tuple[int, dict[str, flo
         if kind == "loss":
             terms = line.losses if rest else ({"loss": line.numbers["loss"]} if "loss" in line.numbers else {})
         elif kind == "pairs":
-            given, _, target = rest.partition(".")
-            terms = {
-                f"{name}.{t}": value
-                for name, row in line.pairs.items()
-                for t, value in row.items()
-                if not rest or (name, t) == (given, target)
-            }
-            by_step.append((line.step, terms))
-            continue
+            terms = {f"{given}.{target}": x for given, row in line.pairs.items() for target, x in row.items()}
         else:  # measures that are no losses count where they are named
             terms = {name: v for name, v in line.held_out.items() if rest or not trained or name in trained}
         by_step.append((line.step, {name: value for name, value in terms.items() if not rest or name == rest}))

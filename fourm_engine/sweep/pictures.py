@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import linear_regression, mean, stdev
 from typing import Any
 
 from fourm_engine.evaluate.charts import check_matplotlib
@@ -219,10 +219,11 @@ def _scaling(panel: Any, *, report: Results, what: str) -> bool:
     panel.yaxis.set_major_formatter(StrMethodFormatter("{x:.4g}"))
     panel.yaxis.set_minor_locator(NullLocator())
     _ticks(panel.xaxis, sorted({float(f"{value:.2g}") for value in values} if measures else values))
-    laws = {name: power_law([(x, y) for x, y, _ in points]) for name, points in lines.items()}
-    said = {name: "" if law is None else f"∝ x^{law:.3f}" for name, law in laws.items()}
-    named = {f"{name} {said[name]}".strip(): points for name, points in lines.items()}
-    _draw(panel, report, named, what, joined=True)
+    with_laws = {}
+    for name, points in lines.items():
+        law = power_law([(x, y) for x, y, _ in points])
+        with_laws[name if law is None else f"{name} ∝ x^{law:.3f}".strip()] = points
+    _draw(panel, report, with_laws, what, joined=True)
     return True
 
 
@@ -231,6 +232,4 @@ def power_law(points: Sequence[tuple[float, float]]) -> float | None:
     fewer than three different x."""
     if len({x for x, _ in points}) < 3:
         return None
-    logs = [(math.log(x), math.log(y)) for x, y in points]
-    x, y = mean(x for x, _ in logs), mean(y for _, y in logs)
-    return sum((a - x) * (b - y) for a, b in logs) / sum((a - x) ** 2 for a, _ in logs)
+    return linear_regression([math.log(x) for x, _ in points], [math.log(y) for _, y in points]).slope

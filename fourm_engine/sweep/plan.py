@@ -43,10 +43,7 @@ class Plan:
             axes.append([_entry(entry) for entry in config.points])
         planned: list[tuple[dict[str, Any], dict[str, Any] | None, int | None]] = []
         for number in range(config.budget.trials or 1):
-            drawn: Mapping[str, Any] | None = {}
-            if config.random:
-                learns = config.sampler == "optuna"
-                drawn = draws.get(number) if learns else self.draw(number)
+            drawn = draws.get(number) if config.sampler == "optuna" else self.draw(number)
             for combination in itertools.product(*axes):
                 point = {key: value for part, _ in combination for key, value in part.items()}
                 settings = {key: value for _, part in combination for key, value in part.items()}
@@ -62,14 +59,12 @@ class Plan:
     def trials(self, draws: Draws) -> list[Trial]:
         """All trials, seeds innermost. Raises ConfigError for an unknown key, or a value that it does not accept."""
         points = self.points(draws)
-        if len(points) * len(self.config.seeds) > MAX_TRIALS:
-            raise ConfigError(
-                f"{self.path}: {len(points) * len(self.config.seeds)} trials; at most {MAX_TRIALS} are taken"
-            )
+        if (number := len(points) * len(self.config.seeds)) > MAX_TRIALS:
+            raise ConfigError(f"{self.path}: {number} trials; at most {MAX_TRIALS} are taken")
         by_folder: dict[str, Trial] = {}
-        for point, settings, number in points:
+        for point, settings, draw in points:
             for seed in self.config.seeds:
-                trial = self._trial(point, settings, number, seed)
+                trial = self._trial(point, settings, draw, seed)
                 if trial.folder in by_folder:
                     raise ConfigError(f"{self.path}: {trial.name} occurs twice; remove one of the values")
                 by_folder[trial.folder] = trial

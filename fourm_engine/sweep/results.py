@@ -150,9 +150,8 @@ def results_of(trials: Sequence[Trial], folder: SweepFolder, measure: Measure) -
         results.append(Result(trial, state, error, None if outcome is None else outcome.step, numbers, value))
     if any(names != over for names in terms):
         shared = ", ".join(sorted(over)) or "none"
-        notes.append(
-            f"trials have different held-out losses; {measure.key} is the mean of those that all have: {shared}"
-        )
+        what = f"{measure.key} is the mean of those that all have: {shared}"
+        notes.append(f"trials have different held-out losses; {what}")
     groups: dict[str, Group] = {}
     for result in results:
         key = json.dumps(result.trial.point, sort_keys=True, default=str)
@@ -162,9 +161,8 @@ def results_of(trials: Sequence[Trial], folder: SweepFolder, measure: Measure) -
     if unfinished := [g for g in report.groups if g.values and not g.whole]:
         notes.append(f"{counted(len(unfinished), 'point')} without all seeds; ranked behind those that have them")
     if any(result.cut for result in report.results):
-        notes.append(
-            "trials were cut by budget.minutes, where their learning rate was then; a constant rate suits that"
-        )
+        rates = "where their learning rate was then; a constant rate suits that"
+        notes.append(f"trials were cut by budget.minutes, {rates}")
     return report
 
 
@@ -187,10 +185,10 @@ def write_best(report: Results, out: Path, origin: Path) -> Path | None:
     path, group = out / BEST, report.best
     point = ", ".join(f"{key} {shown(value)}" for key, value in group.point.items()) or "the base"
     point = printable(" ".join(point.split()), most=300)
-    said = f"{report.measure.key} {spread(group)} over {counted(len(group.values), 'seed')}"
-    said = f"# The best of {origin}: {point}; {said}.\n# fourm {command_of(content)} {path}\n"
+    value = f"{report.measure.key} {spread(group)} over {counted(len(group.values), 'seed')}"
+    comment = f"# The best of {origin}: {point}; {value}.\n# fourm {command_of(content)} {path}\n"
     text = yaml.safe_dump({**content, "run": str(out / "best")}, sort_keys=False, allow_unicode=True)
-    write_atomically(path, said + text)
+    write_atomically(path, comment + text)
     return path
 
 

@@ -41,16 +41,13 @@ def next_draw(
         parameters = {key: _index(distributions[key], value) for key, value in drawn.items() if key in distributions}
         value = values.get(other)
         state = states.RUNNING if other not in values else states.FAIL if value is None else states.COMPLETE
+        fitting = {key: spaces[key] for key in parameters}
         try:
-            study.add_trial(
-                optuna.trial.create_trial(
-                    params=parameters, distributions={k: spaces[k] for k in parameters}, value=value, state=state
-                )
-            )
+            earlier = optuna.trial.create_trial(params=parameters, distributions=fitting, value=value, state=state)
+            study.add_trial(earlier)
         except ValueError as error:
-            raise ConfigError(
-                f"random: draw {other} is there and does not fit ({error}); choose another `out`"
-            ) from None
+            reason = f"draw {other} is there and does not fit ({error})"
+            raise ConfigError(f"random: {reason}; choose another `out`") from None
     trial = study.ask(spaces)
     return {key: _value(distributions[key], trial.params[key]) for key in distributions}
 

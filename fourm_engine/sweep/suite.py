@@ -167,12 +167,8 @@ class Suite:
         return trials
 
     def _command(self, task: TransferTask, source: str | None, name: str, seed: int, folder: str) -> dict[str, Any]:
-        filled = {
-            "{encoder}": source or "",
-            "{seed}": str(seed),
-            "{out}": str(self.config.out / folder),
-            "{name}": name,
-        }
+        out = str(self.config.out / folder)
+        filled = {"{encoder}": source or "", "{seed}": str(seed), "{out}": out, "{name}": name}
         words = []
         for word in task.command or ():
             for sign, text in filled.items():
@@ -206,15 +202,13 @@ class Suite:
     def run(self, *, jobs: int = 1) -> SuiteResults:
         """Run missing trials, `jobs` at a time, and report. Other processes may share the work."""
         if self.folder.begin(self.trials, self.notes, self.tell):
-            Work(self.folder, self.trials, jobs=jobs, said=self._said, tell=self.tell).run()
+            Work(self.folder, self.trials, jobs=jobs, describe=self._describe, tell=self.tell).run()
         return self.report()
 
     def results(self) -> SuiteResults:
         """The results so far."""
-        tasks = {
-            label: results_of(trials, self.folder, self.config.tasks[label].measure)
-            for label, trials in self.tasks.items()
-        }
+        measures = {label: task.measure for label, task in self.config.tasks.items()}
+        tasks = {label: results_of(trials, self.folder, measures[label]) for label, trials in self.tasks.items()}
         notes = [f"{label}: {note}" for label, report in tasks.items() for note in report.notes]
         failed = {r.trial.name: r.error for report in tasks.values() for r in report.results if r.error}
         return SuiteResults(tasks, [*self.notes, *notes, *(f"{name}: {error}" for name, error in failed.items())])
@@ -230,20 +224,17 @@ class Suite:
                     pictures = draw_all(report, out / PICTURES / slug(label))
                     results.notes += [f"pictures: {', '.join(map(str, pictures))} (and .svg)"] if pictures else []
                 for key in self.config.along:
-                    pictures = [
-                        picture
-                        for report in along(key, (t for trials in self.tasks.values() for t in trials), self.folder)
-                        for picture in draw_along(
-                            report, key, out / PICTURES / f"{slug(report.measure.key)}-along-{slug(key)}"
-                        )
-                    ]
+                    pictures = []
+                    for report in along(key, (t for trials in self.tasks.values() for t in trials), self.folder):
+                        stem = f"{slug(report.measure.key)}-along-{slug(key)}"
+                        pictures += draw_along(report, key, out / PICTURES / stem)
                     drawn = f"{', '.join(map(str, pictures))} (and .svg)" if pictures else "no picture yet"
                     results.notes.append(f"along {key}: {drawn}")
             except ValueError as error:  # without matplotlib
                 results.notes.append(f"no pictures: {error}")
         return results
 
-    def _said(self, trial: Trial) -> str:
+    def _describe(self, trial: Trial) -> str:
         value = measured(self.folder.out / trial.folder, trial.measure, trial.result).value()
         if trial.folder.startswith(ENCODERS):
             return "trained"

@@ -42,9 +42,8 @@ class Sweep:
         self.trials = self.plan.trials(self.draws)
         known = {key for trial in self.trials for key in trial.point} | {*self.config.random, *MEASURED}
         if unknown := [what for what in self.config.scaling if what not in known]:
-            raise ConfigError(
-                f"{path}: scaling: {unknown[0]} is neither varied nor one of {', '.join(MEASURED)}; remove it"
-            )
+            known_names = ", ".join(MEASURED)
+            raise ConfigError(f"{path}: scaling: {unknown[0]} is neither varied nor one of {known_names}; remove it")
         self.notes = self.folder.check(self.trials, [TRIALS])
 
     def run(self, *, jobs: int = 1) -> Results:
@@ -55,8 +54,8 @@ class Sweep:
                 self.trials,
                 jobs=jobs,
                 minutes=self.config.budget.minutes,
-                drawn=self._drawn,
-                said=self._said,
+                complete=self._drawn,
+                describe=self._describe,
                 tell=self.tell,
             )
             try:
@@ -91,7 +90,7 @@ class Sweep:
             report.notes.append(f"best: fourm {command_of(self.plan.base)} {best}")
         return report
 
-    def _said(self, trial: Trial) -> str:
+    def _describe(self, trial: Trial) -> str:
         result = measured(self.folder.out / trial.folder, trial.measure)
         if (value := result.value()) is None:
             return f"done, but left no finite {trial.measure.key}"
@@ -106,9 +105,8 @@ class Sweep:
         with self.folder.alone():
             draws = self.folder.draws()
             if trial.draw not in draws:
-                drawn = next_draw(
-                    trial.draw, config.random, draws, self._values(draws), goal=config.measure.goal, seed=config.seed
-                )
+                values, goal = self._values(draws), config.measure.goal
+                drawn = next_draw(trial.draw, config.random, draws, values, goal=goal, seed=config.seed)
                 draws[trial.draw] = drawn
                 self.folder.keep_draws(draws)
                 self.tell(f"draw {trial.draw}: " + ", ".join(f"{key} {value}" for key, value in drawn.items()))

@@ -46,14 +46,14 @@ class Trial:
 
 def name_of(parts: Mapping[str, Any]) -> str:
     """ "a=1,b=x", as the name of a folder; one that would be too long ends in a digest."""
-    said, whole = [], True
+    words, whole = [], True
     for key, value in parts.items():
         text = shown(value)
         clean = slug(text)
-        said.append(f"{_ODD.sub('-', key)}={clean}")
+        words.append(f"{_ODD.sub('-', key)}={clean}")
         plain = not any(isinstance(v, dict | list) for v in (value if isinstance(value, list) else [value]))
         whole &= plain and clean == text.replace(" ", "-")
-    name = ",".join(said)
+    name = ",".join(words)
     if whole and len(name) <= MAX_NAME:
         return name
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:8]

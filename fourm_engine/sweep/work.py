@@ -62,8 +62,8 @@ class _Running:
 
 
 class Work:
-    """`run()` works through `trials`. `drawn` completes a trial whose values are drawn when it starts; `said` describes
-    a finished trial."""
+    """`run()` works through `trials`. `complete` draws the values of a trial that has none when it starts; `describe`
+    says how a finished trial ended."""
 
     def __init__(
         self,
@@ -72,12 +72,12 @@ class Work:
         *,
         jobs: int = 1,
         minutes: float | None = None,
-        drawn: Callable[[Trial], Trial] = lambda trial: trial,
-        said: Callable[[Trial], str] = lambda trial: "done",
+        complete: Callable[[Trial], Trial] = lambda trial: trial,
+        describe: Callable[[Trial], str] = lambda trial: "done",
         tell: Tell = say,
     ) -> None:
         self.folder, self.trials, self.jobs, self.minutes = folder, list(trials), jobs, minutes
-        self.drawn, self.said, self.tell = drawn, said, tell
+        self.complete, self.describe, self.tell = complete, describe, tell
         self.pending = list(trials)
         self.running: list[_Running] = []
         # A trial that failed earlier is tried again, once.
@@ -151,12 +151,12 @@ class Work:
         return outcome is not None and outcome.state == DONE
 
     def _begin(self, trial: Trial, held: ExitStack) -> None:
-        trial = self.drawn(trial)
+        trial = self.complete(trial)
         path = self.folder.write(trial)
         outcome = self.folder.outcome(trial)
         words = trial.content["command"] if trial.is_command else [command_of(trial.content), str(path)]
         cut = outcome is not None and outcome.state == CUT
-        if outcome is not None and outcome.state == CUT:  # stopped while it was evaluated
+        if outcome is not None and cut:  # stopped while it was evaluated
             words = [*words, f"train.steps={max(1, outcome.step or 0)}", *AS_IT_IS]
         gpu = least_busy(self.gpus, [r.gpu for r in self.running if r.gpu is not None])
         lines = read_lines(self.folder.out / trial.folder / METRICS)
@@ -199,7 +199,7 @@ class Work:
                 elif code == 0:
                     self.succeeded = True
                     self.folder.end(running.trial, Outcome(DONE, step=None if outcome is None else outcome.step))
-                    self._say(running.trial, self.said(running.trial))
+                    self._say(running.trial, self.describe(running.trial))
                 else:
                     self._fail(running.trial, self._reason(running.trial, code))
             finally:
@@ -235,12 +235,12 @@ class Work:
         """Why a process failed, in one line."""
         with open(self.folder.out / trial.folder / LOG, "rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - MAX_LOG))
-            said = log.read().decode(errors="replace").strip()
+            text = log.read().decode(errors="replace").strip()
         if code < 0:
             return f"killed by {signal.Signals(-code).name}"
-        if errors := _ERROR.findall(said):
+        if errors := _ERROR.findall(text):
             return str(errors[-1])
-        return printable(said.rpartition("\n")[2], most=300) or f"exit code {code}"
+        return printable(text.rpartition("\n")[2], most=300) or f"exit code {code}"
 
     def _say(self, trial: Trial, text: str) -> None:
         ended = len(self.trials) - len(self.pending) - len(self.running)

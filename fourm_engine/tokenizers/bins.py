@@ -24,9 +24,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from fourm_engine.weights import check_shapes
-from fourm_plugins.arrays import check_array
-from fourm_plugins.errors import SampleError
-from fourm_plugins.modality import Settings
+from fourm_plugins.arrays import misfit
+from fourm_plugins.settings import Settings
 from fourm_plugins.spec import FeatureVector, ModalitySpec, Vector
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -101,10 +100,8 @@ class BinsTokenizer(Tokenizer):
         where, n = f"{self.spec.name}: scalar {scalar}", self.bins
         if self.settings.spacing == "quantile":
             if len(values) < n:
-                raise ValueError(
-                    f"{where}: {len(values)} training values for {n} quantile bins; give more samples, or the token "
-                    f"space fewer ids"
-                )
+                remedy = "give more samples, or the token space fewer ids"
+                raise ValueError(f"{where}: {len(values)} training values for {n} quantile bins; {remedy}")
             self._equal_shares(scalar, values)
             return float(values[0]), float(values[-1])
         ends = []
@@ -141,10 +138,8 @@ class BinsTokenizer(Tokenizer):
         return np.searchsorted(self.edges[scalar], values.astype(np.float64), side="right")
 
     def _checked(self, array: Any) -> np.ndarray:
-        try:
-            check_array(self.spec, array)
-        except SampleError as error:
-            raise ValueError(f"{self.spec.name}: {error}") from None
+        if wrong := misfit(self.spec, array):
+            raise ValueError(f"{self.spec.name}: {wrong}")
         return array
 
     def encode(self, arrays: Sequence[Any]) -> list[np.ndarray]:

@@ -18,7 +18,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
 from fourm_plugins.extras import optional
-from fourm_plugins.modality import Settings
+from fourm_plugins.settings import Settings
 
 _SHIFTED = "shifted_cosine:"
 #: Bounds of the log of the signal-to-noise ratio of the shifted cosine schedule.

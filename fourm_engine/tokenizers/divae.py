@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fourm_engine.tokenizers.diffusion import Diffusion, DiffusionSettings
-from fourm_engine.tokenizers.neural import WEIGHTS, chunk
+from fourm_engine.tokenizers.network import chunk, filled
+from fourm_engine.tokenizers.neural import WEIGHTS
 from fourm_engine.tokenizers.quantisers.settings import CodebookSettings
 from fourm_engine.tokenizers.store import read_document
 from fourm_engine.tokenizers.unet import PatchedUNet, UNetSettings
@@ -104,9 +105,7 @@ class DiVAE(VQVAE):
         """Ids of a frozen encoder in full chunks, as in `NeuralTokenizer.encode`: exactly the ids that will be
         decoded."""
         size = chunk(x.device)
-        missing = -len(x) % size
-        filled = torch.cat([x, x[:1].expand(missing, *x.shape[1:])]) if missing else x
-        return torch.cat([self.encode(part) for part in filled.split(size)])[: len(x)]
+        return torch.cat([self.encode(part) for part in filled(x, size).split(size)])[: len(x)]
 
     def _hide(self, latents_BNd: Tensor) -> Tensor:
         """Replace the latents that are hidden from the decoder by zeros."""
@@ -142,13 +141,9 @@ class DiVAE(VQVAE):
             noise = self.diffusion.noise(shape).to(latents_BNd.device).expand(len(latents_BNd), -1, -1, -1)
         size, maps = 1 if latents_BNd.device.type == "cpu" else chunk(latents_BNd.device), []
         for latents, start in zip(latents_BNd.split(size), noise.split(size)):
-            missing = size - len(latents)
-            if missing:
-                latents, start = (
-                    torch.cat([rows, rows[:1].expand(missing, *rows.shape[1:])]) for rows in (latents, start)
-                )
-            maps.append(self.diffusion.sample(self._predict(latents), start, steps=steps)[: size - missing])
-        return torch.cat(maps)[: len(latents_BNd)]
+            predict = self._predict(filled(latents, size))
+            maps.append(self.diffusion.sample(predict, filled(start, size), steps=steps)[: len(latents)])
+        return torch.cat(maps)
 
     def _predict(self, latents_BNd: Tensor) -> Any:
         if self.guidance == 1:

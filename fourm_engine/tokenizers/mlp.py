@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from fourm_engine.nn.blocks import Mlp, layer_norm
 from fourm_engine.tokenizers.losses import LOSSES, LossName, loss_weights
-from fourm_engine.tokenizers.neural import NeuralTokenizer, TokenizerNetwork
+from fourm_engine.tokenizers.network import TokenizerNetwork
+from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.tokenizers.quantisers.base import full_precision
 from fourm_engine.tokenizers.quantisers.product import PositionQuantiser
 from fourm_engine.tokenizers.quantisers.settings import CodebookSettings, make_quantiser
@@ -30,13 +31,7 @@ class MLPSettings(CodebookSettings):
     #: Whether each token has its own codes.
     codebooks: Literal["per_token", "shared"] = "per_token"
     #: Terms of the reconstruction loss and their weights; default: mse.
-    loss: dict[LossName, float] | None = None
-
-    @model_validator(mode="after")
-    def _known(self) -> MLPSettings:
-        if self.loss is not None and not self.loss:
-            raise ValueError("loss: name at least one term")
-        return self
+    loss: dict[LossName, float] | None = Field(default=None, min_length=1)
 
 
 class _Residual(nn.Module):
@@ -69,9 +64,8 @@ class MLPAutoencoder(TokenizerNetwork):
         self.tokens, codes = spec.layout.num_tokens, spec.token_space.size
         if settings.codebooks == "per_token":
             # Seeds further apart than a quantiser has heads.
-            self.quantiser = PositionQuantiser(
-                [make_quantiser(settings, codes, seed=64 * n) for n in range(self.tokens)]
-            )
+            heads = [make_quantiser(settings, codes, seed=64 * n) for n in range(self.tokens)]
+            self.quantiser = PositionQuantiser(heads)
         else:
             self.quantiser = make_quantiser(settings, codes)
         self.loss_names = tuple(loss_weights(settings.loss, spec))

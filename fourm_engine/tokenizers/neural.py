@@ -1,7 +1,7 @@
 """Tokenizers that are networks, trained by `fourm_engine.fit`.
 
-A subclass brings the network, for a spec whose array is a feature map, class map or feature vector; this module has
-what all of them share: checking and batching arrays, saving and loading, the fingerprint.
+A subclass brings the network (`network`), for a spec whose array is a feature map, class map or feature vector; this
+module has what all of them share: checking and batching arrays, saving and loading, the fingerprint.
 
 One fitted tokenizer serves grids of any size if its codecs have a `position_grid`: the same patches get the same codes
 and ids, and positions are resized to the grid at hand.
@@ -22,67 +22,17 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from fourm_engine.tokenizers.quantisers.base import Quantiser, full_precision, under
+from fourm_engine.tokenizers.network import TokenizerNetwork, chunk, filled
+from fourm_engine.tokenizers.quantisers.base import full_precision
 from fourm_engine.tokenizers.vit import position_grid
 from fourm_engine.weights import opened
-from fourm_plugins.arrays import check_array
-from fourm_plugins.errors import SampleError
+from fourm_plugins.arrays import misfit
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid, ModalitySpec
 from fourm_plugins.tokenizer import Tokenizer
 
 WEIGHTS, CARRIED = "weights.safetensors", "published.safetensors"
-
-
-def chunk(device: torch.device) -> int:
-    """Arrays per forward pass. Encoding always fills a chunk up, so that every product has the same shape, and with it
-    the same rounding, whatever the caller's batch: ids do not depend on what else is encoded."""
-    return 8 if device.type == "cpu" else 32
-
-
-class TokenizerNetwork(nn.Module):
-    """A network with a discrete bottleneck, trained through `forward`."""
-
-    quantiser: Quantiser
-
-    @property
-    def training_state(self) -> frozenset[str]:
-        """Names of buffers needed only in training."""
-        return frozenset(f"quantiser.{name}" for name in self.quantiser.training_state)
-
-    @abstractmethod
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Sums of the loss terms over a batch of arrays; `NeuralTokenizer.counts` says over how many items each
-        runs."""
-
-    @abstractmethod
-    def encode(self, x: Tensor) -> Tensor:
-        """Arrays (B, …) -> ids int64 (B, N), in `full_precision`."""
-
-    @abstractmethod
-    def decode(self, ids_BN: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Ids (B, N) -> arrays (B, …). `grid`: (h, w) of the tokens, if it is not that of the network's spec."""
-
-    @abstractmethod
-    def decode_expected(self, probabilities_BNK: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Distributions over ids (B, N, K) -> arrays (B, …)."""
-
-    def blocks(self) -> list[nn.Module]:
-        """Parts to shard separately over several GPUs."""
-        return []
-
-    def after_step(self, step: int, steps: int) -> None:
-        """After the optimiser's `step` (from 0) of `steps`, in every process."""
-        self.quantiser.after_step(step, steps)
-
-    def after_average(self, averages: Mapping[str, Tensor]) -> None:
-        """Recompute, in place, what follows from averaged weights."""
-        self.quantiser.after_average(under("quantiser.", averages))
-
-    def progress(self) -> dict[str, Tensor]:
-        """Scalars to log in training."""
-        return self.quantiser.progress()
 
 
 @dataclass(frozen=True)
@@ -135,7 +85,7 @@ class NeuralTokenizer(Tokenizer):
         """This tokenizer, with the same network, for the arrays of `spec`, a grid of another size."""
         self._check_alike(spec)
         other = copy.copy(self)
-        other.specs = (spec, *(other_spec for other_spec in self.specs if other_spec.name != spec.name))
+        other.specs = (spec, *(known for known in self.specs if known.name != spec.name))
         return other
 
     def _check_alike(self, spec: ModalitySpec) -> None:
@@ -178,10 +128,8 @@ class NeuralTokenizer(Tokenizer):
         """Arrays of the spec's shape -> one CPU tensor (B, …), float32 or int64. Raises ValueError, naming the
         modality, if shape, type or values are not as the spec says."""
         for array in arrays:
-            try:
-                check_array(self.spec, array)
-            except SampleError as error:
-                raise ValueError(f"{self.spec.name}: {error}") from None
+            if wrong := misfit(self.spec, array):
+                raise ValueError(f"{self.spec.name}: {wrong}")
         return torch.from_numpy(np.stack(arrays))
 
     def encode(self, arrays: Sequence[Any]) -> list[np.ndarray]:
@@ -189,8 +137,7 @@ class NeuralTokenizer(Tokenizer):
         size = chunk(self.device)
         for start in range(0, len(arrays), size):
             x = self.tensor(arrays[start : start + size])
-            filled = torch.cat([x, x[:1].expand(size - len(x), *x.shape[1:])]) if len(x) < size else x
-            ids.extend(self._run(self.network.encode, filled)[: len(x)])
+            ids.extend(self._run(self.network.encode, filled(x, size))[: len(x)])
         return ids
 
     def decode(self, ids: Sequence[np.ndarray]) -> list[Any]:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from fourm_engine.tokenizers.quantisers.base import full_precision
 from fourm_plugins.hub import check_there
-from fourm_plugins.modality import Settings
+from fourm_plugins.settings import Settings
 
 PERCEPTUAL = "perceptual"
 
@@ -160,10 +160,5 @@ def _from_timm(settings: PerceptualSettings) -> _Backbone:
         name = f"hf-hub:{name}"
     network: Any = timm.create_model(name, pretrained=True, features_only=True)
     facts = timm.data.resolve_model_data_config(network)
-    return _Timm(
-        network,
-        mean=facts["mean"],
-        deviation=facts["std"],
-        size=tuple(facts["input_size"][-2:]),
-        layers=settings.layers,
-    )
+    size = tuple(facts["input_size"][-2:])
+    return _Timm(network, mean=facts["mean"], deviation=facts["std"], size=size, layers=settings.layers)

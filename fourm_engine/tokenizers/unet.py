@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fourm_plugins.modality import Settings
+from fourm_plugins.settings import Settings
 
 NORM_EPS = 1e-5
 

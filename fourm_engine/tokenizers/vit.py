@@ -9,18 +9,18 @@ Codecs take grids of any size: the positions of `position_grid` are resized to t
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from einops import rearrange
-from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fourm_engine.nn.blocks import EncoderBlock, layer_norm
 from fourm_engine.nn.config import filled_size
 from fourm_engine.nn.embeddings import sine_cosine_2d
-from fourm_plugins.modality import Settings
+from fourm_plugins.settings import DatedSettings
 
 #: Largest table of positions, in numbers; it is computed, not stored.
 MAX_POSITIONS = 1 << 28
@@ -33,8 +33,10 @@ SIZES: dict[str, dict[str, int]] = {
 TAIL_CHANNELS = 32
 
 
-class CodecSettings(Settings):
+class CodecSettings(DatedSettings):
     """Size of an encoder or decoder. `post_mlp`: a last tanh MLP, added to the residual stream."""
+
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("position_grid",)
 
     #: A size of the paper in place of width, blocks and heads; stored as these.
     size: Literal["S", "B", "L"] | None = Field(default=None, exclude=True)
@@ -51,13 +53,6 @@ class CodecSettings(Settings):
     def _fill_size(cls, data: Any) -> Any:
         return filled_size(data, SIZES)
 
-    @model_serializer(mode="wrap")
-    def _without_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        data = serialise(self)
-        if data.get("position_grid") is None:  # so that fingerprints from before it was added stay
-            data.pop("position_grid", None)
-        return data
-
     @model_validator(mode="after")
     def _check_width(self) -> CodecSettings:
         if self.width % 4 or self.width % self.heads:
@@ -68,17 +63,11 @@ class CodecSettings(Settings):
 class DecoderSettings(CodecSettings):
     """Size of a decoder."""
 
+    ADDED_LATER = (*CodecSettings.ADDED_LATER, "conv_tail")
+
     #: Residual blocks of 3x3 convolutions over the final map, through which pixels on both sides of a seam between
     #: patches see one another; 0: none.
     conv_tail: int = Field(default=0, ge=0, le=16)
-
-    @model_serializer(mode="wrap")
-    def _without_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        data = serialise(self)
-        for name in ("position_grid", "conv_tail"):
-            if not data.get(name):
-                data.pop(name, None)
-        return data
 
 
 AnySettings = TypeVar("AnySettings", bound=BaseModel)

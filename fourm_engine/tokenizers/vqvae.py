@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import torch
 from einops import rearrange
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fourm_engine.tokenizers.losses import LOSSES, LossName, loss_weights
-from fourm_engine.tokenizers.neural import NeuralTokenizer, TokenizerNetwork
+from fourm_engine.tokenizers.network import TokenizerNetwork
+from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.tokenizers.perceptual import PERCEPTUAL, Perceptual, PerceptualSettings
 from fourm_engine.tokenizers.quantisers.base import full_precision
 from fourm_engine.tokenizers.quantisers.settings import CodebookSettings, make_quantiser
@@ -35,15 +36,9 @@ class VQVAESettings(CodebookSettings):
     class_dim: int = Field(default=8, ge=1, le=4096)
     #: Terms of the reconstruction loss and their weights. Default: cross_entropy for class maps, mse for the others.
     #: "cosine" is 1 − cos between the channel vectors of a pixel.
-    loss: dict[LossName, float] | None = None
+    loss: dict[LossName, float] | None = Field(default=None, min_length=1)
     #: Also compare pictures in the features of a pretrained model; null: not.
     perceptual: PerceptualSettings | None = None
-
-    @model_validator(mode="after")
-    def _known(self) -> VQVAESettings:
-        if self.loss is not None and not self.loss:
-            raise ValueError("loss: name at least one term")
-        return self
 
 
 class VQVAE(TokenizerNetwork):

@@ -24,7 +24,7 @@ import tokenizers
 from pydantic import Field, field_validator, model_validator
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
 
-from fourm_plugins.modality import Settings
+from fourm_plugins.settings import Settings
 from fourm_plugins.spec import ModalitySpec, Text
 from fourm_plugins.tokenizer import TextTokenizer
 
@@ -265,9 +265,8 @@ class WordPieceTokenizer(TextTokenizer):
             _check_form(json.loads(text))
             model = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises plain Exception
-            raise ValueError(
-                f"{path}: not a WordPiece vocabulary: {' '.join(str(error).split())}; fit it again"
-            ) from None
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{path}: not a WordPiece vocabulary: {reason}; fit it again") from None
         self._use(model)
 
     def save(self, folder: Path) -> None:

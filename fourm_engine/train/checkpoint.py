@@ -110,9 +110,9 @@ def open_checkpoint(folder: Path, *, share: tuple[int, int] = (0, 1)) -> Checkpo
 
 def nearest(folder: Path, step: int) -> Checkpoint:
     """The whole checkpoint in `folder` that is nearest to `step`. Raises CheckpointError if there is none."""
-    for one in sorted(steps_in(folder), key=lambda one: abs(one - step)):
+    for saved in sorted(steps_in(folder), key=lambda saved: abs(saved - step)):
         with suppress(CheckpointError):
-            return open_checkpoint(step_folder(folder, one))
+            return open_checkpoint(step_folder(folder, saved))
     raise CheckpointError(f"{folder}: no checkpoint, or none that can be read")
 
 

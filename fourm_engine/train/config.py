@@ -132,12 +132,12 @@ class TrainConfig(BaseModel):
         samples have no fixed number. Raises ValueError for lengths that do not fit together."""
 
         def steps(samples: int | None, tokens: int | None, names: str) -> int | None:
-            each = self.batch_size
+            size = self.batch_size
             if tokens is not None:
                 if not sample_tokens:
                     raise ValueError(f"{names}: this task has no fixed number of tokens per sample; count steps")
-                samples, each = tokens, each * sample_tokens
-            return None if samples is None else -(-samples // each)
+                samples, size = tokens, size * sample_tokens
+            return None if samples is None else -(-samples // size)
 
         length = self.steps or steps(self.samples, self.tokens, "tokens")
         assert length is not None  # see `_consistent`

@@ -53,11 +53,11 @@ def processes(config: TrainConfig, *, width: int = 128) -> Iterator[torch.device
     if on_gpu:
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
-    if not on_gpu:
+    else:
         keep_memory()
-    said = settle_threads(config.threads, width=width) if not on_gpu or config.threads is not None else ""
-    if said and rank_and_world()[0] == 0:
-        print(said, file=sys.stderr, flush=True)
+    note = settle_threads(config.threads, width=width) if not on_gpu or config.threads is not None else ""
+    if note and rank_and_world()[0] == 0:
+        print(note, file=sys.stderr, flush=True)
     join = rank_and_world()[1] > 1 and not dist.is_initialized()
     if join:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=patience(config.watchdog_s))

@@ -27,6 +27,7 @@ from fourm_engine.train.best import Best
 from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, Progress, load, nearest, state_of
 from fourm_engine.train.config import LENGTHS, TrainConfig
 from fourm_engine.train.distributed import gathered, processes, rank, seed_of, together, world_size
+from fourm_engine.train.examine import examine
 from fourm_engine.train.exchange import Measure, exchanged, measured
 from fourm_engine.train.feed import Feed
 from fourm_engine.train.garbage import collected_at_steps
@@ -36,7 +37,7 @@ from fourm_engine.train.optimiser import PREFIX as OPTIMISER
 from fourm_engine.train.outcome import AHEAD, MAX_SKIPPED, Diverged, Outcome, Pending
 from fourm_engine.train.profile import Profile
 from fourm_engine.train.record import recorded
-from fourm_engine.train.replay import NotFinite, examine, read_step
+from fourm_engine.train.replay import NotFinite, read_step
 from fourm_engine.train.run_folder import check_run_folder
 from fourm_engine.train.same_run import RunIdentity
 from fourm_engine.train.saving import Checkpoints

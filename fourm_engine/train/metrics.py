@@ -136,8 +136,8 @@ class Metrics:
         if self.active:
             self._write({"step": step, "eval": finite})
             self._bar.clear()
-            said = f"{self.name} held out, step {step}".strip()
-            tell(packed([said, *(f"{name} {_short(value)}" for name, value in scores.items())]))
+            title = f"{self.name} held out, step {step}".strip()
+            tell(packed([title, *(f"{name} {_short(value)}" for name, value in scores.items())]))
         return finite
 
     def pairs(self, step: int, scores: Mapping[tuple[str, str], float], seconds: float) -> None:
@@ -151,12 +151,11 @@ class Metrics:
         self._write({"step": step, "pairs": matrix, "pairs_seconds": round(seconds, 2)})
         best: dict[str, tuple[float, str]] = {}
         for (given, target), score in scores.items():
-            if not math.isfinite(score):
-                continue
-            best[target] = min(best.get(target, (math.inf, given)), (score, given))
+            if math.isfinite(score):
+                best[target] = min(best.get(target, (math.inf, given)), (score, given))
         self._bar.clear()
-        said = f"{self.name} pairs, step {step}, {duration(seconds)}".strip()
-        tell(packed([said, *(f"{given} to {name} {_short(score)}" for name, (score, given) in sorted(best.items()))]))
+        title = f"{self.name} pairs, step {step}, {duration(seconds)}".strip()
+        tell(packed([title, *(f"{given} to {name} {_short(score)}" for name, (score, given) in sorted(best.items()))]))
 
     def note(self, text: str, *more: str) -> None:
         """Print an event, with details below. Paths are never cut."""

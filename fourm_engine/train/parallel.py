@@ -43,8 +43,7 @@ def started(task: Task, config: TrainConfig, device: torch.device, *, seed: int,
     if planned is None:
         _agree(model)
     if is_sharded(config, device, blocks):
-        made = copies(config, world_size())
-        _shard(model, blocks, device, copies=made, bf16=bf16, wait=patience(config.watchdog_s))
+        _shard(model, blocks, device, copies=copies(config, world_size()), bf16=bf16, wait=patience(config.watchdog_s))
     if planned is not None:
         model.to_empty(device=device)
         together(lambda: _fill(planned))

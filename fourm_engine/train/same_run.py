@@ -17,7 +17,7 @@ from fourm_engine.train.distributed import check_same
 from fourm_engine.train.task import Task
 from fourm_plugins.discovery import ENGINE
 from fourm_plugins.manager import PluginManager
-from fourm_plugins.modality import flat
+from fourm_plugins.settings import flat
 
 
 @dataclass(frozen=True)

@@ -82,8 +82,8 @@ class Checkpoints:
             opened = partial(open_checkpoint, step_folder(self.folder, step), share=(rank(), world_size()))
             checkpoint, caught = attempt(opened)
             damaged = isinstance(caught, CheckpointError) and not isinstance(caught, OtherFormat)
-            told = gather_json(None if caught is None else [damaged, describe(caught)], self._group)
-            errors = [error for error in told if error is not None]
+            reports = gather_json(None if caught is None else [damaged, describe(caught)], self._group)
+            errors = [error for error in reports if error is not None]
             if not errors:
                 self.saved = step
                 return checkpoint
@@ -159,10 +159,10 @@ class Checkpoints:
             words = describe(caught)
             where = "" if str(part) in words or getattr(caught, "filename", None) else f"{part}: "
             report = [isinstance(caught, (OSError, SafetensorError)), where + words]
-        told = gather_json([report, result], self._group)
-        errors = [error for error, _ in told if error is not None]
+        reports = gather_json([report, result], self._group)
+        errors = [error for error, _ in reports if error is not None]
         if not errors:
-            return [result for _, result in told]
+            return [result for _, result in reports]
         if rank() == 0:
             shutil.rmtree(part, ignore_errors=True)
         gather_json(None, self._group)  # no process goes on before nothing is left
@@ -191,11 +191,11 @@ class Checkpoints:
 
     def _rotate(self, step: int) -> None:
         """Remove checkpoints older than the `keep` newest whole ones up to `step`."""
-        steps = [one for one in steps_in(self.folder) if one <= step]
-        oldest = [one for one in steps if one not in self._damaged][-self.keep :][0]
-        for one in steps:
-            if one < oldest and not (self.keep_every and one % self.keep_every == 0):
-                _remove(step_folder(self.folder, one))
+        saved = [earlier for earlier in steps_in(self.folder) if earlier <= step]
+        oldest = [earlier for earlier in saved if earlier not in self._damaged][-self.keep :][0]
+        for earlier in saved:
+            if earlier < oldest and not (self.keep_every and earlier % self.keep_every == 0):
+                _remove(step_folder(self.folder, earlier))
 
 
 class _Rows(NamedTuple):

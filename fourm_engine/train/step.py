@@ -98,5 +98,5 @@ class Learner:
             self.buffers.undo_unless(taken)
             if self.averages:
                 self.averages.update(taken)
-            numbers = torch.cat([sums[:-1], torch.stack([each.to(sums.dtype) for each in (norm, taken, here)])])
+            numbers = torch.cat([sums[:-1], torch.stack([fact.to(sums.dtype) for fact in (norm, taken, here)])])
         return Pending(step, numbers, counts=counts, weights=weights, lr=lr)

@@ -24,15 +24,17 @@ def stop_requests() -> Iterator[dict[str, int]]:
     previous = {number: signal.getsignal(number) for number in SIGNALS}
     previous = {number: handler for number, handler in previous.items() if handler is not signal.SIG_IGN}
 
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
     def note(number: int, frame: FrameType | None) -> None:
         request["signal"] = number
-        for each, handler in previous.items():
-            signal.signal(each, handler)
+        restore()
 
     for number in previous:
         signal.signal(number, note)
     try:
         yield request
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        restore()

@@ -67,7 +67,7 @@ class Detections:
         return Detections(self.labels[:n], self.boxes[:n], self.scores[:n])
 
     def outside(self, view: View) -> Detections:
-        """Seen through a view without a flip: their places in the whole picture."""
+        """Seen through a view without a flip: their boxes in the whole picture."""
         corner, size = np.array([view.left, view.top] * 2), np.array([view.width, view.height] * 2)
         return Detections(self.labels, (corner + size * self.boxes).clip(0, 1), self.scores)
 

@@ -43,5 +43,5 @@ class FCOS(GridHead):
 
     def forward(self, features: HeadFeatures) -> Tensor:
         x = self.stacked(features)
-        made = self.detector([level(x) for level in self.levels])
-        return torch.cat([made["cls_logits"], made["bbox_regression"], made["bbox_ctrness"]], -1)
+        outputs = self.detector([level(x) for level in self.levels])
+        return torch.cat([outputs["cls_logits"], outputs["bbox_regression"], outputs["bbox_ctrness"]], -1)

@@ -39,9 +39,9 @@ class Classification(Objective):
         ids = [self._ids[label] for label in self.labels[name]]
         if not self.config.several:
             return {"label": np.array(ids[0])}, None
-        there = np.zeros(self.outputs, np.float32)
-        there[ids] = 1
-        return {"labels": there}, None
+        labels = np.zeros(self.outputs, np.float32)
+        labels[ids] = 1
+        return {"labels": labels}, None
 
     def has(self, data: AlignedData, row: int) -> bool:
         return data.names[row] in self.labels
@@ -62,11 +62,11 @@ class Classification(Objective):
         smoothing = self.config.label_smoothing
         if "other" not in targets:
             return F.cross_entropy(output, targets["label"], reduction="sum", label_smoothing=smoothing)
-        one, other = (
+        first, second = (
             F.cross_entropy(output, targets[key], reduction="none", label_smoothing=smoothing)
             for key in ("label", "other")
         )
-        return (targets["share"] * one + (1 - targets["share"]) * other).sum()
+        return (targets["share"] * first + (1 - targets["share"]) * second).sum()
 
     def metrics(self) -> Metrics:
         return _MeanPrecision(self) if self.config.several else _Top(self)
@@ -118,10 +118,10 @@ class _MeanPrecision(Sums):
     def scores(self, sums: np.ndarray) -> dict[str, float]:
         n, loss = sums[:2].tolist()
         with_class, without = sums[2:].reshape(self._counts.shape)[..., ::-1].cumsum(-1)
-        there = with_class[:, -1] > 0
-        if not there.any():
+        occurs = with_class[:, -1] > 0
+        if not occurs.any():
             return {"mAP": float("nan"), self.task.loss_name: loss / n}
-        right = with_class[there]
-        precision = right / np.maximum(right + without[there], 1)
+        right = with_class[occurs]
+        precision = right / np.maximum(right + without[occurs], 1)
         gained = np.diff(right, axis=-1, prepend=0) / right[:, -1:]
         return {"mAP": float((gained * precision).sum(-1).mean()), self.task.loss_name: loss / n}

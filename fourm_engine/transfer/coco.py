@@ -40,40 +40,39 @@ def read_coco(path: Path, names: Collection[str]) -> tuple[dict[str, Objects], t
     check_coco_ids(path, document)
     at = "categories"
     try:
-        categories = sorted((int(one["id"]), str(one["name"])) for one in document["categories"])
+        categories = sorted((int(category["id"]), str(category["name"])) for category in document["categories"])
         numbers = {number: i for i, (number, _) in enumerate(categories)}
         at = "images"
-        rows: dict[Any, list[list[float]]] = {one["id"]: [] for one in document["images"]}
-        for i, one in enumerate(document["annotations"]):
+        rows: dict[Any, list[list[float]]] = {image["id"]: [] for image in document["images"]}
+        for i, annotation in enumerate(document["annotations"]):
             at = f"annotations[{i}]"
-            x, y, width, height = (float(number) for number in one["bbox"])
+            x, y, width, height = (float(number) for number in annotation["bbox"])
             if not all(map(math.isfinite, (x, y, width, height))):
                 raise ValueError("the numbers of bbox must be finite")
             if width > 0 and height > 0:
-                area = float(one.get("area") or 0)
+                area = float(annotation.get("area") or 0)
                 share = min(area / (width * height), 1.0) if area > 0 else 1.0
-                crowd = float(bool(one.get("iscrowd")))
-                rows[one["image_id"]].append(
-                    [x, y, x + width, y + height, numbers[one["category_id"]], share, crowd],
-                )
+                crowd = float(bool(annotation.get("iscrowd")))
+                category = numbers[annotation["category_id"]]
+                rows[annotation["image_id"]].append([x, y, x + width, y + height, category, share, crowd])
         at = "images"
-        listed = {str(one["file_name"]): _objects(one, rows[one["id"]]) for one in document["images"]}
+        listed = {str(image["file_name"]): _objects(image, rows[image["id"]]) for image in document["images"]}
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         why = f"missing or unknown: {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"{path}: not COCO's JSON of instances: {at}: {why}") from None
     if not categories:
         raise ValueError(f"{path}: names no categories, which are what is learned; add them")
-    found, files = dict[str, Objects](), dict[str, str]()
+    objects, files = dict[str, Objects](), dict[str, str]()
     for file, name in samples_of(list(listed), names).items():
         if (other := files.setdefault(name, file)) != file:
             raise ValueError(f"{path}: {other!r} and {file!r} are both the sample {name!r}; leave one of them out")
-        found[name] = listed[file]
-    if not found:
+        objects[name] = listed[file]
+    if not objects:
         raise ValueError(
             f"{path}: none of the {counted(len(listed), 'picture')} there, such as {next(iter(listed), '')!r}, is a "
             f"sample, such as {next(iter(names), '')!r}"
         )
-    return found, tuple(name for _, name in categories)
+    return objects, tuple(name for _, name in categories)
 
 
 def _objects(image: dict[str, Any], rows: list[list[float]]) -> Objects:
@@ -82,6 +81,6 @@ def _objects(image: dict[str, Any], rows: list[list[float]]) -> Objects:
         raise ValueError(f"a picture of {height} x {width} pixels")
     table = np.array(rows, np.float64).reshape(-1, 7)
     boxes = np.clip(table[:, :4] / [width, height, width, height], 0, 1)
-    there = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    table, boxes = table[there], boxes[there]
+    extended = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    table, boxes = table[extended], boxes[extended]
     return Objects((height, width), boxes, table[:, 4].astype(np.int64), table[:, 5], table[:, 6].astype(np.bool_))

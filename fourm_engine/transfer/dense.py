@@ -108,8 +108,8 @@ class _Overlap(Sums):
 
     def scores(self, sums: np.ndarray) -> dict[str, float]:
         right, true, predicted = sums[1:].reshape(self._pixels.shape)
-        there, pixels = true > 0, true.sum()
-        iou = right[there] / (true + predicted - right)[there]
+        occurs, pixels = true > 0, true.sum()
+        iou = right[occurs] / (true + predicted - right)[occurs]
         return {
             "mIoU": float(iou.mean()),
             "pixel accuracy": float(right.sum() / pixels),

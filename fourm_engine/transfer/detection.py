@@ -73,24 +73,24 @@ class Detection(Objective):
         self.middles, self.sides, self.reaches = parts
 
     def target(self, data: AlignedData, name: str, views: SampleViews, number: int) -> tuple[Target, dict[str, Any]]:
-        of, view = self.objects[name], view_of(self.picture.spec, views, number)
-        seen = np.array([view.box(*box) for box in of.boxes.tolist()], np.float64).reshape(-1, 4)
+        objects, view = self.objects[name], view_of(self.picture.spec, views, number)
+        seen = np.array([view.box(*box) for box in objects.boxes.tolist()], np.float64).reshape(-1, 4)
         boxes = seen.clip(0, 1)
         visible = _areas(boxes) / _areas(seen)
-        size = np.array([view.width * of.size[1], view.height * of.size[0]])  # of the crop, in pixels of the file
-        counted = ~of.crowds & (visible >= MIN_VISIBLE)
-        there = visible > 0
+        height, width = objects.size
+        size = np.array([view.width * width, view.height * height])  # of the crop, in pixels of the file
+        counted, seen_at_all = ~objects.crowds & (visible >= MIN_VISIBLE), visible > 0
         truth = {
             "size": size.tolist(),
-            "corners": boxes[there].tolist(),
-            "classes": of.categories[there].tolist(),
-            "areas": (_areas(boxes) * size.prod() * of.areas)[there].tolist(),
-            "counted": counted[there].tolist(),
+            "corners": boxes[seen_at_all].tolist(),
+            "classes": objects.categories[seen_at_all].tolist(),
+            "areas": (_areas(boxes) * size.prod() * objects.areas)[seen_at_all].tolist(),
+            "counted": counted[seen_at_all].tolist(),
         }
-        found, boxes = self._found(boxes[counted].astype(np.float32) * self.extent)
-        return {"classes": np.append(of.categories[counted], -1)[found], "corners": boxes}, truth
+        object_of, boxes = self._assigned(boxes[counted].astype(np.float32) * self.extent)
+        return {"classes": np.append(objects.categories[counted], -1)[object_of], "corners": boxes}, truth
 
-    def _found(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _assigned(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of each cell the object that it is to find, (cells,), -1 for none, and its box, (cells, 4), in pixels: the
         smallest of those that its middle lies in, near their middle, at a distance that is its level's."""
         corners = self.middles[:, None] - boxes[:, :2], boxes[:, 2:] - self.middles[:, None]
@@ -101,8 +101,8 @@ class Detection(Objective):
         fits = near & (farthest > self.reaches[:, :1]) & (farthest <= self.reaches[:, 1:])
         areas = np.append(_areas(boxes), np.inf)
         areas = np.where(np.pad(fits, [(0, 0), (0, 1)], constant_values=True), areas, np.inf)
-        found = np.where(fits.any(1), areas.argmin(1), -1)
-        return found, np.concatenate([boxes, np.zeros((1, 4), np.float32)])[found]
+        object_of = np.where(fits.any(1), areas.argmin(1), -1)
+        return object_of, np.concatenate([boxes, np.zeros((1, 4), np.float32)])[object_of]
 
     def has(self, data: AlignedData, row: int) -> bool:
         return data.names[row] in self.objects
@@ -175,25 +175,27 @@ class _Coco(Metrics):
         self._count += self.task.count(targets)
         index = {name: i for i, name in enumerate(self.task.classes)}
         for row, truth in zip(output, truths, strict=True):
-            told = self.task.answer(row)
-            parts = zip(told.labels, told.scores.tolist(), told.boxes.round(5).tolist())
+            answer = self.task.answer(row)
+            parts = zip(answer.labels, answer.scores.tolist(), answer.boxes.round(5).tolist())
             self._samples.append((truth, [[index[label], score, *box] for label, score, box in parts]))
 
     def of_all(self) -> dict[str, float]:
         parts = gather_json([self._loss, self._count, self._samples])
         loss, count = (sum(part[i] for part in parts) for i in (0, 1))
-        truths, found = list[dict[str, Any]](), list[dict[str, Any]]()
+        truths, answers = list[dict[str, Any]](), list[dict[str, Any]]()
         samples = [sample for part in parts for sample in part[2]]
-        for number, (truth, told) in enumerate(samples, start=1):
+        for number, (truth, answer) in enumerate(samples, start=1):
             size = truth["size"] * 2
             for box, category, area, counted in zip(
                 truth["corners"], truth["classes"], truth["areas"], truth["counted"], strict=True
             ):
                 truths.append(_annotation(number, category, box, size) | {"area": area, "iscrowd": int(not counted)})
-            for category, score, *box in told:
-                found.append(_annotation(number, category, box, size) | {"score": score, "iscrowd": 0})
+            for category, score, *box in answer:
+                answers.append(_annotation(number, category, box, size) | {"score": score, "iscrowd": 0})
         with contextlib.redirect_stdout(io.StringIO()):
-            evaluation = self._evaluation.COCOeval(*(self._set(len(samples), part) for part in (truths, found)), "bbox")
+            evaluation = self._evaluation.COCOeval(
+                *(self._set(len(samples), part) for part in (truths, answers)), "bbox"
+            )
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
@@ -201,14 +203,14 @@ class _Coco(Metrics):
         return {"AP": float("nan"), **scores, self.task.loss_name: loss / max(count, 1)}
 
     def _set(self, samples: int, annotations: list[dict[str, Any]]) -> Any:
-        made = self._tools.COCO()
-        made.dataset = {
+        coco = self._tools.COCO()
+        coco.dataset = {
             "images": [{"id": number} for number in range(1, samples + 1)],
             "categories": [{"id": i, "name": name} for i, name in enumerate(self.task.classes)],
-            "annotations": [{**one, "id": i} for i, one in enumerate(annotations, start=1)],
+            "annotations": [{**annotation, "id": i} for i, annotation in enumerate(annotations, start=1)],
         }
-        made.createIndex()
-        return made
+        coco.createIndex()
+        return coco
 
 
 def _annotation(number: int, category: int, box: Sequence[float], size: Sequence[float]) -> dict[str, Any]:

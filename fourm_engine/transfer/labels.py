@@ -109,19 +109,19 @@ def _json(path: Path) -> dict[str, tuple[str, ...]]:
     rows = {}
     for name, its in document.items():
         its = [its] if isinstance(its, (str, int)) and not isinstance(its, bool) else its
-        if not (isinstance(its, list) and all(isinstance(one, (str, int)) for one in its)):
+        if not (isinstance(its, list) and all(isinstance(label, (str, int)) for label in its)):
             raise ValueError(f"{path}: {name!r}: expected a label or a list of them, not {its!r:.80}")
-        rows[name] = tuple(str(one) for one in its)
+        rows[name] = tuple(str(label) for label in its)
     return rows
 
 
 def _coco(document: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     """The distinct categories of each picture's instances, by file name without extension."""
-    names = {one["id"]: str(one["name"]) for one in document["categories"]}
-    rows: dict[Any, list[str]] = {one["id"]: [] for one in document["images"]}
-    for one in document["annotations"]:
-        rows[one["image_id"]].append(names[one["category_id"]])
-    files = {one["id"]: str(PurePosixPath(one["file_name"]).with_suffix("")) for one in document["images"]}
+    names = {category["id"]: str(category["name"]) for category in document["categories"]}
+    rows: dict[Any, list[str]] = {image["id"]: [] for image in document["images"]}
+    for annotation in document["annotations"]:
+        rows[annotation["image_id"]].append(names[annotation["category_id"]])
+    files = {image["id"]: str(PurePosixPath(image["file_name"]).with_suffix("")) for image in document["images"]}
     return {files[picture]: tuple(dict.fromkeys(its)) for picture, its in rows.items()}
 
 

@@ -68,7 +68,8 @@ class TaskModel:
 
     @torch.inference_mode()
     def predict_batch(self, samples: Sequence[Mapping[str, Any]]) -> list[Answer]:
-        """The answers for several samples, computed together but independent of one another."""
+        """The answers for several samples, computed together but independent of one another. Raises ValueError as
+        `predict` does."""
         shown, views = [], []
         for sample in inputs_of(samples):
             read, _ = self.reader.read({name: value for name, value in sample.items() if value is not None}, ())
@@ -76,7 +77,7 @@ class TaskModel:
                 raise ValueError(f"a sample without any input; give one of {', '.join(self.inputs)}")
             shown.append({name: read.shown[name] for name in ordered(self.vocabulary, read.shown)})
             views.append(read.views)
-        capacity = max((sum(map(len, one.values())) for one in shown), default=0)
+        capacity = max((sum(map(len, parts.values())) for parts in shown), default=0)
         output = self.network(TaskBatch(*pack_inputs(shown, self.vocabulary, capacity, self.device), {}, 0))
         answers = zip(map(self.objective.answer, output.float().cpu()), views, strict=True)
         return [self._outside(answer, seen) for answer, seen in answers]

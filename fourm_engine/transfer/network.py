@@ -74,17 +74,17 @@ def _map(values_BND: Tensor, tokens: Tokens, index: int, height: int, width: int
 
 def pixels(batch: TaskBatch, spec: HeadSpec) -> dict[str, Tensor]:
     """The packed patches of each continuous input as (B, C, H, W), 0 where there are none."""
-    tokens, found = batch.tokens, dict[str, Tensor]()
+    tokens, images = batch.tokens, dict[str, Tensor]()
     for name, (channels, height, width) in spec.pixels.items():
         rows, columns = spec.grids[name]
         size = channels, height // rows, width // columns
         patches = torch.zeros(len(tokens.pos) * rows * columns, prod(size), device=tokens.pos.device)
         if name in batch.continuous:
-            one = batch.continuous[name]
-            patches[one.row * rows * columns + tokens.pos[one.row, one.slot]] = one.values
+            given = batch.continuous[name]
+            patches[given.row * rows * columns + tokens.pos[given.row, given.slot]] = given.values
         patches_BhwpqC = patches.view(len(tokens.pos), rows, columns, *size[1:], channels)
-        found[name] = patches_BhwpqC.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, height, width)
-    return found
+        images[name] = patches_BhwpqC.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, height, width)
+    return images
 
 
 def head_spec(
@@ -118,5 +118,5 @@ def check_output(output: Tensor, spec: HeadSpec, samples: int, name: str) -> Non
     cells = sum(height * width for height, width in spec.levels)
     wanted = (samples, cells, spec.outputs + 5) if cells else (samples, spec.outputs, *(spec.size or ()))
     if not isinstance(output, Tensor) or tuple(output.shape) != wanted:
-        made = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"task.head={name}: it makes {made}, and the task needs {wanted}")
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"task.head={name}: it makes {shape}, and the task needs {wanted}")

@@ -105,4 +105,4 @@ def of_labels(config: ClassificationConfig | DetectionConfig, classes: Sequence[
 
 def stacked(targets: Sequence[Target]) -> dict[str, Tensor]:
     """The targets of a batch."""
-    return {key: torch.from_numpy(np.stack([one[key] for one in targets])) for key in targets[0]}
+    return {key: torch.from_numpy(np.stack([target[key] for target in targets])) for key in targets[0]}

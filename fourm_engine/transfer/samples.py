@@ -147,14 +147,14 @@ class TaskSamples(Dataset[TaskSample]):
 
     def _read(self, index: int, number: int) -> TaskSample | None:
         row = int(self._rows[index])
-        name, there, shown = self.data.names[row], self.store.has(row), dict[str, Shown]()
+        name, present, shown = self.data.names[row], self.store.has(row), dict[str, Shown]()
         try:
             target, truth = self.objective.target(self.data, name, self.store.seen.get(name, number), number)
         except BadFile as bad:
             self.data.skip(name, bad)
             return None
         for modality in self.inputs:
-            if modality not in there:
+            if modality not in present:
                 continue
             try:
                 shown[modality] = self._shown(modality, self.store.load(row, modality, number))

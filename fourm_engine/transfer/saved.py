@@ -167,16 +167,15 @@ def load(
     or damaged, or a plugin or tokenizer is not the one of training."""
     saved = read_task(folder)
     encoder = saved.encoder
-    instances = [modality_of(name, one, manager, folder) for name, one in encoder.modalities.items()]
-    plugins = {name: manager.find("modality", one.plugin) for name, one in encoder.modalities.items()}
+    instances = [modality_of(name, entry, manager, folder) for name, entry in encoder.modalities.items()]
+    plugins = {name: manager.find("modality", entry.plugin) for name, entry in encoder.modalities.items()}
     inputs = Modalities(instances, plugins, manager)
     tokenizers = load_tokenizers(folder / exported.TOKENIZERS, inputs.token_spaces, manager, modalities=inputs)
     for name, tokenizer in tokenizers.items():
         space = inputs[name].spec.token_space
         if space is not None and tokenizer.fingerprint != encoder.tokenizers.get(space.name):
             raise ValueError(f"{folder}: tokenizer {space.name!r} is another than the task was trained with")
-    at = saved.target
-    target = None if at is None else modality_of(at.name, at.modality, manager, folder)
+    target = None if (t := saved.target) is None else modality_of(t.name, t.modality, manager, folder)
     try:
         objective = objective_of(saved.task, inputs, classes=saved.classes, target=target)
     except ValueError as error:

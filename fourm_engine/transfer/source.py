@@ -74,21 +74,20 @@ def open_source(name: str, training: Modalities, manager: PluginManager) -> Task
 def _of_task(name: str, folder: Path, training: Modalities, manager: PluginManager) -> TaskSource:
     saved = read_task(folder)
     check_known(name, saved.encoder.modalities, training)
-    for one, modality in training.items():
-        where, remedy = f"{name}: {one!r} of the model", "leave the setting out to keep the model's"
-        check_identity(
-            saved.encoder.modalities[one].identity, modality, where=where, remedy=remedy, ignore=SIZE_SETTINGS
-        )
+    for key, modality in training.items():
+        where, remedy = f"{name}: {key!r} of the model", "leave the setting out to keep the model's"
+        identity = saved.encoder.modalities[key].identity
+        check_identity(identity, modality, where=where, remedy=remedy, ignore=SIZE_SETTINGS)
     known = saved.encoder.build_vocabulary().resized(training.specs)
     inputs, file = inputs_of(known, list(training)), folder / exported.WEIGHTS
 
-    def tokenizers(at: Path) -> dict[str, Tokenizer]:
-        loaded = load_tokenizers(at, training.token_spaces, manager, modalities=training)
-        for one, tokenizer in loaded.items():
-            space = training[one].spec.token_space
+    def tokenizers(tokenizer_folder: Path) -> dict[str, Tokenizer]:
+        loaded = load_tokenizers(tokenizer_folder, training.token_spaces, manager, modalities=training)
+        for key, tokenizer in loaded.items():
+            space = training[key].spec.token_space
             if space is not None and saved.encoder.tokenizers.get(space.name) != tokenizer.fingerprint:
                 raise ValueError(
-                    f"{at}: the tokenizer of {one!r} is not the one that {name} was trained with; set "
+                    f"{tokenizer_folder}: the tokenizer of {key!r} is not the one that {name} was trained with; set "
                     f"tokenizers.folder: {folder / exported.TOKENIZERS}"
                 )
         return loaded
@@ -107,6 +106,6 @@ def _rows(state: Mapping[str, Tensor], known: Vocabulary, inputs: Vocabulary, mo
     """The part of `state`, of a network with the vocabulary `known`, that an encoder of `inputs` needs."""
     weights = {name: state[name].clone() for name in encoder_alone(model, inputs).state_dict()}
     rows = [slice(known[e.name].start, known[e.name].stop) for e in inputs]
-    weights["embedding.encoder_table"] = torch.cat([state["embedding.encoder_table"][one] for one in rows])
+    weights["embedding.encoder_table"] = torch.cat([state["embedding.encoder_table"][part] for part in rows])
     weights["embedding.modality"] = state["embedding.modality"][[known[e.name].index for e in inputs]].clone()
     return weights

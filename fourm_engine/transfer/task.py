@@ -190,8 +190,9 @@ class HeadTask(Task):
 
     def versions(self) -> dict[str, str]:
         plugin = self.host.find("head", self.config.head)
-        used = {f"plugin {n}": p for m in (self.source.training, self.target) for n, p in m.plugins.items()}
-        return {name: f"{p.distribution} {p.version}" for name, p in {**used, f"head {plugin.name}": plugin}.items()}
+        modalities = {**self.source.training.plugins, **self.target.plugins}
+        used = {f"plugin {name}": p for name, p in modalities.items()} | {f"head {plugin.name}": plugin}
+        return {name: f"{p.distribution} {p.version}" for name, p in used.items()}
 
 
 class _HeldOut:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from fourm_plugins import door, images
 from fourm_plugins.bases.grid import GridModality
+from fourm_plugins.bases.regions import filled, moved_region
 from fourm_plugins.counting import counted
 from fourm_plugins.errors import SampleError
 from fourm_plugins.legend import Key
@@ -89,7 +90,7 @@ class ClassGrid(GridModality):
         maps = usable(files, lambda content: _ids_of(images.decode_map(content)))
         if not maps:
             return None
-        files_with = Counter(i for found, _ in maps for i in found)
+        files_with = Counter(i for ids_of_map, _ in maps for i in ids_of_map)
         ids, size = sorted(files_with), median_size(size for _, size in maps)
         once = sum(n == 1 for n in files_with.values())
         if ids[-1] >= _MOST_IDS and len(maps) > 7 and 2 * once > len(ids) > 16:
@@ -230,15 +231,13 @@ class ClassGrid(GridModality):
         if region.all():
             raise SampleError(f"{name} covers all of it; nothing else could be seen")
         height, width = value.shape
-        size, middle = (number if which == "size" else 1.0), (now[f"{name}.y"] * height, now[f"{name}.x"] * width)
-        move = {axis: (number - now[part]) * n if which == axis else 0.0 for axis, n in (("y", height), ("x", width))}
-        rows = _from(height, middle[0], move["y"], size)
-        columns = _from(width, middle[1], move["x"], size)
-        inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))[None]
-        moved = region[np.clip(rows, 0, height - 1)[:, None], np.clip(columns, 0, width - 1)[None]] & inside
+        middle = now[f"{name}.y"] * height, now[f"{name}.x"] * width
+        change = number - now[part]
+        by = change * height if which == "y" else 0.0, change * width if which == "x" else 0.0
+        moved = moved_region(region, middle, by, number if which == "size" else 1.0)
         if not moved.any():
             raise SampleError(f"{part}: at {number:g} nothing of it is left in the picture")
-        return np.where(moved, value[region][0], _filled(value, region))
+        return np.where(moved, value[region][0], filled(value, region))
 
     def _named(self, i: int) -> str:
         names = self.settings.classes
@@ -255,12 +254,10 @@ class ClassGrid(GridModality):
 
     def constants(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """The most frequent class, and the most frequent class of each pixel: they have the highest accuracy."""
-        height, width = images.stack(values[:1]).shape[1:]
+        height, width = images.common_shape(values)
         rows, columns = np.mgrid[:height, :width]
         counts = np.zeros((self.settings.num_classes, height, width), np.int64)
         for value_HW in values:
-            if value_HW.shape != (height, width):
-                images.stack([values[0], value_HW])  # raises: they differ in size
             counts[np.maximum(value_HW, 0), rows, columns] += value_HW >= 0
         value = int(counts.sum((1, 2)).argmax())
         image = np.where(counts.any(0), counts.argmax(0), value)
@@ -331,27 +328,6 @@ def _sparse(ids: Sequence[int]) -> bool:
 
 def _one_channel(seen: Glimpse) -> bool:
     return seen.middle.ndim == 2 or (seen.mode == "RGB" and bool((seen.middle == seen.middle[..., :1]).all()))
-
-
-def _from(length: int, middle: float, move: float, size: float) -> np.ndarray:
-    """int64 (length,): the pixel that each shows of what was moved, and then scaled about its `middle`."""
-    return np.asarray(np.floor((np.arange(length) + 0.5 - middle - move) / size + middle), np.int64)
-
-
-def _filled(value: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """`value` with the nearest of what lies around it in a `hole`, bool (H, W), which does not cover all."""
-    value, hole = np.array(value), np.array(hole)
-    while hole.any():
-        before, known = value.copy(), ~hole
-        for axis, step in ((0, 1), (0, -1), (1, 1), (1, -1)):
-            there, from_there = np.roll(known, step, axis), np.roll(before, step, axis)
-            edge = [slice(None), slice(None)]
-            edge[axis] = slice(0, 1) if step == 1 else slice(-1, None)
-            there[tuple(edge)] = False
-            take = hole & there
-            value[take] = from_there[take]
-            hole &= ~take
-    return value
 
 
 def confusion(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray], classes: int) -> np.ndarray:

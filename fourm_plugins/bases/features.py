@@ -113,10 +113,8 @@ class FeatureGrid(GridModality):
 
     def constants(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """The features' mean direction, overall and at each position: they have the highest mean cosine."""
-        total = np.zeros(images.stack(values[:1]).shape[1:])
+        total = np.zeros(images.common_shape(values))
         for value in values:
-            if value.shape != total.shape:
-                images.stack([values[0], value])  # raises: they differ in size
             total += unit(value)
         one = np.broadcast_to(total.sum((0, 1)), total.shape)
         return {"one value": unit(one).astype(np.float32), "one image": unit(total).astype(np.float32)}

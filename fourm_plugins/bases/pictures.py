@@ -70,11 +70,9 @@ class PictureGrid(GridModality):
         elif array.dtype != np.uint8:
             raise self.refusal(array)
         array = np.ascontiguousarray(array)
-        return (
-            array
-            if array.shape[2] == 3
-            else images.as_rgb(Image.fromarray(array.squeeze(2) if array.shape[2] == 1 else array))
-        )
+        if array.shape[2] == 3:
+            return array
+        return images.as_rgb(Image.fromarray(array.squeeze(2) if array.shape[2] == 1 else array))
 
     def write(self, value: np.ndarray) -> dict[str, bytes]:
         return {"png": images.encode_png(value)}
@@ -98,10 +96,8 @@ class PictureGrid(GridModality):
     def constants(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """The mean colour everywhere, and the mean picture: they have the least squared error, hence the highest
         PSNR."""
-        total = np.zeros(images.stack(values[:1]).shape[1:])
+        total = np.zeros(images.common_shape(values))
         for value in values:
-            if value.shape != total.shape:
-                images.stack([values[0], value])  # raises: they differ in size
             total += value
         mean = total / len(values)
         colour = np.broadcast_to(mean.mean((0, 1)), mean.shape)

@@ -19,8 +19,9 @@ from fourm_plugins import images
 from fourm_plugins.bases.standard import StandardModality
 from fourm_plugins.counting import counted
 from fourm_plugins.errors import SampleError
-from fourm_plugins.modality import Metric, Settings, Value
+from fourm_plugins.modality import Metric, Value
 from fourm_plugins.recognition import Recognised, contents, next_power, usable
+from fourm_plugins.settings import Settings
 from fourm_plugins.spec import ModalitySpec, Text
 from fourm_plugins.spec import Sequence as SequenceLayout
 from fourm_plugins.text import TextSettings
@@ -87,12 +88,8 @@ class TextSequence(SequenceModality[Lines]):
             return None
         words = sorted(len(line.split()) for lines in texts for line in lines)
         tokens = next_power(1.4 * words[-1] + 2, least=32)
-        settings = {
-            "max_tokens": (
-                min(tokens, 1024),
-                f"the longest text seen has {counted(words[-1], 'word')}; more is cut off",
-            )
-        }
+        why = f"the longest text seen has {counted(words[-1], 'word')}; more is cut off"
+        settings = {"max_tokens": (min(tokens, 1024), why)}
         most = max(map(len, texts))
         alternatives = f", up to {most} a sample" if most > 1 else ""
         return Recognised(0.8, f"texts of {counted(words[len(words) // 2], 'word')}{alternatives}", settings)
@@ -137,10 +134,8 @@ class TextSequence(SequenceModality[Lines]):
         for text in kept:
             if "\0" in text:
                 raise SampleError("the text holds a NUL character")
-            if len(text) > self.settings.max_characters:
-                raise SampleError(
-                    f"{self.spec.source} of {len(text)} characters, at most {self.settings.max_characters}"
-                )
+            if len(text) > (limit := self.settings.max_characters):
+                raise SampleError(f"{self.spec.source} of {len(text)} characters, at most {limit}")
         return kept
 
     def write(self, value: Lines) -> dict[str, bytes]:
@@ -178,9 +173,9 @@ def _sentences(content: bytes) -> list[str] | None:
     """The lines of a text; None if it is mostly numbers and signs, as a detector's labels are."""
     if len(content) > _MAX_BYTES:
         return None
-    found = [line for line in _LINE_END.split(decode_text(content, "text")) if line.strip()]
-    characters = "".join("".join(found).split())
-    return found if sum(map(str.isalpha, characters)) > 0.6 * len(characters) else None
+    texts = [line for line in _LINE_END.split(decode_text(content, "text")) if line.strip()]
+    characters = "".join("".join(texts).split())
+    return texts if sum(map(str.isalpha, characters)) > 0.6 * len(characters) else None
 
 
 def decode_text(content: bytes, what: str) -> str:
@@ -192,10 +187,8 @@ def decode_text(content: bytes, what: str) -> str:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise SampleError(
-            f"{what} is not UTF-8: byte 0x{content[error.start]:02x} at {error.start}; save it as UTF-8 (iconv -f "
-            f"ENCODING -t UTF-8)"
-        ) from None
+        byte = f"byte 0x{content[error.start]:02x} at {error.start}"
+        raise SampleError(f"{what} is not UTF-8: {byte}; save it as UTF-8 (iconv -f ENCODING -t UTF-8)") from None
     if "\0" in text:
         raise SampleError(f"{what} holds a NUL character: not a text file, or not UTF-8")
     return text
@@ -208,28 +201,23 @@ def lines(value: Lines) -> tuple[str, ...]:
 
 def word_f1(predictions: Sequence[Lines], truths: Sequence[Lines]) -> float:
     """Mean F1 (precision and recall) of lower-case words, counted with repetition, with the best true alternative."""
-    return _mean(
-        max(_f1(_words(p), _words(line)) for line in lines(t)) for p, t in zip(predictions, truths, strict=True)
-    )
+    pairs = zip(predictions, truths, strict=True)
+    return float(np.mean([max(_f1(_words(p), _words(line)) for line in lines(t)) for p, t in pairs]))
 
 
 def length_ratio(predictions: Sequence[Lines], truths: Sequence[Lines]) -> float:
     """Mean ratio of the shorter's words to the longer's, with the true alternative nearest in length."""
     ratios = []
     for p, t in zip(predictions, truths, strict=True):
-        said = len(_words(p))
-        ratios.append(max(min(said, k) / max(said, k, 1) for k in (len(_words(line)) for line in lines(t))))
-    return _mean(ratios)
-
-
-def _mean(numbers: Iterable[float]) -> float:
-    return float(np.mean(list(numbers)))
+        n = len(_words(p))
+        ratios.append(max(min(n, k) / max(n, k, 1) for k in (len(_words(line)) for line in lines(t))))
+    return float(np.mean(ratios))
 
 
 def _words(value: Lines) -> list[str]:
     return re.findall(r"\w+", lines(value)[0].lower())
 
 
-def _f1(said: list[str], true: list[str]) -> float:
-    both = (Counter(said) & Counter(true)).total()
-    return 2 * both / (len(said) + len(true)) if both else 0.0
+def _f1(predicted: list[str], true: list[str]) -> float:
+    both = (Counter(predicted) & Counter(true)).total()
+    return 2 * both / (len(predicted) + len(true)) if both else 0.0

@@ -18,7 +18,8 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from fourm_plugins import images
 from fourm_plugins.bases.standard import StandardModality
 from fourm_plugins.errors import SampleError
-from fourm_plugins.modality import Metric, Settings
+from fourm_plugins.modality import Metric
+from fourm_plugins.settings import Settings
 from fourm_plugins.spec import FeatureVector, ModalitySpec, TokenizerRecipe, TokenSpace, Vector
 from fourm_plugins.view import View
 

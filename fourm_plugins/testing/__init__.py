@@ -9,8 +9,9 @@ See docs/conformance.md. Imports neither the engine nor torch, and pytest only i
 """
 
 from fourm_plugins.testing.check import Check, CheckFailed, NotRun, Outcome, Report
+from fourm_plugins.testing.claims import CLAIMS
 from fourm_plugins.testing.harness import Harness, Member, TinyModel
-from fourm_plugins.testing.subject import CLAIMS, Subject
+from fourm_plugins.testing.subject import Subject
 from fourm_plugins.testing.suite import (
     CHECKS,
     MaskerConformance,

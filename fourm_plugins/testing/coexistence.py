@@ -19,7 +19,7 @@ def checkpoint_loads_beside_others(subject: Subject) -> None:
     model, folder = subject.model, subject.folder / "beside"
     ids, logits = _seen_by(subject, model)
     model.save(folder)
-    host = toys.manager()
+    host = toys.ToyManager()
     host.modality(toys.OTHER)
     host.modality(f"{subject.name.partition('@')[0]}@kit", plugin=subject.name, **subject.settings)
     again, other_logits = _seen_by(subject, subject.harness.load(folder, host))
@@ -32,7 +32,7 @@ def missing_plugin_is_named(subject: Subject) -> None:
     """Without the plugin a checkpoint still serves the other modalities, and names the package that is missing."""
     folder = subject.folder / "missing"
     subject.model.save(folder)
-    model = subject.harness.load(folder, toys.manager(without={subject.name}))
+    model = subject.harness.load(folder, toys.ToyManager(without={subject.name}))
     toy = subject.members[1]
     ids, _ = model.generate(toys.TOY, {}, seed=0)
     require(len(ids) == toy.modality.spec.layout.num_tokens, "without the plugin the other modality is not generated")
@@ -48,13 +48,12 @@ def missing_plugin_is_named(subject: Subject) -> None:
 def _seen_by(subject: Subject, model: TinyModel) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
     """A model's output for two examples: ids, and the logits of one masked sample."""
     subject_member, toy = subject.members
+    arrays: dict[str, Any] = {}
     array = subject.array(subject.values[0])
-    arrays: dict[str, Any] = {subject_member.name: array} if subject.spec.continuous else {}
-    ids = (
-        np.arange(subject.spec.layout.num_tokens)
-        if subject.spec.continuous
-        else model.encode(subject_member.name, array)
-    )
+    if subject.spec.continuous:
+        arrays, ids = {subject_member.name: array}, np.arange(subject.spec.layout.num_tokens)
+    else:
+        ids = model.encode(subject_member.name, array)
     rows = [ids, model.encode(toys.TOY, toy.arrays[0])]
     budget = max(2, len(ids) // 3)
     masked = {}

@@ -69,8 +69,7 @@ def edge_budgets_are_met(subject: Subject) -> None:
     require(len(mask(1, 0).input_ids) <= 1, "more than one token is shown for a budget of 1")
     if spec.target:
         targets = len(mask(0, everything).labels)
-        least = wanted
-        require(targets >= least, f"{targets} of {least} are targets for a budget of {everything}, without inputs")
+        require(targets >= wanted, f"{targets} of {wanted} are targets for a budget of {everything}, without inputs")
         require(not len(mask(0, everything).input_ids), "tokens are shown for an input budget of 0")
         require(len(mask(0, 1).labels) <= 1, "more than one token is a target for a budget of 1")
 
@@ -140,7 +139,7 @@ _PROPERTIES: tuple[Property, ...] = (_budgets, _apart, _true, _repeats)
 
 def _for_all(subject: Subject, holds: Property) -> None:
     """Raise CheckFailed with a draw for which `holds` raises it. Properties share draws, unless one of them fails."""
-    if not subject.made("masks", lambda: _all_hold(subject)):
+    if not subject.once("masks", "", lambda: _all_hold(subject)):
         _draws(subject, (holds,))
 
 

@@ -34,7 +34,7 @@ def wheel_is_found(subject: Subject) -> None:
 
 def _seen(subject: Subject) -> dict[str, Any]:
     """What a process with only the wheel sees; it is started once."""
-    return subject.made("wheel's look", lambda: subject.wheel.look(subject.name, subject.settings))
+    return subject.once("wheel's look", "", lambda: subject.wheel.look(subject.name, subject.settings))
 
 
 def wheel_has_examples(subject: Subject) -> None:

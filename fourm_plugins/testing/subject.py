@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from PIL import Image
 
 from fourm_plugins.manager import Plugin, PluginManager
 from fourm_plugins.masker import Masker, Specials
 from fourm_plugins.modality import Modality
-from fourm_plugins.spec import ClassMap, FeatureMap, ModalitySpec, Text, TokenizerRecipe
+from fourm_plugins.spec import ModalitySpec, Text, TokenizerRecipe
 from fourm_plugins.suggest import did_you_mean
 from fourm_plugins.testing import toys
 from fourm_plugins.testing.check import Broken, CheckFailed, NotRun, require
+from fourm_plugins.testing.claims import CLAIMS, implied
 from fourm_plugins.testing.harness import Harness, Member, TinyModel, find_harness
 from fourm_plugins.testing.installed import Wheel, build
 from fourm_plugins.testing.probe import Probed, probe
@@ -30,21 +30,6 @@ from fourm_plugins.view import View
 
 T = TypeVar("T")
 
-#: What a plugin may claim, and what that means. Claims of `_implied` follow from the spec; others are made by the class
-#: (`Modality.claims`) or the test.
-CLAIMS = {
-    "tokens": "has a token space, so that it is tokenized",
-    "input": "may be shown to the model",
-    "target": "may be predicted by the model",
-    "aligned": "shares the crop and flip of its alignment group",
-    "picture": "is seen as a picture that crops and flips move: a map of rows and columns, or what `render` draws",
-    "grid": "is aligned and its array has rows and columns",
-    "constants": "names the best constant predictors",
-    "metrics": "has metrics",
-    "directions": "holds vectors whose first component points to the right: it changes its sign under a flip",
-    "no_directions": "holds colours, quantities or features, of which a flip changes none: not `directions`",
-    "exact_files": "reads back from its files exactly what it wrote",
-}
 #: Samples for checks, and samples from which tokenizer and model learn.
 SAMPLES, TRAINING_SAMPLES = 6, 64
 TRAINING_STEPS = 150
@@ -86,7 +71,9 @@ class Subject:
         self._temporary.cleanup()
         self._made.clear()
 
-    def _once(self, what: str, owner: str, make: Callable[[], T]) -> T:
+    def once(self, what: str, owner: str, make: Callable[[], T]) -> T:
+        """The result of `make`, made once; the check `owner` reports where it cannot be made, or else the first that
+        needs it."""
         if what not in self._made:
             try:
                 self._made[what] = make()
@@ -104,16 +91,16 @@ class Subject:
     @cached_property
     def manager(self) -> PluginManager:
         """The host of what is installed and of the kit's toys."""
-        return toys.manager()
+        return toys.ToyManager()
 
     @property
     def plugin(self) -> Plugin:
-        return self._once("plugin", "is_activated", lambda: self.manager.find("modality", self.name))
+        return self.once("plugin", "is_activated", lambda: self.manager.find("modality", self.name))
 
     @property
     def settings(self) -> dict[str, Any]:
         """The small settings, overridden by those of the test."""
-        cls = self._once("class", "is_activated", lambda: self.manager.modality_class(self.name))
+        cls = self.once("class", "is_activated", lambda: self.manager.modality_class(self.name))
         return {**getattr(cls.Settings, "small", {}), **self._given_settings}
 
     def make(self) -> Modality[Any]:
@@ -122,17 +109,13 @@ class Subject:
 
     @property
     def modality(self) -> Modality[Any]:
-        return self._once("modality", "is_activated", self._modality)
+        return self.once("modality", "is_activated", self._modality)
 
     def _modality(self) -> Modality[Any]:
         modality = self.make()
-        changes: dict[str, Any] = {}
-        if self._recipe is not None:
-            changes["tokenizer"] = self._recipe
-        if self._masker_kind is not None:
-            changes["masker"] = self._masker_kind
-        if changes:
-            modality.spec = modality.spec.model_copy(update=changes)
+        replaced = {"tokenizer": self._recipe, "masker": self._masker_kind}
+        update = {field: value for field, value in replaced.items() if value is not None}
+        modality.spec = modality.spec.model_copy(update=update)
         return modality
 
     @property
@@ -141,30 +124,30 @@ class Subject:
 
     @property
     def claims(self) -> frozenset[str]:
-        return self._once("claims", "examples_are_read", self._claims)
+        return self.once("claims", "examples_are_read", self._claims)
 
     def _claims(self) -> frozenset[str]:
         stated = frozenset(type(self.modality).claims)
         if unknown := sorted(stated - CLAIMS.keys()):
             known = ", ".join(CLAIMS)
             raise CheckFailed(f"{type(self.modality).__name__}.claims: {unknown[0]!r} is unknown; known: {known}")
-        return _implied(self) | stated | self._given_claims
+        return implied(self.modality, lambda: self.values[0]) | stated | self._given_claims
 
     # Samples
 
     @property
     def files(self) -> list[dict[str, bytes]]:
         """Example samples."""
-        return self._once("files", "examples_are_read", lambda: self._examples(SAMPLES))
+        return self.once("files", "examples_are_read", lambda: self._examples(SAMPLES))
 
     @property
     def values(self) -> list[Any]:
-        return self._once("values", "examples_are_read", lambda: [self.modality.read(dict(f)) for f in self.files])
+        return self.once("values", "examples_are_read", lambda: [self.modality.read(dict(f)) for f in self.files])
 
     @property
     def arrays(self) -> list[Any]:
         """Arrays of the examples, with the whole picture in view."""
-        return self._once("arrays", "arrays_fit_the_spec", lambda: [self.array(value) for value in self.values])
+        return self.once("arrays", "arrays_fit_the_spec", lambda: [self.array(value) for value in self.values])
 
     @property
     def training_arrays(self) -> list[Any]:
@@ -174,9 +157,9 @@ class Subject:
             return [self.modality.read(dict(files)) for files in self._examples(TRAINING_SAMPLES)]
 
         def make() -> list[Any]:
-            return [self.array(value) for value in self._once("training values", "examples_are_read", read)]
+            return [self.array(value) for value in self.once("training values", "examples_are_read", read)]
 
-        return self._once("training arrays", "arrays_fit_the_spec", make)
+        return self.once("training arrays", "arrays_fit_the_spec", make)
 
     def array(self, value: Any, view: View | None = None) -> Any:
         """The array of a value through `view`, by default of the whole picture."""
@@ -199,7 +182,7 @@ class Subject:
 
     @property
     def harness(self) -> Harness:
-        return self._once("harness", "", find_harness)
+        return self.once("harness", "", find_harness)
 
     @property
     def tolerance(self) -> float:
@@ -220,11 +203,10 @@ class Subject:
     @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, fitted on the training arrays."""
-        return self._once("tokenizer", "tokenizer_is_fitted", self._fitted)
+        return self.once("tokenizer", "tokenizer_is_fitted", self._fitted)
 
     def _fitted(self) -> Tokenizer:
-        tokenizer = self.new_tokenizer()
-        arrays = self.training_arrays
+        tokenizer, arrays = self.new_tokenizer(), self.training_arrays
         try:
             harness = self.harness
         except NotRun:  # a tokenizer that needs no engine
@@ -236,11 +218,11 @@ class Subject:
     @property
     def ids(self) -> list[np.ndarray]:
         """Ids of the examples."""
-        return self._once("ids", "ids_are_in_range", lambda: self.tokenizer.encode(self.arrays))
+        return self.once("ids", "ids_are_in_range", lambda: self.tokenizer.encode(self.arrays))
 
     @property
     def masker(self) -> Masker:
-        return self._once("masker", "budgets_are_kept", self._masker)
+        return self.once("masker", "budgets_are_kept", self._masker)
 
     def _masker(self) -> Masker:
         kind = self.spec.masker or ("span" if self.spec.layout.kind == "sequence" else "grid")
@@ -263,7 +245,7 @@ class Subject:
             member = Member(self.modality, self.plugin, tokenizer, self.masker, self.training_arrays)
             return [member, toys.member(self.manager, toys.TOY, self.training_arrays)]
 
-        return self._once("members", "learns", make)
+        return self.once("members", "learns", make)
 
     @property
     def model(self) -> TinyModel:
@@ -273,11 +255,7 @@ class Subject:
             harness, members = self.harness, self.members
             return harness.train(members, self.manager, steps=TRAINING_STEPS, seed=0)
 
-        return self._once("model", "learns", make)
-
-    def made(self, what: str, make: Callable[[], T]) -> T:
-        """The result of `make`, made once."""
-        return self._once(what, "", make)
+        return self.once("model", "learns", make)
 
     # Outside this process
 
@@ -288,43 +266,10 @@ class Subject:
             return probe(self.name, self.settings, hash_seed=hash_seed, folder=self.folder)
 
         _ = self.modality
-        return self._once(f"probe {hash_seed}", "is_activated", make)
+        return self.once(f"probe {hash_seed}", "is_activated", make)
 
     @property
     def wheel(self) -> Wheel:
         """The package's wheel, built and installed by itself."""
         _ = self.modality
-        return self._once("wheel", "wheel_is_built", lambda: build(self.plugin, self.source, self.folder))
-
-
-def _implied(subject: Subject) -> frozenset[str]:
-    """Claims that follow from the spec and the class."""
-    modality, spec = subject.modality, subject.spec
-    claims = {name for name, holds in (("input", spec.input), ("target", spec.target)) if holds}
-    if not spec.continuous:
-        claims.add("tokens")
-    if spec.alignment is not None:
-        claims.add("aligned")
-        if isinstance(spec.array, (FeatureMap, ClassMap)):
-            claims |= {"grid", "picture"}
-        elif _draws_pictures(subject):
-            claims.add("picture")
-    if _has_metrics(modality):
-        claims.add("metrics")
-    if type(modality).constants is not Modality.constants:
-        claims.add("constants")
-    return frozenset(claims)
-
-
-def _draws_pictures(subject: Subject) -> bool:
-    try:
-        return isinstance(subject.modality.render(subject.values[0]), Image.Image)
-    except Exception:  # the check of `render` says so
-        return False
-
-
-def _has_metrics(modality: Modality[Any]) -> bool:
-    try:
-        return bool(modality.metrics())
-    except Exception:  # the check of the metrics says so
-        return True
+        return self.once("wheel", "wheel_is_built", lambda: build(self.plugin, self.source, self.folder))

@@ -1,6 +1,6 @@
 """Toy modalities used together with the plugin under test: four numbers per sample, with eight levels each.
 
-`manager()` is a plugin host that knows them as if they were installed; `member` makes a toy whose numbers depend on
+`ToyManager` is a plugin host that knows them as if they were installed; `member` makes a toy whose numbers depend on
 another modality's arrays, so that one can be learnt from the other.
 """
 
@@ -134,11 +134,6 @@ class ToyManager(PluginManager):
 
     def masker_class(self, kind: str) -> type[Masker]:
         return self._toys.get(("masker", kind)) or super().masker_class(kind)
-
-
-def manager(*, without: Collection[str] = ()) -> ToyManager:
-    """A plugin host with the toys."""
-    return ToyManager(without=without)
 
 
 def member(host: PluginManager, name: str, arrays: Sequence[Any]) -> Member:

@@ -58,7 +58,7 @@ def test_some_shards_are_checked_by_their_pattern(tmp_path):
     ran = fourm(tmp_path / "shard-{0..1}.tar")
     assert ran.exit_code == 0, ran.output
     assert fourm(tmp_path).exit_code == 1  # all of them, the damaged one, too
-    assert "1 of 2 tars are not there" in str(fourm(tmp_path / "shard-{2..3}.tar").exception)
+    assert "1 of 2 tars are missing" in str(fourm(tmp_path / "shard-{2..3}.tar").exception)
 
 
 def test_a_damaged_file_exits_1_and_is_named_with_what_to_do(pictures):

@@ -59,7 +59,7 @@ def test_installed_modalities_read_the_shards(photographs, tmp_path):
         (("index", "{tmp}"), "holds no data of any modality; looked for"),
         (("pack", "{photos}", "{photos}"), "is the data itself; choose another folder"),
         (("pack", "{photos}", "{tmp}/out", "--samples-per-shard", "0"), "--samples-per-shard 0: must be at least 1"),
-        (("unpack", "{photos}/x-{{0..1}}.tar", "{tmp}/out"), "2 of 2 tars are not there"),
+        (("unpack", "{photos}/x-{{0..1}}.tar", "{tmp}/out"), "2 of 2 tars are missing"),
         (("pack", "pipe:cat x.tar", "{tmp}/out"), "a command, where a folder or tars are expected"),
     ],
 )

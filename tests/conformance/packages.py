@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.installing import write_metadata
+
 WIND = '''"""Wind: float32 (H, W, 2), metres a second to the right and up."""
 
 import json
@@ -317,17 +319,13 @@ def install(folder: Path, name: str, changes: Mapping[str, tuple[str, str]]) -> 
         assert files[file].count(old) == 1, f"{old!r} stands {files[file].count(old)} times in {file}"
         files[file] = files[file].replace(old, new)
     site, tree = folder / "site", folder / "tree"
-    for place in (site, tree):
-        place.mkdir()
+    for root in (site, tree):
+        root.mkdir()
         for file, text in files.items():
-            (place / file).write_text(text)
+            (root / file).write_text(text)
     (site / "acme.dat").write_text("beside the modules, and in no wheel")
-    info = site / f"acme_{name}-1.2.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: acme-{name}\nVersion: 1.2\n")
-    (info / "direct_url.json").write_text(json.dumps({"url": tree.as_uri(), "dir_info": {"editable": True}}))
     entry_points = ""
     for group, entries in _ENTRIES[name].items():
         entry_points += f"[{group}]\n" + "".join(f"{key} = {value}\n" for key, value in entries.items())
-    (info / "entry_points.txt").write_text(entry_points)
+    write_metadata(site, f"acme-{name}", "1.2", entry_points, tree=tree)
     return site

@@ -93,8 +93,8 @@ def test_splits_choose_samples_by_name(root, caplog):
     assert "such as gone" in caplog.text
     with pytest.raises(ValueError, match="it has few, none, odd, ids"):
         AlignedData(root, MODALITIES, "many")
-    for split, said in (("odd", "split 'odd', but 3; write a list of names"), ("ids", "entry 0 is 1, not a name")):
-        with pytest.raises(ValueError, match=f"no list of samples for .*{said}"):
+    for split, said in (("odd", "'odd', but 3; write a list of names"), ("ids", "'ids': entry 0 is 1, not a name")):
+        with pytest.raises(ValueError, match=f"split {said}"):
             AlignedData(root, MODALITIES, split)
     with pytest.raises(ValueError, match="none of the 1 sample"):
         AlignedData(root, MODALITIES, "none")
@@ -281,7 +281,7 @@ def test_a_split_that_names_nothing_here_says_what_the_names_differ_in(tmp_path)
         ValueError, match=r"none of the 2 samples.*differ in capital letters alone .2., such as img_1 from"
     ):
         AlignedData(tmp_path, MODALITIES, "some")
-    with pytest.raises(ValueError, match="no list of samples for split 'bad': entry 1 is None, not a name"):
+    with pytest.raises(ValueError, match="split 'bad': entry 1 is None, not a name"):
         AlignedData(tmp_path, MODALITIES, "bad")
 
 

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fourm_engine.data.raw import catalogue
+from fourm_engine.data.raw import catalogue, reindex
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.catalogue import open_catalogue
 from fourm_engine.data.raw.index import FILE, INDEX
@@ -44,10 +44,10 @@ def index(root, **options):
 def scans(monkeypatch):
     """Paths that are scanned, and folders that are listed."""
     done: list[str] = []
-    scan, listing = catalogue.scan, catalogue.Listing
-    monkeypatch.setattr(catalogue, "scan", lambda path: done.append(path.name) or scan(path))
+    scan, listing = reindex.scan, reindex.Listing
+    monkeypatch.setattr(reindex, "scan", lambda path: done.append(path.name) or scan(path))
     monkeypatch.setattr("fourm_engine.data.raw.source.Listing", lambda f, *e: done.append(f.name) or listing(f, *e))
-    monkeypatch.setattr(catalogue, "Listing", lambda f, *e: done.append(f.name) or listing(f, *e))
+    monkeypatch.setattr(reindex, "Listing", lambda f, *e: done.append(f.name) or listing(f, *e))
     return done
 
 
@@ -208,7 +208,7 @@ def test_a_folder_that_cannot_be_written_to_is_scanned_at_each_start_and_said(tm
     def refuse(*arguments):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(catalogue, "_save", refuse)
+    monkeypatch.setattr(catalogue, "write_index", refuse)
     assert held(tmp_path) == expected(DATA)
     assert "_index: not written (" in caplog.text
 

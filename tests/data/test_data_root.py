@@ -60,8 +60,8 @@ def test_samples_in_both_patterns_are_not_trained_on(root, caplog):
 @pytest.mark.parametrize(
     ("pattern", "why"),
     [
-        ("shard-{0..9}.tar", r"6 of 10 tars are not there, such as .*shard-4\.tar"),
-        ("{a,b}", r"stands for .*a; name a folder, or tars such as"),
+        ("shard-{0..9}.tar", r"6 of 10 tars are missing, such as .*shard-4\.tar"),
+        ("{a,b}", r"means .*a; name a folder, or tars such as"),
         ("shard-{0..3.tar", "a brace is not closed"),
         ("shard-{0..99999999999}{0..999999}.tar", "stands for more than 1000000 paths"),
         ("{a,b}" * 21 + ".tar", "stands for more than 1000000 paths"),

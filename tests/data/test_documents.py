@@ -17,7 +17,7 @@ NAMES = ["sky", "sea", "land"]
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
-    monkeypatch.setattr(said, "_said", set())
+    monkeypatch.setattr(said, "_logged", set())
 
 
 def semseg(**settings):

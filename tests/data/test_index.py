@@ -20,8 +20,9 @@ from fourm_engine.data.data_store import DataStore
 from fourm_engine.data.names_table import NameTable
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.tokens import indexing
+from fourm_engine.data.tokens.folder_scan import scan
 from fourm_engine.data.tokens.index import INDEX_FOLDER, Index
-from fourm_engine.data.tokens.indexing import build, open_index, scan
+from fourm_engine.data.tokens.indexing import build, open_index
 from fourm_engine.data.tokens.store import TokenStore
 from fourm_engine.data.tokens.tokenize import tokenize_split
 from fourm_engine.train.same_run import RunIdentity

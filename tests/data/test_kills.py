@@ -13,8 +13,9 @@ from safetensors.numpy import load_file
 
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.tokens.folder_scan import scan
 from fourm_engine.data.tokens.index import INDEX_FOLDER, Index
-from fourm_engine.data.tokens.indexing import build, has_tokens, open_index, scan
+from fourm_engine.data.tokens.indexing import build, has_tokens, open_index
 from fourm_engine.data.tokens.store import TokenStore
 from fourm_engine.data.tokens.tokenize import tokenize_split
 from tests.fakes import LevelsTokenizer, fake_modalities, fake_tokenizers, sample_names, write_data

@@ -257,7 +257,7 @@ def test_targets_are_made_in_the_order_in_which_they_need_one_another():
 def test_what_cannot_be_made_is_said_before_anything_is():
     some = modalities(b=("words",), words=("b",))
     for targets, models, message in (
-        (["b"], {}, "b is made from words, not from a; name that with --from, or add it to --to"),
+        (["b"], {}, "b is made from words, not a; name that with --from, or add it to --to"),
         (["b", "words"], {}, "b, words would be made from one another"),
         (["c"], {}, "no modality 'c' takes part; there are a, b, words"),
         (["a"], {}, "leave it out of --to"),

@@ -10,8 +10,10 @@ import tarfile
 import pytest
 
 from fourm_engine.data.raw import open_shards
+from fourm_engine.data.raw.folder import FolderSource
 from fourm_engine.data.raw.sample_shards import Claim
-from fourm_engine.data.raw.source import FolderSource, Opened, TarSource, open_source
+from fourm_engine.data.raw.source import Opened, open_source
+from fourm_engine.data.raw.tar import TarSource
 from fourm_plugins import SampleError
 from tests.fakes import write_tar
 

@@ -179,7 +179,7 @@ def test_a_share_that_leaves_nothing_is_refused(config, share, training):
 @pytest.mark.parametrize(
     ("other", "says"),
     [
-        ({"val": "elsewhere"}, "set val as train"),
+        ({"val": "elsewhere"}, "set val=train"),
         ({"train_split": "train"}, "use one of them"),
         ({"held_out": 1.5}, "a share between 0 and 1, such as 0.1, or a list"),
         ({"held_out": float("nan")}, "a share between 0 and 1"),

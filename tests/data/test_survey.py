@@ -33,7 +33,7 @@ def look(root):
 
 def read(root):
     """Modality -> (source, samples)."""
-    return {found.name: (found.source, len(found.samples)) for found in look(root).found}
+    return {found.name: (found.source, len(found.samples)) for found in look(root).matches}
 
 
 def test_folders_are_recognised_whatever_they_are_called(tmp_path):
@@ -63,7 +63,7 @@ def test_what_a_folder_is_called_outweighs_its_content(tmp_path):
     deep = [(noisy(seed)[..., 0].astype(np.uint16) + 400) * 9 for seed in range(3)]  # as depth maps have
     put_png(tmp_path, "img", *deep)
     put_png(tmp_path, "x", *deep)
-    found = {one.source: one for one in look(tmp_path).found if not one.modality.spec.continuous}
+    found = {one.source: one for one in look(tmp_path).matches if not one.modality.spec.continuous}
     assert {source: one.name for source, one in found.items()} == {"img": "rgb", "x": "depth"}
     assert "of 16 bits, of which 8 are used" in found["img"].recognised.what
     assert found["img"].rivals == ("depth",)
@@ -208,7 +208,7 @@ def test_empty_files_among_others_are_told_and_hide_nothing(tmp_path):
     write(tmp_path, "images", "rgb", names(6))
     files(tmp_path / "images", "e.png", "f.png", "g.png", "h.png")
     found = look(tmp_path)
-    assert {one.name for one in found.found} == {"rgb", "rgb@pixels"}
+    assert {one.name for one in found.matches} == {"rgb", "rgb@pixels"}
     assert any(note.startswith("4 of the files looked at are empty") for note in found.notes)
 
 
@@ -265,7 +265,7 @@ def test_a_plugin_that_fails_is_named_and_left_out(tmp_path, monkeypatch, module
     monkeypatch.syspath_prepend(site)
     write(tmp_path / "data", "images", "rgb", names(3))
     found = look(tmp_path / "data")
-    assert {one.name for one in found.found} == {"rgb", "rgb@pixels"}
+    assert {one.name for one in found.matches} == {"rgb", "rgb@pixels"}
     (note,) = found.notes
     assert re.search(says, note)
 
@@ -275,9 +275,12 @@ def test_of_two_plugins_the_surer_one_reads_a_folder_and_the_other_is_told(tmp_p
     put(site, "acme-fog", entry("fog", "acme_fog:Thermal"), source=RIVAL)
     monkeypatch.syspath_prepend(site)
     write(tmp_path / "data", "images", "rgb", names(3))
-    assert [(one.name, one.rivals) for one in look(tmp_path / "data").found] == [("rgb", ("fog",)), ("rgb@pixels", ())]
+    assert [(one.name, one.rivals) for one in look(tmp_path / "data").matches] == [
+        ("rgb", ("fog",)),
+        ("rgb@pixels", ()),
+    ]
     (tmp_path / "data/images").rename(tmp_path / "data/fog")  # now it is called as the other
-    assert [(one.name, one.rivals) for one in look(tmp_path / "data").found] == [("fog", ("rgb", "rgb@pixels"))]
+    assert [(one.name, one.rivals) for one in look(tmp_path / "data").matches] == [("fog", ("rgb", "rgb@pixels"))]
 
 
 def test_a_plugin_that_has_no_setting_for_its_folder_says_what_to_rename(tmp_path, monkeypatch):
@@ -300,6 +303,6 @@ def test_a_hundred_thousand_files_take_seconds(tmp_path):
     for index in range(100_000):
         os.link(some[index % 2], tmp_path / f"images/{index:06}.png")
     began = time.monotonic()
-    tokens, _ = look(tmp_path).found
+    tokens, _ = look(tmp_path).matches
     assert (len(tokens.samples), tokens.looked) == (100_002, 200)
     assert time.monotonic() - began < 60

@@ -74,7 +74,7 @@ def test_the_shards_hold_the_tokens_of_every_view(root):
     report = run(root)
     assert report.samples == 10
     assert report.counts == {"a": 10, "b": 8, "words": 3}
-    assert (report.written, report.finished) == (9, 0)
+    assert (report.written, report.shards) == (9, 9)
     assert not report.bad
     data, tokens = AlignedData(root / "raw", MODALITIES), Tokens(root / "tokens")
     assert tokens.names() == data.names
@@ -93,7 +93,7 @@ def test_running_again_does_nothing_and_an_interrupted_run_goes_on(root):
     first = run(root)
     before = snapshot(root)
     again = run(root)
-    assert (again.written, again.finished, again.encoded) == (0, 9, 0)
+    assert (again.written, again.shards, again.encoded) == (0, 9, 0)
     assert (again.counts, again.samples) == (first.counts, first.samples)
     assert snapshot(root) == before
     gone = root / "tokens/b/shard-00001.safetensors"
@@ -152,7 +152,7 @@ def test_a_kill_while_a_shard_is_written_leaves_no_broken_one_and_no_rest(root, 
     assert len([p for p in files if not p.name.startswith(".")]) == number
     assert len(files) == number + 1
     report = run(root)
-    assert report.written + report.finished == 9
+    assert report.shards == 9
     assert not [p for p in (root / "tokens").rglob("*") if p.name.startswith(".")]
 
 

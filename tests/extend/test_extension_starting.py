@@ -33,7 +33,7 @@ def test_the_weights_are_those_of_the_source_in_any_number_of_pieces(folder, tmp
     config = run_config(folder, tmp_path, extend={"add": ["b", "c@pixels", "pair"], "train": train})
     extension = open_extension(config, Host())
     task = SimpleNamespace(extension=extension, config=extension.source.network.config, vocabulary=extension.vocabulary)
-    task._adapt, task._blank = (lambda n: ExtendTask._adapt(task, n)), (lambda: ExtendTask._blank(task))
+    task.adapt, task.blank = (lambda n: ExtendTask.adapt(task, n)), (lambda: ExtendTask.blank(task))
     whole, parts = (in_pieces(ExtendTask.planned(task, 5), pieces) for pieces in (1, 3))
     state = plain_state(whole)
     for name, tensor in plain_state(parts).items():

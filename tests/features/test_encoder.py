@@ -16,7 +16,7 @@ from fourm_engine.generate import Condition, Ids
 from fourm_engine.modalities import Modalities
 from fourm_engine.model import FourM
 from fourm_plugins.manager import PluginManager
-from tests.generate.toys import SIDE, heights, install_all, make_model, network, picture
+from tests.generate.toys import SIDE, heights, make_model, network, picture
 
 SAMPLES = [
     {"colour": picture(1), "words": "abc"},
@@ -25,12 +25,6 @@ SAMPLES = [
     {"colour": None, "height": heights(2)},
     {"height": heights(3), "colour": picture(4), "words": "a longer text"},
 ]
-
-
-@pytest.fixture
-def model(tmp_path, monkeypatch):
-    install_all(tmp_path / "site", monkeypatch)
-    return make_model()
 
 
 @pytest.fixture
@@ -112,7 +106,7 @@ def test_inputs_limit_what_a_sample_may_have(model):
 
 def test_a_stored_model_gives_the_features_it_gave_before(model, encoder, tmp_path):
     model.save_pretrained(tmp_path / "run/model")
-    loaded = fm.encoder(tmp_path / "run", inputs=["colour", "words"])
+    loaded = fm.encoder(tmp_path / "run", inputs=["colour", "words"], device="cpu")
     assert not loaded.training
     assert loaded.fingerprint() == encoder.fingerprint()
     torch.testing.assert_close(loaded(SAMPLES[:3]), encoder(SAMPLES[:3]))

@@ -14,7 +14,7 @@ from fourm_engine.features import export as exporting
 from fourm_engine.features.encoder import Encoder
 from fourm_engine.features.export import arrays_of, export
 from fourm_engine.generate import Condition, Ids
-from tests.generate.toys import SIDE, install_all, make_model, picture
+from tests.generate.toys import SIDE, make_model, picture
 from tests.running import refused
 
 NAMES = ["words", "colour", "pose"]
@@ -30,9 +30,8 @@ SAMPLES = [
 
 
 @pytest.fixture
-def encoder(tmp_path, monkeypatch):
-    install_all(tmp_path / "site", monkeypatch)
-    return Encoder(make_model(), NAMES)
+def encoder(model):
+    return Encoder(model, NAMES)
 
 
 def outputs(path: Path, arrays):

@@ -9,17 +9,14 @@ import pytest
 
 from fourm_engine.features.encoder import Encoder
 from fourm_engine.recipes import probe as recipe
-from tests.generate.toys import install_all, make_model
 from tests.running import fourm, refused, silent
 
 CLASSES = {"dark": 40, "bright": 215}
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(tmp_path, model):
     """A run over the toys; `photos/<class>` has pictures that differ in brightness, `data` the same as a data set."""
-    install_all(tmp_path / "site", monkeypatch)
-    model = make_model()
     model.save_pretrained(tmp_path / "run/model")
     rng = np.random.default_rng(0)
     (tmp_path / "data/colour").mkdir(parents=True)
@@ -128,7 +125,7 @@ def test_what_cannot_be_probed_is_one_line(run):
 
     photos, data = [root / "photos", "--input", "colour"], [root / "data", "--input", "colour"]
     told("--probe 'knnn'", *photos, "--probe", "knnn")
-    told("--shots 9: class 'bright' has 8 training samples", *photos, "--shots", 9, "--probe", "knn")
+    told("--shots 9: 8 training samples of 'bright'", *photos, "--shots", 9, "--probe", "knn")
     told("lies in no class", root / "one", "--input", "colour")
     told("all training samples have the class '1'", *data, "--labels", _labels(root, {"dark1": 1, "dark2": 1}))
     told("a folder of classes has one modality", *photos, "--input", "words")

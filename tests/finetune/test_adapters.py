@@ -95,7 +95,7 @@ def test_an_adapter_may_belong_to_a_published_model(folder, tmp_path):
     assert given.tokenizers["rgb"].fingerprint == trained.tokenizers["rgb"].fingerprint
     file = adapted / "adapter/adapter.json"
     file.write_text(file.read_text().replace(given.tokenizers["rgb"].fingerprint, "another"))
-    with pytest.raises(ValueError, match="trained with tokenizer another of 'rgb', not with that which is given"):
+    with pytest.raises(ValueError, match="trained with tokenizer another of 'rgb', not with the given one"):
         FourM.from_pretrained(published, adapter=adapted, tokenizers=tokenizers, device="cpu")
 
 

@@ -5,13 +5,6 @@ from __future__ import annotations
 import pytest
 
 from fourm_engine.model import FourM
-from tests.generate.toys import install_all, make_model
-
-
-@pytest.fixture
-def model(tmp_path, monkeypatch) -> FourM:
-    install_all(tmp_path / "site", monkeypatch)
-    return make_model()
 
 
 @pytest.fixture

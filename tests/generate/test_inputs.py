@@ -10,7 +10,7 @@ from PIL import Image
 import fourm_engine as fm
 from fourm_engine.cli.generate import generate
 from fourm_engine.generate.inputs import InputReader
-from tests.generate.toys import heights, install_all, make_model, modalities, picture, tokenizers
+from tests.generate.toys import heights, modalities, picture, tokenizers
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +105,8 @@ def test_an_array_of_another_shape_than_the_model_takes_is_refused(reader):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    install_all(tmp_path / "site", monkeypatch)
-    make_model().save_pretrained(tmp_path / "model")
+def folder(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
     return tmp_path
 
 

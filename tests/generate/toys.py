@@ -35,6 +35,7 @@ from fourm_plugins import (
 )
 from fourm_plugins.manager import PluginManager
 from tests.fakes import Unfitted
+from tests.installing import write_metadata
 
 SIDE = 8  # pixels; 4 x 4 tokens
 ALPHABET = "abcdefghijklmnopqrstuvwxyz "
@@ -302,10 +303,7 @@ def install(folder: Path, names: list[str], *, kinds: bool = True, version: str 
     if kinds:
         groups["toy-kinds"] = f"[fourm.tokenizers.v1]\ntoy_bins = {__name__}:Bins\nletters = {__name__}:Letters\n"
     for distribution, entry_points in groups.items():
-        info = folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
-        info.mkdir(parents=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
-        (info / "entry_points.txt").write_text(entry_points)
+        write_metadata(folder, distribution, version, entry_points)
 
 
 def install_all(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:

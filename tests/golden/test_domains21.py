@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from fourm_engine.batch import Batch
-from fourm_engine.convert import published
+from fourm_engine.convert import published_model
 from fourm_engine.convert.tensors import Domain, vocabulary_of
 from fourm_engine.generate.guidance import branches
 from fourm_engine.generate.plan import Stage
@@ -62,9 +62,9 @@ def batch_of(data: dict[str, np.ndarray], domains: list[Domain]) -> Batch:
 @torch.inference_mode()
 def test_a_published_model_of_any_domains_gives_the_recorded_losses_and_logits(name, tmp_path):
     case = case_of(name)
-    checkpoint = published.open_checkpoint(write_checkpoint(case, tmp_path / "model.safetensors"))
+    checkpoint = published_model.open_checkpoint(write_checkpoint(case, tmp_path / "model.safetensors"))
     domains, data = checkpoint.domains, case.data()
-    network = published.build_network(checkpoint, domains, {domain.name: domain.name for domain in domains})
+    network = published_model.build_network(checkpoint, domains, {domain.name: domain.name for domain in domains})
     batch = batch_of(data, domains)
     ranks = batch.decoder.order.flatten()[batch.target_index].numpy()
     tokens, registers = batch.encoder, network.config.registers

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from fourm_engine.batch import Batch
-from fourm_engine.convert import published
+from fourm_engine.convert import published_model
 from fourm_engine.convert.tensors import Domain, vocabulary_of
 from fourm_engine.model import FourM
 from fourm_engine.nn.config import ModelConfig
@@ -132,8 +132,8 @@ def test_a_published_model_of_any_configuration_computes_what_the_format_says(co
             torch.randn(parameter.shape) * 0.2 + (1.0 if "norm" in name and name.endswith("weight") else 0.0)
         )
     names = {domain.name: domain.name for domain in DOMAINS}
-    tensors = published.to_published(network, vocabulary, DOMAINS, names)
-    arguments = published.arguments_of(settings, DOMAINS, image_size=48, patch_size=16)
+    tensors = published_model.to_published(network, vocabulary, DOMAINS, names)
+    arguments = published_model.arguments_of(settings, DOMAINS, image_size=48, patch_size=16)
     path = tmp_path / "model.safetensors"
     save_file(tensors, path, metadata={"format": "pt", **{key: str(value) for key, value in arguments.items()}})
     model = FourM.from_pretrained(path, device="cpu")

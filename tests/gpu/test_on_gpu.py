@@ -12,25 +12,25 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 
 from fourm_engine.features.encoder import Encoder
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.sampler import Sampler
-from fourm_engine.train import loop
+from fourm_engine.tokenizers import store
+from fourm_engine.train import loop, parallel, step
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.step import Learner
-from tests.distributed.launching import launch
 from tests.fakes import fake_modalities, sample_names, write_data
 from tests.generate.test_sampler import IDS, MODALITIES, sample
-from tests.generate.toys import heights, install_all, make_model, network, picture
+from tests.generate.toys import heights, network, picture
 from tests.grids import ramps
 from tests.pretrain import fourm_run
 from tests.tokenizers import test_divae, test_mlp, test_vqvae
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-SHARDED = "gpu/sharded_run.py"
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +46,20 @@ def on_cpu(data, tmp_path_factory):
     return train(data, tmp_path_factory.mktemp("cpu"), device="cpu", precision="fp32")
 
 
-def train(data, run, program="pretrain/fourm_run.py", **settings):
-    """(losses of the steps, exported weights)."""
-    launch(program, str(data), str(run), json.dumps(settings), world=1)
+def train(data, run, *, sharded=False, **settings):
+    """(losses of the steps, exported weights). `sharded`: by FSDP2 over one process, where the trainer does without."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "PluginManager", fourm_run.Host)
+        if sharded:
+            patch.setattr(parallel, "is_sharded", lambda *_: True)
+            patch.setattr(step, "is_sharded", lambda *_: True)
+            backend = "cpu:gloo,cuda:nccl" if DEVICE.type == "cuda" else "gloo"
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        try:
+            Trainer(fourm_run.make_task(data), fourm_run.config(**settings), run, seed=3).run()
+        finally:
+            if sharded:
+                dist.destroy_process_group()
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [row["loss"] for row in rows if "loss" in row], load_file(run / "model/model.safetensors")
 
@@ -61,7 +72,7 @@ def test_training_in_fp32_follows_the_cpu(data, on_cpu, tmp_path, activation_che
 
 @pytest.mark.parametrize("parallel", ["shard", "hybrid"])
 def test_training_with_fsdp_in_fp32_follows_the_cpu(data, on_cpu, tmp_path, parallel):
-    close_to(on_cpu, train(data, tmp_path, SHARDED, device=DEVICE.type, precision="fp32", parallel=parallel))
+    close_to(on_cpu, train(data, tmp_path, sharded=True, device=DEVICE.type, precision="fp32", parallel=parallel))
 
 
 def close_to(on_cpu, on_gpu):
@@ -70,7 +81,7 @@ def close_to(on_cpu, on_gpu):
         torch.testing.assert_close(tensor, on_cpu[1][name], atol=5e-3, rtol=5e-3)
 
 
-@pytest.mark.parametrize("program", ["pretrain/fourm_run.py", SHARDED])
+@pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -80,10 +91,10 @@ def close_to(on_cpu, on_gpu):
         {"optimiser": "muon", "ema": 0.9, "clip": 0.5, "accumulate": 2},
     ],
 )
-def test_training_in_bf16_follows_fp32(data, tmp_path, program, settings):
+def test_training_in_bf16_follows_fp32(data, tmp_path, sharded, settings):
     uncompiled = {key: value for key, value in settings.items() if key not in ("compile", "activation_checkpointing")}
     expected, _ = train(data, tmp_path / "cpu", device="cpu", precision="fp32", **uncompiled)
-    losses, _ = train(data, tmp_path / "gpu", program, device=DEVICE.type, precision="bf16", **settings)
+    losses, _ = train(data, tmp_path / "gpu", sharded=sharded, device=DEVICE.type, precision="bf16", **settings)
     assert losses == pytest.approx(expected, rel=0.02)
 
 
@@ -173,12 +184,6 @@ def test_a_seed_gives_the_tokens_of_the_cpu(stage):
     here, there = (sampler.run([sample(0), sample(1)], [stage], [5, 6]) for sampler in samplers)
     for one, other in zip(here, there, strict=True):
         np.testing.assert_array_equal(one[stage.target].ids, other[stage.target].ids)
-
-
-@pytest.fixture
-def model(tmp_path, monkeypatch):
-    install_all(tmp_path / "site", monkeypatch)
-    return make_model()
 
 
 def test_features_are_those_of_the_cpu(model):

@@ -271,7 +271,7 @@ def test_what_a_component_ignores_is_neither_input_nor_target_of_it_even_where_p
     drawn = [budgets.draw(rng, {"a", "a@pixels", "b", "words"}) for _ in range(200)]
     assert {name for d in drawn for name in d.modalities} == {"a", "words"}
     assert not budgets.serve({"b", "a@pixels"})
-    with pytest.raises(ValidationError, match="'it' ignores 'b', which is among its inputs or targets"):
+    with pytest.raises(ValidationError, match="'it' ignores 'b', one of its inputs or targets"):
         Component(name="it", input={"b": 1}, ignore=("b",))
     with pytest.raises(ValidationError, match=r"require has \"\*\"; name the modalities"):
         Component(name="it", require=("*",))

@@ -133,5 +133,5 @@ def test_a_feature_vector_is_cut_into_equal_parts():
 
 
 def test_a_sequence_without_its_tokenizer_is_an_error():
-    with pytest.raises(ValueError, match="words: a sequence needs its text tokenizer"):
+    with pytest.raises(ValueError, match="words: masking a sequence needs its tokenizer"):
         build_maskers(MODALITIES, {})

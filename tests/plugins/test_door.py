@@ -267,7 +267,7 @@ DAMAGED = [
 def test_a_picture_with_damaged_metadata_is_used_upright_as_far_as_known_and_one_line_says_so(
     form, body, known, tmp_path, caplog, monkeypatch
 ):
-    monkeypatch.setattr(notes, "_said", set())
+    monkeypatch.setattr(notes, "_logged", set())
     path = tmp_path / f"x.{form.lower()}"
     path.write_bytes(with_exif(form, body))
     whole = modality("rgb").value(with_exif(form, b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0"))
@@ -281,7 +281,7 @@ def test_a_picture_with_damaged_metadata_is_used_upright_as_far_as_known_and_one
 
 
 def test_a_png_whose_metadata_fail_their_checksum_is_used(caplog, monkeypatch):
-    monkeypatch.setattr(notes, "_said", set())
+    monkeypatch.setattr(notes, "_logged", set())
     content = with_exif("PNG", HEAD + b"\x01\0" + UP + b"\0\0\0\0", sum_=False)
     assert same(modality("rgb").value(content), np.rot90(RGB, -1))
     assert len(caplog.records) == 1

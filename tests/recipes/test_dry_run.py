@@ -10,7 +10,8 @@ import torch
 from fourm_engine.modalities import load_manager
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.recipes.config import load_config
-from fourm_engine.recipes.dry_run import NONE_HERE, dry_run, in_words
+from fourm_engine.recipes.dry_run import NONE_HERE, dry_run
+from fourm_engine.recipes.dry_run_report import in_words
 from fourm_engine.recipes.tokens_there import check_tokens_there
 from tests.configs import small, store
 from tests.folders import names, write

@@ -14,13 +14,12 @@ from fourm_engine.generate import Condition
 from fourm_engine.generate.guidance import Guide
 from fourm_engine.generate.tiles import tiled
 from fourm_engine.model import FourM
-from tests.generate.toys import install_all, make_model, network, picture
+from tests.generate.toys import make_model, network, picture
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(tmp_path, site, monkeypatch):
     """run(command, *words) of a model in ./run, with a picture in ./photo.png; the output and whether it succeeded."""
-    install_all(tmp_path / "site", monkeypatch)
     monkeypatch.chdir(tmp_path)
     make_model().save_pretrained(tmp_path / "run")
     Image.fromarray(picture()).save("photo.png")

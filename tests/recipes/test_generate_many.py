@@ -177,7 +177,7 @@ def test_files_of_others_are_never_written_over(many, tmp_path):
     with pytest.raises(ValueError, match=r"data/words: holds files that this command did not write"):
         many(["words"], out="data")
     assert files(tmp_path / "data") == {"words/00.txt": b"mine"}
-    with pytest.raises(ValueError, match=r"would mix with the inputs in photos"):
+    with pytest.raises(ValueError, match=r"would mix with inputs in photos"):
         many(["words"], out="photos/made")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.installing import write_metadata
+
 GOOD = """
 from fourm_plugins import FeatureMap, Grid, Modality, ModalitySpec, Settings, TokenizerRecipe, TokenSpace
 
@@ -44,11 +46,7 @@ def put(
 ) -> None:
     """`source` becomes the module, unless it is empty; `files` are listed in RECORD."""
     module = module or distribution.replace("-", "_")
-    info = folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
-    info.mkdir(parents=True)
-    requires = f"Requires-Dist: {requires}\n" if requires else ""
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n{requires}")
-    (info / "entry_points.txt").write_text(entry_points)
+    info = write_metadata(folder, distribution, version, entry_points, requires=[requires] if requires else [])
     if files:
         (info / "RECORD").write_text("".join(f"{file},,\n" for file in files))
     if source:

@@ -10,7 +10,8 @@ import pytest
 
 from fourm_engine.storage import store
 from fourm_engine.storage.errors import Away, Changed, Missing, StoreError
-from fourm_engine.storage.location import Shard, open_location
+from fourm_engine.storage.location import open_location
+from fourm_engine.storage.remote import Shard
 
 CONTENT = bytes(range(256)) * 5000  # 1.28 MB
 SHA = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 
-from fourm_engine.convert.published import open_checkpoint as open_published
+from fourm_engine.convert.published_model import open_checkpoint as open_published
 from fourm_engine.data.columns import sealed
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData

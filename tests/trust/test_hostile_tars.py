@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from fourm_engine.data.raw.source import TarSource
+from fourm_engine.data.raw.tar import TarSource
 from fourm_plugins.modality import SampleError
 
 EXTENSIONS = ("txt",)

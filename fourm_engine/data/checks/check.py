@@ -108,9 +108,8 @@ def check_data(
         check.findings += _unlisted(opened, [part for part in check.parts if part.opened is opened])
     maps = {name for name, modality in modalities.items() if modality.spec.array.kind == "feature_map"}
     pictures = {key for part in check.parts for key, names in part.readers.items() if maps & {*names}}
-    check.findings += equal_files(
-        [(part.name, _resolved(part.wanted.root), part.names_read, part.survey.rows) for part in check.parts], pictures
-    )
+    read = [(part.name, _resolved(part.wanted.root), part.names_read, part.survey.rows) for part in check.parts]
+    check.findings += equal_files(read, pictures)
     return check
 
 

@@ -179,9 +179,8 @@ class Reader:
             for key in sorted(odd):
                 with_it = f"{shape:.3f} in {' and '.join(agree)}"
                 one = "; one of the two is wrong" if len(agree) == 1 else ""
-                self._note(
-                    survey.misaligned, key, key, sample, f"width / height is {by_source[key]:.3f}, but {with_it}{one}"
-                )
+                reason = f"width / height is {by_source[key]:.3f}, but {with_it}{one}"
+                self._note(survey.misaligned, key, key, sample, reason)
         return shapes
 
     def _note(self, listed: Listed, key: str, modality: str, sample: str, reason: str) -> None:

@@ -69,24 +69,22 @@ def open_data(
         good, bad = trusted_shards(root, modalities, shards, max_bytes)
         opened.findings += [Finding("unreadable", "problem", one, "training ends there") for one in bad]
         shared = open_sample_shards(root, good, claims, max_bytes=max_bytes, scan=scan).sources
-    found: Source | None
-    kinds: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    kinds: dict[Key, list[str]] = {}
     for name, modality in modalities.items():
-        kinds.setdefault((modality.spec.source, modality.spec.extensions), []).append(name)
-    for (source, extensions), names in kinds.items():
-        alone = sum(other == source for other, _ in kinds) == 1
-        key = source if alone else f"{source} (.{', .'.join(extensions)})"
+        kinds.setdefault(modality.spec.files, []).append(name)
+    for files, names in kinds.items():
+        folder, extensions = files
+        alone = sum(other == folder for other, _ in kinds) == 1
+        key = folder if alone else f"{folder} (.{', .'.join(extensions)})"
         opened.readers[key] = names
+        source = there.get(files)
         if reasons and isinstance(root, Path):
-            salvaged = _salvage(opened, root / source, key, extensions, max_bytes)
-            inside = shared.get((source, tuple(extensions)))
-            found = _beside(opened, key, salvaged, inside) if salvaged and inside else salvaged or inside
-        else:
-            found = there.get((source, tuple(extensions)))
-        if found is None:
+            salvaged, inside = _salvage(opened, root / folder, key, extensions, max_bytes), shared.get(files)
+            source = _beside(opened, key, salvaged, inside) if salvaged and inside else salvaged or inside
+        if source is None:
             continue
-        opened.sources[key] = found
-        for note in found.notes:
+        opened.sources[key] = source
+        for note in source.notes:
             kind, level = next((kind, level) for part, kind, level in _NOTES if part in note)
             opened.findings.append(Finding(kind, level, note, source=key))
     for reason in reasons if not any(one.kind == "unreadable" for one in opened.findings) else ():
@@ -95,9 +93,8 @@ def open_data(
         _look_beside(opened, root, modalities)
     names_of = {key: source.names for key, source in opened.sources.items()}
     for line in unpaired(names_of):
-        opened.findings.append(
-            Finding("misnamed", "problem", f"{shown(root)}: {line}", "equal names make one sample; rename the files")
-        )
+        remedy = "equal names make one sample; rename the files"
+        opened.findings.append(Finding("misnamed", "problem", f"{shown(root)}: {line}", remedy))
     return opened
 
 
@@ -110,11 +107,11 @@ def trusted_shards(
     good, reasons, holders = list[str](), list[str](), dict[tuple[Key, str], str]()
     for shard in root_shards(root) if shards is None else shards:
         try:
-            found = open_sample_shards(root, [shard], claims, max_bytes=max_bytes, scan=scan).sources
+            sources = open_sample_shards(root, [shard], claims, max_bytes=max_bytes, scan=scan).sources
         except ValueError as error:
             reasons.append(str(error))
             continue
-        held = [(key, name) for key, source in found.items() for name in source.names]
+        held = [(key, name) for key, source in sources.items() for name in source.names]
         if twice := [one for one in held if one in holders]:
             reasons.append(in_two(twice[0][1], root / holders[twice[0]], root / shard))
             continue
@@ -123,13 +120,13 @@ def trusted_shards(
     return good, reasons
 
 
-def _beside(opened: Opened, key: str, found: FolderSource | TarSource | MixedSource, inside: Shards) -> Source:
+def _beside(opened: Opened, key: str, folder: FolderSource | TarSource | MixedSource, inside: Shards) -> Source:
     """Samples of a folder together with those in the tars that hold all modalities."""
     try:
-        return joined(found, inside)
+        return joined(folder, inside)
     except ValueError as error:
         opened.findings.append(Finding("unreadable", "problem", str(error), "training ends there", source=key))
-        return found
+        return folder
 
 
 def _salvage(
@@ -166,7 +163,7 @@ def _salvage(
         loose = None
         tell(str(error))
     if not (listing.files or listing.shards or good):
-        tell(listing.nothing_found())
+        tell(listing.no_samples())
     shards = TarSource(folder, extensions, max_bytes=max_bytes, listing=listing) if good else None
     return MixedSource(loose, shards) if loose and shards else loose or shards
 

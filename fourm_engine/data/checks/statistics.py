@@ -114,11 +114,9 @@ class Statistics:
             self.arrays = Moments(len(flat))
         self.arrays.add(flat)
         self.at_ends += int((np.abs(array) == 1).sum())
-        finite = array[np.isfinite(array)]
-        constant = array.ndim == 3 and all(
-            np.ptp(row[known]) == 0 for row, known in zip(flat, np.isfinite(flat)) if known.any()
-        )
-        if constant and len(finite):
+        channels = (row[known] for row, known in zip(flat, np.isfinite(flat)) if known.any())
+        constant = array.ndim == 3 and all(np.ptp(channel) == 0 for channel in channels)
+        if constant and np.isfinite(array).any():
             self.constant.add(name)
         return bool(constant)
 
@@ -154,27 +152,27 @@ class Statistics:
         return self.class_names[index] if index < len(self.class_names) else str(index)
 
     def to_json(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"samples": self.samples}
+        facts: dict[str, Any] = {"samples": self.samples}
         if self.values is not None:
-            found["values"] = self.values.to_json()
+            facts["values"] = self.values.to_json()
         if self.arrays is not None:
             numbers = max(int(self.arrays.count.sum()), 1)
-            found["arrays"] = self.arrays.to_json() | {"at_ends": self.at_ends / numbers}
-            found["constant"] = self.constant.count
+            facts["arrays"] = self.arrays.to_json() | {"at_ends": self.at_ends / numbers}
+            facts["constant"] = self.constant.count
         if len(self.class_pixels):
             total = max(int(self.class_pixels.sum()), 1)
-            found["classes"] = [
+            facts["classes"] = [
                 {"id": k, "name": self.class_name(k), "share": pixels / total, "samples": int(samples)}
                 for k, (pixels, samples) in enumerate(zip(self.class_pixels.tolist(), self.class_samples))
             ]
-            found["unlabelled"] = self.unlabelled / max(total + self.unlabelled, 1)
+            facts["unlabelled"] = self.unlabelled / max(total + self.unlabelled, 1)
         if self.characters:
-            found["characters"] = lengths(self.characters)
+            facts["characters"] = lengths(self.characters)
         if self.tokens:
             texts = self.tokens.total()
             cut = sum(n for length, n in self.tokens.items() if length > self.spec.layout.num_tokens)
-            found["tokens"] = lengths(self.tokens) | {"most": self.spec.layout.num_tokens, "truncated": cut / texts}
-        return found
+            facts["tokens"] = lengths(self.tokens) | {"most": self.spec.layout.num_tokens, "truncated": cut / texts}
+        return facts
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "tokenizer": None}  # what comes back from a worker is only added up
@@ -188,10 +186,4 @@ def lengths(counts: Counter[int]) -> dict[str, Any]:
     def at(share: float) -> int:
         return int(keys[np.searchsorted(upto, share * upto[-1])])
 
-    return {
-        "texts": int(upto[-1]),
-        "least": int(keys[0]),
-        "median": at(0.5),
-        "95%": at(0.95),
-        "longest": int(keys[-1]),
-    }
+    return {"texts": int(upto[-1]), "least": int(keys[0]), "median": at(0.5), "95%": at(0.95), "longest": int(keys[-1])}

@@ -7,8 +7,8 @@ modality, and findings.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +39,7 @@ class Files:
     stamp: Callable[[str], str]
 
 
-@dataclass
-class _Tokens:
-    """What is found of one modality, shard by shard."""
-
-    counts: np.ndarray  # (ids,) how often each occurs
-    lengths: Counter[int] = field(default_factory=Counter)
-    samples: int = 0
-    damaged: Listed = field(default_factory=Listed)
-    constant: Listed = field(default_factory=Listed)
-    changed: Listed = field(default_factory=Listed)
-    touched: Listed = field(default_factory=Listed)
-    gone: Listed = field(default_factory=Listed)
-    known: set[str] = field(default_factory=set)
+_REMOVE = f"remove the shard and {_AGAIN}"
 
 
 class TokenCheck:
@@ -77,15 +65,25 @@ class TokenCheck:
             return
         self._views(index)
         for name in index.modalities:
-            self._modality(index, name, modalities.get(name), tokenizers.get(name), files.get(name))
+            modality = modalities.get(name)
+            fingerprints = self._making(index, name, modality, tokenizers.get(name))
+            tokens = _Tokens(index, name, modality, files.get(name))
+            for shard in index.holding(name).tolist():
+                try:
+                    tokens.add(shard)
+                except ValueError as error:
+                    self._say("problem", name, str(error), _REMOVE)
+            self.entries.append({"part": self.part, **tokens.entry(), "fingerprint": ", ".join(fingerprints)})
+            for level, what, remedy, samples in tokens.faults():
+                some = f"{counted(samples.count, 'sample')} of {name}, such as {shown(samples.items[0])}"
+                self._say(level, name, f"{some}: {what}", remedy, samples)
         for name in files.keys() - set(index.modalities):
             if not modalities[name].spec.continuous:
                 self._say("note", name, f"{shown(folder)}: no tokens of {name}; it is tokenized whenever it is read")
 
     def _say(self, level: Level, name: str, message: str, remedy: str = _AGAIN, items: Listed | None = None) -> None:
-        self.findings.append(
-            Finding("tokens", level, f"{self.part}: {message}", remedy, self.part, name, items or Listed())
-        )
+        message = f"{self.part}: {message}"
+        self.findings.append(Finding("tokens", level, message, remedy, self.part, name, items or Listed()))
 
     def _views(self, index: Index) -> None:
         for number in index.shards[:, 0].tolist():
@@ -98,132 +96,118 @@ class TokenCheck:
             except ValueError as error:
                 self._say("problem", "", str(error), _REMOVE)
 
-    def _modality(
-        self, index: Index, name: str, modality: Modality | None, tokenizer: Tokenizer | None, files: Files | None
-    ) -> None:
-        part = index.parts.index(name)
-        made = index.made(name)
-        for way, path in made.items() if modality is not None else ():
+    def _making(self, index: Index, name: str, modality: Modality | None, tokenizer: Tokenizer | None) -> list[str]:
+        """Check how the tokens of a modality were made; returns the fingerprints of their tokenizers."""
+        made, folder = index.made(name), self.folder / name
+        for way, path in made.items():
             try:
-                assert modality is not None
-                way.check(modality, path)
+                if modality is not None:
+                    way.check(modality, path)
             except ValueError as error:
                 self._say("problem", name, str(error), "training ends there")
         fingerprints = sorted({way.fingerprint for way in made})
         if len(fingerprints) > 1 or (tokenizer is not None and fingerprints != [tokenizer.fingerprint]):
             fitted = f"; that of {name} is {tokenizer.fingerprint}" if tokenizer is not None else ""
             what = f"made by tokenizer {' and '.join(fingerprints)}{fitted}"
-            self._say("problem", name, f"{self.folder / name}: {what}", "tokenize again into an empty folder")
-        if outdated := int(index.files[:, part, OUTDATED].sum()):
+            self._say("problem", name, f"{folder}: {what}", "tokenize again into an empty folder")
+        if outdated := int(index.files[:, index.parts.index(name), OUTDATED].sum()):
             what = f"{counted(outdated, 'sample')} made through other views than those in {VIEWS_FOLDER}"
-            self._say("problem", name, f"{self.folder / name}: {what}")
-        space = modality.spec.token_space if modality is not None else None
-        found = _Tokens(np.zeros(space.size if space else 0, np.int64))
-        for shard in index.holding(name).tolist():
-            try:
-                self._shard(index, name, shard, modality, files, found)
-            except ValueError as error:
-                self._say("problem", name, str(error), _REMOVE)
-        self.entries.append(self._entry(index, name, modality, fingerprints, found))
-        self._tell(name, found, files)
+            self._say("problem", name, f"{folder}: {what}")
+        return fingerprints
 
-    def _shard(
-        self, index: Index, name: str, shard: int, modality: Modality | None, files: Files | None, found: _Tokens
-    ) -> None:
-        path = index.path(index.parts.index(name), shard)
+
+class _Tokens:
+    """The tokens of one modality, added up shard by shard. `files`: those of the part, if they were read."""
+
+    def __init__(self, index: Index, name: str, modality: Modality | None, files: Files | None) -> None:
+        self.index, self.name, self.files = index, name, files
+        self.spec = modality.spec if modality is not None else None
+        space = self.spec.token_space if self.spec is not None else None
+        self.counts = np.zeros(space.size if space else 0, np.int64)  # (ids,) how often each occurs
+        self.lengths = Counter[int]()
+        self.known = set[str]()  # samples that have tokens
+        self.damaged, self.constant, self.changed, self.touched, self.gone = (Listed() for _ in range(5))
+
+    def add(self, shard: int) -> None:
+        index = self.index
+        path = index.path(index.parts.index(self.name), shard)
         assert isinstance(path, Path)  # tokens that are checked are here
         tokens = TokenShard(path, int(index.shards[shard, 1]), int(index.shards[shard, 2]))
         ids, bad = tokens.ids(), frozenset(tokens.damaged_rows().tolist())
         contents, stamps = tokens.column("content").tolist(), tokens.column("stamp").tolist()
-        for row in _present(index, name, shard):
+        for row in np.flatnonzero(index.has(self.name, index.rows_of(shard))).tolist():
             sample = index.names.name(int(index.starts[shard]) + row)
-            found.samples += 1
-            found.known.add(sample)
-            rows = [view[view >= 0] for view in ids[row]]
-            together = np.concatenate(rows)
-            if row in bad or not _possible(rows, modality):
-                found.damaged.add(sample)
+            self.known.add(sample)
+            views = [view[view >= 0] for view in ids[row]]
+            if row in bad or not self._possible(views):
+                self.damaged.add(sample)
                 continue
-            if modality is None and len(together) and together.max() >= len(found.counts):
-                found.counts = np.pad(found.counts, (0, int(together.max()) + 1 - len(found.counts)))
-            found.counts += np.bincount(together, minlength=len(found.counts))
-            found.lengths.update(len(one) + 1 for one in rows)  # with the end marker
-            grid = modality is not None and modality.spec.layout.kind == "grid" and modality.spec.layout.num_tokens > 1
-            if grid and all(np.ptp(one) == 0 for one in rows):
-                found.constant.add(sample)
-            if files is None:
+            self._count(sample, views)
+            if self.files is None:
                 continue
-            if sample not in files.having:
-                found.gone.add(sample)
-            elif sample in files.contents:
-                if files.contents[sample] != contents[row]:
-                    found.changed.add(sample)
-            elif digest(files.stamp(sample)) != stamps[row]:
-                found.touched.add(sample)
+            if sample not in self.files.having:
+                self.gone.add(sample)
+            elif sample in self.files.contents:
+                if self.files.contents[sample] != contents[row]:
+                    self.changed.add(sample)
+            elif digest(self.files.stamp(sample)) != stamps[row]:
+                self.touched.add(sample)
 
-    def _entry(
-        self, index: Index, name: str, modality: Modality | None, fingerprints: list[str], found: _Tokens
-    ) -> dict[str, Any]:
-        used = found.counts[found.counts > 0]
+    def _possible(self, views: Sequence[np.ndarray]) -> bool:
+        """Whether ids are those of the modality: in its space, and as many as its layout has."""
+        if self.spec is None or self.spec.token_space is None:
+            return True
+        size, layout = self.spec.token_space.size, self.spec.layout
+        whole = layout.num_tokens if layout.kind != "sequence" else None
+        return all(ids.max(initial=-1) < size and whole in (None, len(ids)) for ids in views)
+
+    def _count(self, sample: str, views: Sequence[np.ndarray]) -> None:
+        together = np.concatenate(views)
+        if self.spec is None and len(together) and together.max() >= len(self.counts):
+            self.counts = np.pad(self.counts, (0, int(together.max()) + 1 - len(self.counts)))
+        self.counts += np.bincount(together, minlength=len(self.counts))
+        self.lengths.update(len(ids) + 1 for ids in views)  # with the end marker
+        grid = self.spec is not None and self.spec.layout.kind == "grid" and self.spec.layout.num_tokens > 1
+        if grid and all(np.ptp(ids) == 0 for ids in views):
+            self.constant.add(sample)
+
+    def entry(self) -> dict[str, Any]:
+        """JSON-ready."""
+        used = self.counts[self.counts > 0]
         share = used / max(int(used.sum()), 1)
         entry: dict[str, Any] = {
-            "part": self.part,
-            "modality": name,
-            "samples": found.samples,
-            "views": index.views,
-            "shards": len(index.holding(name)),
-            "ids": len(found.counts),
+            "modality": self.name,
+            "samples": len(self.known),
+            "views": self.index.views,
+            "shards": len(self.index.holding(self.name)),
+            "ids": len(self.counts),
             "used": len(used),
             "perplexity": float(np.exp(-(share * np.log(share)).sum())) if len(used) else 0.0,
-            "constant": found.constant.count,
-            "damaged": found.damaged.count,
-            "fingerprint": ", ".join(fingerprints),
+            "constant": self.constant.count,
+            "damaged": self.damaged.count,
         }
-        if modality is not None and modality.spec.layout.kind == "sequence" and found.lengths:
-            most = modality.spec.layout.num_tokens
-            cut = sum(n for length, n in found.lengths.items() if length > most) / found.lengths.total()
-            entry["tokens"] = lengths(found.lengths) | {"most": most, "truncated": cut}
+        if self.spec is not None and self.spec.layout.kind == "sequence" and self.lengths:
+            most = self.spec.layout.num_tokens
+            cut = sum(n for length, n in self.lengths.items() if length > most) / self.lengths.total()
+            entry["tokens"] = lengths(self.lengths) | {"most": most, "truncated": cut}
         return entry
 
-    def _tell(self, name: str, found: _Tokens, files: Files | None) -> None:
-        def of(listed: Listed) -> str:
-            return f"{counted(listed.count, 'sample')} of {name}, such as {shown(listed.items[0])}"
-
-        if found.damaged.count:
-            what = "ids that were not written, or that the modality does not have; the shard is damaged"
-            self._say("problem", name, f"{of(found.damaged)}: {what}", f"{_AGAIN} (--verify)", found.damaged)
-        if found.constant.count:
-            remedy = "empty pictures, or a tokenizer that tells too little apart (`fourm tokenizer eval`)"
-            self._say("note", name, f"{of(found.constant)}: one id alone", remedy, found.constant)
-        if found.changed.count:
-            what = "the files hold something else than when they were tokenized"
-            self._say("problem", name, f"{of(found.changed)}: {what}", f"{_AGAIN} (--verify)", found.changed)
-        if found.touched.count:
-            what = "files that were not read have another size or time than when they were tokenized"
-            self._say("note", name, f"{of(found.touched)}: {what}", f"{_AGAIN}, if they have changed", found.touched)
-        if found.gone.count:
-            what = "tokens, but no file in this part; used where the split lists them"
-            remedy = "`fourm tokenize --prune` drops those whose file is gone"
-            self._say("note", name, f"{of(found.gone)}: {what}", remedy, found.gone)
-        if files is not None:
-            absent = Listed(sorted(sample for sample in files.having if sample not in found.known))
-            if absent.count:
-                self._say("problem", name, f"{of(absent)}: no tokens; training leaves them out", _AGAIN, absent)
-
-
-_REMOVE = f"remove the shard and {_AGAIN}"
-
-
-def _present(index: Index, name: str, shard: int) -> Iterator[int]:
-    """Rows of a shard that have tokens of a modality."""
-    bit = index.present.dtype.type(index.modalities.index(name))
-    yield from np.flatnonzero(index.present[index.rows_of(shard)] >> bit & 1).tolist()
-
-
-def _possible(rows: Iterable[np.ndarray], modality: Modality | None) -> bool:
-    """Whether ids are those of the modality: in its space, and as many as its layout has."""
-    if modality is None or modality.spec.token_space is None:
-        return True
-    spec, size = modality.spec, modality.spec.token_space.size
-    whole = spec.layout.num_tokens if spec.layout.kind != "sequence" else None
-    return all(row.max(initial=-1) < size and whole in (None, len(row)) for row in rows)
+    def faults(self) -> Iterator[tuple[Level, str, str, Listed]]:
+        """(level, what it is, remedy, samples) of each fault that there is."""
+        having = self.files.having if self.files is not None else ()
+        absent = Listed(sorted(sample for sample in having if sample not in self.known))
+        unwritten = "ids that were not written, or that the modality does not have; the shard is damaged"
+        too_few = "empty pictures, or a tokenizer that tells too little apart (`fourm tokenizer eval`)"
+        changed = "the files hold something else than when they were tokenized"
+        touched = "files that were not read have another size or time than when they were tokenized"
+        unlisted = "tokens, but no file in this part; used where the split lists them"
+        prune = "`fourm tokenize --prune` drops those whose file is gone"
+        faults: list[tuple[Level, str, str, Listed]] = [
+            ("problem", unwritten, f"{_AGAIN} (--verify)", self.damaged),
+            ("note", "one id alone", too_few, self.constant),
+            ("problem", changed, f"{_AGAIN} (--verify)", self.changed),
+            ("note", touched, f"{_AGAIN}, if they have changed", self.touched),
+            ("note", unlisted, prune, self.gone),
+            ("problem", "no tokens; training leaves them out", _AGAIN, absent),
+        ]
+        yield from (fault for fault in faults if fault[3].count)

@@ -7,7 +7,6 @@ every unusable file reported. A sample needs a file of one modality only; which 
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,16 +16,16 @@ import numpy as np
 
 from fourm_engine.data.bad_files import BadFile, BadFiles
 from fourm_engine.data.config import DataConfig
-from fourm_engine.data.names_table import Names
 from fourm_engine.data.raw.aspect import array_aspect, check_aspect
 from fourm_engine.data.raw.catalogue import open_catalogue
 from fourm_engine.data.raw.elsewhere import Elsewhere
+from fourm_engine.data.raw.folder import MAX_FILE_BYTES
 from fourm_engine.data.raw.indexed import IndexedSource
 from fourm_engine.data.raw.names import say, shown
 from fourm_engine.data.raw.pairing import unpaired
+from fourm_engine.data.raw.presence import Presence
 from fourm_engine.data.raw.present import beside
 from fourm_engine.data.raw.root import Root, data_root
-from fourm_engine.data.raw.source import MAX_FILE_BYTES
 from fourm_engine.data.splits import Split, match_split
 from fourm_engine.modalities import host_of
 from fourm_engine.storage.errors import StoreError
@@ -36,14 +35,14 @@ from fourm_plugins.errors import SampleError
 from fourm_plugins.manager import PluginError
 from fourm_plugins.modality import Modality
 from fourm_plugins.notes import reading
+from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.view import View
 
-MAX_SHOWN_NAMES = 3
 #: Of a reason, which may quote the file.
 MAX_REASON = 300
 
 
-class AlignedData:
+class AlignedData(Presence):
     """Raw samples in `root`, a folder, a pattern for tars of one (see `data_root`) or what a package opens, or in its
     tars `shards`. Holds a few bytes a sample, not an object, where the folder has an index (see `catalogue`).
 
@@ -51,9 +50,6 @@ class AlignedData:
     `BadFiles`.
 
     Raises ValueError where no modality has any file, or the split is unknown or empty."""
-
-    #: The samples, sorted.
-    names: Names
 
     def __init__(
         self,
@@ -68,43 +64,34 @@ class AlignedData:
         if shards is None and not isinstance(root, Elsewhere):
             root, shards = data_root(root)
         self.root: Root = Path(root) if isinstance(root, str) else root
-        self.modalities = dict(modalities)
         self._bad = BadFiles(on_error)
         self.split = Split("samples", None, split)
-        local = self.root if isinstance(self.root, Path) else None
+        local, where = self.root if isinstance(self.root, Path) else None, shown(self.root)
+        specs = [modality.spec for modality in modalities.values()]
         if local and not local.is_dir():
-            raise ValueError(f"{shown(self.root)}: no such folder; it should hold {self._wanted()}")
-        aside = beside(local, self.modalities.values()) if local else []
-        specs = [modality.spec for modality in self.modalities.values()]
+            raise ValueError(f"{where}: no such folder; it should hold {_wanted(specs)}")
+        aside = beside(local, modalities.values()) if local else []
         there = open_catalogue(self.root, specs, shards=shards, max_bytes=max_bytes)
-        keys = {spec.name: (spec.source, tuple(spec.extensions)) for spec in specs}
-        self._sources = {name: there.sources[key] for name, key in keys.items() if key in there.sources}
-        notes = [*there.notes, *(f"{shown(self.root)}: {line}" for line in aside)]
+        self._sources = {spec.name: there.sources[spec.files] for spec in specs if spec.files in there.sources}
+        notes = [*there.notes, *(f"{where}: {line}" for line in aside)]
         if not self._sources:
-            about = "".join(f"; {line.removeprefix(f'{shown(self.root)}: ')}" for line in notes)
-            raise ValueError(f"{shown(self.root)}: holds no data of any modality; looked for {self._wanted()}{about}")
+            about = "".join(f"; {line.removeprefix(f'{where}: ')}" for line in notes)
+            raise ValueError(f"{where}: holds no data of any modality; looked for {_wanted(specs)}{about}")
         for line in dict.fromkeys([*notes, *(note for source in self._sources.values() for note in source.notes)]):
             say(line)
-        # Which samples of the table have each modality, in whatever split, and which samples take part.
-        self._present = {name: there.present[keys[name]] for name in self._sources}
-        self._set(Names(there.names, np.flatnonzero(np.any(list(self._present.values()), axis=0))))
+        present = {name: there.present[modalities[name].spec.files] for name in self._sources}
+        super().__init__(there.names, modalities, present)
         if split is not None:
-            self._set(self.names.among(match_split(self.root, split, self.names)))
-        if any(self.counts[name] < len(self.names) for name in self.modalities):
+            self._take(self.names.among(match_split(self.root, split, self.names)))
+        if any(count < len(self.names) for count in self.counts.values()):
             say(self.report())
-        lines = self.unpaired()
-        sources = {self.modalities[name].spec.source: count for name, count in self.counts.items() if count}
+        lines = unpaired({modalities[name].spec.source: self.having(name) for name in self._sources})
+        sources = {modalities[name].spec.source: count for name, count in self.counts.items() if count}
         if lines and sum(sources.values()) == len(self.names):
-            raise ValueError(
-                f"{shown(self.root)}: no sample has files of more than one of {', '.join(sources)}: {'; '.join(lines)}"
-            )
+            some = ", ".join(sources)
+            raise ValueError(f"{where}: no sample has files of more than one of {some}: {'; '.join(lines)}")
         for line in lines:
-            say(f"{shown(self.root)}: {line}")
-
-    def _set(self, names: Names) -> None:
-        self.names = names
-        self._used = np.zeros(len(names.table), bool)
-        self._used[names.rows] = True
+            say(f"{where}: {line}")
 
     @classmethod
     def from_config(cls, modalities: Mapping[str, Modality], config: DataConfig, *, training: bool) -> AlignedData:
@@ -129,7 +116,7 @@ class AlignedData:
     def keeping(self, names: Collection[str]) -> AlignedData:
         """The same files of these samples alone."""
         other = copy.copy(self)
-        other._set(self.names.among(names))
+        other._take(self.names.among(names))
         return other
 
     def replacing(self, modality: Modality) -> AlignedData:
@@ -138,74 +125,12 @@ class AlignedData:
         other.modalities = {**self.modalities, modality.name: modality}
         return other
 
-    def _wanted(self) -> str:
-        specs = sorted({(m.spec.source, m.spec.extensions) for m in self.modalities.values()})
-        kinds = (("the folder itself" if s == "." else f"{s}/", ", ".join("." + e for e in all_)) for s, all_ in specs)
-        return "; ".join(extensions + " files in " + where for where, extensions in kinds)
+    def report(self) -> str:
+        return f"{shown(self.root)}: {super().report()}"
 
     def describe(self) -> str:
         """How many samples of which split, in one line."""
         return self.split.describe(len(self.names), self.root)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Modality -> samples that have it."""
-        return {name: int(np.count_nonzero(self._here(name))) for name in self.modalities}
-
-    def _here(self, modality: str) -> np.ndarray:
-        """bool, which samples of the table have the modality and take part."""
-        present = self._present.get(modality)
-        return self._used & present if present is not None else np.zeros(len(self._used), bool)
-
-    def report(self) -> str:
-        """Samples of each modality, and the first names that each lacks, in one line."""
-        parts = []
-        for name, count in self.counts.items():
-            part = f"{name} {count}"
-            if lacking := len(self.names) - count:
-                some = [shown(name) for name in self.names.minus(self.having(name))[:MAX_SHOWN_NAMES]]
-                part += f" (lacks {lacking}: {', '.join(some)}{', …' if lacking > len(some) else ''})"
-            parts.append(part)
-        return f"{shown(self.root)}: {counted(len(self.names), 'sample')}; " + ", ".join(parts)
-
-    def unpaired(self) -> list[str]:
-        """Why names of two modalities are not the same, where it looks like a mistake, a line for each pair."""
-        return unpaired({self.modalities[name].spec.source: self.having(name) for name in self._sources})
-
-    def has(self, name: str) -> set[str]:
-        """Modalities that have a file for the sample."""
-        row = self.names.table.row(name)
-        return set() if row is None or not self._used[row] else self._has(row)
-
-    def _has(self, row: int) -> set[str]:
-        return {modality for modality, present in self._present.items() if present[row]}
-
-    def has_at(self, index: int) -> set[str]:
-        """`has(names[index])`, and faster."""
-        return self._has(int(self.names.rows[index]))
-
-    def kinds(self) -> Counter[frozenset[str]]:
-        """Set of modalities -> samples that have just these."""
-        order = list(self._present)
-        bits = np.packbits(np.stack([self._present[name][self.names.rows] for name in order], axis=1), axis=1)
-        words = np.pad(bits, ((0, 0), (0, -bits.shape[1] % 8))).view(np.uint64)
-        _, first, counts = np.unique(
-            words if words.shape[1] > 1 else words[:, 0], axis=0, return_index=True, return_counts=True
-        )
-        return Counter({frozenset(self.has_at(index)): int(n) for index, n in zip(first.tolist(), counts)})
-
-    def having(self, modality: str) -> Names:
-        """The samples that have a file for the modality."""
-        return Names(self.names.table, np.flatnonzero(self._here(modality)))
-
-    def anywhere(self, modality: str) -> bool:
-        """Whether there is any file for a modality, in whatever split."""
-        return modality in self._present and bool(self._present[modality].any())
-
-    def exists(self, name: str, modality: str) -> bool:
-        """Whether there is a file for the modality of a sample, in whatever split."""
-        row = self.names.table.row(name) if modality in self._present else None
-        return row is not None and bool(self._present[modality][row])
 
     def where(self, name: str, modality: str) -> str:
         return self._sources[modality].where(name)
@@ -217,11 +142,9 @@ class AlignedData:
     def ahead(self, names: Sequence[str], *, without: Collection[str], now: bool = False) -> None:
         """Copy the shards of samples in the background, where they are remote; `without` those of some modalities.
         now: they are needed next."""
-        sources = {
-            id(s): s for name, s in self._sources.items() if name not in without and isinstance(s, IndexedSource)
-        }
-        for source in sources.values():
-            source.ahead(names, now=now)
+        for source in {id(s): s for name, s in self._sources.items() if name not in without}.values():
+            if isinstance(source, IndexedSource):
+                source.ahead(names, now=now)
 
     def files(self, name: str, modality: str) -> dict[str, bytes]:
         """{extension: content} of a sample. Raises BadFile."""
@@ -281,9 +204,8 @@ class AlignedData:
             for name in self.having(modality):
                 try:
                     value = self.value(name, modality)
-                    view = View.centre(
-                        source_aspect=self.modalities[modality].aspect(value) or shape, target_aspect=shape
-                    )
+                    aspect = self.modalities[modality].aspect(value)
+                    view = View.centre(source_aspect=aspect or shape, target_aspect=shape)
                     self.normalise(name, modality, self.augment(name, modality, value, view))
                     break
                 except BadFile as bad:
@@ -319,3 +241,12 @@ class AlignedData:
     def errors(self) -> dict[str, int]:
         """Modality -> files skipped so far by this process."""
         return self._bad.counts
+
+
+def _wanted(specs: Iterable[ModalitySpec]) -> str:
+    """Which files are looked for, and where."""
+    kinds = []
+    for source, extensions in sorted({spec.files for spec in specs}):
+        where = "the folder itself" if source == "." else f"{source}/"
+        kinds.append(f"{', '.join('.' + extension for extension in extensions)} files in {where}")
+    return "; ".join(kinds)

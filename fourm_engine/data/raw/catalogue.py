@@ -6,40 +6,24 @@ set of many files is indexed on the way, if it can be written to; `fourm data in
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fourm_engine.data.columns import OtherVersion
 from fourm_engine.data.names_table import NameTable
 from fourm_engine.data.raw.elsewhere import Elsewhere, open_elsewhere
-from fourm_engine.data.raw.folder import MAX_FILE_BYTES, Listing
-from fourm_engine.data.raw.index import (
-    INDEX,
-    MAX_VIEWS,
-    Damaged,
-    DataIndex,
-    ShardRows,
-    Stored,
-    View,
-    member_columns,
-    settled,
-)
+from fourm_engine.data.raw.folder import MAX_FILE_BYTES
+from fourm_engine.data.raw.index import INDEX, Damaged, DataIndex, View
 from fourm_engine.data.raw.indexed import indexed_sources, renamed
 from fourm_engine.data.raw.names import inform, say, shown
-from fourm_engine.data.raw.open_shards import stamp_of
+from fourm_engine.data.raw.reindex import Scans, fresh, write_index
 from fourm_engine.data.raw.root import Root
-from fourm_engine.data.raw.sample_shards import Claim, Key, claims_of, others_of
-from fourm_engine.data.raw.shard_scan import Block, Scanned, scan
+from fourm_engine.data.raw.sample_shards import Claim, Key, claims_of
 from fourm_engine.data.raw.source import Opened, Source, root_shards
-from fourm_engine.data.raw.view_columns import view_columns
 from fourm_engine.device import rank_and_world
 from fourm_engine.lock import Busy, at_work
 from fourm_engine.storage.errors import Missing, StoreError
@@ -84,19 +68,18 @@ def open_catalogue(
     Raises ValueError for what cannot be trusted, and, if `index` is true, Busy and CannotWrite."""
     specs = list(specs)
     claims = claims_of(specs)
-    wanted = [[claim.source, list(claim.extensions), list(claim.modalities)] for claim in claims]
     chosen = None if shards is None else sorted(shards)
     if isinstance(root, Elsewhere):
         names, sources, present, notes = open_elsewhere(root, claims, specs, max_bytes)
         return Catalogue(root, names, dict[Key, Source](sources), present, notes)
     if isinstance(root, Location):
-        return _open_remote(root, claims, wanted, chosen, max_bytes)
+        return _open_remote(root, claims, chosen, max_bytes)
     warn, note = tell or say, tell or inform
     known, indexed = _read(root, warn, note), (root / INDEX).is_dir()
     if known is not None:
         try:
-            view = known.view(wanted, chosen)
-            if view is not None and (view := _fresh(known, view)) is not None:
+            view = known.view(claims, chosen)
+            if view is not None and (view := fresh(known, view)) is not None:
                 return _from_index(known, view, claims, max_bytes)
             known.columns()
             if known.members is not None:
@@ -104,18 +87,15 @@ def open_catalogue(
         except Damaged as damage:
             warn(f"{shown(root / INDEX)}: damaged ({damage}); made anew")
             known = None
-    scans = _Scans(root, known)
+    scans = Scans(root, known)
     opened = Opened(root, claims, root_shards(root) if chosen is None else chosen, max_bytes=max_bytes, scan=scans)
-    files = sum(len(block.flags) for block in scans.blocks.values()) + sum(
-        len(listing.files) for listing in opened.listings.values()
-    )
+    files = scans.members + sum(len(listing.files) for listing in opened.listings.values())
     if opened.sources and rank_and_world()[0] == 0 and (index or indexed or files >= MANY) and index is not False:
         try:
             with at_work(root / INDEX):
-                before = None if known is None else len(known.shards)
-                known = _save(root, known, opened, claims, wanted, chosen, scans)
-            note(_done(root, before, scans, files))
-            return _from_index(known, known.views[-1], claims, max_bytes)
+                written = write_index(root, opened, claims, chosen, scans)
+            note(_done(root, scans, files, new=known is None))
+            return _from_index(written, written.views[-1], claims, max_bytes)
         except (Busy, OSError) as error:
             if index:
                 raise
@@ -130,17 +110,15 @@ def open_catalogue(
     return Catalogue(root, names, opened.sources, present, opened.notes)
 
 
-def _open_remote(
-    root: Location, claims: Sequence[Claim], wanted: list[list[Any]], chosen: list[str] | None, max_bytes: int
-) -> Catalogue:
+def _open_remote(root: Location, claims: list[Claim], chosen: list[str] | None, max_bytes: int) -> Catalogue:
     """What its index says of it is believed."""
     again = f"run `fourm data index` on a local copy, and upload its folder {INDEX}"
     try:
         known = DataIndex.read(root)
         if known is None:
             raise Missing(f"{root / INDEX}: there is no index, without which remote data is not read; {again}")
-        if (view := known.view(wanted, chosen)) is None:
-            names = ", ".join(name for _, _, modalities in wanted for name in modalities)
+        if (view := known.view(claims, chosen)) is None:
+            names = ", ".join(name for claim in claims for name in claim.modalities)
             raise ValueError(f"{root / INDEX}: made for other modalities than {names}; {again}")
         return _from_index(known, view, claims, max_bytes)
     except OtherVersion as other:
@@ -156,7 +134,7 @@ def open_one(
     root. Raises ValueError for what cannot be trusted."""
     if isinstance(root, Location):
         return _open_one_remote(root, spec, list(among), max_bytes)
-    key, shards = (spec.source, tuple(spec.extensions)), root_shards(root) if root.is_dir() else []
+    key, shards = spec.files, root_shards(root) if root.is_dir() else []
     if not shards:
         there = (root / spec.source).is_dir()
         return open_catalogue(root, [spec], max_bytes=max_bytes, index=False).sources.get(key) if there else None
@@ -173,7 +151,7 @@ def _open_one_remote(
         raise
     except ValueError:
         opened = open_catalogue(root, [spec], max_bytes=max_bytes)
-    return opened.sources.get((spec.source, tuple(spec.extensions)))
+    return opened.sources.get(spec.files)
 
 
 def _read(root: Path, warn: Callable[[str], None], note: Callable[[str], None]) -> DataIndex | None:
@@ -201,148 +179,9 @@ def _from_index(index: DataIndex, view: View, claims: Sequence[Claim], max_bytes
     return Catalogue(index.root, maps.names, dict(sources), present, renamed(index, view.notes[-1]))
 
 
-def _fresh(index: DataIndex, view: View) -> View | None:
-    """The view if the data set is as it was, with the times of folders that were only touched."""
-    root = index.root
-    assert isinstance(root, Path)
-    if view.only is None and root_shards(root) != [shard for shard in view.shards if "/" not in shard]:
-        return None
-    for shard in view.shards:
-        at = index.shards.get(shard)
-        try:
-            if at is None or not at.settled or stamp_of(root / shard) != at.stamp:
-                return None
-        except OSError:
-            return None
-    folders = list(view.folders)
-    for number, (source, extensions, _) in enumerate(view.claims):
-        folder, times = root / source, view.folders[number]
-        if (times is None) == folder.is_dir():
-            return None
-        if times is None or all(_time(folder / below) == time for below, time in times.items()):
-            continue
-        claimed = ((str(other), tuple(map(str, its))) for other, its, _ in view.claims)
-        listing = Listing(folder, extensions, others_of((source, tuple(extensions)), claimed))
-        if _digest(listing) != view.listed[number]:
-            return None
-        folders[number] = _times(listing)
-    if folders != view.folders:
-        touched = replace(view, folders=folders)
-        index.views[index.views.index(view)] = touched
-        with suppress(Busy, OSError):
-            if rank_and_world()[0] == 0:
-                with at_work(root / INDEX):
-                    index.save()
-        return touched
-    return view
-
-
-def _time(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return -2
-
-
-def _times(listing: Listing) -> dict[str, int]:
-    return {below: time if settled(time) else -1 for below, time in listing.folders.items()}
-
-
-def _digest(listing: Listing) -> str:
-    what = json.dumps([listing.files, listing.shards, sorted(listing.folders), listing.left_out.lines()])
-    return hashlib.blake2b(what.encode(), digest_size=16).hexdigest()
-
-
-class _Scans:
-    """Scans shards that the index does not know as they are."""
-
-    def __init__(self, root: Path, index: DataIndex | None) -> None:
-        self.root, self.index = root, index
-        self.blocks: dict[str, Block] = {}
-        self.scanned: list[str] = []
-
-    def __call__(self, path: Path) -> Scanned:
-        shard = path.relative_to(self.root).as_posix()
-        if shard not in self.blocks and self.index is not None and (at := self.index.shards.get(shard)):
-            with suppress(OSError):
-                if at.settled and stamp_of(path) == at.stamp:
-                    self.blocks[shard] = self.index.block(shard)
-        if shard in self.blocks:
-            return self.blocks[shard].scanned()
-        scanned = scan(path)
-        self.scanned.append(shard)
-        self.blocks[shard] = Block.build(scanned)
-        return scanned
-
-
-def _save(
-    root: Path,
-    known: DataIndex | None,
-    opened: Opened,
-    claims: Sequence[Claim],
-    wanted: list[list[Any]],
-    chosen: list[str] | None,
-    scans: _Scans,
-) -> DataIndex:
-    """Write the index and read it. Raises CannotWrite."""
-    blocks: dict[str, Block] = {}
-    stays = True  # whether all rows stay where they are
-    for shard, at in known.shards.items() if known is not None else ():
-        block = scans.blocks.get(shard)
-        if block is None and _stamp(root / shard) == at.stamp:
-            assert known is not None
-            block = known.block(shard)
-        if block is None:
-            stays = False
-            continue
-        assert known is not None
-        stays = stays and (shard not in scans.scanned or _equal(block, known.block(shard)))
-        blocks[shard] = block
-    blocks |= {shard: block for shard, block in scans.blocks.items() if shard not in blocks}
-    index = DataIndex(root, called=shown(root))
-    first = 0
-    for shard, block in blocks.items():
-        rows = len(block.flags)
-        index.shards[shard] = ShardRows(block.stamp, settled(block.stamp[1]), first, rows)
-        first += rows
-    columns, index.odd = member_columns(blocks.values())
-    index.members = Stored.save(root / INDEX, "members", columns)
-    others = [view for view in known.views if (view.claims, view.only) != (wanted, chosen)] if known and stays else []
-    firsts = {shard: at.first for shard, at in index.shards.items()}
-    stored = Stored.save(root / INDEX, "view", view_columns(opened, claims, firsts))
-    listings = [opened.listings.get(claim.key) for claim in claims]
-    sources = [opened.sources.get(claim.key) for claim in claims]
-    view = View(
-        claims=wanted,
-        only=chosen,
-        folders=[None if listing is None else _times(listing) for listing in listings],
-        listed=["" if listing is None else _digest(listing) for listing in listings],
-        shards=sorted(scans.blocks),
-        notes=[*([] if source is None else list(source.notes) for source in sources), opened.notes],
-        by_extension=opened.by_extension,
-        stored=stored,
-    )
-    index.views = [*others[1 - MAX_VIEWS :], view]
-    index.save()
-    return index
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        return stamp_of(path)
-    except OSError:
-        return None
-
-
-def _equal(a: Block, b: Block) -> bool:
-    names = ("offsets", "paths", "starts", "sizes", "flags", "headers")
-    arrays = all(np.array_equal(getattr(a, name), getattr(b, name)) for name in names)
-    return arrays and json.dumps(a.odd, sort_keys=True) == json.dumps(b.odd, sort_keys=True)
-
-
-def _done(root: Path, before: int | None, scans: _Scans, files: int) -> str:
+def _done(root: Path, scans: Scans, files: int, *, new: bool) -> str:
     some = f", such as {shown(scans.scanned[0])}" if scans.scanned else ""
-    if before is None:
+    if new:
         return f"{shown(root / INDEX)}: written, {counted(files, 'file')}; safe to remove"
     return (
         f"{shown(root / INDEX)}: out of date; {len(scans.scanned)} of {counted(len(scans.blocks), 'shard')} scanned "

@@ -25,22 +25,20 @@ def documented(
 ) -> dict[str, dict[str, Any]]:
     """Modality -> settings that documents in the first of `folders` that has some give, of a modality of whose settings
     `given` gives none of these."""
-    folders, found = list(folders), dict[str, dict[str, Any]]()
+    folders, settled = list(folders), dict[str, dict[str, Any]]()
     for name, modality in modalities.items():
         for folder in folders:
-            places = [folder / modality.spec.source, folder / name, folder]
-            settings, where = read_documents(type(modality), modalities.plugins[name], places)
+            looked = [folder / modality.spec.source, folder / name, folder]
+            settings, where = read_documents(type(modality), modalities.plugins[name], looked)
             said = {key: given.get(name, {})[key] for key in settings if key in given.get(name, {})}
             for key, value in said.items():
                 if _plain(value) != _plain(settings[key]):
-                    say(
-                        f"modalities.settings.{name}.{key} is {_short(value)}, which counts, but {where} says "
-                        f"{_short(settings[key])}"
-                    )
+                    setting, other = f"modalities.settings.{name}.{key}", _short(settings[key])
+                    say(f"{setting} is {_short(value)}, which counts, but {where} says {other}")
             if settings:
-                found |= {} if said else {name: settings}
+                settled |= {} if said else {name: settings}
                 break
-    return found
+    return settled
 
 
 def read_documents(cls: type[Modality], plugin: Plugin, folders: Sequence[Path]) -> tuple[dict[str, Any], str]:
@@ -49,8 +47,8 @@ def read_documents(cls: type[Modality], plugin: Plugin, folders: Sequence[Path])
     for path in (folder / name for name in cls.documents for folder in folders):
         try:
             if (content := _content(path)) is not None:
-                asked = partial(cls.documented, path.name, content)
-                return dict(run(plugin, "asked about a document", asked)), shown(path)
+                read = partial(cls.documented, path.name, content)
+                return dict(run(plugin, "asked about a document", read)), shown(path)
         except (OSError, ValueError) as error:
             say(f"{shown(path)}: not used: {error}")
     return {}, ""

@@ -72,9 +72,8 @@ class Elsewhere:
         known = [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
         unknown = [key for key in settings if key not in known]
         if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            raise ValueError(
-                f"{shown(self)}: {self.origin} has no setting {unknown[0]!r}; {did_you_mean(unknown[0], known)}"
-            )
+            near = did_you_mean(unknown[0], known)
+            raise ValueError(f"{shown(self)}: {self.origin} has no setting {unknown[0]!r}; {near}")
         return settings
 
     def __str__(self) -> str:
@@ -137,9 +136,8 @@ class Elsewhere:
             raise PluginError(f"{shown(self)}: {one_line(error)} ({self.origin}, {doing})") from error
         except Exception as error:
             at = traceback.extract_tb(error.__traceback__)[-1]
-            raise self.fault(
-                f"failed with {type(error).__name__}: {one_line(error)} ({doing}; {at.filename}:{at.lineno})"
-            ) from error
+            where = f"{doing}; {at.filename}:{at.lineno}"
+            raise self.fault(f"failed with {type(error).__name__}: {one_line(error)} ({where})") from error
 
 
 class _Opened:
@@ -189,9 +187,8 @@ class ElsewhereSource:
             raise fault(f"has {what}, but gives {'no file' if given == {} else _kind(given)}, not {{extension: bytes}}")
         for extension, content in given.items():
             if extension not in self._extensions or not isinstance(content, bytes):
-                raise fault(
-                    f"gives {extension!r:.40}: {_kind(content)} for {what}, not bytes of {', '.join(self._extensions)}"
-                )
+                wanted = ", ".join(self._extensions)
+                raise fault(f"gives {extension!r:.40}: {_kind(content)} for {what}, not bytes of {wanted}")
             if len(content) > self._max_bytes:
                 raise SampleError(f"{len(content)} bytes, more than the {self._max_bytes} allowed (data.max_file_mb)")
         return dict(given)
@@ -230,10 +227,8 @@ def open_elsewhere(
             with root.blame(f"which samples have {modality}"):
                 column = np.asarray(opened.source.present(modality))
             if column.shape != (len(listed),) or column.dtype != bool:
-                raise root.fault(
-                    f"says which of its {len(listed)} samples have {modality} by {column.dtype} {column.shape}, not by "
-                    f"a bool for each"
-                )
+                by = f"by {column.dtype} {column.shape}, not by a bool for each"
+                raise root.fault(f"says which of its {len(listed)} samples have {modality} {by}")
             if column.any():
                 present[claim.key] = column[order]
                 names = Names(table, np.flatnonzero(present[claim.key]))
@@ -253,9 +248,7 @@ def _names(root: Elsewhere, listed: list[Any]) -> tuple[NameTable, np.ndarray, d
     names = list(map(plain, listed)) if given else listed
     for name in names:
         if not name or len(name) > MAX_NAME or name.startswith("/") or ".." in name.split("/"):
-            raise root.fault(
-                f"has a sample called {shown(name)!r}: no path below a folder, of up to {MAX_NAME} letters"
-            )
+            raise root.fault(f"has a sample {shown(name)!r}: no path below a folder, of up to {MAX_NAME} letters")
     order = np.array(sorted(range(len(names)), key=names.__getitem__), np.int64)
     for one, other in zip(order[:-1].tolist(), order[1:].tolist()):
         if names[one] == names[other]:

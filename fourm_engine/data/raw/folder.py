@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fourm_engine.data.raw.names import LeftOut, is_archive, is_document, is_litter, remedy_for, shown, split, wrapping
@@ -46,13 +46,11 @@ class Listing:
     def notes(self) -> list[str]:
         return [f"{shown(self.folder)}: {line}" for line in self.left_out.lines()]
 
-    def nothing_found(self, notes: Iterable[str] = ()) -> str:
+    def no_samples(self, notes: Iterable[str] = ()) -> str:
         """The message for a folder without samples."""
-        wanted = (
-            f"{shown(self.folder)}: no file with extension {', '.join(self.extensions)}, neither loose nor in *.tar"
-        )
-        lines = dict.fromkeys(note.partition(": ")[2] for note in (*self.notes, *notes))
-        return "; ".join((wanted, *lines))
+        extensions = ", ".join(self.extensions)
+        wanted = f"{shown(self.folder)}: no file with extension {extensions}, neither loose nor in *.tar"
+        return "; ".join((wanted, *dict.fromkeys(note.partition(": ")[2] for note in (*self.notes, *notes))))
 
     def _walk(self) -> Iterator[str]:
         """Paths of all files below the folder. Each folder is read once, however many links lead to it, and under its
@@ -73,13 +71,13 @@ class Listing:
                 seen.add(identity)
                 self.folders[below] = os.stat(self.folder / below).st_mtime_ns
                 with os.scandir(self.folder / below) as entries:
-                    found = sorted(entries, key=lambda entry: entry.name)
+                    inside = sorted(entries, key=lambda entry: entry.name)
             except OSError as error:
                 if not below:
                     raise
                 self.left_out.add(f"folders that cannot be listed ({error.strerror})", below)
                 continue
-            for entry in found:
+            for entry in inside:
                 path = f"{below}/{entry.name}" if below else entry.name
                 if is_litter(entry.name):
                     if not entry.name.startswith("._") and split(entry.name[1:], self.extensions) is not None:
@@ -108,21 +106,17 @@ class FolderSource:
         self.folder, self.max_bytes = Path(folder), max_bytes
         listing = listing or Listing(folder, extensions)
         self.notes = listing.notes
-        found = [(key, path) for path in listing.files if (key := split(path, extensions)) is not None]
-        if wrapped := wrapping([name for (name, _), _ in found], shown(self.folder.name)):
-            self.notes.append(
-                f"{shown(self.folder)}: all files lie in {wrapped} below; their names are what follows it"
-            )
+        named = [(key, path) for path in listing.files if (key := split(path, extensions)) is not None]
+        if wrapped := wrapping([name for (name, _), _ in named], shown(self.folder.name)):
+            self.notes.append(f"{shown(folder)}: all files lie in {wrapped} below; their names are what follows it")
         self._files: dict[str, dict[str, str]] = {}  # name -> {extension: path below the folder}
-        for (name, extension), path in found:
+        for (name, extension), path in named:
             other = self._files.setdefault(name[len(wrapped) :], {}).setdefault(extension, path)
             if other != path:
-                raise ValueError(
-                    f"{shown(self.folder)}: {shown(other)} and {shown(path)} are one sample twice; remove one"
-                )
+                raise ValueError(f"{shown(folder)}: {shown(other)} and {shown(path)} are one sample twice; remove one")
         self.names = sorted(self._files)
         if not self.names:
-            raise ValueError(listing.nothing_found())
+            raise ValueError(listing.no_samples())
 
     def by_shard(self) -> dict[str | None, Sequence[str]]:
         return {None: self.names}
@@ -135,19 +129,22 @@ class FolderSource:
         return self._files[name]
 
     def files(self, name: str) -> dict[str, bytes]:
-        return {
-            extension: read_file(self.folder / path, self.max_bytes) for extension, path in self._files[name].items()
-        }
+        return {e: read_file(self.folder / path, self.max_bytes) for e, path in self._files[name].items()}
 
     def where(self, name: str) -> str:
         return ", ".join(shown(self.folder / path) for path in self._files[name].values())
 
     def stamp(self, name: str) -> str:
-        try:
-            found = {extension: os.stat(self.folder / path) for extension, path in sorted(self._files[name].items())}
-        except OSError:
-            return ""
-        return ";".join(f"{extension}:{s.st_size}:{s.st_mtime_ns}" for extension, s in found.items())
+        return stamp_of_files(self.folder, self._files[name])
+
+
+def stamp_of_files(folder: Path, files: Mapping[str, str]) -> str:
+    """Size and time of each of {extension: path below the folder}; '' where one is gone."""
+    try:
+        states = {extension: os.stat(folder / path) for extension, path in sorted(files.items())}
+    except OSError:
+        return ""
+    return ";".join(f"{extension}:{state.st_size}:{state.st_mtime_ns}" for extension, state in states.items())
 
 
 def unread(folder: Path, extensions: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ import numpy as np
 
 from fourm_engine.data.columns import DamagedColumn, OtherVersion, checksums, map_column, save_column, sealed, unsealed
 from fourm_engine.data.raw.names import shown
+from fourm_engine.data.raw.sample_shards import Claim
 from fourm_engine.data.raw.shard_scan import Block, Stamp
 from fourm_engine.data.raw.view_columns import Columns, smallest
 from fourm_engine.files import replacing_folder, write_atomically
@@ -90,9 +91,6 @@ class Stored:
             raise ValueError(f"{folder!r:.40} is no folder of columns")
         return cls(folder, {str(name): (int(n), list(map(int, sums))) for name, (n, sums) in columns.items()})
 
-    def document(self) -> dict[str, Any]:
-        return {"folder": self.folder, "columns": self.columns}
-
     def open(self, at: Readable) -> Columns:
         """Raises Damaged."""
         kinds = _MEMBERS | _VIEW
@@ -120,8 +118,7 @@ class Stored:
 class View:
     """The samples as `claims` read them."""
 
-    #: [source, extensions, modalities] of each.
-    claims: list[list[Any]]
+    claims: list[Claim]
     #: The shards of the root that were chosen; None: all.
     only: list[str] | None
     #: Claim -> folder below its own -> its time, or -1 where that proves nothing; None: there is no such folder.
@@ -137,18 +134,17 @@ class View:
 
     @classmethod
     def read(cls, document: Any) -> View:
-        return cls(**{**document, "stored": Stored.read(document["stored"], "view")})
+        claims = [Claim(str(s), tuple(map(str, e)), tuple(map(str, names))) for s, e, names in document["claims"]]
+        return cls(**{**document, "claims": claims, "stored": Stored.read(document["stored"], "view")})
 
     def document(self) -> dict[str, Any]:
-        return {**self.__dict__, "stored": self.stored.document()}
+        return {**vars(self), "stored": vars(self.stored)}
 
-    def serves(self, claims: Sequence[Sequence[Any]], only: Sequence[str] | None) -> bool:
+    def serves(self, claims: list[Claim], only: list[str] | None) -> bool:
         """Whether these claims would read the same."""
-        wanted = [list(claim) for claim in claims]
-        if self.only != (None if only is None else list(only)):
-            return False
-        keys = [claim[:2] for claim in self.claims]
-        return wanted == self.claims or (not self.by_extension and all(claim[:2] in keys for claim in wanted))
+        keys = {claim.key for claim in self.claims}
+        same = claims == self.claims or (not self.by_extension and keys.issuperset(claim.key for claim in claims))
+        return same and self.only == only
 
 
 @dataclass
@@ -216,7 +212,7 @@ class DataIndex:
             {row - first: what for row, what in self.odd.items() if first <= row < first + number},
         )
 
-    def view(self, claims: Sequence[Sequence[Any]], only: Sequence[str] | None) -> View | None:
+    def view(self, claims: list[Claim], only: list[str] | None) -> View | None:
         """The newest that serves these claims."""
         return next((view for view in reversed(self.views) if view.serves(claims, only)), None)
 
@@ -228,7 +224,7 @@ class DataIndex:
         document = {
             "format": FORMAT,
             "root": self.called,
-            "members": self.members.document(),
+            "members": vars(self.members),
             "shards": [[name, *s.stamp, s.settled, s.first, s.rows] for name, s in self.shards.items()],
             "odd": {str(row): what for row, what in self.odd.items()},
             "views": [view.document() for view in self.views],
@@ -245,17 +241,12 @@ def member_columns(blocks: Iterable[Block]) -> tuple[Columns, dict[int, list[Any
     blocks = list(blocks)
     ends = np.cumsum([0, *(len(block.flags) for block in blocks)])
     shift = np.cumsum([0, *(len(block.paths) for block in blocks)])
-    whole = {
-        "offsets": np.concatenate([[0], *(block.offsets[1:] + at for block, at in zip(blocks, shift))]).astype(
-            np.int64
-        ),
-        "paths": np.concatenate([np.zeros(0, np.uint8), *(block.paths for block in blocks)]),
-        "starts": np.concatenate([np.zeros(0, np.int64), *(block.starts for block in blocks)]),
-        "sizes": np.concatenate([np.zeros(0, np.int64), *(block.sizes for block in blocks)]),
-    }
-    columns: Columns = {name: smallest(column) for name, column in whole.items()}
-    columns["flags"] = np.concatenate([np.zeros(0, np.uint8), *(block.flags for block in blocks)])
-    columns["headers"] = np.concatenate([np.zeros(0, np.uint32), *(block.headers for block in blocks)])
+    offsets = np.concatenate([[0], *(block.offsets[1:] + at for block, at in zip(blocks, shift))])
+    columns: Columns = {"offsets": smallest(offsets.astype(np.int64))}
+    for name, kind in (("paths", np.uint8), ("starts", np.int64), ("sizes", np.int64)):
+        columns[name] = smallest(np.concatenate([np.zeros(0, kind), *(getattr(block, name) for block in blocks)]))
+    for name, kind in (("flags", np.uint8), ("headers", np.uint32)):
+        columns[name] = np.concatenate([np.zeros(0, kind), *(getattr(block, name) for block in blocks)])
     odd = {int(end) + row: what for block, end in zip(blocks, ends) for row, what in block.odd.items()}
     return columns, odd
 

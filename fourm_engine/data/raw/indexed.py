@@ -10,7 +10,7 @@ import numpy as np
 
 from fourm_engine.data.columns import DamagedColumn
 from fourm_engine.data.names_table import ENCODING, Names, NameTable
-from fourm_engine.data.raw.folder import read_file
+from fourm_engine.data.raw.folder import read_file, stamp_of_files
 from fourm_engine.data.raw.index import INDEX, Damaged, DataIndex, View
 from fourm_engine.data.raw.names import plain, shown
 from fourm_engine.data.raw.open_shards import close_below, read_member
@@ -18,7 +18,8 @@ from fourm_engine.data.raw.sample_shards import Claim, Key
 from fourm_engine.data.raw.shard_scan import Stamp, content
 from fourm_engine.data.raw.tar import stamp_text, stamped
 from fourm_engine.data.raw.tar_members import Content
-from fourm_engine.storage.location import Location, Shard
+from fourm_engine.storage.location import Location
+from fourm_engine.storage.remote import Shard
 from fourm_plugins.errors import SampleError
 
 
@@ -35,9 +36,8 @@ class Maps:
         self.paths = {name: index.root / name for name, _ in self.shards}
         self.firsts = np.array([shard.first for shard in index.shards.values()], np.int64)
         try:
-            self.names = NameTable.from_arrays(
-                {column: self.view[f"names.{column}"] for column in ("offsets", "blob", "hashes", "order")}
-            )
+            columns = ("offsets", "blob", "hashes", "order")
+            self.names = NameTable.from_arrays({column: self.view[f"names.{column}"] for column in columns})
             for number in range(len(view.claims)):
                 starts, files, extensions = (self.view[f"{number}.{c}"] for c in ("starts", "files", "extensions"))
                 if len(starts) != len(self.names) + 1 or not int(starts[-1]) == len(files) == len(extensions):
@@ -79,9 +79,8 @@ class IndexedSource:
         self.maps, self.number, self.max_bytes = maps, number, max_bytes
         self.source, self.extensions = key
         self.notes = list(notes)
-        self._starts, self._files, self._extensions = (
-            maps.view[f"{number}.{column}"] for column in ("starts", "files", "extensions")
-        )
+        columns = (maps.view[f"{number}.{column}"] for column in ("starts", "files", "extensions"))
+        self._starts, self._files, self._extensions = columns
 
     def __reduce__(self) -> tuple[Any, ...]:
         return IndexedSource, (self.maps, self.number, (self.source, self.extensions), self.notes, self.max_bytes)
@@ -99,14 +98,14 @@ class IndexedSource:
         return [extension for extension, _ in self._of(name)]
 
     def files(self, name: str) -> dict[str, bytes]:
-        found = {}
+        files = {}
         for extension, file in self._of(name):
             if isinstance(file, str):
-                found[extension] = read_file(self.maps.root / file, self.max_bytes)
+                files[extension] = read_file(self.maps.root / file, self.max_bytes)
             else:
                 shard, stamp, content = file
-                found[extension] = read_member(self.maps.paths[shard], stamp, content, self.max_bytes)
-        return found
+                files[extension] = read_member(self.maps.paths[shard], stamp, content, self.max_bytes)
+        return files
 
     def ahead(self, names: Sequence[str], *, now: bool = False) -> None:
         """Copy the shards of samples in the background, where they are remote. now: they are needed next."""
@@ -123,13 +122,13 @@ class IndexedSource:
         for at in range(int(self._starts[row]), int(self._starts[row + 1])):
             file = int(self._files[at])
             try:
-                found = self.maps.member(file) if file >= 0 else self.maps.loose(-1 - file)
+                source = self.maps.member(file) if file >= 0 else self.maps.loose(-1 - file)
                 extension = self.extensions[self._extensions[at]]
             except DamagedColumn:
                 raise
             except (IndexError, ValueError, TypeError) as error:
                 raise SampleError(f"{INDEX} is damaged ({error}); run `fourm data index` again") from None
-            yield extension, found
+            yield extension, source
 
     def where(self, name: str) -> str:
         root = self.maps.root
@@ -148,13 +147,7 @@ class IndexedSource:
                 shard, stamp, members[extension] = file
         if isinstance(root, Location):  # as it was when it was indexed
             return stamped(stamp, members) if shard else ";".join(map(":".join, sorted(loose.items())))
-        if shard:
-            return stamp_text(root / shard, members)
-        try:
-            found = {extension: (root / path).stat() for extension, path in sorted(loose.items())}
-        except OSError:
-            return ""
-        return ";".join(f"{extension}:{s.st_size}:{s.st_mtime_ns}" for extension, s in found.items())
+        return stamp_text(root / shard, members) if shard else stamp_of_files(root, loose)
 
     def by_shard(self) -> dict[str | None, Sequence[str]]:
         rows = np.flatnonzero(self.present)
@@ -180,7 +173,7 @@ def indexed_sources(
 ) -> tuple[Maps, dict[Key, IndexedSource]]:
     """The columns, and the sources of `claims`, those that have data. Raises Damaged."""
     maps, sources = Maps(index, view), {}
-    keys = [(str(source), tuple(map(str, extensions))) for source, extensions, _ in view.claims]
+    keys = [claim.key for claim in view.claims]
     for claim in claims:
         number = keys.index(claim.key)
         source = IndexedSource(maps, number, claim.key, renamed(index, view.notes[number]), max_bytes)

@@ -18,9 +18,9 @@ from typing import Any
 
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw.catalogue import open_one
-from fourm_engine.data.raw.folder import Listing
+from fourm_engine.data.raw.folder import MAX_FILE_BYTES, Listing
 from fourm_engine.data.raw.label_files import LabelWriter, ValueReader
-from fourm_engine.data.raw.source import MAX_FILE_BYTES, Source
+from fourm_engine.data.raw.source import Source
 from fourm_engine.data.workers import ahead, batched, preparing_workers
 from fourm_engine.files import remove_leftovers
 from fourm_engine.lock import at_work
@@ -65,9 +65,7 @@ def plan(modalities: Modalities, source: str, targets: Iterable[str], models: Ma
         there = [name for plugin in wanted for name in (source, *targets) if _provided_by(modalities, name, plugin)]
         if not there:
             needed = " or ".join(wanted)
-            raise ValueError(
-                f"{target} is made from {needed}, not from {source}; name that with --from, or add it to --to"
-            )
+            raise ValueError(f"{target} is made from {needed}, not {source}; name that with --from, or add it to --to")
         made_from[target] = there[0]
     steps: list[Step] = []
     ready, left = {source}, list(targets)
@@ -127,9 +125,8 @@ def label(
     specs = [modality.spec for modality in (*among, shares, source, target)]
     files = open_one(root, shares.spec, specs, max_bytes=max_bytes)
     if files is None:
-        raise ValueError(
-            f"{root / shares.spec.source}: no such folder; {shares.name} is what {target.name} is made from"
-        )
+        where = root / shares.spec.source
+        raise ValueError(f"{where}: no such folder; {shares.name} is what {target.name} is made from")
     made = root if out is None else out
     assert isinstance(made, Path), "labels are written to a local folder"
     folder = made / target.spec.source
@@ -160,9 +157,8 @@ def label(
         samples = sum(map(len, have))
         report.lacking = total - samples
         parts = (part for names in have for batch in batched(names, BATCH) for part in batched(batch, PART))
-        values = ahead(
-            ValueReader(files, source), parts, workers=preparing_workers(samples) if workers is None else workers
-        )
+        workers = preparing_workers(samples) if workers is None else workers
+        values = ahead(ValueReader(files, source), parts, workers=workers)
         with LabelWriter(folder, target) as writer:
             for (shard, names), present in zip(waiting, have):
                 for batch in batched(present, BATCH):
@@ -193,30 +189,20 @@ def _check_aligned(folder: Path, files: Source, target: Modality) -> None:
     there = Listing(folder, target.spec.extensions)
     expected = {path.relative_to(folder).as_posix() for path, _ in _units(files, folder) if path is not None}
     if other := sorted(set(there.shards) - expected):
-        wanted = (
-            "is no shard of what it is made from" if expected else "would be beside its labels, which are plain files"
-        )
+        wanted = "is no shard of what it is made from" if expected else "would be beside labels that are plain files"
         raise ValueError(f"{folder}: {other[0]} {wanted}; move it away")
     if there.files and None not in files.by_shard():
-        raise ValueError(
-            f"{folder / there.files[0]}: a plain file, but its labels would be shards beside it; move it away"
-        )
+        raise ValueError(f"{folder / there.files[0]}: a plain file beside shards of labels; move it away")
 
 
 def _clean(folder: Path, mine: Sequence[tuple[Path | None, list[str]]]) -> None:
-    expected = {out.relative_to(folder).as_posix() for out, _ in mine if out is not None} | {
-        n for out, names in mine if out is None for n in names
-    }
+    expected = {out.relative_to(folder).as_posix() for out, _ in mine if out is not None}
+    expected.update(name for out, names in mine if out is None for name in names)
     remove_leftovers(folder, lambda path: path in expected or path.rpartition(".")[0] in expected)
 
 
 def _label(
-    read: Mapping[str, Any],
-    files: Source,
-    target: Modality,
-    labeller: Labeller,
-    on_error: str,
-    report: LabelReport,
+    read: Mapping[str, Any], files: Source, target: Modality, labeller: Labeller, on_error: str, report: LabelReport
 ) -> Iterator[tuple[str, Any]]:
     """(sample, value of the target) of a batch, without what cannot be used."""
 

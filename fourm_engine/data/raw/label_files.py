@@ -5,13 +5,12 @@ In: samples of the source. Out: their values, and the shards or files of the lab
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fourm_engine.data.background import Background
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw.source import Source
 from fourm_engine.data.raw.write_shards import write_shard
@@ -19,9 +18,6 @@ from fourm_engine.files import write_atomically
 from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Modality
 from fourm_plugins.notes import reading
-
-#: Batches of labels that wait to be encoded and written.
-WRITTEN_LATER = 4
 
 
 class ValueReader:
@@ -41,48 +37,23 @@ class ValueReader:
         return values
 
 
-class LabelWriter:
-    """Encodes labels and writes them, in a thread, up to `WRITTEN_LATER` batches later. What went wrong there is raised
-    by a later call, and nothing is written after it."""
+class LabelWriter(Background):
+    """Encodes labels and writes them, in a thread."""
 
     def __init__(self, folder: Path, target: Modality) -> None:
+        super().__init__()
         self.folder, self.target = folder, target
         #: Samples.
         self.written = 0
-        self._thread = ThreadPoolExecutor(1)
-        self._waiting: deque[Future[None]] = deque()
         self._encoded: list[tuple[str, dict[str, bytes]]] = []
-        self._failed = False
-
-    def __enter__(self) -> LabelWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.shutdown()
 
     def encode(self, labels: Sequence[tuple[str, Any]]) -> None:
         """Add labels to the shard or files that are written next."""
-        self._later(self._encode, labels)
+        self.later(self._encode, labels)
 
     def write(self, out: Path | None) -> None:
         """Write them to the shard `out`, or for None to a file each."""
-        self._later(self._write, out)
-
-    def finish(self) -> None:
-        """Wait for all of it."""
-        while self._waiting:
-            self._waiting.popleft().result()
-
-    def _later(self, work: Callable[[Any], None], argument: Any) -> None:
-        self._waiting.append(self._thread.submit(self._do, work, argument))
-        while len(self._waiting) > WRITTEN_LATER:
-            self._waiting.popleft().result()
-
-    def _do(self, work: Callable[[Any], None], argument: Any) -> None:
-        if not self._failed:
-            self._failed = True
-            work(argument)
-            self._failed = False
+        self.later(self._write, out)
 
     def _encode(self, labels: Sequence[tuple[str, Any]]) -> None:
         self._encoded += [(name, self.target.write(value)) for name, value in labels]

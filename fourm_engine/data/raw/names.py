@@ -107,20 +107,20 @@ def compression(head: bytes) -> str | None:
 def wrapping(names: Sequence[str], folder: str) -> str:
     """The path up to and including `folder/` where all of the names begin with it, as in an archive that was made of
     the folder rather than in it; '' where they do not."""
-    before, found, _ = f"/{min(names, default='')}".partition(f"/{folder}/")
-    prefix = f"{before}{found}".removeprefix("/")
-    return prefix if found and all(name.startswith(prefix) for name in names) else ""
+    before, match, _ = f"/{min(names, default='')}".partition(f"/{folder}/")
+    prefix = f"{before}{match}".removeprefix("/")
+    return prefix if match and all(name.startswith(prefix) for name in names) else ""
 
 
 class LeftOut:
     """Counts what is left out, by kind, with one example each."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[str, str], tuple[int, str]] = {}
+        self._kinds: dict[tuple[str, str], tuple[int, str]] = {}
 
     def add(self, what: str, example: str, remedy: str = "") -> None:
-        number, first = self._found.get((what, remedy), (0, example))
-        self._found[what, remedy] = number + 1, first
+        number, first = self._kinds.get((what, remedy), (0, example))
+        self._kinds[what, remedy] = number + 1, first
 
     def lines(self) -> list[str]:
         """Such as "left out hidden files: 3, such as .a.png"."""
@@ -131,7 +131,7 @@ class LeftOut:
 
     def kinds(self) -> list[tuple[str, str, int, str]]:
         """(what, remedy, number, example) of each."""
-        return [(*kind, *some) for kind, some in self._found.items()]
+        return [(*kind, *some) for kind, some in self._kinds.items()]
 
 
 def say(line: str, level: int = logging.WARNING) -> None:

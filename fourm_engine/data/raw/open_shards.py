@@ -10,7 +10,8 @@ from pathlib import Path
 
 from fourm_engine.data.raw.folder import too_large
 from fourm_engine.data.raw.tar_members import BLOCK, Content
-from fourm_engine.storage.location import Location, OpenFile, Readable
+from fourm_engine.storage.location import Location, Readable
+from fourm_engine.storage.remote import OpenFile
 from fourm_plugins.errors import SampleError
 
 #: Open shards of a process, over all sources; more are closed and opened again as needed.

@@ -62,24 +62,22 @@ def pack(there: Catalogue, out: Path, *, samples_per_shard: int, progress: Progr
 
 def _members(there: Catalogue, names: Iterable[str], report: Packed) -> Iterator[tuple[str, Mapping[str, bytes]]]:
     for name in names:
-        found = _files(there, name, report)
-        if found:
-            yield name, {f"{source}.{extension}": content for (source, extension), content in found.items()}
+        if files := _files(there, name, report):
+            yield name, {f"{source}.{extension}": content for (source, extension), content in files.items()}
 
 
 def _files(there: Catalogue, name: str, report: Packed) -> dict[tuple[str, str], bytes]:
     """(source, extension) -> content of a sample, without what cannot be read."""
-    found: dict[tuple[str, str], bytes] = {}
+    files: dict[tuple[str, str], bytes] = {}
     row = there.names.row(name)
-    for key, files in there.sources.items():
-        source = key[0]
+    for key, source in there.sources.items():
         if there.present[key][row]:
             try:
-                found |= {(source, extension): content for extension, content in files.files(name).items()}
+                files |= {(key[0], extension): content for extension, content in source.files(name).items()}
             except SampleError as error:
-                report.bad.append(BadFile(files.where(name), source, str(error)))
-    report.files += len(found)
-    return found
+                report.bad.append(BadFile(source.where(name), key[0], str(error)))
+    report.files += len(files)
+    return files
 
 
 def unpack(there: Catalogue, out: Path, *, progress: Progress | None = None) -> Packed:
@@ -131,7 +129,6 @@ def _continue(out: Path, there: Catalogue, samples_per_shard: int | None) -> Non
             raise ValueError(f"{shown(out)}: holds {shown(min(held))}; choose a folder that is empty or new") from None
         differs = [k for k in now if not isinstance(before, dict) or before.get(k) != now[k]]
         if differs:
-            raise ValueError(
-                f"{shown(out)}: was begun with other data or settings ({', '.join(differs)}); choose another folder"
-            )
+            what = ", ".join(differs)
+            raise ValueError(f"{shown(out)}: was begun with other data or settings ({what}); choose another folder")
     write_atomically(path, json.dumps(now) + "\n")

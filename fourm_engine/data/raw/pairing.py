@@ -39,12 +39,11 @@ def unpaired(names: Mapping[str, Collection[str]]) -> list[str]:
     for index, first in enumerate(sources):
         for second in sources[index + 1 :]:
             mine, theirs = (_lacking(names[a], names[b]) for a, b in ((first, second), (second, first)))
-            if (found := difference(mine, theirs)) is not None:
-                number, what, a, b = found
-                lines.append(
-                    f"names of {first} and {second} that differ in {what} alone: {number}, such as {shown(a)} and "
-                    f"{shown(b)}; name them alike"
-                )
+            if (near := difference(mine, theirs)) is not None:
+                number, what, a, b = near
+                example = f"{shown(a)} and {shown(b)}"
+                what = f"names of {first} and {second} that differ in {what} alone"
+                lines.append(f"{what}: {number}, such as {example}; name them alike")
     return lines
 
 

@@ -14,7 +14,6 @@ import signal
 import subprocess
 import tarfile
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -63,7 +62,7 @@ def copies(pipe: str, folder: Path) -> dict[Path, str]:
     return {folder / f"shard-{number:05d}.tar": command for number, command in enumerate(commands)}
 
 
-def copied(pipe: str, folder: Path, tell: Callable[[str], None] = say) -> Path:
+def copied(pipe: str, folder: Path) -> Path:
     """`folder` with what the commands print; what is there is not copied again, so that a stopped call continues. Of
     the processes of a machine the first one copies.
 
@@ -77,17 +76,15 @@ def copied(pipe: str, folder: Path, tell: Callable[[str], None] = say) -> Path:
         members, size = 0, 0
         for path, command in wanted.items():
             if not path.is_file():
-                members += _copy(command, path, tell)
+                members += _copy(command, path)
                 size += path.stat().st_size
         if not local_rank():
-            tell(
-                f"{shown(folder)}: copied {counted(len(wanted), 'tar')}, {size / 1e6:.1f} MB of "
-                f"{counted(members, 'member')}, from {pipe}"
-            )
+            tars, contents = counted(len(wanted), "tar"), counted(members, "member")
+            say(f"{shown(folder)}: copied {tars}, {size / 1e6:.1f} MB of {contents}, from {pipe}")
     return folder
 
 
-def _copy(command: str, path: Path, tell: Callable[[str], None]) -> int:
+def _copy(command: str, path: Path) -> int:
     """Members of the tar."""
     with replacing_file(path) as temporary:
         size, first = 0, b""
@@ -97,7 +94,7 @@ def _copy(command: str, path: Path, tell: Callable[[str], None]) -> int:
             assert process.stdout is not None
             try:
                 with open(temporary, "wb") as file:
-                    while chunk := _next(process.stdout.fileno(), command, tell):
+                    while chunk := _next(process.stdout.fileno(), command):
                         size += len(chunk)
                         first += chunk[: _EMPTY - len(first)]
                         if not _may_be_tar(first):  # and may have no end
@@ -110,9 +107,8 @@ def _copy(command: str, path: Path, tell: Callable[[str], None]) -> int:
                     os.killpg(process.pid, signal.SIGKILL)  # the shell, and what it has started
                 raise
         if process.returncode:
-            raise ValueError(
-                f"{PIPE}{command}: failed with status {process.returncode} after {size} bytes; run it yourself to see"
-            )
+            status = f"{process.returncode} after {size} bytes"
+            raise ValueError(f"{PIPE}{command}: failed with status {status}; run it yourself to see")
         try:
             return len(scan(temporary).samples)
         except ValueError as error:
@@ -120,10 +116,10 @@ def _copy(command: str, path: Path, tell: Callable[[str], None]) -> int:
             raise ValueError(f"{PIPE}{command}: prints no whole tar: {reason}") from None
 
 
-def _next(pipe: int, command: str, tell: Callable[[str], None]) -> bytes:
+def _next(pipe: int, command: str) -> bytes:
     """What a command prints next, up to `_CHUNK` bytes; b"" at its end. Tells once where it prints nothing for long."""
     if not select.select([pipe], [], [], SILENCE)[0]:
-        tell(f"{PIPE}{command}: has printed nothing for {SILENCE:.0f} s; still waiting (Ctrl-C ends it)")
+        say(f"{PIPE}{command}: has printed nothing for {SILENCE:.0f} s; still waiting (Ctrl-C ends it)")
     return os.read(pipe, _CHUNK)
 
 

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fourm_engine.data.raw.catalogue import open_catalogue
-from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.index import FILE, INDEX, MAX_BYTES
 from fourm_engine.data.raw.names import is_archive, is_litter, shown, split
 from fourm_engine.data.raw.root import DataRoot
@@ -19,7 +18,6 @@ from fourm_engine.modalities import Modalities
 from fourm_engine.storage.errors import Missing, StoreError
 from fourm_engine.storage.location import Location
 from fourm_plugins.modality import Modality
-from fourm_plugins.spec import ModalitySpec
 
 log = logging.getLogger(__name__)
 
@@ -60,22 +58,16 @@ def with_data(
 def in_shards(root: DataRoot, modalities: Iterable[Modality]) -> set[str]:
     """Names of the modalities that have members in the tars of a root, or files in what a package opens. Raises
     ValueError for one that cannot be used."""
+    if isinstance(root.folder, Location) or (isinstance(root.folder, Path) and not root.folder.is_dir()):
+        return set()
+    if isinstance(root.folder, Path) and not (root_shards(root.folder) if root.shards is None else root.shards):
+        return set()
     specs = [modality.spec for modality in modalities]
-    if isinstance(root.folder, Elsewhere):
-        return _having(root, specs)
-    if not isinstance(root.folder, Path) or not root.folder.is_dir():
-        return set()
-    if not (root_shards(root.folder) if root.shards is None else root.shards):
-        return set()
-    return _having(root, specs)
-
-
-def _having(root: DataRoot, specs: list[ModalitySpec]) -> set[str]:
     there = open_catalogue(root.folder, specs, shards=root.shards)
     for note in there.notes:
         if f" {UNCLEAR}: " in note:  # left out here, they are not known to any command
             log.warning("%s", note)
-    return {spec.name for spec in specs if (spec.source, tuple(spec.extensions)) in there.sources}
+    return {spec.name for spec in specs if spec.files in there.sources}
 
 
 def indexed(folder: Location) -> set[str]:
@@ -88,9 +80,8 @@ def indexed(folder: Location) -> set[str]:
             return set(map(str, document["modalities"]))
         views = [(claim, there) for view in document["views"] for claim, there in zip(view["claims"], view["folders"])]
         shards = {str(shard[0]).partition("/")[0] for shard in document["shards"]}
-        return {
-            str(name) for (source, _, names), there in views if there is not None or source in shards for name in names
-        }
+        having = [names for (source, _, names), there in views if there is not None or source in shards]
+        return {str(name) for names in having for name in names}
     except Missing:
         return set()
     except StoreError:
@@ -105,14 +96,11 @@ def beside(root: Path, modalities: Iterable[Modality]) -> list[str]:
     specs = [modality.spec for modality in modalities]
     whole = [spec for spec in specs if spec.source == "."]  # which read the folder itself
     inside = sorted({e for spec in whole for e in spec.extensions})
-    extensions, sources = (
-        sorted({e for spec in specs for e in spec.extensions}),
-        sorted({spec.source for spec in specs}),
-    )
-    with os.scandir(root) as entries:
-        found = [entry.name for entry in entries if not is_litter(entry.name)]
-    archives = sorted(name for name in found if is_archive(name))
-    loose = (name for name in found if name != "splits.json" and split(name, inside) is None)
+    extensions = sorted({e for spec in specs for e in spec.extensions})
+    sources = sorted({spec.source for spec in specs})
+    names = [name for name in os.listdir(root) if not is_litter(name)]
+    archives = sorted(name for name in names if is_archive(name))
+    loose = (name for name in names if name != "splits.json" and split(name, inside) is None)
     files = sorted(name for name in loose if split(name, extensions) is not None)
     folders = ", ".join(f"{source}/" for source in sources if source != ".")
     lines = []
@@ -127,7 +115,7 @@ def beside(root: Path, modalities: Iterable[Modality]) -> list[str]:
             f"folder of their modality ({folders})"
         )
     for source in sources:
-        alike = [n for n in found if n not in sources and n.casefold().rstrip("s") == source.casefold().rstrip("s")]
-        if source not in found and alike:
+        alike = [n for n in names if n not in sources and n.casefold().rstrip("s") == source.casefold().rstrip("s")]
+        if source not in names and alike:
             lines.append(f"the folder {shown(min(alike))} is not read; {source} is looked for")
     return lines

@@ -1,12 +1,11 @@
 """What the installed plugins say of the sub-folders of a data folder, and which of them reads which.
 
-In: a folder and the plugin host. Out: `Found`, one a modality. Each plugin is asked about the files of a few samples of
+In: a folder and the plugin host. Out: `Match`, one a modality. Each plugin is asked about the files of a few samples of
 each sub-folder (`Modality.recognise`), the one that is chosen about more; which samples is seeded.
 """
 
 from __future__ import annotations
 
-import math
 import random
 import re
 from collections import Counter
@@ -16,11 +15,11 @@ from itertools import pairwise
 from pathlib import Path
 
 from fourm_engine.data.raw.documents import read_documents
-from fourm_engine.data.raw.folder import unread
+from fourm_engine.data.raw.folder import MAX_FILE_BYTES, unread
 from fourm_engine.data.raw.names import shown
 from fourm_engine.data.raw.sample_shards import Claim, open_sample_shards
 from fourm_engine.data.raw.shard_scan import scan
-from fourm_engine.data.raw.source import MAX_FILE_BYTES, Source, open_source, root_shards
+from fourm_engine.data.raw.source import Source, open_source, root_shards
 from fourm_plugins.activation import run
 from fourm_plugins.counting import counted
 from fourm_plugins.discovery import Plugin, PluginError
@@ -57,7 +56,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Found:
+class Match:
     """One modality of a folder. `modality` has the settings that fit its files."""
 
     name: str
@@ -76,7 +75,7 @@ class Found:
         return self.modality.spec.files
 
 
-class Asked:
+class Recogniser:
     """The plugins' answers about the sub-folders of `root`. `notes` tells of what is left out: plugins that fail,
     folders and files that cannot be read."""
 
@@ -89,8 +88,8 @@ class Asked:
                     self.classes[plugin.name] = manager.modality_class(plugin.name)
             except PluginError as error:
                 self.notes.append(f"plugin {plugin.name} left out: {first_line(error)}")
-        own = (getattr(cls, "extensions", ()) for cls in self.classes.values())
-        self.extensions = tuple(dict.fromkeys((*_COMMON, *(e for extensions in own for e in extensions))))
+        declared = (getattr(cls, "extensions", ()) for cls in self.classes.values())
+        self.extensions = tuple(dict.fromkeys((*_COMMON, *(e for extensions in declared for e in extensions))))
         #: WebDataset shards, and the sources that their members name.
         self.shards = root_shards(root)
         self.inside = _named_inside(root / self.shards[0]) if self.shards else []
@@ -163,24 +162,24 @@ class Asked:
         shared = open_sample_shards(self.root, self.shards, claims, max_bytes=MAX_FILE_BYTES, scan=scan)
         return shared.sources.get((source, tuple(extensions)))
 
-    def settle(self, answers: Mapping[str, list[Answer]]) -> list[Found]:
+    def settle(self, answers: Mapping[str, list[Answer]]) -> list[Match]:
         """One plugin for the files of each folder, the surest first, and with it what sees the same files as continuous
         input."""
-        found: list[Found] = []
+        matches: list[Match] = []
         everything = [(answer, source) for source, some in answers.items() for answer in some]
         for answer, source in sorted(everything, key=lambda e: (-e[0].score, e[1], e[0].plugin)):
-            made = self._make(answer, source, taken={f.name for f in found})
+            made = self._make(answer, source, taken={f.name for f in matches})
             if made is None or self._anothers(made):
                 continue
             extensions = set(made.modality.spec.extensions)
-            same = [f for f in found if f.source == source and extensions & set(f.modality.spec.extensions)]
+            same = [f for f in matches if f.source == source and extensions & set(f.modality.spec.extensions)]
             if not same or (len(same) == 1 and _both(same[0], made)):
-                found.append(made)
+                matches.append(made)
             elif answer.score >= CLOSE * same[0].score and not any(_both(f, made) for f in same):
-                found[found.index(same[0])] = replace(same[0], rivals=(*same[0].rivals, answer.plugin))
-        return sorted(found, key=lambda f: (f.source, f.modality.spec.continuous, f.name))
+                matches[matches.index(same[0])] = replace(same[0], rivals=(*same[0].rivals, answer.plugin))
+        return sorted(matches, key=lambda f: (f.source, f.modality.spec.continuous, f.name))
 
-    def _anothers(self, made: Found) -> bool:
+    def _anothers(self, made: Match) -> bool:
         """Whether a folder is called as another plugin's data, which refuses these very files, or is the second one of
         this plugin: the name is right, and the files are what has to change."""
         if self.named(made.plugin.name, made.source) or (refusal := self.refusal(made.source)) is None:
@@ -225,14 +224,12 @@ class Asked:
         except ValueError as error:
             self.notes.append(f"plugin {name} left out of {shown(source)}: {first_line(error)}")
             return None
-        if answer is None or (
-            isinstance(answer, Recognised) and not math.isnan(answer.score) and 0 < answer.score <= 1
-        ):
+        if answer is None or (isinstance(answer, Recognised) and 0 < answer.score <= 1):  # nor NaN
             return answer
         self.notes.append(f"plugin {name} left out of {shown(source)}: it answers {answer!r:.60}, not a Recognised")
         return None
 
-    def _make(self, answer: Answer, source: str, *, taken: set[str]) -> Found | None:
+    def _make(self, answer: Answer, source: str, *, taken: set[str]) -> Match | None:
         """The modality of a folder, called as its plugin, or where that is taken `plugin@folder`; None, with a note,
         where that cannot be."""
         called, plugin = answer.plugin, self.manager.find("modality", answer.plugin)
@@ -267,7 +264,7 @@ class Asked:
         if len(names) < COVERED * len(self.sources[source].names):
             return None
         looked = sum(any(extension in files for extension in modality.spec.extensions) for files in samples)
-        return Found(called, plugin, source, recognised, modality, names, looked, answer.score)
+        return Match(called, plugin, source, recognised, modality, names, looked, answer.score)
 
     def _with_documents(
         self, name: str, source: str, recognised: Recognised, samples: list[dict[str, bytes]]
@@ -275,11 +272,10 @@ class Asked:
         """With the settings of a document beside the files, where the files can be read with these."""
         plugin = self.manager.find("modality", name)
         given, where = read_documents(self.classes[name], plugin, [self.root / source, self.root])
-        settings = dict(recognised.settings) | {
-            key: (value, f"as {where.rpartition('/')[2]} says") for key, value in given.items()
-        }
         if not given:
             return recognised
+        why = f"as {where.rpartition('/')[2]} says"
+        settings = dict(recognised.settings) | {key: (value, why) for key, value in given.items()}
         try:
             values = {key: value for key, (value, _) in settings.items()}
             modality = self.manager.modality("probe", plugin=name, **values)
@@ -292,7 +288,7 @@ class Asked:
         return replace(recognised, settings=settings)
 
 
-def _both(first: Found, second: Found) -> bool:
+def _both(first: Match, second: Match) -> bool:
     """Whether two modalities see the same files, one as tokens and the other, no less surely, as continuous input."""
     continuous = first.modality.spec.continuous, second.modality.spec.continuous
     return first.files == second.files and continuous[0] != continuous[1] and second.score >= first.score
@@ -320,10 +316,10 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
-def disjoint(found: Sequence[Found]) -> tuple[list[Found], list[str]]:
+def disjoint(matches: Sequence[Match]) -> tuple[list[Match], list[str]]:
     """Without a second folder of a plugin that has no sample in common with the first, and a note of each."""
-    kept, notes = list[Found](), list[str]()
-    for one in sorted(found, key=lambda f: f.name != f.plugin.name):
+    kept, notes = list[Match](), list[str]()
+    for one in sorted(matches, key=lambda f: f.name != f.plugin.name):
         first = next((f for f in kept if f.plugin == one.plugin), None)
         if first is None or first.samples & one.samples:
             kept.append(one)
@@ -332,4 +328,4 @@ def disjoint(found: Sequence[Found]) -> tuple[list[Found], list[str]]:
                 f"{shown(one.source)}/ is not read: it is {one.plugin.name} as {shown(first.source)}/, with other "
                 f"samples; move both into one folder"
             )
-    return [one for one in found if one in kept], notes
+    return [one for one in matches if one in kept], notes

@@ -53,17 +53,13 @@ def data_root(path: Readable | str) -> DataRoot:
     paths = [whole] if whole.exists() else [Path(text) for text in expand(str(path))]
     for one in paths:
         if one.suffix.lower() != ".tar":
-            raise ValueError(
-                f"{shown(path)}: stands for {shown(one)}; name a folder, or tars such as shard-{{00..09}}.tar"
-            )
+            raise ValueError(f"{shown(path)}: means {shown(one)}; name a folder, or tars such as shard-{{00..09}}.tar")
     folder = Path(os.path.commonpath([one.parent for one in paths]))
     missing = [one for one in paths if not one.is_file()]
     if missing and not folder.is_dir():
         return DataRoot(folder, None)  # whoever needs it says so
     if missing:
-        raise ValueError(
-            f"{shown(path)}: {len(missing)} of {len(paths)} tars are not there, such as {shown(missing[0])}"
-        )
+        raise ValueError(f"{shown(path)}: {len(missing)} of {len(paths)} tars are missing, such as {shown(missing[0])}")
     return DataRoot(folder, sorted({one.relative_to(folder).as_posix() for one in paths}))
 
 

@@ -41,7 +41,7 @@ class Claim(NamedTuple):
 def claims_of(specs: Iterable[ModalitySpec]) -> list[Claim]:
     names: dict[Key, list[str]] = {}
     for spec in specs:
-        names.setdefault((spec.source, tuple(spec.extensions)), []).append(spec.name)
+        names.setdefault(spec.files, []).append(spec.name)
     return [Claim(*key, tuple(sorted(names[key]))) for key in sorted(names)]
 
 
@@ -75,8 +75,8 @@ class Sorter:
                 self._marked.setdefault(f".{claim.source.lower()}{ending}", {})[number] = extension
                 for name in claim.modalities:
                     named.setdefault(f".{name.lower()}{ending}", {})[number] = extension
-        for ending, found in named.items():
-            self._marked.setdefault(ending, found)  # a source of this name goes first
+        for ending, claimed in named.items():
+            self._marked.setdefault(ending, claimed)  # a source of this name goes first
         #: Whether extensions alone decided of any member: then it depends on all claims.
         self.by_extension = False
 
@@ -87,24 +87,24 @@ class Sorter:
         dots = [at for at, character in enumerate(lowered) if character == "." and at]
         top = path.partition("/")[0] if slash else ""
         for at in dots:  # the longest ending first
-            if found := self._marked.get(lowered[at:]):
-                return self._member(found, f"{folder}/{file[:at]}" if folder else file[:at])
+            if claimed := self._marked.get(lowered[at:]):
+                return self._member(claimed, f"{folder}/{file[:at]}" if folder else file[:at])
         if top in self._folders:
             for at in dots:
-                if found := self._folders[top].get(lowered[at:]):
-                    return self._member(found, path.removeprefix(f"{top}/")[: at - len(file)])
+                if claimed := self._folders[top].get(lowered[at:]):
+                    return self._member(claimed, path.removeprefix(f"{top}/")[: at - len(file)])
             return ""
-        if dots and (found := self._bare.get(lowered[dots[0] :])):
+        if dots and (claimed := self._bare.get(lowered[dots[0] :])):
             self.by_extension = True
-            if len({self._sources[number] for number in found}) > 1:
-                sources = sorted({self._sources[number] for number in found})
+            if len(sources := sorted({self._sources[number] for number in claimed})) > 1:
                 return f"members that {' and '.join(sources)} {UNCLEAR}"
-            return self._member(found, f"{folder}/{file[: dots[0]]}" if folder else file[: dots[0]])
+            return self._member(claimed, f"{folder}/{file[: dots[0]]}" if folder else file[: dots[0]])
         return ""
 
     @staticmethod
-    def _member(found: dict[int, str], sample: str) -> Member:
-        return Member(tuple(found), plain(sample), next(iter(found.values())))
+    def _member(claimed: dict[int, str], sample: str) -> Member:
+        """`claimed`: claim -> extension."""
+        return Member(tuple(claimed), plain(sample), next(iter(claimed.values())))
 
 
 class SampleShards(NamedTuple):
@@ -126,7 +126,7 @@ def open_sample_shards(
     for shard in shards:
         scanned = scan(root / shard)
         above, slash, _ = plain(shard).rpartition("/")
-        found: list[dict[tuple[str, str], Content]] = [{} for _ in claims]
+        samples: list[dict[tuple[str, str], Content]] = [{} for _ in claims]
         for clean in scanned.samples:
             member = sorter.sort(clean)
             if isinstance(member, str):
@@ -134,10 +134,10 @@ def open_sample_shards(
                 continue
             key = above + slash + member.sample, member.extension
             for number in member.claims:
-                if key in found[number]:
+                if key in samples[number]:
                     raise ValueError(two_files(root / shard, *key))
-                found[number][key] = scanned.contents[clean]
-        for number, files in enumerate(found):
+                samples[number][key] = scanned.contents[clean]
+        for number, files in enumerate(samples):
             if files:
                 sources[number].add(shard, scanned.stamp, files)
     for source in sources:

@@ -11,18 +11,15 @@ folders (each is read once, so that loops end), and in a shard to members of the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from fourm_engine.data.raw.folder import MAX_FILE_BYTES, FolderSource, Listing
 from fourm_engine.data.raw.names import is_litter, shown
-from fourm_engine.data.raw.sample_shards import Claim, Key, claims_of, open_sample_shards, others_of
+from fourm_engine.data.raw.sample_shards import Claim, Key, open_sample_shards, others_of
 from fourm_engine.data.raw.shard_scan import Scan, scan
 from fourm_engine.data.raw.tar import Shards, TarSource, in_two
-from fourm_plugins.spec import ModalitySpec
-
-__all__ = ["MAX_FILE_BYTES", "FolderSource", "MixedSource", "Source", "TarSource", "open_source", "open_sources"]
 
 
 class Source(Protocol):
@@ -63,13 +60,8 @@ def open_source(
     """The source in `root/source`; None where there is no such folder.
 
     Raises ValueError for a folder that holds none of the extensions, and for shards that cannot be trusted."""
-    listing = list_source(root, source, extensions)
-    return None if listing is None else _open_listed(listing, max_bytes, scan)
-
-
-def list_source(root: Path, source: str, extensions: Sequence[str], others: Sequence[str] = ()) -> Listing | None:
     folder = Path(root) / source
-    return Listing(folder, extensions, others) if folder.is_dir() else None
+    return _open_listed(Listing(folder, extensions), max_bytes, scan) if folder.is_dir() else None
 
 
 def _open_listed(listing: Listing, max_bytes: int, scan: Scan) -> FolderSource | TarSource | MixedSource:
@@ -103,25 +95,14 @@ class Opened:
         shared = open_sample_shards(root, shards, claims, max_bytes=max_bytes, scan=scan)
         self.notes, self.by_extension = shared.notes, shared.by_extension
         for key in (claim.key for claim in claims if only in (None, claim.key)):
-            others = others_of(key, (claim.key for claim in claims))
-            listing, inside = list_source(root, *key, others), shared.sources.get(key)
-            if listing is not None:
-                self.listings[key] = listing
-            if listing is not None and (listing.files or listing.shards or inside is None):
+            if (inside := shared.sources.get(key)) is not None:
+                self.sources[key] = inside
+            if not (folder := root / key[0]).is_dir():
+                continue
+            listing = self.listings[key] = Listing(folder, key[1], others_of(key, (claim.key for claim in claims)))
+            if listing.files or listing.shards or inside is None:
                 source = _open_listed(listing, max_bytes, scan)
                 self.sources[key] = source if inside is None else joined(source, inside)
-            elif inside is not None:
-                self.sources[key] = inside
-
-
-def open_sources(root: Path, specs: Iterable[ModalitySpec], *, max_bytes: int = MAX_FILE_BYTES) -> dict[str, Source]:
-    """Modality -> its source, where it has data; modalities of one folder and the same extensions share one.
-
-    Raises ValueError for a folder that holds none of the extensions, and for shards that cannot be trusted."""
-    specs = list(specs)
-    opened = Opened(root, claims_of(specs), root_shards(root), max_bytes=max_bytes)
-    keys = {spec.name: (spec.source, tuple(spec.extensions)) for spec in specs}
-    return {name: opened.sources[key] for name, key in keys.items() if key in opened.sources}
 
 
 def joined(source: FolderSource | TarSource | MixedSource, inside: Shards) -> MixedSource:
@@ -145,17 +126,15 @@ class MixedSource:
                 if (other := self._of.setdefault(name, source)) is not source:
                     assert isinstance(other, Shards)
                     raise ValueError(in_two(name, other.path(name), source.path(name)))
-        both = [name for name in loose.names if name in self._of] if loose is not None else []
+        self.notes = list(dict.fromkeys(note for part in (loose, *shards) if part is not None for note in part.notes))
         if loose is not None:
+            if both := [name for name in loose.names if name in self._of]:
+                self.notes.append(
+                    f"{shown(loose.folder)}: samples both loose and in a shard: {len(both)}, such as "
+                    f"{self._of[both[0]].where(both[0])}; the loose files are used"
+                )
             self._of |= dict.fromkeys(loose.names, loose)
         self.names = sorted(self._of)
-        self.notes = list(dict.fromkeys(note for part in (loose, *shards) if part is not None for note in part.notes))
-        if both and loose is not None:
-            shard = next(source for source in shards if both[0] in source)
-            self.notes.append(
-                f"{shown(loose.folder)}: samples both loose and in a shard: {len(both)}, such as "
-                f"{shard.where(both[0])}; the loose files are used"
-            )
 
     def having(self, name: str) -> list[str]:
         return self._of[name].having(name)

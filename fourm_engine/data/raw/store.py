@@ -62,9 +62,7 @@ class RawStore(Store):
             assert isinstance(array, np.ndarray)
             return patchify(array, spec)
         if modality not in self.tokenizers:
-            raise ValueError(
-                f"no tokens and no tokenizer of {modality}; run `fourm tokenizer fit`, then `fourm tokenize`"
-            )
+            raise ValueError(f"no tokens nor tokenizer of {modality}; run `fourm tokenizer fit`, then `fourm tokenize`")
         return self.tokenizers[modality].encode([array])[0]
 
     def _augmented(self, name: str, modality: str, view: int) -> Any:

@@ -15,7 +15,7 @@ from pathlib import Path
 from fourm_engine.data.raw.folder import is_folder, unread
 from fourm_engine.data.raw.names import is_archive, is_litter, shown, split
 from fourm_engine.data.raw.pairing import unpaired
-from fourm_engine.data.raw.recognition import Answer, Asked, Found, disjoint
+from fourm_engine.data.raw.recognition import Answer, Match, Recogniser, disjoint
 from fourm_engine.data.raw.source import open_source
 from fourm_engine.data.raw.unfold import TextFolder, find_texts, unfold
 from fourm_engine.data.splits import SPLITS
@@ -34,17 +34,17 @@ class Survey:
 
     train: Path
     val: Path | None
-    found: list[Found]
+    matches: list[Match]
     notes: list[str] = field(default_factory=list)
 
     @property
     def samples(self) -> frozenset[str]:
-        return frozenset().union(*(found.samples for found in self.found))
+        return frozenset().union(*(match.samples for match in self.matches))
 
     @property
     def kinds(self) -> dict[tuple[str, tuple[str, ...]], frozenset[str]]:
         """Which files (source and extensions) -> the samples that have them."""
-        return {found.files: found.samples for found in self.found}
+        return {match.files: match.samples for match in self.matches}
 
     @property
     def paired(self) -> int:
@@ -60,28 +60,28 @@ def survey(root: Path, manager: PluginManager) -> Survey:
     train, val = _parts(root, folders)
     if train != root:
         folders, loose = _entries(train)
-    asked = Asked(train, manager)
-    if not asked.classes:
+    recogniser = Recogniser(train, manager)
+    if not recogniser.classes:
         raise ValueError("no modality is installed that can be used; see `fourm plugins list`")
-    folders = sorted({*folders, *asked.inside})
-    answers = {folder: some for folder in folders if (some := asked.about(folder))}
-    tars = () if answers.keys() & set(asked.inside) else (".tar",)  # else they are read
-    data = [n for n in loose if split(n, asked.extensions) is not None or n.lower().endswith(tars)]
-    if (data and not answers) or _parts_of_one(answers, asked):
-        answers, data = ({".": some} if (some := asked.about(".")) else {}), []
-    texts, unread = _texts(root, train, asked)
+    folders = sorted({*folders, *recogniser.inside})
+    answers = {folder: some for folder in folders if (some := recogniser.about(folder))}
+    tars = () if answers.keys() & set(recogniser.inside) else (".tar",)  # else they are read
+    data = [n for n in loose if split(n, recogniser.extensions) is not None or n.lower().endswith(tars)]
+    if (data and not answers) or _parts_of_one(answers, recogniser):
+        answers, data = ({".": some} if (some := recogniser.about(".")) else {}), []
+    texts, unread = _texts(root, train, recogniser)
     if data and answers.keys() <= {some.folder.name for some in texts}:  # the files of the samples lie beside
         plugins = {some.plugin for some in texts}
-        answers, data = answers | {".": [one for one in asked.about(".") if one.plugin not in plugins]}, []
-    found, notes = disjoint(asked.settle(answers))
-    if not found:
-        raise ValueError(_nothing(train, folders, loose, asked))
+        answers, data = answers | {".": [one for one in recogniser.about(".") if one.plugin not in plugins]}, []
+    matches, notes = disjoint(recogniser.settle(answers))
+    if not matches:
+        raise ValueError(_nothing(train, folders, loose, recogniser))
     tables = {table.path.parent.name for some in texts for table, _ in some.columns}
-    notes += _left_out(train, [name for name in folders if name not in tables], data, found, asked)
-    notes = [*asked.notes, *notes, *unread, *(some.unread for some in texts if not some.folder.exists())]
-    result = Survey(train, val, found, list(dict.fromkeys(notes)))
+    notes += _left_out(train, [name for name in folders if name not in tables], data, matches, recogniser)
+    notes = [*recogniser.notes, *notes, *unread, *(some.unread for some in texts if not some.folder.exists())]
+    result = Survey(train, val, matches, list(dict.fromkeys(notes)))
     if len(result.kinds) > 1 and not result.paired:
-        names = {one.source: one.samples for one in found}
+        names = {one.source: one.samples for one in matches}
         why = "; ".join(unpaired(names)) or f"such as {' and '.join(shown(min(n)) for n in names.values())}"
         raise ValueError(
             f"{shown(train)}: no sample has files of more than one of {', '.join(map(shown, names))}: {why}. The files "
@@ -96,25 +96,25 @@ def unpack_tables(root: Path, manager: PluginManager) -> list[str]:
     folders, _ = _entries(root)
     lines = []
     for part in filter(None, _parts(root, folders)):
-        asked = Asked(part, manager)
-        missing = [texts for texts in _texts(root, part, asked)[0] if not texts.folder.exists()]
+        recogniser = Recogniser(part, manager)
+        missing = [texts for texts in _texts(root, part, recogniser)[0] if not texts.folder.exists()]
         if missing:
-            samples = _samples(part, _entries(part)[0], asked) or _samples(part, ["."], asked)
+            samples = _samples(part, _entries(part)[0], recogniser) or _samples(part, ["."], recogniser)
             lines += [unfold(texts, samples) for texts in missing]
     return lines
 
 
-def _samples(root: Path, folders: Sequence[str], asked: Asked) -> frozenset[str]:
-    sources = (open_source(root, name, asked.extensions) for name in folders)
+def _samples(root: Path, folders: Sequence[str], recogniser: Recogniser) -> frozenset[str]:
+    sources = (open_source(root, name, recogniser.extensions) for name in folders)
     return frozenset().union(*(source.names for source in sources if source is not None))
 
 
-def _texts(root: Path, part: Path, asked: Asked) -> tuple[list[TextFolder], list[str]]:
+def _texts(root: Path, part: Path, recogniser: Recogniser) -> tuple[list[TextFolder], list[str]]:
     """Of the tables in a part of a data set and in its folders; where parts are apart, also of those beside them."""
     beside = [part / name for name in _entries(part)[0]]
     if part != root:
         beside += [root, *(root / n for n in _entries(root)[0] if not TRAIN.fullmatch(n) and not VAL.fullmatch(n))]
-    return find_texts(part, beside, asked)
+    return find_texts(part, beside, recogniser)
 
 
 def _entries(root: Path) -> tuple[list[str], list[str]]:
@@ -144,27 +144,27 @@ def _parts(root: Path, folders: Sequence[str]) -> tuple[Path, Path | None]:
     return root / train, root / held_out[0] if held_out else None
 
 
-def _parts_of_one(answers: Mapping[str, list[Answer]], asked: Asked) -> bool:
+def _parts_of_one(answers: Mapping[str, list[Answer]], recogniser: Recogniser) -> bool:
     """Whether all folders are parts of one modality, such as a folder a day: one plugin recognises all of them best,
     and few names are in two."""
-    names = [frozenset(asked.sources[source].names) for source in answers]
+    names = [frozenset(recogniser.sources[source].names) for source in answers]
     if len(answers) < 2 or len({some[0].plugin for some in answers.values()}) > 1:
         return False
     return len(frozenset().union(*names)) > 0.75 * sum(map(len, names))
 
 
 def _left_out(
-    train: Path, folders: Sequence[str], data: Sequence[str], found: Sequence[Found], asked: Asked
+    train: Path, folders: Sequence[str], data: Sequence[str], matches: Sequence[Match], recogniser: Recogniser
 ) -> list[str]:
     """A line on each folder and each kind of file that nothing reads."""
-    read = {one.source for one in found}
-    lines = [note for source in sorted(read) for note in asked.sources[source].notes]
-    each = {source: asked.sources[source].names for source in sorted(read)}
-    lines += [_inside_out(source, names, asked) for source, names in each.items()]
-    lines.append(_inside_out("", (f"{source}/{name}" for source, names in each.items() for name in names), asked))
+    read = {one.source for one in matches}
+    lines = [note for source in sorted(read) for note in recogniser.sources[source].notes]
+    each = {source: recogniser.sources[source].names for source in sorted(read)}
+    lines += [_inside_out(source, names, recogniser) for source, names in each.items()]
+    lines.append(_inside_out("", (f"{source}/{name}" for source, names in each.items() for name in names), recogniser))
     for folder in sorted(set(folders) - read) if "." not in read else ():
-        if folder in asked.sources and not any(shown(folder) + "/" in note for note in asked.notes):
-            lines.append(asked.why_not(folder))
+        if folder in recogniser.sources and not any(shown(folder) + "/" in note for note in recogniser.notes):
+            lines.append(recogniser.why_not(folder))
     if data := [name for name in data if not name.lower().endswith(".json")]:  # which describe the data
         lines.append(
             f"files in {shown(train)} itself are not read: {len(data)}, such as {shown(data[0])}; move them into a "
@@ -173,7 +173,7 @@ def _left_out(
     return list(filter(None, lines))
 
 
-def _inside_out(source: str, names: Iterable[str], asked: Asked) -> str:
+def _inside_out(source: str, names: Iterable[str], recogniser: Recogniser) -> str:
     """A note on a folder that looks like `<scene>/<modality>/<sample>`, where the modality should come first: the same
     folder names in most scenes, each with the same samples. Of the data folder itself ("") only where they are called
     as modalities."""
@@ -186,7 +186,7 @@ def _inside_out(source: str, names: Iterable[str], asked: Asked) -> str:
     paired = sum(len(there) > 1 for there in kinds.values())
     if len(usual) < 2 or number < max(2, len(scenes) / 2) or paired < len(kinds) / 2:
         return ""
-    if not source and (_called(scenes, asked) or not _called(usual, asked)):
+    if not source and (_called(scenes, recogniser) or not _called(usual, recogniser)):
         return ""
     most = "each" if number == len(scenes) else f"{number:,}"
     where, scene = source if source not in ("", ".") else "the folder", min(scenes)
@@ -197,9 +197,9 @@ def _inside_out(source: str, names: Iterable[str], asked: Asked) -> str:
     )
 
 
-def _called(folders: Iterable[str], asked: Asked) -> bool:
+def _called(folders: Iterable[str], recogniser: Recogniser) -> bool:
     """Whether a folder is called as the data of a plugin."""
-    return any(asked.named(plugin, folder) for folder in folders for plugin in asked.classes)
+    return any(recogniser.named(plugin, folder) for folder in folders for plugin in recogniser.classes)
 
 
 def _has_folders(folder: Path) -> bool:
@@ -207,17 +207,17 @@ def _has_folders(folder: Path) -> bool:
         return any(map(is_folder, entries))
 
 
-def _nothing(root: Path, folders: Sequence[str], loose: Sequence[str], asked: Asked) -> str:
+def _nothing(root: Path, folders: Sequence[str], loose: Sequence[str], recogniser: Recogniser) -> str:
     seen = [*(f"{shown(name)}/" for name in folders), *map(shown, loose)]
     listed = ", ".join(seen[:5]) + (f" and {len(seen) - 5} more" if len(seen) > 5 else "")
     line = f"{shown(root)}: no installed modality recognises what is there ({listed})"
     if archive := next(filter(is_archive, loose), None):
         line += f"; unpack {shown(archive)}"
-    refused = [name for name in folders if name in asked.sources and asked.refusal(name)]
-    about = [*map(asked.why_not, refused), *asked.notes][:3]
+    refused = [name for name in folders if name in recogniser.sources and recogniser.refusal(name)]
+    about = [*map(recogniser.why_not, refused), *recogniser.notes][:3]
     deeper = next((name for name in folders if _has_folders(root / name)), None)
     if deeper is not None:
         about.append(f"if the folders of the modalities lie deeper: fourm init {shown(root / deeper)}")
     elif not about:
-        about = list(filter(None, [unread(root, asked.extensions)]))
-    return f"{'; '.join((line, *about))}; installed: {', '.join(sorted(asked.classes))} (`fourm plugins list`)"
+        about = list(filter(None, [unread(root, recogniser.extensions)]))
+    return f"{'; '.join((line, *about))}; installed: {', '.join(sorted(recogniser.classes))} (`fourm plugins list`)"

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO, TypeGuard
+from typing import IO, Any, AnyStr, TypeGuard
 
 from fourm_engine.data.raw.names import plain, shown
 from fourm_engine.data.raw.write_shards import write_shard
@@ -67,10 +67,8 @@ class Table:
         name = next((written[key] for key in NAME_COLUMNS if key in written), None)
         if name is None:
             there = ", ".join(shown(key) for key in list(written.values())[:8]) or "none"
-            raise ValueError(
-                f"{shown(path)}: no column names the samples; call it {', '.join(NAME_COLUMNS[:4])} or name (there: "
-                f"{there})"
-            )
+            usual = ", ".join(NAME_COLUMNS[:4])
+            raise ValueError(f"{shown(path)}: no column names the samples; call it {usual} or name (there: {there})")
         self.name_column = name
         self.columns = [
             key
@@ -90,21 +88,21 @@ class Table:
     def texts(self, column: str, samples: Collection[str]) -> Texts:
         """Of each of `samples` that a row names, all texts, those of several rows one after another. A row may name a
         sample with an extension and the folders that its file lies in."""
-        found = Texts()
+        matched = Texts()
         for row in self.rows():
             texts = _texts(row.get(column))
             if not texts or row.get(self.name_column) in (None, ""):
                 continue
-            found.rows += 1
+            matched.rows += 1
             called = plain(str(row[self.name_column]))[: MAX_NAME + 1]
             name = next((name for name in _names(called) if name in samples), None)
             if name is None:
-                found.unmatched += 1
-                found.example = found.example or called
+                matched.unmatched += 1
+                matched.example = matched.example or called
                 continue
-            kept = found.samples.setdefault(name, [])
+            kept = matched.samples.setdefault(name, [])
             kept += [text for text in texts if text not in kept][: MAX_TEXTS - len(kept)]
-        return found
+        return matched
 
 
 def write_texts(folder: Path, texts: Mapping[str, list[str]]) -> None:
@@ -148,9 +146,7 @@ def _other(row: Mapping[str, Any], key: str) -> bool:
 
 def _json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
     with open(path, "rb") as file:
-        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
-            if len(line) > MAX_LINE:
-                raise ValueError(f"{shown(path)}: line {number} is longer than {MAX_LINE >> 20} MiB; shorten it")
+        for number, line in enumerate(_lines(file, path), 1):
             if not line.strip():
                 continue
             try:
@@ -218,7 +214,7 @@ def _separated(path: Path) -> Iterator[Mapping[str, Any]]:
         head = file.readline(MAX_LINE)
         file.seek(0)
         delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;|\t", key=head.count)
-        reader = csv.DictReader(_bounded(file, path), delimiter=delimiter)
+        reader = csv.DictReader(_lines(file, path), delimiter=delimiter)
         try:
             for row in reader:
                 yield {key: value for key, value in row.items() if isinstance(key, str)}
@@ -226,8 +222,11 @@ def _separated(path: Path) -> Iterator[Mapping[str, Any]]:
             raise ValueError(f"{shown(path)}: line {reader.line_num}: {error}; correct it") from None
 
 
-def _bounded(file: TextIO, path: Path) -> Iterator[str]:
-    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), ""), 1):
+def _lines(file: IO[AnyStr], path: Path) -> Iterator[AnyStr]:
+    """Raises ValueError for one that is too long."""
+    number = 0
+    while line := file.readline(MAX_LINE + 1):
+        number += 1
         if len(line) > MAX_LINE:
             raise ValueError(f"{shown(path)}: line {number} is longer than {MAX_LINE >> 20} MiB; shorten it")
         yield line

@@ -65,9 +65,8 @@ class Shards:
         return {extension: read_member(path, stamp, content, self.max_bytes) for extension, content in files.items()}
 
     def where(self, name: str) -> str:
-        return ", ".join(
-            f"{shown(self.folder / shard)}:{shown(content.member)}" for shard, content in self.entries(name).values()
-        )
+        entries = self.entries(name).values()
+        return ", ".join(f"{shown(self.folder / shard)}:{shown(content.member)}" for shard, content in entries)
 
     def stamp(self, name: str) -> str:
         shard, files = self._index[name]
@@ -104,31 +103,31 @@ class TarSource(Shards):
         self.notes += [f"{shown(self.folder)}: {line}" for line in left_out.lines()]
         self.finish()
         if not self.names and not listing.files:
-            raise ValueError(listing.nothing_found(self.notes))
+            raise ValueError(listing.no_samples(self.notes))
 
     def _samples(
         self, shard: str, scanned: Scanned, extensions: Sequence[str], left_out: LeftOut
     ) -> dict[tuple[str, str], Content]:
-        found: dict[tuple[str, str], Content] = {}
+        samples: dict[tuple[str, str], Content] = {}
         for clean in scanned.samples:
             key = split(clean, extensions)
             if key is None:
                 kinds = ", ".join("." + extension for extension in extensions)
                 leave_out(shard, clean, scanned, f"files in shards that are no {kinds}", left_out)
-            elif key in found:
+            elif key in samples:
                 raise ValueError(two_files(self.folder / shard, *key))
             else:
-                found[key] = scanned.contents[clean]
-        return found
+                samples[key] = scanned.contents[clean]
+        return samples
 
-    def _named(self, shard: str, found: dict[tuple[str, str], Content]) -> dict[tuple[str, str], Content]:
+    def _named(self, shard: str, samples: dict[tuple[str, str], Content]) -> dict[tuple[str, str], Content]:
         """With the folder of the shard in the names, and without one that only repeats the modality's."""
         above, slash, _ = plain(shard).rpartition("/")
-        wrapped = wrapping([name for name, _ in found], shown(self.folder.name))
+        wrapped = wrapping([name for name, _ in samples], shown(self.folder.name))
         if wrapped:
             path = shown(self.folder / shard)
             self.notes.append(f"{path}: all files lie in {wrapped} inside; their names are what follows it")
-        return {(above + slash + name[len(wrapped) :], extension): c for (name, extension), c in found.items()}
+        return {(above + slash + name[len(wrapped) :], extension): c for (name, extension), c in samples.items()}
 
 
 def leave_out(shard: str, clean: str, scanned: Scanned, what: str, left_out: LeftOut) -> None:

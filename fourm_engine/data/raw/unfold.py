@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fourm_engine.data.raw.names import is_litter, shown
-from fourm_engine.data.raw.recognition import Asked
+from fourm_engine.data.raw.recognition import Recogniser
 from fourm_engine.data.raw.tables import SUFFIXES, Table, write_texts
 from fourm_engine.data.splits import SPLITS
 from fourm_plugins.counting import counted
@@ -42,10 +42,10 @@ class TextFolder:
         )
 
 
-def find_texts(root: Path, beside: Sequence[Path], asked: Asked) -> tuple[list[TextFolder], list[str]]:
+def find_texts(root: Path, beside: Sequence[Path], recogniser: Recogniser) -> tuple[list[TextFolder], list[str]]:
     """The texts in tables that lie in `root` or in a folder of `beside`, one a plugin, and a line on each table that
     has none."""
-    found, notes = dict[str, TextFolder](), list[str]()
+    folders, notes = dict[str, TextFolder](), list[str]()
     for path in (path for folder in (root, *beside) for path in _tables(folder)):
         if path.suffix.lower() in _OTHERS:
             notes.append(f"{shown(path)} is not read: export it as CSV or JSON lines, one row per sample")
@@ -56,19 +56,17 @@ def find_texts(root: Path, beside: Sequence[Path], asked: Asked) -> tuple[list[T
             if path.suffix.lower() != ".json":  # which may be anything
                 notes.append(f"not read: {error}")
             continue
-        named = [(column, plugin) for column in table.columns if (plugin := _reader(column, asked)) is not None]
+        named = [(column, plugin) for column in table.columns if (plugin := _reader(column, recogniser)) is not None]
         for column, plugin in named:
             folder = root / re.sub(r"\W+", "_", column.strip().lower())
-            texts = found.setdefault(plugin, TextFolder(plugin, folder, []))
+            texts = folders.setdefault(plugin, TextFolder(plugin, folder, []))
             if all(other is not table for other, _ in texts.columns):
                 texts.columns.append((table, column))
         if table.columns and not named and path.suffix.lower() != ".json":
-            called = ", ".join(sorted(name for name, cls in asked.classes.items() if _reads_text(cls)))
+            called = ", ".join(sorted(name for name, cls in recogniser.classes.items() if _reads_text(cls)))
             there = ", ".join(map(shown, table.columns[:8]))
-            notes.append(
-                f"{shown(path)} is not read: no column is called as a modality of texts ({called}), only {there}"
-            )
-    return list(found.values()), notes
+            notes.append(f"{shown(path)} is not read: no column is called as a modality of text ({called}): {there}")
+    return list(folders.values()), notes
 
 
 def unfold(texts: TextFolder, samples: frozenset[str]) -> str:
@@ -90,19 +88,20 @@ def unfold(texts: TextFolder, samples: frozenset[str]) -> str:
 
 
 def _tables(folder: Path) -> list[Path]:
-    found = list[Path]()
+    tables = list[Path]()
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.lower().endswith((*SUFFIXES, *_OTHERS)) and Path(entry).is_file() and entry.name != SPLITS:
-                found.append(folder / entry.name)
-            if len(found) > MOST_TABLES:
+                tables.append(folder / entry.name)
+            if len(tables) > MOST_TABLES:
                 return []
-    return sorted(path for path in found if not is_litter(path.name))
+    return sorted(path for path in tables if not is_litter(path.name))
 
 
-def _reader(column: str, asked: Asked) -> str | None:
+def _reader(column: str, recogniser: Recogniser) -> str | None:
     """The plugin of texts that a column is called as."""
-    return next((name for name, cls in asked.classes.items() if _reads_text(cls) and asked.named(name, column)), None)
+    readers = (name for name, cls in recogniser.classes.items() if _reads_text(cls))
+    return next((name for name in readers if recogniser.named(name, column)), None)
 
 
 def _reads_text(cls: type) -> bool:

@@ -32,18 +32,12 @@ def smallest(column: np.ndarray) -> np.ndarray:
     return column.astype(np.min_scalar_type(top))
 
 
-def table_columns(stem: str, table: NameTable) -> Columns:
-    return {
-        f"{stem}.{column}": array if column in ("blob", "hashes") else smallest(np.asarray(array))
-        for column, array in table.arrays().items()
-    }
-
-
 def view_columns(opened: Opened, claims: Sequence[Claim], firsts: Mapping[str, int]) -> Columns:
     """The columns of sources that were opened. firsts: path of a shard below the root -> row of its first member."""
     table = NameTable.build(sorted(set[str]().union(*(source.names for source in opened.sources.values()))))
     loose: list[str] = []
-    columns: Columns = table_columns("names", table)
+    columns: Columns = {f"names.{column}": array for column, array in table.arrays().items()}
+    columns |= {f"names.{column}": smallest(np.asarray(columns[f"names.{column}"])) for column in ("offsets", "order")}
     for number, claim in enumerate(claims):
         source = opened.sources.get(claim.key)
         counts = np.zeros(len(table), np.int64)
@@ -67,12 +61,10 @@ def _files(part: object, name: str, root: Path, firsts: Mapping[str, int], loose
     assert isinstance(part, (FolderSource, Shards))
     folder = part.folder.relative_to(root).as_posix()
     below = "" if folder == "." else f"{folder}/"
-    found = []
     if isinstance(part, Shards):
-        for extension, (shard, content) in part.entries(name).items():
-            found.append((extension, firsts[below + shard] + content.row))
-    else:
-        for extension, path in part.entries(name).items():
-            loose.append(below + path)
-            found.append((extension, -len(loose)))
-    return found
+        return [(e, firsts[below + shard] + content.row) for e, (shard, content) in part.entries(name).items()]
+    rows = []
+    for extension, path in part.entries(name).items():
+        loose.append(below + path)
+        rows.append((extension, -len(loose)))
+    return rows

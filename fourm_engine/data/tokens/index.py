@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,6 +137,11 @@ class Index:
         """int64: positions of the shards that have a file of a modality."""
         return np.flatnonzero(self.files[:, self.parts.index(modality), BYTES])
 
+    def has(self, modality: str, rows: slice | np.ndarray) -> np.ndarray:
+        """bool, which of some rows have tokens of a modality."""
+        kind = self.present.dtype.type
+        return self.present[rows] >> kind(self.modalities.index(modality)) & kind(1) != 0
+
     def made(self, modality: str) -> dict[Making, Readable]:
         """How the tokens of a modality were made -> the first shard that was made so."""
         if modality not in self.modalities:
@@ -221,9 +225,7 @@ class Index:
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             why = str(error) if isinstance(error, OtherVersion) else f"damaged ({error!s:.80})"
-            raise ValueError(
-                f"{folder / INDEX_FOLDER}: {why}; run `fourm tokenize` on the local tokens, upload them again"
-            ) from None
+            raise ValueError(f"{folder / INDEX_FOLDER}: {why}; run `fourm tokenize`, upload the tokens again") from None
 
     @classmethod
     def _load(cls, folder: Readable, stored: Readable) -> Index:
@@ -281,23 +283,3 @@ def count_masks(masks: Entries) -> dict[int, int]:
         values, numbers = np.unique(masks[start : start + (1 << 22)], return_counts=True)
         counts.update(dict(zip(values.tolist(), numbers.tolist())))
     return dict(counts)
-
-
-def same_files(index: Index, found: Mapping[str, Mapping[int, tuple[int, int]]]) -> bool:
-    """Whether the files of an index are just those found: part -> shard -> size and time."""
-    if sorted(found) != sorted(index.parts) or sorted(found[VIEWS_FOLDER]) != index.shards[:, 0].tolist():
-        return False
-    return np.array_equal(index.files[:, :, : TIME + 1], file_stamps(found, index.parts))
-
-
-def file_stamps(found: Mapping[str, Mapping[int, tuple[int, int]]], parts: list[str]) -> np.ndarray:
-    """uint64 (shards, parts, 2): size and time of each file; 0 where there is none."""
-    numbers = np.array(sorted(found[VIEWS_FOLDER]))
-    stamps = np.zeros((len(numbers), len(parts), 2), np.uint64)
-    for part, name in enumerate(parts):
-        if shards := found.get(name):
-            there = np.fromiter(shards, np.int64, len(shards))
-            at = np.searchsorted(numbers, there).clip(max=len(numbers) - 1)
-            known = numbers[at] == there
-            stamps[at[known], part] = np.array(list(shards.values()), np.uint64)[known]
-    return stamps

@@ -12,6 +12,7 @@ import numpy as np
 
 from fourm_engine.data.columns import DamagedColumn
 from fourm_engine.data.names_table import NameTable
+from fourm_engine.data.tokens.folder_scan import Files, file_stamps, scan, scan_part
 from fourm_engine.data.tokens.index import (
     BYTES,
     CONTENT,
@@ -23,9 +24,7 @@ from fourm_engine.data.tokens.index import (
     TIME,
     Index,
     count_masks,
-    file_stamps,
     mask_type,
-    same_files,
 )
 from fourm_engine.data.tokens.shards import VIEWS_FOLDER, digest, names_digest, shard_path
 from fourm_engine.data.tokens.token_shards import Making, TokenShard
@@ -37,15 +36,13 @@ from fourm_plugins.counting import counted
 
 log = logging.getLogger(__name__)
 _LOCK = ".fourm-index"
-#: Part -> number of the shard -> size and time.
-Found = dict[str, dict[int, tuple[int, int]]]
 
 
 def has_tokens(folder: Readable) -> bool:
     """Whether `folder` holds tokens; a remote one, their index."""
     if isinstance(folder, Location):
         return (folder / INDEX_FOLDER / "index.json").exists()
-    return bool(_scan_part(Path(folder) / VIEWS_FOLDER))
+    return bool(scan_part(Path(folder) / VIEWS_FOLDER))
 
 
 def open_index(folder: Readable, *, write: bool = True) -> Index:
@@ -59,71 +56,37 @@ def open_index(folder: Readable, *, write: bool = True) -> Index:
         assert index is not None
         return index
     folder = Path(folder)
-    index, found = Index.load(folder), scan(folder)
-    if index is not None and same_files(index, found):
+    index, files = Index.load(folder), scan(folder)
+    if index is not None and _same_files(index, files):
         return index
     if not write or not os.access(folder, os.W_OK):
-        return build(folder, found, index)
+        return build(folder, files, index)
     try:
         with one_at_a_time(folder / _LOCK):
             remove_leftovers(folder, lambda path: path == INDEX_FOLDER, deep=False)
-            index, found = Index.load(folder, quiet=True), scan(folder)
-            if index is not None and same_files(index, found):
+            index, files = Index.load(folder, quiet=True), scan(folder)
+            if index is not None and _same_files(index, files):
                 return index
-            return build(folder, found, index).save()
+            return build(folder, files, index).save()
     except OSError as error:
         log.warning("%s; each process makes an index of its own in memory", error)
-        return build(folder, found, index)
+        return build(folder, files, index)
 
 
-def scan(folder: Path) -> Found:
-    """The shards of views, and of all modalities, that are there. Raises ValueError where there are no views."""
-    with os.scandir(folder) if folder.is_dir() else _nothing() as entries:
-        parts = [entry.name for entry in entries if entry.name[0] not in "._" and entry.is_dir()]
-    found = {part: _scan_part(folder / part) for part in (VIEWS_FOLDER, *sorted(parts))}
-    if not found[VIEWS_FOLDER]:
-        raise ValueError(f"{folder / VIEWS_FOLDER}: holds no shard-*.safetensors; run `fourm tokenize`")
-    for part, shards in found.items():
-        if lost := sorted(shards.keys() - found[VIEWS_FOLDER].keys()):
-            log.warning(
-                "%s: %s such as %s left out, for %s lacks what says whose tokens these are; remove them and "
-                "run `fourm tokenize` again",
-                folder / part,
-                counted(len(lost), "shard"),
-                shard_path(Path(), lost[0]),
-                VIEWS_FOLDER,
-            )
-    return {part: shards for part, shards in found.items() if shards}
+def _same_files(index: Index, files: Files) -> bool:
+    """Whether the files of an index are just these."""
+    if sorted(files) != sorted(index.parts) or sorted(files[VIEWS_FOLDER]) != index.shards[:, 0].tolist():
+        return False
+    return np.array_equal(index.files[:, :, : TIME + 1], file_stamps(files, index.parts))
 
 
-def _scan_part(folder: Path) -> dict[int, tuple[int, int]]:
-    found = {}
+def build(folder: Path, files: Files, old: Index | None = None) -> Index:
+    """The index of the files that are there. Raises ValueError; see `open_index`."""
     try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                number = entry.name[6:-12]
-                if entry.name[:6] == "shard-" and entry.name[-12:] == ".safetensors" and number.isdecimal():
-                    stat = entry.stat()
-                    found[int(number)] = stat.st_size, stat.st_mtime_ns
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    return found
-
-
-class _nothing:
-    def __enter__(self) -> tuple[os.DirEntry[str], ...]:
-        return ()
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-def build(folder: Path, found: Found, old: Index | None = None) -> Index:
-    """The index of the files that were found. Raises ValueError; see `open_index`."""
-    try:
-        return _Builder(folder, found, old).index()
+        return _Builder(folder, files, old).index()
     except DamagedColumn as damage:  # of the old one
         log.warning("%s; made anew from the shards", str(damage).partition("; ")[0])
-        return _Builder(folder, found, None).index()
+        return _Builder(folder, files, None).index()
 
 
 def _small(column: np.ndarray) -> np.ndarray:
@@ -132,14 +95,14 @@ def _small(column: np.ndarray) -> np.ndarray:
 
 
 class _Builder:
-    def __init__(self, folder: Path, found: Found, old: Index | None) -> None:
+    def __init__(self, folder: Path, files: Files, old: Index | None) -> None:
         self.folder, self.old = folder, old
-        self.numbers = sorted(found[VIEWS_FOLDER])
-        self.modalities = sorted(found.keys() - {VIEWS_FOLDER})
+        self.numbers = sorted(files[VIEWS_FOLDER])
+        self.modalities = sorted(files.keys() - {VIEWS_FOLDER})
         if len(self.modalities) > MAX_MODALITIES:
             raise ValueError(f"{folder}: tokens of {len(self.modalities)} modalities; {MAX_MODALITIES} are the most")
         self.parts = [VIEWS_FOLDER, *self.modalities]
-        self.stamps = file_stamps(found, self.parts)
+        self.stamps = file_stamps(files, self.parts)
         self.making: dict[str, dict[Making, int]] = {name: {} for name in self.modalities}
         self.files = np.zeros((len(self.numbers), len(self.parts), len(FIELDS)), np.uint64)
         self.files[:, :, : TIME + 1] = self.stamps
@@ -225,9 +188,8 @@ class _Builder:
         assert self.old is not None
         rows = self.old.rows_of(before)
         offsets = self.old.names.offsets[rows.start : rows.stop + 1].astype(np.int64)
-        self._add_names(
-            offsets - offsets[0], self.old.names.blob[int(offsets[0]) : int(offsets[-1])], self.old_hashes[rows]
-        )
+        blob = self.old.names.blob[int(offsets[0]) : int(offsets[-1])]
+        self._add_names(offsets - offsets[0], blob, self.old_hashes[rows])
         start, stop = np.searchsorted(self.old.dropped, [rows.start, rows.stop])
         self.dropped.append(self.old.dropped[start:stop] - rows.start + self.rows)
         self.shards[shard] = self.old.shards[before]
@@ -268,8 +230,7 @@ class _Builder:
         fields = self.old.files[before, self.old_part[modality]]
         self.files[shard, part] = fields
         self.files[shard, part, MAKING] = self._way(modality, self.old.making[modality][int(fields[MAKING])])
-        bit = self.old.present.dtype.type(self.old.modalities.index(modality))
-        return self.old.present[self.old.rows_of(before)] >> bit & self.old.present.dtype.type(1)
+        return self.old.has(modality, self.old.rows_of(before))
 
     def _read_tokens(self, shard: int, part: int, modality: str, number: int, views: ViewShard) -> np.ndarray:
         path = shard_path(self.folder / modality, number)

@@ -7,7 +7,7 @@ import json
 import numpy as np
 from safetensors import SafetensorError
 
-from fourm_engine.storage.location import OpenFile
+from fourm_engine.storage.remote import OpenFile
 
 #: Of the header, as in safetensors.
 MAX_HEADER_BYTES = 100_000_000

@@ -146,8 +146,8 @@ class ViewRecorder:
         return [self.drawer.draw(name, number, aspects) for number in range(self.views)]
 
     def _stamp(self, name: str) -> int:
-        stamps = (f"{m} {self.data.stamp(name, m)}" for m in self._without_tokens if name in self.data.having(m))
-        return digest(*stamps)
+        has = self.data.has(name)
+        return digest(*(f"{m} {self.data.stamp(name, m)}" for m in self._without_tokens if m in has))
 
     def _write(
         self,

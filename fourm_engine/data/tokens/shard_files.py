@@ -14,7 +14,8 @@ from fourm_engine.data.tokens.index import BYTES, CONTENT, INDEX_FOLDER, TIME, I
 from fourm_engine.data.tokens.shards import check_whole, column_of, digest, open_shard, row_of, stored_names_digest
 from fourm_engine.data.tokens.view_shards import views_content
 from fourm_engine.storage.ahead import RECENT
-from fourm_engine.storage.location import Location, Readable, Shard
+from fourm_engine.storage.location import Location, Readable
+from fourm_engine.storage.remote import Shard
 
 #: Files that a process keeps mapped, without a descriptor: 64 lanes of a window of 4 shards and 7 modalities each,
 #: which take turns. Each takes 21 KB, and counts among the 65,530 maps that the kernel allows.
@@ -80,14 +81,11 @@ class ShardFiles:
         file = open_shard(path)
         stat = path.stat()
         if (stat.st_size, stat.st_mtime_ns) != (int(known[BYTES]), int(known[TIME])):
-            raise ValueError(
-                f"{path}: has changed while it was in use; start again (a run goes on from its last checkpoint)"
-            )
+            again = "start again (a run goes on from its last checkpoint)"
+            raise ValueError(f"{path}: has changed while it was in use; {again}")
         if not self._fits(path, file, part, shard):
-            raise ValueError(
-                f"{path}: holds something else than {self.index.folder / INDEX_FOLDER} says; remove that folder and "
-                f"start again, which makes it anew"
-            )
+            where = self.index.folder / INDEX_FOLDER
+            raise ValueError(f"{path}: holds something else than {where} says; remove that folder and start again")
         return path, file
 
     def _fits(self, path: Readable, file: Any, part: int, shard: int) -> bool:
@@ -98,8 +96,7 @@ class ShardFiles:
             return False
         if not part:
             return True
-        present = index.present[index.rows_of(shard)]
-        there = present >> present.dtype.type(part - 1) & present.dtype.type(1) != 0
+        there = index.has(index.parts[part], index.rows_of(shard))
         return np.array_equal(there, column_of(path, file, "digest", (samples,)) != 0)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from safetensors.numpy import save
 from fourm_engine.data.names_table import ENCODING, joined
 from fourm_engine.data.tokens.ranged import RangedShard
 from fourm_engine.files import write_atomically
-from fourm_engine.storage.location import Location, Readable, Shard
+from fourm_engine.storage.location import Location, Readable
+from fourm_engine.storage.remote import Shard
 
 VIEWS_FOLDER = "_views"
 _FORMAT = "3"
@@ -48,11 +49,9 @@ def open_shard(path: Readable, known: Shard | None = None) -> Any:
         else:
             file = safe_open(copy if isinstance(path, Location) else path, framework="numpy")
     except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{path}: damaged or no token shard ({error}); remove it and run `fourm tokenize` again"
-        ) from None
+        raise unusable(path, f"damaged or no token shard ({error})") from None
     if (file.metadata() or {}).get("format") != _FORMAT:
-        raise ValueError(f"{path}: no token shard of format {_FORMAT}; remove it and run `fourm tokenize` again")
+        raise unusable(path, f"no token shard of format {_FORMAT}")
     return file
 
 
@@ -74,8 +73,12 @@ def _checksum(content: bytes) -> str:
     return f"{zlib.crc32(memoryview(content)[8 + int.from_bytes(content[:8], 'little') :]):08x}"
 
 
+def unusable(path: Readable, why: str) -> ValueError:
+    return ValueError(f"{path}: {why}; remove it and run `fourm tokenize` again")
+
+
 def damaged(path: Readable, reason: object) -> ValueError:
-    return ValueError(f"{path}: damaged ({reason!r:.80}); remove it and run `fourm tokenize` again")
+    return unusable(path, f"damaged ({reason!r:.80})")
 
 
 def column_of(path: Readable, file: Any, key: str, shape: tuple[int, ...], dtype: type = np.uint64) -> np.ndarray:
@@ -86,9 +89,7 @@ def column_of(path: Readable, file: Any, key: str, shape: tuple[int, ...], dtype
         column = np.zeros(0)
     fits = column.ndim == len(shape) and all(n in (-1, m) for n, m in zip(shape, column.shape))
     if column.dtype != dtype or not fits:
-        raise ValueError(
-            f"{path}: holds no column {key!r} of {np.dtype(dtype)} {shape}; remove it and run `fourm tokenize` again"
-        )
+        raise unusable(path, f"holds no column {key!r} of {np.dtype(dtype)} {shape}")
     return column
 
 
@@ -97,9 +98,7 @@ def row_of(path: Readable, file: Any, key: str, row: int) -> np.ndarray:
     try:
         return file.get_slice(key)[row : row + 1][0]
     except (SafetensorError, IndexError) as error:
-        raise ValueError(
-            f"{path}: lacks row {row} of {key!r} ({error}); remove it and run `fourm tokenize` again"
-        ) from None
+        raise unusable(path, f"lacks row {row} of {key!r} ({error})") from None
 
 
 def names_columns(names: Sequence[str]) -> dict[str, np.ndarray]:

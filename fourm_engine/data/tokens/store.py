@@ -16,7 +16,7 @@ from fourm_engine.data.tokens.indexing import open_index
 from fourm_engine.data.tokens.recorded_views import RecordedViews
 from fourm_engine.data.tokens.selection import Selection
 from fourm_engine.data.tokens.shard_files import OPEN_FILES, ShardFiles
-from fourm_engine.data.tokens.shards import VIEWS_FOLDER, column_of
+from fourm_engine.data.tokens.shards import VIEWS_FOLDER, column_of, unusable
 from fourm_engine.storage.location import Readable
 from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
@@ -59,9 +59,7 @@ class TokenStore(Store):
                 self.parts[name] = self.index.parts.index(name), spec.token_space.size
                 self._check(modality, tokenizers.get(name))
             elif spec.alignment is not None and spec.alignment not in self.index.groups:
-                raise ValueError(
-                    f"{folder}: no views of group {spec.alignment!r} of {name}; run `fourm tokenize` again"
-                )
+                raise ValueError(f"{folder}: no views of group {spec.alignment!r} ({name}); run `fourm tokenize` again")
         self._kinds: dict[int, frozenset[str]] = {}  # of a mask
         self._take(None)
         there = frozenset().union(*map(self.index.modalities_in, self.index.kinds))
@@ -129,10 +127,7 @@ class TokenStore(Store):
         shard, at = self.index.locate(self.selection.row(row))
         ids = self.files.row(part, shard, "ids", at * self.views + view)
         if ids.ndim != 1 or ids.dtype != np.int32 or ids.max(initial=-1) >= size:
-            raise ValueError(
-                f"{self.index.path(part, shard)}: sample {self.names[row]!r} holds no ids below {size}; remove the "
-                f"file and run `fourm tokenize` again"
-            )
+            raise unusable(self.index.path(part, shard), f"sample {self.names[row]!r} holds no ids below {size}")
         return ids[ids >= 0].astype(np.int64)
 
     def ahead(self, rows: Sequence[int], *, now: bool = False, views: bool = False) -> None:
@@ -148,10 +143,10 @@ class TokenStore(Store):
         shards = index.holding(modality)
         if len(self) > number:
             shards = shards[:: max(1, len(shards) // _SHARDS_SEEN)]
-        bit, each = index.modalities.index(modality), max(1, number // max(1, len(shards)))
+        each = max(1, number // max(1, len(shards)))
         for shard in shards.tolist():
             rows = np.arange(index.starts[shard], index.starts[shard + 1])
-            rows = rows[chosen.holds(rows) & (index.present[rows] >> index.present.dtype.type(bit) & 1 != 0)]
+            rows = rows[chosen.holds(rows) & index.has(modality, rows)]
             if len(self) > number:
                 rows = rows[:: -(-len(rows) // each)] if len(rows) else rows
             path, file = self.files.get(part, shard)

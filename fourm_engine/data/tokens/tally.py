@@ -59,11 +59,6 @@ class TokenizeReport:
         return sum(tally.written for tally in self.modalities.values())
 
     @property
-    def finished(self) -> int:
-        """Shards that were left as they are."""
-        return self.shards - self.written
-
-    @property
     def samples_per_second(self) -> float:
         """Samples encoded a second, counting each modality."""
         return self.encoded / self.seconds if self.seconds else 0.0

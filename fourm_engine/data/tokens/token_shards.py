@@ -26,6 +26,7 @@ from fourm_engine.data.tokens.shards import (
     open_shard,
     save_shard,
     shard_path,
+    unusable,
 )
 from fourm_engine.identity import check_identity
 from fourm_engine.identity import digest as identity_digest
@@ -104,10 +105,7 @@ class TokenShard:
         metadata = self._file.metadata()
         self.making = Making.read(path, metadata)
         if metadata.get("rows") != f"{rows:016x}":
-            raise ValueError(
-                f"{path}: holds other samples than the shard of views of this number; remove it and run "
-                f"`fourm tokenize` again"
-            )
+            raise unusable(path, "holds other samples than the shard of views of this number")
 
     def column(self, key: str) -> np.ndarray:
         """uint64 (samples,). Raises ValueError."""
@@ -218,10 +216,8 @@ class TokenShardWriter:
         assert self.spec.token_space is not None
         ids = np.concatenate(views) if views else np.empty(0, np.int64)
         if len(ids) and not 0 <= ids.min() <= ids.max() < self.spec.token_space.size:
-            raise ValueError(
-                f"{self.spec.name}: the tokenizer gave ids {ids.min()} to {ids.max()}, outside its space of "
-                f"{self.spec.token_space.size}"
-            )
+            size, name = self.spec.token_space.size, self.spec.name
+            raise ValueError(f"{name}: the tokenizer gave ids {ids.min()} to {ids.max()}, outside its space of {size}")
         wanted = self.spec.layout.num_tokens
         if self.spec.layout.kind != "sequence" and (other := {len(view) for view in views} - {wanted}):
             raise ValueError(f"{self.spec.name}: {min(other)} tokens, not the {wanted} of its layout")

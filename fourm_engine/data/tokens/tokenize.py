@@ -166,18 +166,18 @@ class _Job:
         names = self.recorder.names(number)
         there = {name for name in names if self.data.has(name)}
         self.report.samples += len(there)
-        found = {
+        differing = {
             m: Differences.find(self.data, m, names, writer.made(number, names, verify=self.verify), self.verify)
             for m, writer in self.writers.items()
         }
-        shard = _Shard(number, names, found)
-        shard.encoders = {m: Encoder(self.tokenizers[m]) for m in found}
+        shard = _Shard(number, names, differing)
+        shard.encoders = {m: Encoder(self.tokenizers[m]) for m in differing}
         shard.dropped = self.recorder.dropped(number) - there
         if self.prune:
             shard.dropped |= _vanished(names, self.data, self.recorder.out, number)
-        if self.recorder.recorded(number) or any(differences.before for differences in found.values()):
+        if self.recorder.recorded(number) or any(differences.before for differences in differing.values()):
             shard.recorded = self._settle(shard)
-            for modality, differences in found.items():
+            for modality, differences in differing.items():
                 differences.look_through(self._views_of(shard, modality))
                 self.total += len(differences.todo) if self.writers[modality].exists(number) else 0
         return shard
@@ -226,9 +226,9 @@ class _Job:
             tally, views_of = self.report.modalities[modality], self._views_of(shard, modality)
             encoded = encoder.finish()
             kept = differences.kept(names, drop_vanished=self.prune and self.data.anywhere(modality))
-            after = kept | {
-                name: Made(differences.stamps[name], encoder.contents[name], views_of.get(name, 0)) for name in encoded
-            }
+            after, stamps = dict(kept), differences.stamps
+            for name in encoded:
+                after[name] = Made(stamps[name], encoder.contents[name], views_of.get(name, 0))
             if after != differences.before or (self.data.counts[modality] and not writer.exists(number)):
                 rows = {**(writer.ids(number, names) if kept else {}), **encoded}
                 writer.write(number, names, {name: (after[name], rows[name]) for name in names if name in after})

@@ -6,23 +6,22 @@ The number of codes is the token space's; settings that do not make exactly as m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from fourm_engine.tokenizers.quantisers.base import COMMITMENT, ENTROPY, Quantiser
 from fourm_engine.tokenizers.quantisers.fsq import FiniteScalarQuantiser
 from fourm_engine.tokenizers.quantisers.lfq import LookupFreeQuantiser
 from fourm_engine.tokenizers.quantisers.product import ProductQuantiser
 from fourm_engine.tokenizers.quantisers.vq import VectorQuantiser
-from fourm_plugins.modality import Settings
+from fourm_plugins.settings import DatedSettings
 
 _VQ_ONLY = ("latent_dim", "heads", "normalise_codes", "decay", "restart_below", "restart", "warmup", "kmeans_start")
 _LFQ_ONLY = ("entropy", "temperature")
 
 
-class CodebookSettings(Settings):
+class CodebookSettings(DatedSettings):
     """Shared by the kinds of tokenizers that are networks."""
 
     ADDED_LATER: ClassVar[tuple[str, ...]] = (
@@ -66,15 +65,6 @@ class CodebookSettings(Settings):
     @classmethod
     def _commitment_of_lfq(cls, data: Any) -> Any:
         return {"commitment": 0.1} | data if isinstance(data, dict) and data.get("quantiser") == "lfq" else data
-
-    @model_serializer(mode="wrap")
-    def _without_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what stands at a default that was added later, so that earlier fingerprints stay."""
-        data = serialise(self)
-        for name in self.ADDED_LATER:
-            if name in data and getattr(self, name) == type(self).model_fields[name].default:
-                del data[name]
-        return data
 
     @model_validator(mode="after")
     def _fits_quantiser(self) -> CodebookSettings:
@@ -122,19 +112,11 @@ def make_quantiser(settings: CodebookSettings, size: int, *, seed: int = 0) -> Q
             f"{heads} heads of {near} codes make {near**heads} codes, the token space has {size}; set its size "
             f"(codebook_size) to {near**heads}, or choose another number of heads"
         )
-    make = _vector_quantiser(settings, radix, settings.latent_dim // heads)
-    return make(seed) if heads == 1 else ProductQuantiser([make(seed + head) for head in range(heads)])
-
-
-def _vector_quantiser(settings: CodebookSettings, size: int, dim: int) -> Callable[[int], Quantiser]:
-    return lambda seed: VectorQuantiser(
-        size,
-        dim,
-        normalise=settings.normalise_codes,
-        decay=settings.decay,
-        restart_below=settings.restart_below,
-        restart=settings.restart,
-        warmup=settings.warmup,
-        kmeans_start=settings.kmeans_start,
-        seed=seed,
-    )
+    made_alike = settings.model_dump(include={"decay", "restart_below", "restart", "warmup", "kmeans_start"})
+    vector_quantisers: list[Quantiser] = [
+        VectorQuantiser(
+            radix, settings.latent_dim // heads, normalise=settings.normalise_codes, seed=seed + head, **made_alike
+        )
+        for head in range(heads)
+    ]
+    return vector_quantisers[0] if heads == 1 else ProductQuantiser(vector_quantisers)

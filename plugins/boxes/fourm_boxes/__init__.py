@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 from pydantic import Field
 
 from fourm_boxes.box import Box, Boxed, Order, ordered, parse_boxes, write_boxes
+from fourm_boxes.drawing import draw_boxes
 from fourm_boxes.labeller import DetectionLabeller, DetectionOptions, RegionLabeller, RegionOptions
 from fourm_boxes.metrics import average_precision, dropped, mean_average_precision
 from fourm_plugins import Labeller, Metric, Modality, SampleError, View, images
@@ -29,7 +30,6 @@ __all__ = ["Box", "Boxed", "Boxes", "average_precision", "mean_average_precision
 
 _MAX_BYTES = 8_000_000
 _ROUNDING = 1e-3  # how far outside the picture a stored coordinate may lie
-_CANVAS = 256  # pixels
 
 
 class BoxesSettings(SequenceSettings):
@@ -62,20 +62,18 @@ class Boxes(SequenceModality[list[Box]]):
     def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:
         """JSON lists of labelled boxes in [0, 1], at least one of them not empty."""
         probe = cls("probe")
-        found = usable([files for files in samples if "json" in files], probe.read)
-        if not any(found):
+        values = usable([files for files in samples if "json" in files], probe.read)
+        labels = {box.label for boxes in values for box in boxes}
+        if not labels:
             return None
-        most = max(map(len, found))
+        most = max(map(len, values))
         kept = min(most, 20)
-        longest = max(len(box.label.split()) for boxes in found for box in boxes)
-        return Recognised(
-            0.95,
-            f"boxes of {len({box.label for boxes in found for box in boxes})} labels, up to {most} a sample",
-            {
-                "max_boxes": (kept, f"boxes a sample, the largest first; the most seen are {most}"),
-                "max_tokens": (next_power(kept * (4 + longest) + 1, least=32), "four coordinates and a label a box"),
-            },
-        )
+        tokens = next_power(kept * (4 + max(len(label.split()) for label in labels)) + 1, least=32)
+        settings = {
+            "max_boxes": (kept, f"boxes a sample, the largest first; the most seen are {most}"),
+            "max_tokens": (tokens, "four coordinates and a label a box"),
+        }
+        return Recognised(0.95, f"boxes of {len(labels)} labels, up to {most} a sample", settings)
 
     def read(self, files: Mapping[str, bytes]) -> list[Box]:
         entries = images.only_json(files, self.extensions, "boxes", most=_MAX_BYTES)
@@ -173,10 +171,9 @@ class Boxes(SequenceModality[list[Box]]):
             if text.startswith("v0=") or not nats:
                 nats.append([])
             nats[-1].append(-math.log(max(probability, 1e-12)))
-        scores = [round(math.exp(-sum(one) / len(one)), 4) for one in nats]
-        boxes, lost = parse_boxes(
-            array, bins=self.settings.text.coordinate_bins, labels=self.settings.labels, scores=scores
-        )
+        scores = [round(math.exp(-sum(of_box) / len(of_box)), 4) for of_box in nats]
+        bins, labels = self.settings.text.coordinate_bins, self.settings.labels
+        boxes, lost = parse_boxes(array, bins=bins, labels=labels, scores=scores)
         return Boxed(boxes, dropped=lost)
 
     def remark(self, value: list[Box]) -> str:
@@ -185,29 +182,7 @@ class Boxes(SequenceModality[list[Box]]):
         return f"{pieces} no box, dropped" if lost else ""
 
     def render(self, value: list[Box]) -> Image.Image:
-        canvas = Image.new("RGB", (_CANVAS, _CANVAS), (245, 245, 245))
-        draw, colours, tabs = ImageDraw.Draw(canvas), images.palette(64), []
-        for box in sorted(value, key=lambda box: -box.area):
-            colour = tuple(int(c) for c in colours[zlib.crc32(box.label.encode()) % 64])
-            corners = [round(x * (_CANVAS - 1)) for x in (box.x0, box.y0, box.x1, box.y1)]
-            draw.rectangle(corners, outline=colour, width=2)
-            tabs.append((corners, box.label, colour))
-        placed: list[tuple[float, float, float, float]] = []
-        for (left, top, _, bottom), label, colour in tabs:
-            # The built-in font holds Latin letters; others are shown as "?".
-            text = label.encode("latin-1", "replace").decode("latin-1")
-            x0, y0, x1, y1 = draw.textbbox((0, 0), text)
-            wide, high = x1 - x0 + 6, y1 - y0 + 5
-            x = min(max(left, 0), max(_CANVAS - wide, 0))
-            # Above the box, within it, below it, or else further down: where no other label stands.
-            rows = [top - high, top + 2, bottom + 1, *range(top + 2, _CANVAS - high, 4)]
-            free = (y for y in rows if 0 <= y <= _CANVAS - high and not _meets((x, y, x + wide, y + high), placed))
-            y = next(free, min(max(top + 2, 0), _CANVAS - high))
-            placed.append((x, y, x + wide, y + high))
-            draw.rectangle(placed[-1], fill=colour)
-            dark = 0.3 * colour[0] + 0.6 * colour[1] + 0.1 * colour[2] < 128
-            draw.text((x + 3 - x0, y + 2 - y0), text, fill="white" if dark else "black")
-        return canvas
+        return draw_boxes(value)
 
     def parts(self, value: list[Box]) -> dict[str, float]:
         """Of box 0, 1, …: "0.x" and "0.y", where its middle lies, "0.width" and "0.height", all in [0, 1]."""
@@ -268,12 +243,6 @@ class Boxes(SequenceModality[list[Box]]):
                 boxes.append(Box(str(names[region]), x0 / width, y0 / height, x1 / width, y1 / height))
             samples.append(self.write(sorted(boxes, key=lambda box: -box.area)))
         return samples
-
-
-def _meets(tab: Sequence[float], others: Sequence[Sequence[float]]) -> bool:
-    """Whether a rectangle overlaps one of the others."""
-    x0, y0, x1, y1 = tab
-    return any(x0 < b[2] and b[0] < x1 and y0 < b[3] and b[1] < y1 for b in others)
 
 
 def _entry(given: Any) -> object:

@@ -15,7 +15,7 @@ from pydantic import Field
 from fourm_boxes.box import Box
 from fourm_plugins import Labeller, Settings
 from fourm_plugins.extras import optional
-from fourm_plugins.labelling import NetworkOptions, PictureNetwork, same_label
+from fourm_plugins.labelling import NetworkOptions, PictureNetwork, class_targets, same_label
 
 
 class DetectionOptions(NetworkOptions):
@@ -48,15 +48,14 @@ class DetectionLabeller(Labeller):
             detections = self._net.processor.post_process_object_detection(
                 outputs, threshold=self._min_score, target_sizes=sizes
             )
-            return [self._boxes(one, *size) for one, size in zip(detections, sizes, strict=True)]
+            return [self._boxes(found, *size) for found, size in zip(detections, sizes, strict=True)]
 
         return self._net.run(values, compute)
 
     def _boxes(self, detections: Mapping[str, Any], height: int, width: int) -> list[Box]:
         boxes = []
-        for score, label, corners in zip(
-            detections["scores"].tolist(), detections["labels"].tolist(), detections["boxes"].tolist(), strict=True
-        ):
+        columns = (detections[name].tolist() for name in ("scores", "labels", "boxes"))
+        for score, label, corners in zip(*columns, strict=True):
             name = self._labels.get(label)
             x0, y0, x1, y1 = (min(max(x / side, 0.0), 1.0) for x, side in zip(corners, (width, height) * 2))
             if name is not None and x0 < x1 and y0 < y1:
@@ -91,9 +90,8 @@ class RegionLabeller(Labeller):
             sizes = np.bincount(regions.ravel(), minlength=count + 1)[1:]
             for (rows, columns), size in zip(ndimage.find_objects(regions), sizes, strict=True):
                 if size >= self._options.min_area * ids_HW.size:
-                    boxes.append(
-                        Box(name, columns.start / width, rows.start / height, columns.stop / width, rows.stop / height)
-                    )
+                    x0, x1, y0, y1 = columns.start, columns.stop, rows.start, rows.stop
+                    boxes.append(Box(name, x0 / width, y0 / height, x1 / width, y1 / height))
         return boxes
 
 
@@ -101,21 +99,15 @@ def _labels(
     id2label: Mapping[int, str], mapping: Mapping[str, str | None], labels: Sequence[str], model: str
 ) -> dict[int, str]:
     """The model's class -> label, for those that may occur."""
-    names = {i: str(name) for i, name in id2label.items()}
-    known = {same_label(name) for name in names.values()}
-    for name in mapping:
-        if same_label(name) not in known:
-            raise ValueError(f"mapping: {model} has no class {name!r}; it has {', '.join(list(names.values())[:30])}")
-    settled = {same_label(name): target for name, target in mapping.items()}
+    names = [str(name) for name in id2label.values()]
     labels_by_key = {same_label(label): label for label in labels}
     chosen = {}
-    for i, name in names.items():
-        target = settled.get(same_label(name), name)
+    for i, target in zip(id2label, class_targets(names, mapping, model), strict=True):
         if target is not None and labels:
             target = labels_by_key.get(same_label(target))
         if target is not None and "=" not in target:
             chosen[i] = target
     if not chosen:
-        shown = ", ".join(list(names.values())[:10])
+        shown = ", ".join(names[:10])
         raise ValueError(f"no class of {model} is one of the {len(labels)} labels: {shown}, …; give a mapping")
     return chosen

@@ -26,8 +26,8 @@ def average_precision(predictions: Pictures, truths: Pictures, *, overlap: float
     scores, hits = (np.array(column, np.float64) for column in zip(*scored, strict=True))
     levels = np.unique(scores)[::-1]
     right = np.array([hits[scores >= level].sum() for level in levels])
-    said = np.array([(scores >= level).sum() for level in levels])
-    recall, precision = right / total, right / said
+    predicted = np.array([(scores >= level).sum() for level in levels])
+    recall, precision = right / total, right / predicted
     # The precision at a recall is the best at that recall or above, as in PASCAL VOC and COCO.
     precision = np.maximum.accumulate(precision[::-1])[::-1]
     return float(np.sum(np.diff(recall, prepend=0.0) * precision))

@@ -17,7 +17,7 @@ from fourm_plugins import Modality, View
 from fourm_plugins.bases import TextSequence, TextSequenceSettings
 from fourm_plugins.bases.text import Lines
 from fourm_plugins.contrastive import contrastive
-from fourm_plugins.labelling import label_options
+from fourm_plugins.labelling import label_options, model_needed
 
 _SIDE = re.compile(r"\b(left|right)(?=(?:most|ward|wards|hand)?\b)", re.IGNORECASE)
 _OTHER = {"left": "right", "right": "left"}
@@ -51,10 +51,7 @@ class Caption(TextSequence):
     def labeller(self, source: Modality, model: str | None, **options: Any) -> CaptionLabeller:
         """Captions of pictures; `model` is a captioning model's Hub name or folder. Options: `CaptionOptions`."""
         if model is None:
-            raise ValueError(
-                f"{self.name} needs a captioning model: name one, a folder or a Hub id such as "
-                f"Salesforce/blip-image-captioning-base"
-            )
+            raise model_needed(self.name, "a captioning model", "Salesforce/blip-image-captioning-base")
         return CaptionLabeller(model, label_options(CaptionOptions, options, target=self.name))
 
     def example_samples(self, n: int, seed: int) -> list[dict[str, bytes]]:

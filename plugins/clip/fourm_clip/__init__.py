@@ -14,7 +14,7 @@ from pydantic import Field
 from fourm_clip.labeller import ClipLabeller
 from fourm_plugins import Modality
 from fourm_plugins.bases import FeatureGrid, FeatureSettings
-from fourm_plugins.labelling import NetworkOptions, label_options
+from fourm_plugins.labelling import NetworkOptions, label_options, model_needed
 
 __all__ = ["CLIP", "ClipLabeller"]
 
@@ -38,9 +38,7 @@ class CLIP(FeatureGrid):
     def labeller(self, source: Modality, model: str | None, **options: Any) -> ClipLabeller:
         """Feature maps of pictures; `model` is a CLIP model's Hub name or folder. Options: `NetworkOptions`."""
         if model is None:
-            raise ValueError(
-                f"{self.name} needs a CLIP model: name one, a folder or a Hub id such as openai/clip-vit-base-patch16"
-            )
+            raise model_needed(self.name, "a CLIP model", "openai/clip-vit-base-patch16")
         labeller = ClipLabeller(model, label_options(NetworkOptions, options, target=self.name))
         if labeller.channels != self.settings.channels:
             raise ValueError(

@@ -28,9 +28,8 @@ class ClipLabeller(Labeller):
 
     def __init__(self, model: str, options: NetworkOptions) -> None:
         install, self.batch_size = "fourm-clip[label]", options.batch_size
-        self._model: Any = load_network(
-            model, ["CLIPModel"], what="a CLIP model", install=install, device=options.device
-        )
+        what, device = "a CLIP model", options.device
+        self._model: Any = load_network(model, ["CLIPModel"], what=what, install=install, device=device)
         from transformers.utils import cached_file
 
         self._size: int = self._model.config.vision_config.image_size
@@ -51,10 +50,8 @@ class ClipLabeller(Labeller):
         for start in range(0, len(values), self.batch_size):
             pixels = np.stack([self._pixels(value) for value in values[start : start + self.batch_size]])
             with torch.inference_mode():
-                vision = self._model.vision_model
-                hidden_BND = vision(pixel_values=torch.from_numpy(pixels).to(self._model.device)).last_hidden_state[
-                    :, 1:
-                ]
+                vision, inputs = self._model.vision_model, torch.from_numpy(pixels).to(self._model.device)
+                hidden_BND = vision(pixel_values=inputs).last_hidden_state[:, 1:]
                 out_BNC = self._model.visual_projection(vision.post_layernorm(hidden_BND))
                 out_BNC = torch.nn.functional.normalize(out_BNC, dim=-1).cpu()
             side = int(out_BNC.shape[1] ** 0.5)

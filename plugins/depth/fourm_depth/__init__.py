@@ -24,7 +24,7 @@ from fourm_depth.metrics import absolute_relative_error, aligned, constants, del
 from fourm_plugins import FeatureMap, Metric, Modality, ModalitySpec, SampleError, door, images
 from fourm_plugins.arrays import as_float32
 from fourm_plugins.bases import GridModality
-from fourm_plugins.labelling import label_options
+from fourm_plugins.labelling import label_options, model_needed
 from fourm_plugins.legend import Scale, round_numbers
 from fourm_plugins.recognition import LOOKED, Recognised, contents, glimpse, median_size, rounded, usable
 
@@ -195,19 +195,16 @@ class Depth(GridModality):
     def render_all(self, values: Sequence[np.ndarray]) -> list[Image.Image]:
         """Relative depths over the range of all maps."""
         near, far = self._range(values)
-        return [
-            Image.fromarray(images.colour_map(np.log(far / np.maximum(value, near)) / np.log(far / near)))
-            for value in values
-        ]
+        levels = [np.log(far / np.maximum(value, near)) / np.log(far / near) for value in values]
+        return [Image.fromarray(images.colour_map(level)) for level in levels]
 
     def legend(self, value: np.ndarray) -> Scale:
         """Metres; of relative depths how many times as far as the nearest."""
         near, far = self._range([value])
         relative = self.settings.normalisation == "per_image"
         low, high = (1.0, far / near) if relative else (near, far)
-        marks = tuple(
-            (float(np.log(d / low) / np.log(high / low)), f"{d:.3g}") for d in round_numbers(low, high, log=True)
-        )
+        numbers = round_numbers(low, high, log=True)
+        marks = tuple((float(np.log(d / low) / np.log(high / low)), f"{d:.3g}") for d in numbers)
         return Scale(images.colour_map(np.linspace(1, 0, 256)), marks, "relative" if relative else "m")
 
     def _range(self, values: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -230,8 +227,7 @@ class Depth(GridModality):
         return tuple(Metric(f"{name}, aligned", aligned(compute), up, unit) for name, compute, up, unit in metrics)
 
     def constants(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        one, image = constants(images.stack(values))
-        return {"one value": one, "one image": image}
+        return dict(zip(("one value", "one image"), constants(images.stack(values)), strict=True))
 
     def labelled_from(self, model: str | None) -> tuple[str, ...]:
         return ("rgb",)
@@ -239,10 +235,7 @@ class Depth(GridModality):
     def labeller(self, source: Modality, model: str | None, **options: Any) -> DepthLabeller:
         """Depth of pictures; `model` is a depth model's Hub name or folder. Options: `DepthOptions`."""
         if model is None:
-            raise ValueError(
-                f"{self.name} needs a depth model: name one, a folder or a Hub id such as "
-                f"depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf"
-            )
+            raise model_needed(self.name, "a depth model", "depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf")
         labeller = DepthLabeller(model, label_options(DepthOptions, options, target=self.name))
         if labeller.output == "inverse" and self.settings.normalisation == "log":
             raise ValueError(

@@ -35,7 +35,7 @@ class DepthLabeller(Labeller):
     def __init__(self, model: str, options: DepthOptions) -> None:
         kinds = ("AutoModelForDepthEstimation",)
         self._net = PictureNetwork(model, kinds, what="a depth model", install="fourm-depth[label]", options=options)
-        self.output: Output = _said(model, self._net.config) if options.output == "auto" else options.output
+        self.output: Output = _output_of(model, self._net.config) if options.output == "auto" else options.output
         self._far = options.far
 
     def label(self, values: Sequence[np.ndarray]) -> list[Any]:
@@ -59,11 +59,11 @@ class DepthLabeller(Labeller):
         return np.where(known, 1 / (1 / self._far + (1 - 1 / self._far) * nearness), np.nan).astype(np.float32)
 
 
-def _said(model: str, config: Any) -> Output:
-    said = getattr(config, "depth_estimation_type", None)  # of Depth Anything
-    if said == "metric" or config.model_type in _METRIC:
+def _output_of(model: str, config: Any) -> Output:
+    estimated = getattr(config, "depth_estimation_type", None)  # of Depth Anything
+    if estimated == "metric" or config.model_type in _METRIC:
         return "metric"
-    if said == "relative":
+    if estimated == "relative":
         return "inverse"
     raise ValueError(
         f"{model}: a {config.model_type} does not say whether it predicts metres; give the option output: metric, or "

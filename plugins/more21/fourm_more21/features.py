@@ -20,10 +20,13 @@ from fourm_plugins.arrays import as_float32
 from fourm_plugins.bases import FeatureGrid, FeatureSettings
 from fourm_plugins.bases.features import cosine_similarity, unit
 from fourm_plugins.bases.standard import StandardModality
-from fourm_plugins.modality import Settings
+from fourm_plugins.settings import Settings
 from fourm_plugins.spec import FeatureVector, ModalitySpec, TokenizerRecipe, TokenSpace, Vector
 
 _LARGEST = 1e15  # of a number of a feature, of which float32 holds the squared length
+
+
+_SMALL = {"width": 32, "blocks": 1}
 
 
 class GridSettings(FeatureSettings):
@@ -52,12 +55,7 @@ class ImageBind(Named, FeatureGrid):
 
 
 class GlobalSettings(Settings):
-    small: ClassVar[Mapping[str, Any]] = {
-        "channels": 16,
-        "codebook_size": 32,
-        "tokens": 4,
-        "tokenizer": {"width": 32, "blocks": 1},
-    }
+    small: ClassVar[Mapping[str, Any]] = {"channels": 16, "codebook_size": 32, "tokens": 4, "tokenizer": _SMALL}
     run_only = frozenset({"source", "masker"})
 
     channels: int = Field(default=768, ge=1)

@@ -26,9 +26,8 @@ _MAX_BYTES = 100_000
 
 
 class PaletteSettings(SequenceSettings):
-    small: ClassVar[Mapping[str, Any]] = {
-        **SequenceSettings.small,
-        "text": {"vocabulary_size": 1400, "coordinate_bins": 256},
+    small: ClassVar[Mapping[str, Any]] = SequenceSettings.small | {
+        "text": {"vocabulary_size": 1400, "coordinate_bins": 256}
     }
     max_tokens: int = Field(default=23, ge=2, le=8192)
 

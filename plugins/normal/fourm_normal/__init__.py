@@ -48,11 +48,8 @@ class Normal(GridModality):
         shares = usable(files[:LOOKED], lambda content: _unit_share(glimpse(content)))
         if not shares or (share := float(np.median(shares))) < 0.8:
             return None
-        return Recognised(
-            0.95,
-            f"unit vectors in {share:.0%} of the pixels that are not black",
-            size=median_size(map(picture_size, files)),
-        )
+        what = f"unit vectors in {share:.0%} of the pixels that are not black"
+        return Recognised(0.95, what, size=median_size(map(picture_size, files)))
 
     def make_array(self) -> FeatureMap:
         height, width = self.settings.size
@@ -129,8 +126,7 @@ class Normal(GridModality):
         )
 
     def constants(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        one, image = constants(images.stack(values))
-        return {"one value": one, "one image": image}
+        return dict(zip(("one value", "one image"), constants(images.stack(values)), strict=True))
 
     def labelled_from(self, model: str | None) -> tuple[str, ...]:
         return ("depth",)

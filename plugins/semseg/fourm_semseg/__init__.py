@@ -14,7 +14,7 @@ from pydantic import Field
 
 from fourm_plugins import ClassMap, Modality
 from fourm_plugins.bases import ClassGrid, ClassSettings
-from fourm_plugins.labelling import label_options
+from fourm_plugins.labelling import label_options, model_needed
 from fourm_semseg.labeller import SemSegLabeller, SemSegOptions
 
 
@@ -60,10 +60,7 @@ class SemSeg(ClassGrid):
     def labeller(self, source: Modality, model: str | None, **options: Any) -> SemSegLabeller:
         """Class maps of pictures; `model` is a segmentation model's Hub name or folder. Options: `SemSegOptions`."""
         if model is None:
-            raise ValueError(
-                f"{self.name} needs a segmentation model: name one, a folder or a Hub id such as "
-                f"nvidia/segformer-b0-finetuned-ade-512-512"
-            )
+            raise model_needed(self.name, "a segmentation model", "nvidia/segformer-b0-finetuned-ade-512-512")
         return SemSegLabeller(
             model,
             label_options(SemSegOptions, options, target=self.name),

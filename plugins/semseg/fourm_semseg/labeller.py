@@ -15,7 +15,7 @@ from pydantic import Field
 
 from fourm_plugins import Labeller, SampleError
 from fourm_plugins.counting import counted
-from fourm_plugins.labelling import NetworkOptions, PictureNetwork, same_label
+from fourm_plugins.labelling import NetworkOptions, PictureNetwork, class_targets, same_label
 
 log = logging.getLogger(__name__)
 _KINDS = ("AutoModelForSemanticSegmentation", "AutoModelForUniversalSegmentation")
@@ -41,19 +41,18 @@ class SemSegLabeller(Labeller):
         elif len(names) == number and not options.mapping:
             self._ids = np.arange(number)
         else:
+            known = counted(len(names), "class", "classes")
             raise ValueError(
-                f"{model} knows {counted(len(names), 'class', 'classes')}, the modality has {number} without "
-                f"names; name them in its "
-                f"settings (classes: [...])"
+                f"{model} knows {known}, the modality has {number} without names; name them in its settings "
+                f"(classes: [...])"
             )
         if unknown := [name for name, i in zip(names, self._ids) if i < 0]:
             if not ignored:
                 raise ValueError(
                     f"{model}: {unknown[0]!r} is none of the classes; map it, or let the modality ignore an id"
                 )
-            log.info(
-                "%s: %s left without one: %s", model, counted(len(unknown), "class", "classes"), ", ".join(unknown[:20])
-            )
+            number_left, shown = counted(len(unknown), "class", "classes"), ", ".join(unknown[:20])
+            log.info("%s: %s left without one: %s", model, number_left, shown)
 
     def label(self, values: Sequence[np.ndarray]) -> list[Any]:
         def compute(inputs: dict[str, Any], sizes: list[tuple[int, int]]) -> list[Any]:
@@ -68,17 +67,11 @@ class SemSegLabeller(Labeller):
 def _match(names: Sequence[str], classes: Sequence[str], mapping: Mapping[str, str | None], model: str) -> np.ndarray:
     """int64 (model's classes,): the id of each in the modality, -1 for none."""
     ids_by_name = {same_label(name): i for i, name in enumerate(classes)}
-    known = {same_label(name) for name in names}
-    for name, target in mapping.items():
-        if same_label(name) not in known:
-            raise ValueError(f"mapping: {model} has no class {name!r}; it has {', '.join(names[:30])}")
+    targets = class_targets(names, mapping, model)
+    for target in mapping.values():
         if target is not None and same_label(target) not in ids_by_name:
             raise ValueError(f"mapping: {target!r} is no class of the modality; it has {', '.join(classes[:30])}")
-    settled = {same_label(name): target for name, target in mapping.items()}
-    ids = []
-    for name in map(same_label, names):
-        target = settled.get(name, name)
-        ids.append(-1 if target is None else ids_by_name.get(same_label(target), -1))
+    ids = [-1 if target is None else ids_by_name.get(same_label(target), -1) for target in targets]
     if max(ids) < 0:
         raise ValueError(f"no class of {model} is one of the modality's: {', '.join(names[:10])}, …; give a mapping")
     return np.array(ids, np.int64)
