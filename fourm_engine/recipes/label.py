@@ -92,13 +92,13 @@ def label(
         # Only one network is in memory at a time; later steps read what earlier ones made.
         made: dict[str, Any] = {"model": models.get(step.target), "options": dict(options.get(step.target, {}))}
         labeller = target.labeller(made_from, made["model"], **made["options"])
-        for (root, readers), folder in zip(roots.values(), outs, strict=True):
+        for (data, readers), folder in zip(roots.values(), outs, strict=True):
             made_from, target = readers[step.source], readers[step.target]
-            if isinstance(root, Location) or (root / readers[source].spec.source).is_dir() or _has_shards(root):
+            if isinstance(data, Location) or (data / readers[source].spec.source).is_dir() or _has_shards(data):
                 # otherwise `label_folder` says what is missing
                 record_labels(folder / target.spec.source, made_from, target, **made)
             report = label_folder(
-                root,
+                data,
                 made_from,
                 target,
                 labeller,
