@@ -165,10 +165,9 @@ def _exported(
         space = modalities[name].spec.token_space
         assert space is not None
         if tokenizer.fingerprint != config.tokenizers.get(space.name):
-            raise ValueError(
-                f"{folder}: tokenizer {space.name!r} has fingerprint {tokenizer.fingerprint}, but the model was "
-                f"trained with {config.tokenizers.get(space.name)}; restore the tokenizer's files"
-            )
+            has = f"tokenizer {space.name!r} has fingerprint {tokenizer.fingerprint}"
+            wanted = f"the model was trained with {config.tokenizers.get(space.name)}"
+            raise ValueError(f"{folder}: {has}, but {wanted}; restore the tokenizer's files")
     unfitted = {space: specs for space, specs in spaces.items() if space not in fitted}
     loaded |= _given_tokenizers(unfitted, tokenizers, manager)
     if freeze:  # a caller's own host may serve further models
@@ -237,10 +236,8 @@ def _published(
 def modality_of(name: str, saved: SavedModality, manager: PluginManager, folder: Path) -> Modality[Any]:
     """The modality that a model in `folder` was trained with. Raises PluginError where its plugin cannot be used, and
     ValueError where it makes another one now."""
-    modality, now = (
-        manager.modality(name, plugin=saved.plugin, **saved.settings),
-        manager.find("modality", saved.plugin),
-    )
+    modality = manager.modality(name, plugin=saved.plugin, **saved.settings)
+    now = manager.find("modality", saved.plugin)
     restrict(modality, saved.spec.input, saved.spec.target)
     if differences := exported.spec_differences(saved.spec, modality.spec):
         raise ValueError(
@@ -279,8 +276,6 @@ def _given_tokenizers(
 
 def _why_missing(name: str, saved: SavedModality, manager: PluginManager, error: PluginError) -> str:
     if all((p.kind, p.name) != ("modality", saved.plugin) for p in manager.plugins):
-        return (
-            f"the model knows {name!r}, but its plugin ({saved.distribution} {saved.version}) is not installed: "
-            f"pip install {saved.distribution}"
-        )
+        plugin = f"its plugin ({saved.distribution} {saved.version})"
+        return f"the model knows {name!r}, but {plugin} is not installed: pip install {saved.distribution}"
     return f"the model knows {name!r}, but its plugin cannot be used: {str(error).splitlines()[0]}"

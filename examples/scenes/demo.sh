@@ -64,9 +64,9 @@ else
   step "fit the tokenizers, on one core after training a small contrastive model that labels the pictures"
   # Both cores have as much to do. Each is a job of its own, so that it can be stopped as a whole.
   set -m
-  { features; fit clip rgb; } &
+  { features; fit clip text rgb; } &
   one=$!
-  fit text depth normal semseg &
+  fit depth normal semseg &
   other=$!
   set +m
   trap 'kill -TERM -- "-$one" "-$other" 2>/dev/null; wait' EXIT

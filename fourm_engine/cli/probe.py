@@ -13,7 +13,9 @@ from fourm_engine.cli.tables import new_table, show
 
 def probe(
     run: Run,
-    data: Annotated[str, typer.Argument(help="Folder of folders per class, or of train/ and val/ with those.")],
+    data: Annotated[
+        str, typer.Argument(help="Folder with a sub-folder per class, or with train/ and val/ of those; see --labels.")
+    ],
     given: Annotated[list[str], typer.Option("--input", help="Input modality; repeatable with --labels.")],
     out: Annotated[Path, typer.Option(help="Folder for probe.json and the cached features.")],
     labels: Annotated[
@@ -22,7 +24,9 @@ def probe(
     ] = None,
     val_labels: Annotated[Path | None, typer.Option(help="Labels of --val, if it reuses sample names.")] = None,
     val: Annotated[str | None, typer.Option(help="Validation data, like DATA.")] = None,
-    share: Annotated[float, typer.Option("--held-out", min=0.01, max=0.99, help="Of each class, without --val.")] = 0.2,
+    share: Annotated[
+        float, typer.Option("--held-out", min=0.01, max=0.99, help="Share per class, without --val.")
+    ] = 0.2,
     probes: Annotated[list[str] | None, typer.Option("--probe", help="knn, linear or attentive; repeatable.")] = None,
     shots: Annotated[
         list[int] | None,

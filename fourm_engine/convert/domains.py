@@ -54,10 +54,8 @@ def match(
             continue
         modality, plugin_name = matches[0]
         if differences := _differences(domain, modality.spec):
-            raise ValueError(
-                f"{domain.name!r} does not fit modality {modality.name!r}: {'; '.join(differences)}; give the plugin "
-                f"other settings, or leave it out with domains="
-            )
+            what = f"{domain.name!r} does not fit modality {modality.name!r}: {'; '.join(differences)}"
+            raise ValueError(f"{what}; give the plugin other settings, or leave it out with domains=")
         restrict(modality, domain.input, domain.target)
         matched[domain.name] = modality, plugin_name
         taken.add(modality.name)

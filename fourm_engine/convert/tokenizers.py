@@ -61,10 +61,10 @@ def open_tokenizer(
     return tokenizer.to(device)
 
 
-def is_tokenizer(source: str | Path, revision: str | None = None) -> bool:
+def is_tokenizer(source: str | Path) -> bool:
     """Whether a file, folder or Hub id is a tokenizer, of either format, rather than a model."""
     try:
-        path = _find(source, revision)
+        path = _find(source, None)
     except ValueError:
         return False
     if path.is_dir() or path.suffix == ".json":
@@ -79,12 +79,8 @@ def published_modality(source: str | Path, plugin: str, manager: PluginManager) 
         return manager.modality(plugin, **manager.modality_class(plugin).published_settings)
     arguments = published.read_arguments(path)[0]
     cls = manager.modality_class(plugin)
-    known = {
-        "image_size": arguments.get("image_size"),
-        "patch_size": arguments.get("patch_size"),
-        "codebook_size": arguments.get("codebook_size"),
-        "channels": arguments.get("n_channels"),
-    }
+    known = {name: arguments.get(name) for name in ("image_size", "patch_size", "codebook_size")}
+    known["channels"] = arguments.get("n_channels")
     fitting = {name: value for name, value in known.items() if name in cls.Settings.model_fields and value is not None}
     return manager.modality(plugin, **{**cls.published_settings, **fitting})
 

@@ -125,12 +125,12 @@ def checksums(column: Entries) -> list[int]:
     return sums + [zlib.crc32(content[start : start + BLOCK]) for start in range(rest, len(content), BLOCK)]
 
 
-def open_column(path: Readable, kinds: str, length: int | None = None, checks: list[int] | None = None) -> np.ndarray:
+def open_column(path: Readable, kinds: str, checks: list[int] | None = None) -> np.ndarray:
     """Map a column of one dimension; a remote one through its copy, or where there can be none, read it.
     `kinds`: those of dtypes that it may have, such as "iu". `checks`: its checksums, all of which are compared.
 
     Raises ValueError, with the name of the file, for one that is missing, damaged or another column."""
-    return np.asarray(map_column(path, kinds, length, checks))
+    return np.asarray(map_column(path, kinds, checks=checks))
 
 
 def map_column(path: Readable, kinds: str, length: int | None = None, checks: list[int] | None = None) -> Entries:

@@ -45,10 +45,10 @@ class DataStore(Store):
         if tokens is not None:
             tokens = tokens.selecting(_rows(split, tokens.index.names, quiet=raw is not None))
             if not len(tokens):
-                raise ValueError(
-                    f"{tokens.folder}: none of its {counted(len(tokens.index), 'sample')} is in split {split.name!r} "
-                    f"of data.{split.part}; run `fourm tokenize` again, or correct data.{split.part}_split"
-                )
+                part = f"split {split.name!r} of data.{split.part}"
+                what = f"none of its {counted(len(tokens.index), 'sample')} is in {part}"
+                remedy = f"run `fourm tokenize` again, or correct data.{split.part}_split"
+                raise ValueError(f"{tokens.folder}: {what}; {remedy}")
         store = tokens or raw
         assert store is not None
         self.tokens, self.names, self.views = tokens, store.names, store.views

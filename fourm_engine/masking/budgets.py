@@ -45,8 +45,7 @@ class Drawn:
 
 
 class Budgets:
-    """Draws budgets for samples that may lack modalities. A set of modalities is a collection of names, or an int in
-    which bit i stands for `names[i]`.
+    """Draws budgets for samples that may lack modalities.
 
     Raises ValueError if an alpha makes a modality what it cannot be, or if no component is left. A name that is not
     among `specs` (its plugin is not installed) is reported once and left out; so is a component left without targets,
@@ -133,22 +132,20 @@ class Budgets:
                     alphas.setdefault(name, given["*"])
         return {name: alpha for name, alpha in sorted(alphas.items()) if alpha > 0 and name not in component.ignore}
 
-    def bits(self, modalities: Collection[str] | int) -> int:
-        """A set as an int, ignoring names that are not in this run."""
-        if isinstance(modalities, int):
-            return modalities
+    def bits(self, modalities: Collection[str]) -> int:
+        """A set as an int, in which bit i stands for `names[i]`; names that are not in this run are ignored."""
         if not isinstance(modalities, frozenset):
             return sum(self._bit.get(name, 0) for name in set(modalities))
         if modalities not in self._sets:
             self._sets[modalities] = sum(self._bit.get(name, 0) for name in modalities)
         return self._sets[modalities]
 
-    def serve(self, available: Collection[str] | int) -> bool:
+    def serve(self, available: Collection[str]) -> bool:
         """Whether `draw` gives budgets for a sample with the modalities `available`."""
         has = self.bits(available)
         return bool(self._strategies(has, has))
 
-    def draw(self, rng: np.random.Generator, available: Collection[str] | int) -> Drawn | None:
+    def draw(self, rng: np.random.Generator, available: Collection[str]) -> Drawn | None:
         """Budgets for a sample with the modalities `available`; None if no component is possible. Components without a
         target among them, without any of their inputs, or that require others are not drawn; the weights of the rest
         keep their proportions."""

@@ -176,10 +176,9 @@ class MaskingConfig(BaseModel):
                 ("target", self.target_range(component), self.decoder_tokens),
             ):
                 if high > capacity:
-                    raise ValueError(
-                        f"component {component.name!r} draws up to {high} {what} tokens, but the batch holds {capacity}"
-                        f"; raise the capacity or lower {what}_tokens"
-                    )
+                    drawn = f"component {component.name!r} draws up to {high} {what} tokens"
+                    remedy = f"raise the capacity or lower {what}_tokens"
+                    raise ValueError(f"{drawn}, but the batch holds {capacity}; {remedy}")
             if self.target_range(component)[0] == 0:
                 raise ValueError(f"component {component.name!r} may ask for 0 target tokens; start target_tokens at 1")
         return self

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.random import Generator
 
 from fourm_engine.masking.noise import keys_of, noise
 from fourm_engine.masking.rows import MaskedRows, ragged
@@ -15,9 +16,7 @@ from fourm_plugins.masker import MASK, Masked, Masker
 class GridMasker(Masker):
     """All targets see one another (order 0) and enter the decoder as mask tokens."""
 
-    def mask(
-        self, ids: np.ndarray, *, input_budget: int, target_budget: int, keep: str, rng: np.random.Generator
-    ) -> Masked:
+    def mask(self, ids: np.ndarray, *, input_budget: int, target_budget: int, keep: str, rng: Generator) -> Masked:
         return mask_grids([ids], np.array([input_budget]), np.array([target_budget]), keys_of(rng)).only()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.random import Generator
 
 from fourm_plugins.masker import MASK, Masked, Masker, Specials
 from fourm_plugins.spec import Grid, ModalitySpec
@@ -29,9 +30,7 @@ class HoleMasker(Masker):
         self._rows, self._columns = rows, columns
         self._size = max(spec.layout.height, spec.layout.width)
 
-    def mask(
-        self, ids: np.ndarray, *, input_budget: int, target_budget: int, keep: str, rng: np.random.Generator
-    ) -> Masked:
+    def mask(self, ids: np.ndarray, *, input_budget: int, target_budget: int, keep: str, rng: Generator) -> Masked:
         near_first = np.argsort(self._distances(rng))
         n_inputs = min(max(input_budget, 0), len(ids))
         inputs = near_first[len(ids) - n_inputs :]
@@ -39,7 +38,7 @@ class HoleMasker(Masker):
         zeros = np.zeros_like(targets)
         return Masked(ids[inputs], inputs, zeros + MASK, targets, zeros, ids[targets])
 
-    def _distances(self, rng: np.random.Generator) -> np.ndarray:
+    def _distances(self, rng: Generator) -> np.ndarray:
         """(tokens,), in tokens: the larger of the distances along rows and columns, with noise."""
         stretch = math.sqrt(SLENDER ** rng.uniform(-1, 1))
         row, column = rng.uniform(0, self._rows[-1]), rng.uniform(0, self._columns[-1])

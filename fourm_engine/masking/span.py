@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator
 
 from fourm_engine.masking.noise import keys_of, noise, uniform
 from fourm_engine.masking.rows import MaskedRows, ragged
@@ -35,9 +36,7 @@ class SpanMasker(Masker):
         self.end, self.sentinels = specials.end, np.array(specials.sentinels[1:], np.int64)
         self.most = spec.layout.num_tokens
 
-    def mask(
-        self, ids: np.ndarray, *, input_budget: int, target_budget: int, keep: str, rng: np.random.Generator
-    ) -> Masked:
+    def mask(self, ids: np.ndarray, *, input_budget: int, target_budget: int, keep: str, rng: Generator) -> Masked:
         """A sequence longer than `max_tokens`, end marker included, is cut there and has no end marker."""
         budgets = np.array([input_budget]), np.array([target_budget])
         return mask_sequences([ids], [self], *budgets, [keep], keys_of(rng)).only()

@@ -79,7 +79,7 @@ class SelfAttention(nn.Module):
 
     def _project(self, x_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, D) -> q, k, v, each (B, H, N, d)."""
-        q, k, v = self.qkv(x_BND).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = (_by_head(part, self.heads) for part in self.qkv(x_BND).chunk(3, dim=-1))
         q, k = self.q_norm(q), self.k_norm(k)
         return q.to(v.dtype), k.to(v.dtype), v
 
@@ -127,7 +127,7 @@ class CrossAttention(nn.Module):
 
     def keys_values(self, context_BND: Tensor) -> tuple[Tensor, Tensor]:
         """(B, N, D) -> k, v, each (B, H, N, d): equal for all queries, so cached decoding computes them once."""
-        k, v = self.kv(context_BND).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        k, v = (_by_head(part, self.heads) for part in self.kv(context_BND).chunk(2, dim=-1))
         return self.k_norm(k).to(v.dtype), v
 
     def step(
@@ -149,8 +149,13 @@ class CrossAttention(nn.Module):
         seen: Tensor | None,
     ) -> Float[Tensor, "B M D"]:
         k_BHNd, v_BHNd = self.keys_values(context_BND)
-        q_BHMd = self.q_norm(self.q(x_BMD).unflatten(-1, (self.heads, -1)).transpose(1, 2))
+        q_BHMd = self.q_norm(_by_head(self.q(x_BMD), self.heads))
         return self.proj(attend(q_BHMd.to(v_BHNd.dtype), k_BHNd, v_BHNd, mask, seen))
+
+
+def _by_head(x_BND: Tensor, heads: int) -> Tensor:
+    """(B, N, H·d) -> (B, H, N, d), a view. Gradients of chunks of a product are joined by one copy this way."""
+    return x_BND.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def _head_norm(head_width: int, *, bias: bool, qk_norm: bool) -> nn.Module:

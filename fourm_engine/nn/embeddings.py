@@ -166,9 +166,8 @@ class Embedding(nn.Module):
             if name in continuous:
                 patches = continuous[name]
                 projected = projection(patches.values.to(projection.weight.dtype)).to(content.dtype)  # (K, D)
-                # No slot is filled twice, so the order of additions does not matter.
-                at = patches.row * ids.shape[1] + patches.slot
-                content = content.flatten(0, 1).index_add(0, at, projected).view_as(content)
+                at = patches.row * ids.shape[1] + patches.slot  # no slot is filled twice
+                content = content.flatten(0, 1).index_copy(0, at, projected).view_as(content)
             elif self.training:
                 # Sharded reduction needs a gradient for every parameter on every rank, whatever its batch holds.
                 content = content + 0.0 * sum(parameter.sum() for parameter in projection.parameters())

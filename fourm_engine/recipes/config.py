@@ -31,10 +31,11 @@ from fourm_engine.modalities import Modalities, ModalitiesConfig, load_modalitie
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.pretrain.config import LossConfig
 from fourm_engine.recipes import started
+from fourm_engine.recipes.overrides import apply_overrides
 from fourm_engine.storage.url import LocalFolder
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.vocabulary import check_token_spaces
-from fourm_engine.yaml_config import ConfigError, apply_override, read_yaml, validated
+from fourm_engine.yaml_config import ConfigError, read_yaml, validated
 from fourm_plugins.distributions import canonical
 from fourm_plugins.manager import PluginManager
 
@@ -146,8 +147,7 @@ def read_raw(path: Path, overrides: Sequence[str] = (), *, needed: Sequence[str]
     """`path` with its overrides as nested values, not yet validated; see `load_config`."""
     raw = read_yaml(path)
     missing = started.relocate(raw, path)
-    for override in overrides:
-        apply_override(raw, override)
+    apply_overrides(raw, overrides)
     leave_out_missing(raw, path, missing, overrides, needed)
     if "task" in raw:
         raise ConfigError(f"{path}: a config with a section `task` is for `fourm finetune {path}`")

@@ -92,6 +92,6 @@ class _Noted(Budgets):
         noted.__dict__.update(budgets.__dict__)
         return noted
 
-    def draw(self, rng: np.random.Generator, available: Collection[str] | int) -> Drawn | None:
+    def draw(self, rng: np.random.Generator, available: Collection[str]) -> Drawn | None:
         self.last = super().draw(rng, available)
         return self.last

@@ -20,11 +20,12 @@ from fourm_engine.masking.config import MaskingConfig
 from fourm_engine.recipes import started
 from fourm_engine.recipes.config import CONFIG, RunConfig, leave_out_missing, parse_config
 from fourm_engine.recipes.fit import RawData, fit_space
+from fourm_engine.recipes.overrides import apply_overrides
 from fourm_engine.recipes.tell import Tell, first_only, say
 from fourm_engine.recipes.tokenize import tokenize_data
 from fourm_engine.train.distributed import processes, sum_numbers
 from fourm_engine.train.loop import Trainer
-from fourm_engine.yaml_config import apply_override, read_yaml
+from fourm_engine.yaml_config import read_yaml
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -58,8 +59,7 @@ def extension_config(
     modalities["select"] = [*saved.modalities, *add]
     trained: dict[str, Any] = {name: {"plugin": m.plugin, **m.settings} for name, m in saved.modalities.items()}
     modalities["settings"] = trained | dict(modalities.get("settings") or {})
-    for override in overrides:
-        apply_override(raw, override)
+    apply_overrides(raw, overrides)
     leave_out_missing(raw, path, missing, overrides, ("data.train", "data.val"))
     settings = parse_config(raw, str(path))
     _check_out(settings.run, {Path(run), folder})

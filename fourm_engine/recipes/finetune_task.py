@@ -143,10 +143,9 @@ def _check_layout(config: TaskRunConfig, inputs: Modalities) -> None:
             continue
         files = (file for file in root.glob("*/*") if file.suffix.lower().lstrip(".") in modality.spec.extensions)
         if (file := next(files, None)) is not None:
-            raise ValueError(
-                f"data.{part}: {root} has no folder {modality.spec.source}/, but {file.relative_to(root)}; for folders "
-                f"of classes right below it set modalities.settings.{name}.source: ."
-            )
+            remedy = f"for folders of classes right below it set modalities.settings.{name}.source: ."
+            what = f"{root} has no folder {modality.spec.source}/, but {file.relative_to(root)}"
+            raise ValueError(f"data.{part}: {what}; {remedy}")
 
 
 def _objectives(

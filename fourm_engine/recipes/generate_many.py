@@ -25,7 +25,7 @@ from fourm_engine.lock import at_work
 from fourm_engine.recipes.generate import GuidedBy, guided, open_model
 from fourm_engine.recipes.generate_files import FilesReport, Job, summary
 from fourm_engine.recipes.generated_record import FOLDER
-from fourm_engine.recipes.sample_inputs import DataInputs, FolderInputs, LineInputs, SampleInputs, describe
+from fourm_engine.recipes.sample_inputs import FileInputs, LineInputs, SampleInputs, describe
 from fourm_engine.recipes.tell import Tell, first_only, say
 from fourm_engine.train.distributed import sum_numbers
 from fourm_plugins.counting import counted
@@ -154,15 +154,15 @@ def _open(
     if data is not None:
         if not taken:
             raise ValueError("--data: name the modalities to give with --input NAME")
-        source = DataInputs.open(data, split, taken, find, common)
+        source = FileInputs.of_data(data, split, taken, find, common)
     elif lines is not None:
         if not lines.is_file():
             raise ValueError(f'{lines}: no such file; it has a line for each sample, such as {{"NAME": "FILE"}}')
         source = LineInputs(lines, find, common)
         return source, source.keys
     else:
-        source = FolderInputs.open(folders, find, common)
-    for note in getattr(source, "notes", ()):
+        source = FileInputs.of_folders(folders, find, common)
+    for note in source.notes:
         remark(note)
     return source, [*(taken or folders), *common]
 

@@ -78,10 +78,8 @@ def label(
             # The whole folder is labelled, even if only some of its tars are trained on.
             folder = open_root(root, config.data, manager).folder
             if not isinstance(folder, Path | Location):
-                raise ValueError(
-                    f"{key}: labels are files beside those of {source}, and {root} is no folder; make one of it first: "
-                    f"`fourm data unpack {root} FOLDER`"
-                )
+                remedy = f"make one of it first: `fourm data unpack {root} FOLDER`"
+                raise ValueError(f"{key}: labels are files beside those of {source}, and {root} is no folder; {remedy}")
             roots.setdefault(str(folder), (folder, modalities | dict(readers)))
     if not roots:
         raise ValueError("data.train is not set: name the folder to label")

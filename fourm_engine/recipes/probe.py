@@ -202,10 +202,8 @@ def _open(network: Encoder, folder: str | Path, labels: Path | None) -> tuple[Sa
     samples, table = DataSamples(network, str(folder)), read_labels(labels)
     known = {name: table[name] for name in samples.names if name in table}
     if not known:
-        raise ValueError(
-            f"{labels}: none of the samples of {folder} has a class there; its names are like {next(iter(table))!r}, "
-            f"those of the samples like {samples.names[0]!r}"
-        )
+        names = f"its names are like {next(iter(table))!r}, those of the samples like {samples.names[0]!r}"
+        raise ValueError(f"{labels}: none of the samples of {folder} has a class there; {names}")
     return samples, known
 
 

@@ -47,8 +47,11 @@ class Given:
 class SampleInputs(Protocol):
     """Names of samples, and what is given for each. Picklable, and the same in every process."""
 
-    @property
-    def names(self) -> Sequence[str]: ...
+    names: Sequence[str]
+    #: Samples that lack an input.
+    lacking: int
+    #: Remarks on the files.
+    notes: Sequence[str]
 
     def given(self, name: str) -> Given:
         """Reads the files of a sample. Raises SampleError (BadFile) for files that cannot be read."""
@@ -60,33 +63,74 @@ class SampleInputs(Protocol):
         """The sample's files, for messages."""
 
 
-@dataclass
-class FolderInputs:
-    """Folders (modality -> its files); a sample has a file in each. `common` is given for every sample."""
+class Files(Protocol):
+    """The files of one input; see `fourm_engine.data.raw.source.Source`."""
 
-    sources: dict[str, Source]
+    def files(self, name: str) -> dict[str, bytes]: ...
+    def stamp(self, name: str) -> str: ...
+    def where(self, name: str) -> str: ...
+
+
+@dataclass(frozen=True)
+class _OfData:
+    """The files of one modality of a data set."""
+
+    data: AlignedData
+    modality: str
+
+    def files(self, name: str) -> dict[str, bytes]:
+        return self.data.files(name, self.modality)
+
+    def stamp(self, name: str) -> str:
+        return self.data.stamp(name, self.modality)
+
+    def where(self, name: str) -> str:
+        return self.data.where(name, self.modality)
+
+
+@dataclass
+class FileInputs:
+    """Samples with a file of each of `sources` (modality as given -> its files); `common` is given for every sample."""
+
+    sources: Mapping[str, Files]
+    names: Sequence[str]
+    lacking: int
     common: dict[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     @classmethod
-    def open(cls, folders: Mapping[str, Path], find: _Find, common: Mapping[str, Any]) -> FolderInputs:
-        """Raises ValueError for a folder without files of its modality."""
+    def of_folders(cls, folders: Mapping[str, Path], find: _Find, common: Mapping[str, Any]) -> FileInputs:
+        """Raises ValueError for a folder without files of its modality, and if no sample is in all folders."""
         sources: dict[str, Source] = {}
         for name, folder in folders.items():
             source = open_source(folder.parent, folder.name, find(name).spec.extensions)
             assert source is not None  # the caller has seen the folder
             sources[name] = source
-        return cls(sources, dict(common))
-
-    def __post_init__(self) -> None:
-        sets = [set(source.names) for source in self.sources.values()]
+        sets = [set(source.names) for source in sources.values()]
         every = set.intersection(*sets)
-        self.names = sorted(every)
-        #: Number of samples that some folders lack.
-        self.lacking = len(set.union(*sets)) - len(every)
-        self.notes = [note for source in self.sources.values() for note in source.notes]
         if not every:
-            folders = " and ".join(shown(source.where(source.names[0])) for source in self.sources.values())
-            raise ValueError(f"no sample is in all folders: files pair up by name without extension, as in {folders}")
+            example = " and ".join(shown(source.where(source.names[0])) for source in sources.values())
+            raise ValueError(f"no sample is in all folders: files pair up by name without extension, as in {example}")
+        notes = [note for source in sources.values() for note in source.notes]
+        return cls(sources, sorted(every), len(set.union(*sets)) - len(every), dict(common), notes)
+
+    @classmethod
+    def of_data(
+        cls, root: str, split: str | None, wanted: Sequence[str], find: _Find, common: Mapping[str, Any]
+    ) -> FileInputs:
+        """Some modalities of a data set (docs/data.md). Raises ValueError if there is no such data set, or no sample
+        with all of `wanted`."""
+        modalities = {name: find(name) for name in wanted}
+        readers = {modality.name: modality for modality in modalities.values()}
+        config = DataConfig(val=source_of(root), val_split=split)
+        data = AlignedData.from_config(readers, config, training=False)
+        names = data.names
+        for name in readers:
+            names = Names(names.table, np.intersect1d(names.rows, data.having(name).rows))
+        if not len(names):
+            raise ValueError(f"{data.root}: no sample has {' and '.join(wanted)}")
+        sources = {name: _OfData(data, modality.name) for name, modality in modalities.items()}
+        return cls(sources, names, len(data.names) - len(names), dict(common))
 
     def given(self, name: str) -> Given:
         return Given({key: source.files(name) for key, source in self.sources.items()} | self.common)
@@ -98,45 +142,6 @@ class FolderInputs:
         return ", ".join(source.where(name) for source in self.sources.values())
 
 
-@dataclass
-class DataInputs:
-    """Some modalities of a data set (docs/data.md), for the samples that have all of them."""
-
-    data: AlignedData
-    #: Name as given -> modality in `data`.
-    wanted: dict[str, str]
-    common: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def open(
-        cls, root: str, split: str | None, wanted: Sequence[str], find: _Find, common: Mapping[str, Any]
-    ) -> DataInputs:
-        """Raises ValueError if there is no such data set, or no sample with all of `wanted`."""
-        modalities = {name: find(name) for name in wanted}
-        config = DataConfig(val=source_of(root), val_split=split)
-        readers = {modality.name: modality for modality in modalities.values()}
-        data = AlignedData.from_config(readers, config, training=False)
-        return cls(data, {name: modality.name for name, modality in modalities.items()}, dict(common))
-
-    def __post_init__(self) -> None:
-        names = self.data.names
-        for modality in self.wanted.values():
-            names = Names(names.table, np.intersect1d(names.rows, self.data.having(modality).rows))
-        self.names: Sequence[str] = names
-        self.lacking, self.notes = len(self.data.names) - len(names), list[str]()
-        if not len(names):
-            raise ValueError(f"{self.data.root}: no sample has {' and '.join(self.wanted)}")
-
-    def given(self, name: str) -> Given:
-        return Given({key: self.data.files(name, m) for key, m in self.wanted.items()} | self.common)
-
-    def stamp(self, name: str) -> str:
-        return repr([self.data.stamp(name, m) for m in self.wanted.values()] + sorted(map(repr, self.common.items())))
-
-    def where(self, name: str) -> str:
-        return ", ".join(self.data.where(name, m) for m in self.wanted.values())
-
-
 class LineInputs:
     """One sample per line, `{NAME: "a.jpg", OTHER: "a red cube", "seed": 3, "name": "a"}`: for each modality a path
     (relative to the file's folder), text, or JSON as in the modality's files. "name" defaults to the line's number;
@@ -144,7 +149,8 @@ class LineInputs:
 
     def __init__(self, path: Path, find: _Find, common: Mapping[str, Any]) -> None:
         """Reads all lines once. Raises ValueError, naming the line, for a line that is not a sample."""
-        self.path, self.common, self.lacking, self.notes = Path(path), dict(common), 0, list[str]()
+        self.path, self.common, self.lacking = Path(path), dict(common), 0
+        self.notes: Sequence[str] = ()
         begins, lines, hashed, at = array("q"), array("q"), array("Q"), 0
         self._extensions: dict[str, tuple[tuple[str, ...], bool]] = {}
         with open(self.path, "rb") as file:
@@ -170,7 +176,7 @@ class LineInputs:
         if len(twice := np.flatnonzero(self._hashes[1:] == self._hashes[:-1])):
             one, other = (int(self._lines[order[twice[0] + k]]) for k in (0, 1))
             raise ValueError(f"{self._at(other)}: same name as line {one}; give each sample another name")
-        self.names = _LineNames(self)
+        self.names: Sequence[str] = _LineNames(self)
         #: Modalities that any line gives.
         self.keys = sorted(self._extensions)
 
@@ -268,8 +274,7 @@ def wrong_name(name: str) -> str:
 
 def describe(inputs: SampleInputs) -> str:
     """A summary such as "12 samples (3 more lack an input)"."""
-    lacking = getattr(inputs, "lacking", 0)
-    more = f" ({lacking} more {'lacks' if lacking == 1 else 'lack'} an input)" if lacking else ""
+    more = f" ({inputs.lacking} more {'lacks' if inputs.lacking == 1 else 'lack'} an input)" if inputs.lacking else ""
     return counted(len(inputs.names), "sample") + more
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from fourm_engine.data.raw.pipes import copies, spool_folder
 from fourm_engine.data.raw.root import PIPE, is_there
-from fourm_engine.files import write_atomically
+from fourm_engine.files import read_object, write_atomically
 from fourm_engine.storage.url import Url, parse, scheme_of
 
 log = logging.getLogger(__name__)
@@ -111,12 +111,8 @@ def nowhere(path: Path, key: str, tried: list[Path]) -> str:
 def _read(path: Path) -> Path | None:
     if not path.is_file():
         return None
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError("too large")
-        folder = Path(json.loads(path.read_text())["folder"])
-        if not folder.is_absolute():
-            raise ValueError("its folder is not absolute")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path}: not the note of a run ({error}); remove it, and give paths as overrides") from None
-    return folder
+    remedy = "remove it, and give paths as overrides"
+    folder = read_object(path, most=MAX_BYTES, what="where the run was started", remedy=remedy).get("folder")
+    if not isinstance(folder, str) or not os.path.isabs(folder):
+        raise ValueError(f"{path}: says where the run was started, and its folder is no absolute path; {remedy}")
+    return Path(folder)

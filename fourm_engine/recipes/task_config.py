@@ -17,11 +17,12 @@ from fourm_engine.finetune.source import Description, check_known, filled
 from fourm_engine.modalities import ModalitiesConfig, load_manager
 from fourm_engine.recipes import started
 from fourm_engine.recipes.config import StoredConfig, leave_out_missing
+from fourm_engine.recipes.overrides import apply_overrides
 from fourm_engine.storage.url import LocalFolder
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.transfer.config import KINDS, TaskConfig
 from fourm_engine.transfer.source import describe_source
-from fourm_engine.yaml_config import ConfigError, apply_override, read_yaml, validated
+from fourm_engine.yaml_config import ConfigError, read_yaml, validated
 
 #: The adaptable parts of an encoder without a decoder.
 MATRICES = ["encoder"]
@@ -99,8 +100,7 @@ def read_task(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """`path` with its overrides as nested values, not yet validated. Raises ConfigError if it names no task."""
     raw = read_yaml(path)
     missing = started.relocate(raw, path, PATHS)
-    for override in overrides:
-        apply_override(raw, override)
+    apply_overrides(raw, overrides)
     leave_out_missing(raw, path, missing, overrides, ("data.train", "data.val", "task.labels", "task.val_labels"))
     if not isinstance(raw.get("task"), Mapping):
         if raw.get("finetune") is not None:

@@ -167,10 +167,8 @@ class Store:
                 first, left = wait == FIRST_WAIT, max(start + patience - time.monotonic(), 0)
                 if not left and not first:
                     waited = time.monotonic() - start
-                    raise Away(
-                        f"{url}: the store stayed away for {waited:.0f} s ({reason(error)}); check the network, or set "
-                        f"data.remote.give_up_s, and start again"
-                    ) from None
+                    remedy = "check the network, or set data.remote.give_up_s, and start again"
+                    raise Away(f"{url}: the store stayed away for {waited:.0f} s ({reason(error)}); {remedy}") from None
                 if first:
                     log.warning("%s: %s; trying again for up to %.0f s", url, reason(error), left)
             time.sleep(min(wait * random.uniform(0.5, 1), left))

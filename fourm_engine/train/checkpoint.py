@@ -188,12 +188,14 @@ def _copy_rows(target: Tensor, source: Any, first: int, total: int, *, where: st
             destination, begin = target, 0
         else:
             destination, begin = local(target), first_row(target)
-        if not shape:
-            destination.copy_(source[...])
+        low, high = max(first, begin), min(first + [*shape, 1][0], begin + [*destination.shape, 1][0])
+        if low >= high:
             return
-        low, high = max(first, begin), min(first + shape[0], begin + len(destination))
-        if low < high:
-            destination[low - begin : high - begin].copy_(source[low - first : high - first])
+        values = source[low - first : high - first] if shape else source[...]
+        if values.dtype != target.dtype:  # casting would lose precision, and what follows would not be the same run
+            kinds = f"{values.dtype} in the checkpoint, {target.dtype} in the model".replace("torch.", "")
+            raise CheckpointError(f"{where}: {kinds}; it was edited, or saved by another version of the optimiser")
+        (destination[low - begin : high - begin] if shape else destination).copy_(values)
 
 
 def state_of(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -106,16 +106,18 @@ def _shard(
 
 
 class Gradients:
-    """A model's gradients over all processes: accumulation, mean, norm."""
+    """A model's gradients over all processes: accumulation, mean, norm. Those of replicas lie in one buffer; with one
+    process there is none, since clearing it and adding to it would cost a twentieth of a step with large tables."""
 
     def __init__(self, model: nn.Module, *, sharded: bool) -> None:
         self.model, self.sharded = model, sharded
+        self._flat: Tensor | None = None
         self.shared: SharedMean | None = None
-        if not sharded:
+        if not sharded and world_size() > 1:
             self._flat, self.shared = _flatten(model)
 
     def zero(self) -> None:
-        if not self.sharded:
+        if self._flat is not None:
             self._flat.zero_()
             return
         for parameter in self.model.parameters():
@@ -129,20 +131,20 @@ class Gradients:
 
     def reduce(self) -> None:
         """Call after the last backward pass: the mean over processes. An unused parameter gets a zero gradient rather
-        than None, so that the optimiser treats it alike whether the model is replicated or sharded."""
-        if self.sharded:
+        than None, so that the optimiser treats it alike, over however many processes the model lies."""
+        if self._flat is None:
             for parameter in self.model.parameters():
                 if parameter.requires_grad and parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
         elif self.shared is not None:
             self.shared.reduce()
-        elif world_size() > 1:
+        else:
             dist.all_reduce(self._flat)
             self._flat.div_(world_size())
 
     def norm(self) -> Tensor:
         """L2 norm of all gradients together, a scalar on the device."""
-        if not self.sharded:
+        if self._flat is not None:
             return self._flat.norm()
         total = torch.nn.utils.get_total_norm(self._parts())
         return total.full_tensor() if isinstance(total, DTensor) else total
@@ -154,7 +156,7 @@ class Gradients:
         if at_hand(norm) and norm <= most:
             return
         factor = torch.where(norm > most, most / norm, 1.0)
-        if not self.sharded:
+        if self._flat is not None:
             self._flat.mul_(factor)
         elif parts := [local(part) for part in self._parts()]:
             torch._foreach_mul_(parts, factor)

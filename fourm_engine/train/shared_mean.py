@@ -8,18 +8,15 @@ long as a tenth of a step.
 from __future__ import annotations
 
 import os
-import tempfile
-from contextlib import suppress
+import sys
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from fourm_engine.device import local_world
-from fourm_engine.train.distributed import gather_json, rank, world_size
-
-#: Where files are memory. Elsewhere than on Linux there is no such folder.
-MEMORY = "/dev/shm"
+from fourm_engine.train.distributed import OtherProcess, describe, gather_json, rank, together, world_size
 
 
 class SharedMean:
@@ -32,24 +29,27 @@ class SharedMean:
 
     @classmethod
     def open(cls, numbers: int, dtype: torch.dtype) -> SharedMean | None:
-        """Of zeros. None where processes are on several machines or do not see each other's memory, where there is only
-        one, and where there is no memory to share. Every process must call it."""
+        """Of zeros. None for one process, on several machines, and elsewhere than on Linux; also where processes do not
+        see each other's memory or there is no room, of which the first one prints a line. Every process must call it.
+        """
         world = world_size()
-        if world == 1 or not numbers or gather_json(local_world()) != [world] * world:
+        if world == 1 or not numbers or gather_json([local_world(), sys.platform]) != [[world, "linux"]] * world:
             return None
-        path = _reserve(numbers * dtype.itemsize)
-        paths = gather_json(path)
         try:
-            # Containers on one machine may each have a folder of this name; opening what is not there would make it.
-            if not all(gather_json(all(map(os.path.exists, paths)))):
-                return None
-            opened = []
-            with suppress(RuntimeError):
-                opened = [torch.from_file(each, shared=True, size=numbers, dtype=dtype) for each in paths]
-            return cls(opened) if all(gather_json(bool(opened))) else None
-        finally:
-            if path:  # the memory lasts as long as it is mapped
-                os.unlink(path)
+            # Memory without a name in any folder: /dev/shm may be small, and a killed process would leave files there.
+            handle = together(lambda: os.memfd_create(f"fourm-{uuid4().hex}"))
+            try:
+                # Reserved in full: writing to memory that is not there would end the process.
+                together(lambda: os.posix_fallocate(handle, 0, numbers * dtype.itemsize))
+                path = f"/proc/{os.getpid()}/fd/{handle}"
+                every = gather_json([path, os.readlink(path)])
+                return cls(together(lambda: [_mapped(*one, numbers=numbers, dtype=dtype) for one in every]))
+            finally:
+                os.close(handle)  # the memory lasts as long as it is mapped
+        except (OSError, RuntimeError, OtherProcess) as error:
+            if rank() == 0:
+                print(f"no memory to share, gradients take the slower way: {describe(error)}", file=sys.stderr)
+            return None
 
     def reduce(self) -> None:
         """Every process must call it."""
@@ -63,19 +63,9 @@ class SharedMean:
         dist.barrier()
 
 
-def _reserve(size: int) -> str:
-    """A new file of zeros in memory, which is there in full: writing to one that is not ends a process. "" if there is
-    no room."""
-    try:
-        handle, path = tempfile.mkstemp(prefix="fourm-", dir=MEMORY)
-    except OSError:
-        return ""
-    try:
-        os.posix_fallocate(handle, 0, size)
-        return path
-    except OSError:
-        with suppress(OSError):
-            os.unlink(path)
-        return ""
-    finally:
-        os.close(handle)
+def _mapped(path: str, name: str, *, numbers: int, dtype: torch.dtype) -> Tensor:
+    """The memory of a process of this machine. Raises OSError if it cannot be seen."""
+    # In containers, processes have the same ids: what is there may be something else.
+    if os.readlink(path) != name:
+        raise OSError(f"{path} is not {name}; the processes run in different containers")
+    return torch.from_file(path, shared=True, size=numbers, dtype=dtype)

@@ -93,7 +93,7 @@ def test_photographs_become_an_aligned_data_set_in_one_command(photographs, mode
 def test_what_cannot_be_labelled_is_one_line_before_anything_is_written(photographs, models):
     before = contents(photographs)
     for arguments, message in (
-        (["--to", "normal"], "normal is made from depth, not from rgb"),
+        (["--to", "normal"], "normal is made from depth, not rgb"),
         (["--to", "depth"], "depth needs a depth model"),
         (["--to", "depth", "--model", models["semseg"]], "cannot be used as a depth model"),
         (["--to", "depth,semseg", "--model", models["depth"]], "expected TARGET=NAME"),

@@ -187,7 +187,7 @@ def test_a_data_set_may_give_some_of_its_modalities(tmp_path):
     data = open_data(DataConfig(train=[entry.model_dump() for entry in entries]))
     assert data.store.kinds() == {frozenset("a"): 18}
     entries[0] = config.sets[0].model_copy(update={"modalities": ["sound"]})
-    with pytest.raises(ValueError, match=r"data\.train\.0\.modalities: 'sound' takes no part in this run; there are a"):
+    with pytest.raises(ValueError, match=r"data\.train\.0\.modalities: 'sound' takes no part; there are a"):
         open_data(DataConfig(train=[entry.model_dump() for entry in entries]))
 
 

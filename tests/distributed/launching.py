@@ -24,10 +24,12 @@ def meeting() -> tuple[TCPStore, dict[str, str]]:
 
 
 def run(command: Sequence[str], *, world: int) -> list[tuple[int, str, str]]:
-    """(exit code, standard output, standard error) of each of `world` processes, which end with the test's time."""
+    """(exit code, standard output, standard error) of each of `world` processes on one machine, which end with the
+    test's time."""
     store, address = meeting()
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, **address, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(world)}
+    sizes = {"OMP_NUM_THREADS": "1", "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+    environment = {**os.environ, **address, **sizes, "PYTHONPATH": path}
     started = [
         subprocess.Popen(
             command,

@@ -19,6 +19,7 @@ BF16 = {"precision": "bf16"}
 #: What one process is given, and two.
 CASES = {
     "replicated": ({}, {}),
+    "replicated, apart": ({}, {}),
     "sharded": ({}, {"parallel": "shard"}),
     "accumulated": ({}, {"accumulate": 2}),
     "checkpointed": ({}, {"parallel": "shard", "activation_checkpointing": "full"}),

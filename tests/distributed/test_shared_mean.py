@@ -3,31 +3,35 @@
 import errno
 import multiprocessing
 import os
+from contextlib import redirect_stderr
+from io import StringIO
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from fourm_engine.train import shared_mean
 from fourm_engine.train.shared_mean import SharedMean
 
 
-def _work(rank, world, folder, results, full, apart):
+def _no_room(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _unseen(path):
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+
+def _work(rank, world, folder, results, changes):
     os.environ["LOCAL_WORLD_SIZE"] = str(world)
-    shared_mean.MEMORY = str(folder)
-    if rank == apart:  # as in a container, whose memory the others do not see
-        exists = os.path.exists
-        os.path.exists = lambda path: not str(path).startswith(str(folder)) and exists(path)
-    if rank == full:
-
-        def no_room(*_):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-        os.posix_fallocate = no_room
-    dist.init_process_group("gloo", init_method=f"file://{folder.parent}/store", rank=rank, world_size=world)
-    mean = SharedMean.open(7, torch.float32)
+    for name, function in changes.get(rank, {}).items():
+        setattr(os, name, function)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+    before = len(os.listdir("/proc/self/fd"))
+    with redirect_stderr(StringIO()) as said:
+        mean = SharedMean.open(7, torch.float32)
+    assert len(os.listdir("/proc/self/fd")) == before
     if mean is None:
-        results.put((rank, None))
+        results.put((rank, said.getvalue()))
         return
     assert mean.buffer.tolist() == [0.0] * 7
     for _ in range(2):
@@ -38,36 +42,54 @@ def _work(rank, world, folder, results, full, apart):
 
 @pytest.fixture
 def processes(tmp_path):
-    def run(world, full=None, apart=None):
-        fork, folder = multiprocessing.get_context("fork"), tmp_path / "memory"
-        folder.mkdir()
-        results = fork.SimpleQueue()
-        started = [
-            fork.Process(target=_work, args=(rank, world, folder, results, full, apart)) for rank in range(world)
-        ]
+    def run(world, **changes):
+        """`rank_N`: functions of `os` in that process."""
+        fork = multiprocessing.get_context("fork")
+        results, changes = fork.SimpleQueue(), {int(name.removeprefix("rank_")): each for name, each in changes.items()}
+        started = [fork.Process(target=_work, args=(rank, world, tmp_path, results, changes)) for rank in range(world)]
         for process in started:
             process.start()
         for process in started:
             process.join()
         assert [process.exitcode for process in started] == [0] * world
-        assert not list(folder.iterdir())
         return dict(results.get() for _ in started)
 
     return run
 
 
-def test_all_get_the_mean_and_no_file_is_left(processes):
+def test_all_get_the_mean(processes):
     mean = [x * 13 / 3 for x in range(7)]
     assert processes(3) == {rank: pytest.approx(mean) for rank in range(3)}
 
 
-def test_where_one_has_no_room_none_shares(processes):
-    assert processes(2, full=1) == {0: None, 1: None}
+def test_the_memory_has_no_name_that_a_killed_process_could_leave(processes, tmp_path):
+    def reserve(handle, *_):
+        assert os.fstat(handle).st_nlink == 0
+        return reserved(handle, *_)
+
+    reserved = os.posix_fallocate
+    assert processes(2, rank_1={"posix_fallocate": reserve}) == {rank: [x * 2.0 for x in range(7)] for rank in range(2)}
+
+
+def test_where_one_has_no_room_none_shares_and_the_first_says_so(processes):
+    assert processes(2, rank_1={"posix_fallocate": _no_room}) == {
+        0: "no memory to share, gradients take the slower way: rank 1: No space left on device\n",
+        1: "",
+    }
 
 
 def test_where_one_does_not_see_the_others_none_shares(processes):
-    assert processes(2, apart=0) == {0: None, 1: None}
+    readlink = os.readlink
+
+    def of_this_process(path):
+        return readlink(path) if f"/{os.getpid()}/" in path else _unseen(path)
+
+    said = processes(2, rank_1={"readlink": of_this_process})
+    assert "rank 1: /proc/" in said[0]
+    assert said[1] == ""
 
 
-def test_a_single_process_shares_nothing():
-    assert SharedMean.open(7, torch.float32) is None
+def test_what_has_the_number_of_a_process_in_another_container_is_not_written_to(processes):
+    said = processes(2, rank_1={"readlink": lambda path: f"/memfd:fourm-{os.getpid()}"})
+    assert "containers" in said[0]
+    assert said[1] == ""

@@ -304,16 +304,6 @@ def test_unknown_names_in_the_settings_of_missing_modalities_are_reported(caplog
     assert "left out: one, three, two" in caplog.text
 
 
-def test_a_set_of_modalities_may_be_a_bit_mask():
-    budgets = budgets_of(Component(name="it"))
-    assert budgets.names == ("a", "a@pixels", "b", "words")
-    for names in ({"a"}, {"b", "words"}, {"a", "a@pixels", "b", "words"}, set()):
-        mask = sum(1 << budgets.names.index(name) for name in names)
-        assert budgets.serve(names) == budgets.serve(mask)
-        by_name, by_mask = (budgets.draw(np.random.default_rng(1), x) for x in (names, mask))
-        assert by_name == by_mask
-
-
 def test_budgets_survive_being_copied_into_another_process():
     budgets = budgets_of(Component(name="it"), input_dropout={"a": 0.5})
     copy = pickle.loads(pickle.dumps(budgets))

@@ -37,6 +37,45 @@ def test_overrides_reach_any_depth_and_are_yaml(path):
     assert (config.tokenizers.fit.steps, config.seed) == (7, 5)
 
 
+def with_schedule(path, **train):
+    path.write_text(yaml.safe_dump({**MINIMAL, "train": {"batch_size": 8, "lr": 1e-3, **train}}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("schedule", "override", "shortened"),
+    [
+        ({"steps": 2000, "warmup": 100}, "train.steps=40", {"steps": 40, "warmup": 2}),
+        ({"steps": 2000, "warmup": 100}, "train.steps=3", {"steps": 3, "warmup": 1}),
+        ({"steps": 2000, "warmup": 100}, "train.steps=100", {"steps": 100, "warmup": 100}),
+        (
+            {"steps": 1000, "warmup": 100, "cooldown": 200, "schedule": "wsd"},
+            "train.steps=250",
+            {"warmup": 25, "cooldown": 50},
+        ),
+        ({"tokens": 5e11, "warmup_tokens": 1e10}, "train.tokens=1e9", {"tokens": 10**9, "warmup_tokens": 2 * 10**7}),
+    ],
+)
+def test_a_run_that_an_override_makes_shorter_than_its_warm_up_has_a_shorter_one_and_says_so(
+    path, caplog, schedule, override, shortened
+):
+    masking = ["masking.input_tokens=[1, 64]", "masking.target_tokens=32"]
+    train = load_config(with_schedule(path, **schedule), [*masking, override]).train
+    assert train.model_dump(include={*shortened}) == shortened
+    changed = [
+        name for name in shortened if name.startswith(("warmup", "cooldown")) and shortened[name] < schedule[name]
+    ]
+    assert all(f"train.{name}={shortened[name]} (was " in caplog.text for name in changed)
+    assert bool(caplog.messages) == bool(changed)
+
+
+def test_a_warm_up_that_is_asked_for_and_does_not_fit_is_refused(path):
+    with pytest.raises(ConfigError, match=r"warmup=50 and cooldown=0 exceed steps=40"):
+        load_config(with_schedule(path, steps=2000), ["train.steps=40", "train.warmup=50"])
+    with pytest.raises(ConfigError, match=r"warmup=100 and cooldown=0 exceed steps=40"):
+        load_config(with_schedule(path, steps=40, warmup=100))
+
+
 def test_what_is_saved_loads_as_the_same_config(path, tmp_path):
     config = load_config(path, ["masking.input_tokens=[1, 64]", "masking.target_tokens=32"])
     config.save(tmp_path / "again" / "config.yaml")

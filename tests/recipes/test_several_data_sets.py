@@ -99,7 +99,7 @@ def test_a_source_of_a_modality_that_takes_no_part_or_has_no_sub_folder_is_named
     with pytest.raises(ConfigError, match=r"data\.train\.1\.sources\.rgb: .*pattern.*'\.\./pictures'"):
         load_config(renamed, ["data.train.1.sources.rgb=../pictures"])
     config = load_config(renamed, ["data.train.1.sources.depht=maps"])
-    with pytest.raises(ValueError, match=r"^data\.train\.1\.sources: 'depht' takes no part in this run; there are"):
+    with pytest.raises(ValueError, match=r"^data\.train\.1\.sources: 'depht' takes no part; there are"):
         config.load_modalities(load_manager(config.modalities))
 
 

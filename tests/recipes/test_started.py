@@ -115,7 +115,7 @@ def test_the_paths_of_any_other_config_are_relative_to_the_working_directory(pro
 @pytest.mark.parametrize("content", ["", "[]", '{"folder": "relative"}', '{"folder": 3}', "[" * 20000])
 def test_a_damaged_note_is_named(project, content):
     write_atomically(project / "runs/mine/started.json", content)
-    with pytest.raises(ValueError, match=r"started\.json: not the note of a run"):
+    with pytest.raises(ValueError, match=r"started\.json: says where the run was started"):
         load_config(project / "runs/mine/config.yaml")
 
 

@@ -85,6 +85,10 @@ def test_tensors_that_do_not_fit_are_refused_by_name(checkpoints):
     with pytest.raises(CheckpointError, match="lacks model/b"):
         load(newest, {"model/b": torch.zeros(1)})
     load(newest, {"ema/b": torch.zeros(1)}, optional="ema/")
+    for name in ("model/a", "optimiser/a/step"):
+        doubled = {**tensors(0.0), name: tensors(0.0)[name].double()}
+        with pytest.raises(CheckpointError, match=f"{name}: float32 in the checkpoint, float64 in the model"):
+            load(newest, doubled)
 
 
 def rewrite(path, **changes):

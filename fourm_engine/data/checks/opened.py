@@ -149,10 +149,8 @@ def _salvage(
             tell(str(error))
             continue
         if twice := [name for name in names if name in holders]:
-            tell(
-                f"{shown(folder / shard)}: {len(twice)} of its samples, such as {shown(twice[0])}, are in "
-                f"{shown(folder / holders[twice[0]])} too; remove one"
-            )
+            some, other = f"{len(twice)} of its samples, such as {shown(twice[0])},", holders[twice[0]]
+            tell(f"{shown(folder / shard)}: {some} are in {shown(folder / other)} too; remove one")
             continue
         holders |= dict.fromkeys(names, shard)
         good.append(shard)

@@ -46,11 +46,9 @@ def with_data(
         log.warning("no data in %s, so left out: %s", where, ", ".join(without))
     if not kept:
         aside = (line for folder, of in local if folder.is_dir() for line in beside(folder, of.values()))
-        raise ValueError(
-            f"no data of any installed modality in {where}; looked for the folders "
-            f"{', '.join(sorted({modality.spec.source for modality in modalities.values()}))}"
-            + "".join(f"; {line}" for line in aside)
-        )
+        looked = ", ".join(sorted({modality.spec.source for modality in modalities.values()}))
+        what = f"no data of any installed modality in {where}; looked for the folders {looked}"
+        raise ValueError("; ".join((what, *aside)))
     plugins = {modality.name: modalities.plugins[modality.name] for modality in kept}
     return Modalities(kept, plugins, modalities.manager)
 
@@ -105,15 +103,14 @@ def beside(root: Path, modalities: Iterable[Modality]) -> list[str]:
     folders = ", ".join(f"{source}/" for source in sources if source != ".")
     lines = []
     if archives:
-        lines.append(
-            f"left out archives in the folder itself: {len(archives)}, such as {shown(archives[0])}; data lies in a "
-            f"folder for each modality ({folders}), as files or .tar shards, or in plain .tar shards here that hold all"
+        remedy = (
+            f"a folder for each modality ({folders}), as files or .tar shards, or in plain .tar shards that hold all"
         )
+        some = f"{len(archives)}, such as {shown(archives[0])}"
+        lines.append(f"left out archives in the folder itself: {some}; data lies in {remedy}")
     if files:
-        lines.append(
-            f"left out files in the folder itself: {len(files)}, such as {shown(files[0])}; move them into the "
-            f"folder of their modality ({folders})"
-        )
+        remedy = f"move them into the folder of their modality ({folders})"
+        lines.append(f"left out files in the folder itself: {len(files)}, such as {shown(files[0])}; {remedy}")
     for source in sources:
         alike = [n for n in names if n not in sources and n.casefold().rstrip("s") == source.casefold().rstrip("s")]
         if source not in names and alike:

@@ -254,10 +254,8 @@ class Recogniser:
             self.notes.append(f"plugin {answer.plugin} left out of {shown(source)}: {first_line(error)}")
             return None
         if modality.spec.source != source:
-            self.notes.append(
-                f"{shown(source)}/ looks like {answer.plugin}, which has no setting for its folder; rename it to "
-                f"{modality.spec.source}"
-            )
+            what = f"looks like {answer.plugin}, which has no setting for its folder"
+            self.notes.append(f"{shown(source)}/ {what}; rename it to {modality.spec.source}")
             return None
         opened = self._opened[key]
         names = frozenset(opened.names if opened is not None else ())
@@ -324,8 +322,6 @@ def disjoint(matches: Sequence[Match]) -> tuple[list[Match], list[str]]:
         if first is None or first.samples & one.samples:
             kept.append(one)
         else:
-            notes.append(
-                f"{shown(one.source)}/ is not read: it is {one.plugin.name} as {shown(first.source)}/, with other "
-                f"samples; move both into one folder"
-            )
+            what = f"it is {one.plugin.name} as {shown(first.source)}/, with other samples"
+            notes.append(f"{shown(one.source)}/ is not read: {what}; move both into one folder")
     return [one for one in matches if one in kept], notes

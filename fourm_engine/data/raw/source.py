@@ -129,10 +129,9 @@ class MixedSource:
         self.notes = list(dict.fromkeys(note for part in (loose, *shards) if part is not None for note in part.notes))
         if loose is not None:
             if both := [name for name in loose.names if name in self._of]:
-                self.notes.append(
-                    f"{shown(loose.folder)}: samples both loose and in a shard: {len(both)}, such as "
-                    f"{self._of[both[0]].where(both[0])}; the loose files are used"
-                )
+                some = f"{len(both)}, such as {self._of[both[0]].where(both[0])}"
+                what = "samples both loose and in a shard"
+                self.notes.append(f"{shown(loose.folder)}: {what}: {some}; the loose files are used")
             self._of |= dict.fromkeys(loose.names, loose)
         self.names = sorted(self._of)
 

@@ -83,10 +83,9 @@ def survey(root: Path, manager: PluginManager) -> Survey:
     if len(result.kinds) > 1 and not result.paired:
         names = {one.source: one.samples for one in matches}
         why = "; ".join(unpaired(names)) or f"such as {' and '.join(shown(min(n)) for n in names.values())}"
-        raise ValueError(
-            f"{shown(train)}: no sample has files of more than one of {', '.join(map(shown, names))}: {why}. The files "
-            f"of one sample have one name in each folder; to use one kind alone, leave out the others: --no-plugin NAME"
-        )
+        several = f"no sample has files of more than one of {', '.join(map(shown, names))}: {why}"
+        alone = "to use one kind alone, leave out the others: --no-plugin NAME"
+        raise ValueError(f"{shown(train)}: {several}. Files of one sample have one name in each folder; {alone}")
     return result
 
 
@@ -166,10 +165,8 @@ def _left_out(
         if folder in recogniser.sources and not any(shown(folder) + "/" in note for note in recogniser.notes):
             lines.append(recogniser.why_not(folder))
     if data := [name for name in data if not name.lower().endswith(".json")]:  # which describe the data
-        lines.append(
-            f"files in {shown(train)} itself are not read: {len(data)}, such as {shown(data[0])}; move them into a "
-            f"folder of their modality"
-        )
+        files = f"{len(data)}, such as {shown(data[0])}"
+        lines.append(f"files in {shown(train)} itself are not read: {files}; move them into a folder of their modality")
     return list(filter(None, lines))
 
 

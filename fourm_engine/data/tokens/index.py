@@ -225,7 +225,8 @@ class Index:
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             why = str(error) if isinstance(error, OtherVersion) else f"damaged ({error!s:.80})"
-            raise ValueError(f"{folder / INDEX_FOLDER}: {why}; run `fourm tokenize`, upload the tokens again") from None
+            remedy = "run `fourm tokenize` on the local tokens, upload them again"
+            raise ValueError(f"{folder / INDEX_FOLDER}: {why}; {remedy}") from None
 
     @classmethod
     def _load(cls, folder: Readable, stored: Readable) -> Index:

@@ -260,7 +260,5 @@ class _Builder:
                     shard_path(self.folder / VIEWS_FOLDER, self.numbers[int(np.searchsorted(starts, row, "right"))])
                     for row in (first, second)
                 ]
-                raise ValueError(
-                    f"sample {names.name(first)!r} is in both {paths[0]} and {paths[1]}; remove the second and run "
-                    f"`fourm tokenize` again"
-                )
+                remedy = "remove the second and run `fourm tokenize` again"
+                raise ValueError(f"sample {names.name(first)!r} is in both {paths[0]} and {paths[1]}; {remedy}")

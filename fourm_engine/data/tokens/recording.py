@@ -96,10 +96,8 @@ class ViewRecorder:
             return self.record(number, drawn, dropped)
         recorded = ViewShard(self.out, number)
         if recorded.names != list(names):
-            raise ValueError(
-                f"{recorded.path}: holds other samples than {self.out / INDEX_FOLDER} says; remove that folder and run "
-                f"`fourm tokenize` again"
-            )
+            remedy = "remove that folder and run `fourm tokenize` again"
+            raise ValueError(f"{recorded.path}: holds other samples than {self.out / INDEX_FOLDER} says; {remedy}")
         before = dict(zip(names, recorded.stamps()))
         stamps = {name: self._stamp(name) or before[name] for name in names}
         doubtful |= {name for name in names if stamps[name] != before[name]}

@@ -64,10 +64,8 @@ class TokenStore(Store):
         self._take(None)
         there = frozenset().union(*map(self.index.modalities_in, self.index.kinds))
         if empty := ", ".join(name for name in self.parts if name not in there):
-            raise ValueError(
-                f"no tokens of {empty}: none of the files could be used when they were made; fix them and run "
-                f"`fourm tokenize` again, or leave {empty} out of modalities.select"
-            )
+            remedy = f"fix them and run `fourm tokenize` again, or leave {empty} out of modalities.select"
+            raise ValueError(f"no tokens of {empty}: none of the files could be used when they were made; {remedy}")
 
     def _check(self, modality: Modality, tokenizer: Tokenizer | None) -> None:
         name, folder, index = modality.name, self.folder / modality.name, self.index
@@ -75,24 +73,19 @@ class TokenStore(Store):
         for way, path in made.items():
             way.check(modality, path)
             if way.views != index.views:
-                raise ValueError(
-                    f"{path}: {counted(way.views, 'view')} a sample, not the {index.views} of {VIEWS_FOLDER}; remove "
-                    f"{folder} and run `fourm tokenize` again"
-                )
+                what = f"{counted(way.views, 'view')} a sample, not the {index.views} of {VIEWS_FOLDER}"
+                raise ValueError(f"{path}: {what}; remove {folder} and run `fourm tokenize` again")
         if len(fingerprints := sorted({way.fingerprint for way in made})) > 1:
             raise ValueError(f"{folder}: shards of several tokenizers, {', '.join(fingerprints)}; tokenize again")
         if tokenizer is not None and fingerprints and tokenizer.fingerprint != fingerprints[0]:
-            raise ValueError(
-                f"{folder}: made by tokenizer {fingerprints[0]}, but the tokenizer of {name} is "
-                f"{tokenizer.fingerprint}; run `fourm tokenize` again into an empty folder"
-            )
+            what = f"made by tokenizer {fingerprints[0]}, but the tokenizer of {name} is {tokenizer.fingerprint}"
+            raise ValueError(f"{folder}: {what}; run `fourm tokenize` again into an empty folder")
         part, _ = self.parts[name]
         if (outdated := index.files[:, part, OUTDATED]).any():
-            raise ValueError(
-                f"{folder}: {counted(int(outdated.sum()), 'sample')}, the first in "
-                f"{index.path(part, int(outdated.argmax())).name}"
-                f", made through other views than those in {VIEWS_FOLDER}; run `fourm tokenize` again"
-            )
+            first = index.path(part, int(outdated.argmax())).name
+            some = f"{counted(int(outdated.sum()), 'sample')}, the first in {first}"
+            what = f"made through other views than those in {VIEWS_FOLDER}"
+            raise ValueError(f"{folder}: {some}, {what}; run `fourm tokenize` again")
         if lacking := len(index.shards) - len(index.holding(name)):
             log.warning("%s lacks %s of others there; run `fourm tokenize` again", folder, counted(lacking, "shard"))
 

@@ -73,8 +73,7 @@ class TokenizeReport:
             vanished = f"{tally.vanished} vanished"
             if tally.vanished:
                 vanished += " (dropped)" if pruned else " (their tokens are kept; --prune drops them)"
-            lines.append(
-                f"{what}, {name}: {tally.added} added, {tally.changed} changed, {tally.unchanged} unchanged, "
-                f"{vanished}, {tally.left_out} left out; {counted(tally.written, 'shard')} written"
-            )
+            counts = f"{tally.added} added, {tally.changed} changed, {tally.unchanged} unchanged, {vanished}"
+            shards = f"{counted(tally.written, 'shard')} written"
+            lines.append(f"{what}, {name}: {counts}, {tally.left_out} left out; {shards}")
         return lines

@@ -14,7 +14,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -99,9 +98,9 @@ class TokenShard:
 
     Raises ValueError where the file holds other samples."""
 
-    def __init__(self, path: Path, samples: int, rows: int, file: Any = None) -> None:
+    def __init__(self, path: Path, samples: int, rows: int) -> None:
         self.path, self.samples = path, samples
-        self._file = open_shard(path) if file is None else file
+        self._file = open_shard(path)
         metadata = self._file.metadata()
         self.making = Making.read(path, metadata)
         if metadata.get("rows") != f"{rows:016x}":

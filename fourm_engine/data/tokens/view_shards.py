@@ -40,9 +40,9 @@ from fourm_plugins.view import View
 class ViewShard:
     """The views of the samples of one shard, which is read here. Raises ValueError."""
 
-    def __init__(self, folder: Path, number: int, file: Any = None) -> None:
+    def __init__(self, folder: Path, number: int) -> None:
         self.path = shard_path(Path(folder) / VIEWS_FOLDER, number)
-        self._file = open_shard(self.path) if file is None else file
+        self._file = open_shard(self.path)
         self.settings, self.views, self.groups = made_through(self.path, self._file.metadata())
         self.names = names_of(self.path, self._file)
         kept = column_of(self.path, self._file, "kept", (len(self.names),), np.uint8)
