@@ -154,12 +154,15 @@ def as_rgb(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def as_channel(picture: Image.Image) -> UInt[np.ndarray, "H W"]:
-    """The integers of an upright one-channel picture: uint8 (grey, or palette indices) or uint16."""
+    """The integers of an upright one-channel picture, or one of three equal channels: uint8 (grey, or palette indices)
+    or uint16."""
     if picture.mode in ("1", "L", "P"):
         return np.array(picture).astype(np.uint8)
     if picture.mode.startswith("I"):
         return _counts(picture)
-    raise SampleError(f"a map has one channel, this picture is {picture.mode}")
+    if picture.mode == "RGB" and ((channels := np.asarray(picture)) == channels[..., :1]).all():
+        return np.array(channels[..., 0])
+    raise SampleError(f"a map has one channel, this picture is {picture.mode}; write one number a pixel")
 
 
 def _counts(picture: Image.Image) -> UInt16[np.ndarray, "H W"]:

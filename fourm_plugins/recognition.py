@@ -30,8 +30,9 @@ _CROP = 256  # pixels, of the middle of a picture
 class Recognised:
     """How well files look like a modality's."""
 
-    #: In (0, 1]: about 0.9 if the content leaves little doubt, about 0.5 if it may as well be another's. It counts
-    #: fully in a folder named after the modality (`Modality.folders`), and 60% in any other.
+    #: In (0, 1]: about 0.9 if the content leaves little doubt, about 0.5 if it may as well be another's, 0.3 if only a
+    #: folder named after the modality (`Modality.folders`) holds them; there any plugin that answers goes before all
+    #: others. Below 0.3 the files are not read, and `what` tells the user why.
     score: float
     #: In users' words: "maps of 16 bits, 0.4 to 7.9 m".
     what: str

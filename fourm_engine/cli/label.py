@@ -16,6 +16,10 @@ def label(
     *,
     source: Annotated[str, typer.Option("--from", help="Modality to label from.")],
     targets: Annotated[str, typer.Option("--to", help="Modalities to make, separated by commas.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Local folder for the labels, where the data is remote or read-only; by default the data's."),
+    ] = None,
     model: Annotated[
         list[str] | None, typer.Option(help="TARGET=NAME of a pretrained model, a folder or Hub id; repeatable.")
     ] = None,
@@ -30,6 +34,7 @@ def label(
         load_config(config, overrides or []),
         source,
         names,
+        out=out,
         models=by_target("--model", model, names),
         options=settings_by_target("--option", option, names),
     )

@@ -17,14 +17,15 @@ from fourm_engine.device import rank_and_world
 from fourm_engine.modalities import load_manager, load_modalities
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.tell import Progress, Tell, choose_threads, first_only, say, warn
-from fourm_engine.storage.url import refuse_remote
+from fourm_engine.storage.location import Location, Readable
+from fourm_engine.storage.url import parse, refuse_remote
 from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """What this process did in one step, in one folder of data."""
+    """What this process did in one step, for one data set; `root` is the folder of the labels."""
 
     root: Path
     step: Step
@@ -44,6 +45,7 @@ def label(
     source: str,
     targets: Sequence[str],
     *,
+    out: Path | None = None,
     models: Mapping[str, str] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     tell: Tell = say,
@@ -53,6 +55,7 @@ def label(
 
     Args:
         source: the modality to make `targets` from, directly or through one another, as their plugins say.
+        out: folder of the labels; None: the data's. Of several data sets, each has a folder of its name in `out`.
         models: target -> pretrained model, a folder or a Hub id.
         options: target -> settings of its labeller.
         warn: receives a line for each file that cannot be used.
@@ -67,34 +70,37 @@ def label(
     rank, world = rank_and_world()
     sets = data_sets(config.data, modalities)
     given = [(one.key, one.config.folder, one.modalities) for one in sets] + [("data.val", config.data.val, modalities)]
-    roots: dict[Path, Mapping[str, Modality]] = {}
+    roots: dict[str, tuple[Readable, Mapping[str, Modality]]] = {}
     for key, root, readers in given:
         if root is not None:
-            refuse_remote(root, key, "label a local copy, then upload the labels")
+            if out is None:
+                refuse_remote(root, key, "name a local folder for the labels: --out FOLDER")
             # The whole folder is labelled, even if only some of its tars are trained on.
             folder = open_root(root, config.data, manager).folder
-            if not isinstance(folder, Path):
+            if not isinstance(folder, Path | Location):
                 remedy = f"make one of it first: `fourm data unpack {root} FOLDER`"
                 raise ValueError(f"{key}: labels are files beside those of {source}, and {root} is no folder; {remedy}")
-            roots.setdefault(folder, modalities | dict(readers))
+            roots.setdefault(str(folder), (folder, modalities | dict(readers)))
     if not roots:
         raise ValueError("data.train is not set: name the folder to label")
+    outs = _outs([root for root, _ in roots.values()], out)
     done = []
     for step in steps:
         made_from, target = modalities[step.source], modalities[step.target]
         # Only one network is in memory at a time; later steps read what earlier ones made.
         made: dict[str, Any] = {"model": models.get(step.target), "options": dict(options.get(step.target, {}))}
         labeller = target.labeller(made_from, made["model"], **made["options"])
-        for root, readers in roots.items():
+        for (data, readers), folder in zip(roots.values(), outs, strict=True):
             made_from, target = readers[step.source], readers[step.target]
-            if (root / readers[source].spec.source).is_dir() or (root.is_dir() and root_shards(root)):
+            if isinstance(data, Location) or (data / readers[source].spec.source).is_dir() or _has_shards(data):
                 # otherwise `label_folder` says what is missing
-                record_labels(root / target.spec.source, made_from, target, **made)
+                record_labels(folder / target.spec.source, made_from, target, **made)
             report = label_folder(
-                root,
+                data,
                 made_from,
                 target,
                 labeller,
+                out=folder,
                 shares=readers[source],
                 among=readers.values(),
                 on_error=config.data.on_error,
@@ -102,10 +108,27 @@ def label(
                 workers=config.data.workers,
                 rank=rank,
                 world=world,
-                progress=Progress(f"{root}: {step.target}", first_only(tell)),
+                progress=Progress(f"{folder}: {step.target}", first_only(tell)),
             )
             for bad in report.bad:
                 warn(f"skipped {bad}")
-            done.append(Labelled(root, step, report))
+            done.append(Labelled(folder, step, report))
             tell(str(done[-1]))
     return done
+
+
+def _outs(roots: Sequence[Readable], out: Path | None) -> list[Path]:
+    """Where the labels of each data set go. Raises ValueError where two would share a folder."""
+    if out is None:
+        return [root for root in roots if isinstance(root, Path)]  # others were refused
+    refuse_remote(parse(out), "--out", "name a local folder, then upload it")
+    if len(roots) == 1:
+        return [out]
+    names = [root.name for root in roots]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"--out {out}: two data sets are called {twice}; label one at a time (data.val=null)")
+    return [out / name for name in names]
+
+
+def _has_shards(root: Path) -> bool:
+    return root.is_dir() and bool(root_shards(root))

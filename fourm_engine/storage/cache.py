@@ -47,6 +47,8 @@ class ShardCache:
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self.folder, self.max_bytes = Path(folder), max_bytes
         self._counted_by = 0  # process
+        #: Why the last file has no copy, and the remedy.
+        self.trouble = "data.remote.cache_gb is 0; set it"
 
     def open(
         self, name: str, size: int, fill: Callable[..., None], *, patience: float, wait: bool = True
@@ -186,7 +188,8 @@ class ShardCache:
             close(handle)
 
     def _warn(self, why: str) -> None:
-        line = f"{self.folder}: {why}; remote data is read without a copy, which is slow"
+        self.trouble = f"{self.folder}: {why}"
+        line = f"{self.trouble}; remote data is read without a copy, which is slow"
         if line not in _warned:
             _warned.add(line)
             log.warning("%s", line)

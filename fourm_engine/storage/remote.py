@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 from fourm_engine.storage.ahead import ReadAhead
 from fourm_engine.storage.cache import ShardCache, close, copy_name
 from fourm_engine.storage.config import RemoteConfig
-from fourm_engine.storage.errors import Changed, StoreError
+from fourm_engine.storage.errors import Changed, NoRanges, StoreError
 from fourm_engine.storage.store import Facts, Store
 from fourm_engine.storage.url import Url
 
@@ -107,7 +107,10 @@ class Remote:
         key = url, index
         if key not in self._blocks:
             start = index * BLOCK
-            self._blocks[key] = self.store.read(url, start, min(BLOCK, size - start))
+            try:
+                self._blocks[key] = self.store.read(url, start, min(BLOCK, size - start))
+            except NoRanges as error:
+                raise NoRanges(f"{error}, and no copy can be kept: {self.cache.trouble}") from None
             if len(self._blocks) > KEPT_BLOCKS:
                 self._blocks.popitem(last=False)
         self._blocks.move_to_end(key)

@@ -121,10 +121,10 @@ class Store:
 
     def _stream(self, url: Url, size: int, patience: float | None) -> Iterator[bytes]:
         """The whole file from a web server without ranges: a retry skips what has arrived."""
-        at, stream = 0, None
+        at, stream, ended = 0, None, -1
 
         def more() -> bytes:
-            nonlocal stream
+            nonlocal stream, ended
             try:
                 if stream is None:
                     stream, skip = self._fs().open(self._path(url), "rb", block_size=0), at
@@ -135,6 +135,12 @@ class Store:
                 if not (data := stream.read(min(size - at, CHUNK))):
                     raise Short(f"{at} of {size} bytes")
                 return data
+            except Short:
+                stream, before, ended = None, ended, at
+                there = _facts(self._call("info", self._path(url))).size
+                if before == at or (there is not None and there < size):  # it ends there, again or as it says
+                    raise Changed(url, f"{at} bytes, not {size}") from None
+                raise
             except Exception:
                 stream = None
                 raise
@@ -223,10 +229,7 @@ async def _get_range(fs: Any, url: str, start: int, number: int) -> bytes:
     async with session.get(fs.encode_url(url), headers=headers) as response:
         response.raise_for_status()
         if response.status != 206:
-            raise NoRanges(
-                f"{url}: the server sends no parts of files, and data.remote.cache has no room for a copy; set "
-                f"data.remote.cache_gb, or use a server that supports ranges"
-            )
+            raise NoRanges(f"{url}: the server sends no parts of files")
         sent = response.headers.get("Content-Range", f"bytes {start}-")
         pieces, left = list[bytes](), number
         while left >= 0 and (piece := await response.content.read(left + 1)):  # an answer may have no end

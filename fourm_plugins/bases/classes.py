@@ -7,8 +7,10 @@ a pixel has no class.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -21,7 +23,7 @@ from fourm_plugins.counting import counted
 from fourm_plugins.errors import SampleError
 from fourm_plugins.legend import Key
 from fourm_plugins.modality import Metric
-from fourm_plugins.recognition import LOOKED, Recognised, contents, glimpse, median_size, usable
+from fourm_plugins.recognition import LOOKED, Glimpse, Recognised, contents, glimpse, median_size, usable
 from fourm_plugins.spec import ClassMap
 
 #: With more different ids than this, they are not classes.
@@ -36,25 +38,34 @@ class ClassSettings(images.TokenSettings):
     #: Names of the classes in the order of their ids; sets `num_classes`.
     classes: tuple[str, ...] = ()
     num_classes: int = Field(ge=2, le=65535)
-    #: Id that means "no class".
+    #: Id that means "no class" in files.
     ignore: int | None = Field(default=255, ge=0, le=65535)
+    #: The id in files of class 0, 1, …, such as [0, 255] of masks; sets `num_classes`. null: classes are stored as they
+    #: are.
+    file_ids: tuple[Annotated[int, Field(ge=0, le=65535)], ...] | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _count(cls, data: Any) -> Any:
-        classes = data.get("classes", cls.model_fields["classes"].default) if isinstance(data, dict) else ()
-        if classes:
-            data = dict(data)
-            given = data.setdefault("num_classes", len(classes))
-            if given != len(classes):
-                named = counted(len(classes), "class is", "classes are")
-                raise ValueError(f"num_classes is {given} but {named} named; give one of the two")
+        if not isinstance(data, dict):
+            return data
+        data, classes = dict(data), data.get("classes", cls.model_fields["classes"].default)
+        for many, listed in ((classes, "named"), (data.get("file_ids"), "listed in file_ids")):
+            number = len(many) if isinstance(many, list | tuple) else 0
+            if number and (given := data.setdefault("num_classes", number)) != number:
+                raise ValueError(
+                    f"num_classes is {given} but {counted(number, 'class is', 'classes are')} {listed}; give "
+                    f"one of the two"
+                )
         return data
 
     @model_validator(mode="after")
     def _apart(self) -> ClassSettings:
-        if self.ignore is not None and self.ignore < self.num_classes:
+        ids = range(self.num_classes) if self.file_ids is None else self.file_ids
+        if self.ignore is not None and self.ignore in ids:
             raise ValueError(f"ignore {self.ignore} is one of the {self.num_classes} classes; choose another, or null")
+        if len(set(ids)) < len(ids):
+            raise ValueError("file_ids names an id twice; it lists the id of each class")
         return self
 
 
@@ -72,15 +83,19 @@ class ClassGrid(GridModality):
     def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:
         """One-channel maps in which most neighbouring pixels are equal; their ids decide `num_classes` and `ignore`."""
         files = contents(samples, cls.extensions)
-        seen = usable(files[:LOOKED], lambda c: g if (g := glimpse(c)) and g.mode[:1] in "1LPI" else None)
-        seen = [g for g in seen if g.middle.ndim == 2]
+        seen = usable(files[:LOOKED], lambda c: g if (g := glimpse(c)) and _one_channel(g) else None)
         flat = float(np.median([g.flat for g in seen])) if seen else 0.0
         if flat < 0.8:
             return None
         maps = usable(files, lambda content: _ids_of(images.decode_map(content)))
         if not maps:
             return None
-        ids = sorted(set().union(*(ids_of_map for ids_of_map, _ in maps)))
+        files_with = Counter(i for ids_of_map, _ in maps for i in ids_of_map)
+        ids, size = sorted(files_with), median_size(size for _, size in maps)
+        once = sum(n == 1 for n in files_with.values())
+        if ids[-1] >= _MOST_IDS and len(maps) > 7 and 2 * once > len(ids) > 16:
+            what = "most ids occur in one file alone, so they count objects; write the class of each pixel"
+            return Recognised(0.1, f"{what}, such as id // 1000 of Cityscapes", size=size)
         if len(ids) > _MOST_IDS:
             return None
         settings = _settings_for(ids, len(maps))
@@ -88,7 +103,8 @@ class ClassGrid(GridModality):
         if named and settings.pop("num_classes")[0] > len(named):
             return None
         score = 0.9 if flat >= 0.9 and not seen[0].mode.startswith("I") else 0.6
-        return Recognised(score, f"maps of {len(ids)} class ids", settings, median_size(size for _, size in maps))
+        listed = f", {', '.join(map(str, ids))}" if _sparse(ids) and len(ids) < 6 else ""
+        return Recognised(score, f"maps of {len(ids)} class ids{listed}", settings, size)
 
     @classmethod
     def documented(cls, name: str, content: bytes) -> Mapping[str, Any]:
@@ -100,13 +116,14 @@ class ClassGrid(GridModality):
             names = {}
         if len(names) < 2 or min(names) < 0 or max(names) > 65535:
             raise ValueError("no names of classes; write a list of them, or {id: name}")
-        top = max(names)
-        void = top in (255, 65535) and len(names) > 2 and sorted(names)[-2] < top - 1
-        last = sorted(names)[-2] if void else top
-        settings: dict[str, Any] = {"classes": [names.get(i, f"class {i}") for i in range(last + 1)]}
-        settings["num_classes"] = last + 1
-        if void or last >= 255:
-            settings["ignore"] = top if void else None
+        void, kept = _void(sorted(names))
+        if _sparse(kept):
+            settings: dict[str, Any] = {"classes": [names[i] for i in kept], "file_ids": kept}
+        else:
+            settings = {"classes": [names.get(i, f"class {i}") for i in range(kept[-1] + 1)]}
+        settings["num_classes"] = len(settings["classes"])
+        if void is not None or kept[-1] >= 255:
+            settings["ignore"] = void
         return settings
 
     def spread(self, values: Sequence[np.ndarray]) -> np.ndarray:
@@ -121,10 +138,24 @@ class ClassGrid(GridModality):
         return self.from_picture(images.decode_picture(images.only_file(files, self.extensions)[1]))
 
     def from_picture(self, picture: Image.Image) -> np.ndarray:
-        return self.from_array(images.as_channel(images.upright(picture)))
+        ids, s = images.as_channel(images.upright(picture)), self.settings
+        if s.file_ids is None:
+            return self.from_array(ids)
+        table = np.full(65536, -2)
+        table[list(s.file_ids)] = np.arange(s.num_classes)
+        if s.ignore is not None:
+            table[s.ignore] = -1
+        if (classes := table[ids]).min() < -1:
+            row, column = np.argwhere(classes < -1)[0]
+            listed = ", ".join(map(str, s.file_ids[:20])) + ", …" * (len(s.file_ids) > 20)
+            raise SampleError(
+                f"class id {ids[row, column]} at row {row}, column {column} is not one of file_ids ({listed})"
+            )
+        return self.from_array(classes)
 
     def from_array(self, array: np.ndarray) -> np.ndarray:
-        """(H, W) of any integers; `ignore` and -1 mean "no class"."""
+        """(H, W) of any integers: classes, where a file may hold other ids (`file_ids`); `ignore` and -1 mean "no
+        class"."""
         array = door.one_channel(array, self.wants()) if array.ndim != 3 or 1 in array.shape else array
         if array.ndim == 3 or array.dtype.kind == "f":
             raise self.refusal(array, "ids are integers, one a pixel (.argmax of scores, .astype(int) of numbers)")
@@ -136,11 +167,12 @@ class ClassGrid(GridModality):
     def _ids(self, array: np.ndarray) -> np.ndarray:
         """int64 ids from integers, -1 for "no class", which `ignore` means in files."""
         s, ids = self.settings, array.astype(np.int64)
-        if s.ignore is not None:
-            ids[ids == s.ignore] = -1
+        void = s.ignore if s.file_ids is None else None
+        if void is not None:
+            ids[ids == void] = -1
         if ids.max() >= s.num_classes or ids.min() < -1:
             row, column = np.argwhere((ids >= s.num_classes) | (ids < -1))[0]
-            none = "-1" if s.ignore is None else f"{s.ignore} or -1"
+            none = "-1" if void is None else f"{void} or -1"
             raise SampleError(
                 f"class id {ids[row, column]} at row {row}, column {column}; ids are 0 to {s.num_classes - 1}, "
                 f"and {none} for no class"
@@ -148,7 +180,9 @@ class ClassGrid(GridModality):
         return ids
 
     def write(self, value: np.ndarray) -> dict[str, bytes]:
-        stored = np.where(value < 0, self.settings.ignore or 0, value)
+        s = self.settings
+        ids = value if s.file_ids is None else np.array(s.file_ids)[value]
+        stored = np.where(value < 0, s.ignore or 0, ids)
         return {"png": images.encode_png(stored.astype(np.uint8 if stored.max() < 256 else np.uint16))}
 
     def normalise(self, value: np.ndarray) -> np.ndarray:
@@ -258,21 +292,42 @@ def _ids_of(array: np.ndarray) -> tuple[frozenset[int], tuple[int, int]]:
 
 
 def _settings_for(ids: Sequence[int], files: int) -> dict[str, tuple[Any, str]]:
-    """`num_classes` and `ignore` for sorted ids. A type's largest number, 255 or 65535, means "no class" if no other id
-    is near it."""
-    top = 255 if ids[-1] < 256 else 65535
-    others = [i for i in ids if i != top]
-    void = top in ids and len(others) > 1 and others[-1] < top - 1
-    last = max(others[-1] if void else ids[-1], 1)
-    why = f"ids up to {last} in {counted(files, 'file')} looked at; files with a larger one are left out"
-    if 4 * (count := sum(i <= last for i in ids)) < last:
-        why += f"; {count} of them occur: a model is smaller if maps hold ids 0 to {count - 1}"
-    settings: dict[str, tuple[Any, str]] = {"num_classes": (last + 1, why)}
-    if void:
-        settings["ignore"] = (top, "this id means: no class here")
+    """`num_classes` or `file_ids`, and `ignore`, for sorted ids."""
+    void, kept = _void(ids)
+    last, seen = max(kept[-1], 1), f"in {counted(files, 'file')} looked at"
+    settings: dict[str, tuple[Any, str]] = {}
+    if _sparse(kept):
+        why = f"ids {seen}, of {counted(len(kept), 'class', 'classes')} 0 to {len(kept) - 1}"
+        settings["file_ids"] = (list(kept), f"{why}; files with others are left out")
+    settings["num_classes"] = (
+        (len(kept), "as many")
+        if settings
+        else (last + 1, f"ids up to {last} {seen}; files with a larger one are left out")
+    )
+    if void is not None:
+        settings["ignore"] = (void, "this id means: no class here")
     elif last >= 255:
         settings["ignore"] = (None, "every id is a class")
     return settings
+
+
+def _void(ids: Sequence[int]) -> tuple[int | None, Sequence[int]]:
+    """The id that means "no class", and the others, of sorted ids. It is a type's largest number, 255 or 65535, far
+    from at least two other ids, which lie closer together: the 255 of a mask, or of levels of grey, is a class."""
+    top, others = ids[-1], ids[:-1]
+    if top not in (255, 65535) or len(others) < 2:
+        return None, ids
+    widest = max(b - a for a, b in pairwise(others))
+    return (top, others) if top - others[-1] > 4 * widest else (None, ids)
+
+
+def _sparse(ids: Sequence[int]) -> bool:
+    """Whether most ids up to the largest do not occur, so that counting all as classes would be wasteful."""
+    return 1 < len(ids) <= 64 and 4 * len(ids) < ids[-1]
+
+
+def _one_channel(seen: Glimpse) -> bool:
+    return seen.middle.ndim == 2 or (seen.mode == "RGB" and bool((seen.middle == seen.middle[..., :1]).all()))
 
 
 def confusion(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray], classes: int) -> np.ndarray:

@@ -28,7 +28,8 @@ class PictureGrid(GridModality):
     @classmethod
     def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:
         """Pictures whose colours or greys vary from pixel to pixel; with less confidence, those of a few flat
-        colours."""
+        colours,
+        and those of 16 bits, which depth maps may be."""
         files = contents(samples, cls.extensions)
         seen = usable(files[:LOOKED], glimpse)
         if not seen:
@@ -36,11 +37,11 @@ class PictureGrid(GridModality):
         colour = sum(g.mode not in ("1", "L", "P") and not g.mode.startswith(("I", "F")) for g in seen) / len(seen)
         flat = float(np.median([g.flat for g in seen]))
         if flat > 0.9:
-            score, what = (0.5 if colour > 0.5 else 0.2), "pictures of a few flat colours"
+            score, what = (0.5 if colour > 0.5 else 0.3), "pictures of a few flat colours"
         elif colour > 0.2 or not seen[0].mode.startswith(("I", "F")):
             score, what = (0.9, "colour pictures") if colour > 0.2 else (0.6, "grey pictures")
         else:
-            score, what = 0.2, "pictures of 16 bits"
+            score, what = 0.3, "grey pictures of 16 bits, of which 8 are used"
         return Recognised(score, what, size=median_size(map(picture_size, files)))
 
     def make_array(self) -> FeatureMap:

@@ -7,6 +7,7 @@ import re
 import tarfile
 import time
 
+import numpy as np
 import pytest
 
 from fourm_engine.data.raw.survey import survey
@@ -50,6 +51,39 @@ def test_folders_are_recognised_whatever_they_are_called(tmp_path):
         "boxes": ("things", 4),
     }
     assert (found.train, found.val, found.paired, found.notes) == (tmp_path, None, 6, [])
+
+
+def put_png(root, folder, *arrays):
+    (root / folder).mkdir(parents=True)
+    for name, array in zip(names(len(arrays)), arrays, strict=True):
+        (root / folder / f"{name}.png").write_bytes(png(array))
+
+
+def test_what_a_folder_is_called_outweighs_its_content(tmp_path):
+    deep = [(noisy(seed)[..., 0].astype(np.uint16) + 400) * 9 for seed in range(3)]  # as depth maps have
+    put_png(tmp_path, "img", *deep)
+    put_png(tmp_path, "x", *deep)
+    found = {one.source: one for one in look(tmp_path).matches if not one.modality.spec.continuous}
+    assert {source: one.name for source, one in found.items()} == {"img": "rgb", "x": "depth"}
+    assert "of 16 bits, of which 8 are used" in found["img"].recognised.what
+    assert found["img"].rivals == ("depth",)
+
+
+def test_files_that_the_modality_of_their_folder_cannot_read_are_no_other_s(tmp_path):
+    grey = [noisy(seed)[..., 0] for seed in range(3)]
+    put_png(tmp_path, "pictures", *map(noisy, range(3)))
+    put_png(tmp_path, "depth", *grey)
+    put_png(tmp_path, "masks", *map(noisy, range(3)))
+    (tmp_path / "captions").mkdir()
+    (tmp_path / "captions/0.json").write_text('{"caption": "a ball"}')
+    notes = "\n".join(look(tmp_path).notes)
+    assert read(tmp_path) == {"rgb": ("pictures", 3), "rgb@pixels": ("pictures", 3)}
+    assert "depth/ is not read: it is called as depth, which cannot read it: depth needs a picture of 16 bits" in notes
+    assert "masks/ is not read: it is called as semseg, which cannot read it: a map has one channel" in notes
+    assert "captions/ is not read: it is called as caption, which cannot read it: it reads .txt, not .json" in notes
+    put_png(tmp_path / "alone", "depth", *grey)
+    with pytest.raises(ValueError, match=r"recognises what is there \(depth/\); depth/ is not read: it is called as d"):
+        look(tmp_path / "alone")
 
 
 def test_links_to_themselves_hide_nothing(tmp_path):

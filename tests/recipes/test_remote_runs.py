@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tarfile
+from pathlib import Path
 
 import pytest
 import yaml
@@ -15,10 +18,13 @@ from fourm_engine.data.raw.present import with_data
 from fourm_engine.data.raw.root import DataRoot
 from fourm_engine.installed.assets import check_assets
 from fourm_engine.modalities import load_manager
+from fourm_engine.recipes.config import load_config
 from fourm_engine.recipes.fit import fit
 from fourm_engine.recipes.label import label
 from fourm_engine.recipes.tokenize import tokenize
+from tests.configs import GRID, small, store
 from tests.data.test_remote import serve
+from tests.folders import write_examples
 from tests.recipes.test_recipes import config
 from tests.storage.conftest import fast, web
 
@@ -63,11 +69,54 @@ def test_a_run_trains_on_remote_data_and_ends_with_one_line_where_the_store_stay
     assert "Traceback" not in errors
 
 
-def test_commands_that_write_refuse_a_remote_folder(remote, config):
+def test_commands_that_write_refuse_a_remote_folder(remote, web):
     with pytest.raises(ValueError, match=r"data\.tokens: http.*is only read from; tokenize into a local folder"):
         tokenize(remote)
-    with pytest.raises(ValueError, match=r"data\.train: http.*is only read from; label a local copy"):
-        label(remote, "rgb", ["depth"])
+    with pytest.raises(ValueError, match=r"data\.train: http.*is only read from; name a local .* labels: --out FOLDER"):
+        label(remote, "rgb", ["depth"], models={"depth": "some/model"})
+    with pytest.raises(ValueError, match=r"--out: http.*is only read from; name a local folder"):
+        label(remote, "rgb", ["depth"], models={"depth": "some/model"}, out=Path("http://host/labels"))
+    two = {"train": f"{web.url}/a/train", "val": f"{web.url}/b/train"}
+    config = remote.model_copy(update={"data": DataConfig.model_validate(remote.data.model_dump() | two)})
+    with pytest.raises(ValueError, match="--out labels: two data sets are called train; label one at a time"):
+        label(config, "rgb", ["depth"], models={"depth": "some/model"}, out=Path("labels"))
+
+
+@pytest.mark.parametrize("kind", ["files", "shards of one", "shards of all"])
+def test_remote_data_is_labelled_into_a_local_folder_as_it_would_be_at_its_place(
+    tmp_path, web, fast, kind, monkeypatch
+):
+    write_examples(tmp_path / "loose/depth", "depth", 5)
+    data = tmp_path / "data"
+    if kind == "files":
+        shutil.copytree(tmp_path / "loose", data)
+    else:
+        shard = data / ("all-0.tar" if kind == "shards of all" else "depth/part/0.tar")
+        shard.parent.mkdir(parents=True)
+        with tarfile.open(shard, "w") as tar:
+            for path in sorted((tmp_path / "loose/depth").iterdir()):
+                tar.add(path, f"{path.stem}.depth.png" if kind == "shards of all" else path.name)
+    settings = small(tmp_path, {"depth": GRID, "normal": GRID}, data={"train": str(data)})
+    local = load_config(store(tmp_path / "local.yaml", settings))
+    specs = [modality.spec for modality in local.load_modalities(load_manager(local.modalities)).values()]
+    open_catalogue(data, specs, index=True)
+    serve(web, tmp_path)
+    remote = {"cache": str(tmp_path / "cache"), "timeout_s": 20, "give_up_s": 60}
+    settings["data"] |= {"train": f"{web.url}/data", "remote": remote}
+    out, path = tmp_path / "labels", tmp_path / "remote.yaml"
+    store(path, settings)
+    label(local, "depth", ["normal"], tell=lambda line: None)
+    monkeypatch.setattr(sys, "argv", ["fourm", "label", str(path), "--from=depth", "--to=normal", f"--out={out}"])
+    for _ in range(2):  # what is there is kept
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert not ended.value.code
+    assert contents(out / "normal") == contents(data / "normal")
+    assert len(contents(out)) == (5 if kind == "files" else 1)
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("[!.]*") if path.is_file()}
 
 
 def test_remote_data_is_tokenized_into_a_local_folder(remote, tmp_path):

@@ -143,6 +143,41 @@ def test_a_server_without_ranges_is_read_whole(web, folder):
     assert (folder / "a.tar").local(len(CONTENT), SHA).read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("length", [True, False])
+def test_a_file_shorter_than_its_index_says_is_told_at_once_by_a_server_without_ranges(
+    web, folder, length, monkeypatch
+):
+    web.ranges = False
+    if not length:  # as of a server that compresses: it ends twice at the same byte
+        monkeypatch.setattr(store, "_facts", lambda info: store.Facts(None))
+    waits = []
+    monkeypatch.setattr(store.time, "sleep", waits.append)
+    with pytest.raises(Changed, match=rf"data/a\.tar: {len(CONTENT)} bytes, not {len(CONTENT) + 1}, as its index says"):
+        (folder / "a.tar").local(len(CONTENT) + 1, SHA)
+    assert len(waits) == (0 if length else 1)
+
+
+def test_a_server_without_ranges_and_no_cache_is_one_line_with_what_is_wrong_with_the_cache(
+    web, folder, config, tmp_path
+):
+    web.ranges = False
+    (tmp_path / "file").touch()
+    for changed, why in (
+        (
+            {"cache": tmp_path / "file/cache"},
+            r"file/cache: cannot be written: Not a directory; set data\.remote\.cache to another folder",
+        ),
+        ({"cache_gb": 0}, r"data\.remote\.cache_gb is 0; set it"),
+        ({"cache_gb": 1e-6}, r"cache: a shard of .* MiB is larger than data\.remote\.cache_gb allows; raise it"),
+    ):
+        folder = open_location(f"{web.url}/data", config.model_copy(update=changed))
+        with (
+            (folder / "a.tar").open(len(CONTENT)) as shard,
+            pytest.raises(StoreError, match=f"sends no parts of files, and no copy can be kept: .*{why}$"),
+        ):
+            shard.read(0, 7)
+
+
 def test_without_a_cache_ranges_are_read_and_kept_for_a_while(web, folder, config):
     folder = open_location(f"{web.url}/data", config.model_copy(update={"cache_gb": 0}))
     assert (folder / "a.tar").local(len(CONTENT)) is None

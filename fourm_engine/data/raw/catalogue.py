@@ -26,8 +26,8 @@ from fourm_engine.data.raw.sample_shards import Claim, Key, claims_of
 from fourm_engine.data.raw.source import Opened, Source, root_shards
 from fourm_engine.device import rank_and_world
 from fourm_engine.lock import Busy, at_work
-from fourm_engine.storage.errors import Missing
-from fourm_engine.storage.location import Location
+from fourm_engine.storage.errors import Missing, StoreError
+from fourm_engine.storage.location import Location, Readable
 from fourm_plugins.counting import counted
 from fourm_plugins.spec import ModalitySpec
 
@@ -128,15 +128,30 @@ def _open_remote(root: Location, claims: list[Claim], chosen: list[str] | None, 
 
 
 def open_one(
-    root: Path, spec: ModalitySpec, among: Iterable[ModalitySpec], *, max_bytes: int = MAX_FILE_BYTES
+    root: Readable, spec: ModalitySpec, among: Iterable[ModalitySpec], *, max_bytes: int = MAX_FILE_BYTES
 ) -> Source | None:
     """The source of one modality; None where it has none. `among`: all that take part, which share the tars in the
     root. Raises ValueError for what cannot be trusted."""
+    if isinstance(root, Location):
+        return _open_one_remote(root, spec, list(among), max_bytes)
     key, shards = spec.files, root_shards(root) if root.is_dir() else []
     if not shards:
         there = (root / spec.source).is_dir()
         return open_catalogue(root, [spec], max_bytes=max_bytes, index=False).sources.get(key) if there else None
     return Opened(root, claims_of([*among, spec]), shards, max_bytes=max_bytes, only=key).sources.get(key)
+
+
+def _open_one_remote(
+    root: Location, spec: ModalitySpec, among: Sequence[ModalitySpec], max_bytes: int
+) -> Source | None:
+    """Its index need not know modalities that are only made now."""
+    try:
+        opened = open_catalogue(root, among, max_bytes=max_bytes)
+    except StoreError:
+        raise
+    except ValueError:
+        opened = open_catalogue(root, [spec], max_bytes=max_bytes)
+    return opened.sources.get(spec.files)
 
 
 def _read(root: Path, warn: Callable[[str], None], note: Callable[[str], None]) -> DataIndex | None:

@@ -1,6 +1,7 @@
 """Labelling: modalities made from another, with the pretrained models or the geometry that their plugins bring.
 
-In: a root folder with the source modality, as files or shards. Out: `root/<target source>/`, aligned by name: a shard
+In: a root folder, local or remote, with the source modality, as files or shards. Out: `<target source>/` in it, or in
+another local folder, aligned by name: a shard
 for each shard of the source, those that hold all modalities included, or a file for each file. What exists is kept, so
 that a run that was stopped continues; every shard and file is written under a temporary name and renamed when it is
 whole.
@@ -24,6 +25,7 @@ from fourm_engine.data.workers import ahead, batched, preparing_workers
 from fourm_engine.files import remove_leftovers
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities
+from fourm_engine.storage.location import Readable
 from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Labeller, Modality
 
@@ -92,11 +94,12 @@ class LabelReport:
 
 
 def label(
-    root: Path,
+    root: Readable,
     source: Modality,
     target: Modality,
     labeller: Labeller,
     *,
+    out: Path | None = None,
     shares: Modality | None = None,
     among: Iterable[Modality] = (),
     on_error: str = "skip",
@@ -109,6 +112,7 @@ def label(
     """Label `root`.
 
     Args:
+        out: the folder to write to, where earlier labels are read from; None: `root`, if it is local.
         shares: the modality whose shards (or batches of files) divide the work and the output, by default `source`: of
             several processes each takes every `world`-th, and needs in a later step only what it made itself.
         among: all modalities that take part, for shards whose members they share.
@@ -123,27 +127,29 @@ def label(
     if files is None:
         where = root / shares.spec.source
         raise ValueError(f"{where}: no such folder; {shares.name} is what {target.name} is made from")
-    folder = root / target.spec.source
+    made = root if out is None else out
+    assert isinstance(made, Path), "labels are written to a local folder"
+    folder = made / target.spec.source
     with at_work(folder, needed=False):
         _check_aligned(folder, files, target)
         mine = [unit for number, unit in enumerate(_units(files, folder)) if number % world == rank]
         _clean(folder, mine)
         report, waiting = LabelReport(), []
-        for out, names in mine:
-            if out is None:  # plain files
+        for shard, names in mine:
+            if shard is None:  # plain files
                 names, all_names = [name for name in names if not _exists(folder, name, target)], names
                 report.kept += len(all_names) - len(names)
-            elif out.exists():
+            elif shard.exists():
                 report.kept += len(names)
                 continue
             if names:
-                waiting.append((out, names))
+                waiting.append((shard, names))
         if not waiting:
             return report
         if source is not shares:
-            files = open_one(root, source.spec, specs, max_bytes=max_bytes)
+            files = open_one(made, source.spec, specs, max_bytes=max_bytes)
             if files is None:
-                where = root / source.spec.source
+                where = made / source.spec.source
                 raise ValueError(f"{where}: no such folder; {target.name} is made from {source.name}")
         there = frozenset(files.names)
         total, done = sum(len(names) for _, names in waiting), 0
@@ -154,11 +160,11 @@ def label(
         workers = preparing_workers(samples) if workers is None else workers
         values = ahead(ValueReader(files, source), parts, workers=workers)
         with LabelWriter(folder, target) as writer:
-            for (out, names), present in zip(waiting, have):
+            for (shard, names), present in zip(waiting, have):
                 for batch in batched(present, BATCH):
                     read = {name: value for _ in batched(batch, PART) for name, value in next(values).items()}
                     writer.encode(list(_label(read, files, target, labeller, on_error, report)))
-                writer.write(out)
+                writer.write(shard)
                 done += len(names)
                 if progress:
                     progress(done, total)

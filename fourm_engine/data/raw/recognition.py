@@ -21,6 +21,7 @@ from fourm_engine.data.raw.sample_shards import Claim, open_sample_shards
 from fourm_engine.data.raw.shard_scan import scan
 from fourm_engine.data.raw.source import Source, open_source, root_shards
 from fourm_plugins.activation import run
+from fourm_plugins.counting import counted
 from fourm_plugins.discovery import Plugin, PluginError
 from fourm_plugins.errors import SampleError
 from fourm_plugins.manager import PluginManager
@@ -31,9 +32,9 @@ from fourm_plugins.recognition import Recognised, contents
 FEW, MANY = 16, 200
 #: Bytes of the files of the latter, at most.
 MAX_READ = 128 << 20
-#: What the score counts in a folder that is named otherwise; the least that is a recognition; what a second plugin
-#: needs of the first one's to be told of.
-UNNAMED, LEAST, CLOSE = 0.6, 0.3, 0.6
+#: What the score counts in a folder that is not called as the plugin's data, so that a name outweighs any content; the
+#: least that is a recognition; what a second plugin needs of the first one's to be told of.
+UNNAMED, LEAST, CLOSE = 0.6, 0.3, 0.56
 #: Share of the samples of a folder for which a plugin must have files: of others' files a few may fit by accident.
 COVERED = 0.1
 #: Formats that a plugin may read although its class does not say so.
@@ -108,10 +109,50 @@ class Recogniser:
         self.sources[source] = opened
         samples, answers = self._some(source, FEW), []
         for name in self.classes:
-            if (recognised := self._ask(name, source, samples)) is not None:
-                score = recognised.score * (1 if self.named(name, source) else UNNAMED)
+            recognised = self._ask(name, source, samples)
+            if recognised is not None and recognised.score >= LEAST:
+                named = self.named(name, source)
+                score = (1 + recognised.score) / 2 if named else UNNAMED * recognised.score
                 answers.append(Answer(score, name, recognised))
         return sorted((a for a in answers if a.score >= LEAST), key=lambda a: (-a.score, a.plugin))
+
+    def refusal(self, source: str) -> tuple[str, str] | None:
+        """The plugin as whose data a folder is called, and why it cannot read the files; None where the name says
+        nothing, or a plugin that it names can read them."""
+        named, samples = [name for name in self.classes if self.named(name, source)], self._some(source, FEW)
+        if source == "." or any((a := self._ask(name, source, samples)) and a.score >= LEAST for name in named):
+            return None
+        return next(((name, why) for name in named if (why := self._trouble(name, source, samples))), None)
+
+    def why_not(self, source: str) -> str:
+        """Why no plugin reads a folder."""
+        where = f"{shown(source)}/ is not read: "
+        if (refusal := self.refusal(source)) is not None:
+            return f"{where}it is called as {refusal[0]}, which cannot read it: {refusal[1]}; or rename the folder"
+        samples = self._some(source, FEW)
+        if said := next((a.what for n in self.classes if (a := self._ask(n, source, samples)) and a.score < LEAST), ""):
+            return where + said
+        number = counted(len(self.sources[source].names), "sample")
+        return f"{where}no installed plugin recognises its {number}; to write one: fourm plugins new NAME"
+
+    def _trouble(self, name: str, source: str, samples: list[dict[str, bytes]]) -> str:
+        if (recognised := self._ask(name, source, samples)) is not None:
+            return recognised.what
+        try:
+            modality = self.manager.modality("probe", plugin=name)
+        except ValueError:  # a setting without a default
+            return ""
+        reads = modality.spec.extensions
+        own = [files for files in samples if contents([files], reads)]
+        if samples and not own:
+            there = Counter(extension for files in samples for extension in files).most_common(1)[0][0]
+            return f"it reads {', '.join('.' + extension for extension in reads)}, not .{there}"
+        for files in own:
+            try:
+                modality.read(files)
+            except SampleError as error:
+                return first_line(error)
+        return ""
 
     def _open(self, source: str, extensions: Sequence[str]) -> Source | None:
         """Raises ValueError as `open_source` does."""
@@ -128,7 +169,7 @@ class Recogniser:
         everything = [(answer, source) for source, some in answers.items() for answer in some]
         for answer, source in sorted(everything, key=lambda e: (-e[0].score, e[1], e[0].plugin)):
             made = self._make(answer, source, taken={f.name for f in matches})
-            if made is None:
+            if made is None or self._anothers(made):
                 continue
             extensions = set(made.modality.spec.extensions)
             same = [f for f in matches if f.source == source and extensions & set(f.modality.spec.extensions)]
@@ -137,6 +178,14 @@ class Recogniser:
             elif answer.score >= CLOSE * same[0].score and not any(_both(f, made) for f in same):
                 matches[matches.index(same[0])] = replace(same[0], rivals=(*same[0].rivals, answer.plugin))
         return sorted(matches, key=lambda f: (f.source, f.modality.spec.continuous, f.name))
+
+    def _anothers(self, made: Match) -> bool:
+        """Whether a folder is called as another plugin's data, which refuses these very files, or is the second one of
+        this plugin: the name is right, and the files are what has to change."""
+        if self.named(made.plugin.name, made.source) or (refusal := self.refusal(made.source)) is None:
+            return False
+        own = set(getattr(self.classes[refusal[0]], "extensions", ()))
+        return made.name != made.plugin.name or bool(own & set(made.modality.spec.extensions))
 
     def named(self, plugin: str, source: str) -> bool:
         """Whether a folder is called as the data of a plugin."""

@@ -163,9 +163,7 @@ def _left_out(
     lines.append(_inside_out("", (f"{source}/{name}" for source, names in each.items() for name in names), recogniser))
     for folder in sorted(set(folders) - read) if "." not in read else ():
         if folder in recogniser.sources and not any(shown(folder) + "/" in note for note in recogniser.notes):
-            number = len(recogniser.sources[folder].names)
-            what = f"no installed plugin recognises its {counted(number, 'sample')}"
-            lines.append(f"{shown(folder)}/ is not read: {what}; to write one: fourm plugins new NAME")
+            lines.append(recogniser.why_not(folder))
     if data := [name for name in data if not name.lower().endswith(".json")]:  # which describe the data
         files = f"{len(data)}, such as {shown(data[0])}"
         lines.append(f"files in {shown(train)} itself are not read: {files}; move them into a folder of their modality")
@@ -212,7 +210,8 @@ def _nothing(root: Path, folders: Sequence[str], loose: Sequence[str], recognise
     line = f"{shown(root)}: no installed modality recognises what is there ({listed})"
     if archive := next(filter(is_archive, loose), None):
         line += f"; unpack {shown(archive)}"
-    about = recogniser.notes[:3]
+    refused = [name for name in folders if name in recogniser.sources and recogniser.refusal(name)]
+    about = [*map(recogniser.why_not, refused), *recogniser.notes][:3]
     deeper = next((name for name in folders if _has_folders(root / name)), None)
     if deeper is not None:
         about.append(f"if the folders of the modalities lie deeper: fourm init {shown(root / deeper)}")

@@ -1,7 +1,8 @@
 """Depth maps.
 
-Files: 16-bit PNG in millimetres (0 = no measurement) or .npy in metres (0, NaN and infinity = no measurement).
-Value: float32 (H, W) in metres, NaN where nothing was measured. Array: float32 (1, H, W), NaN in the same places:
+Files: 16-bit PNG in millimetres or .npy in metres, or in other units (`png_unit`, `npy_unit`). 0, NaN, infinity and
+`no_depth` = no measurement. Value: float32 (H, W) in metres, NaN where nothing was measured. Array: float32 (1, H, W),
+NaN in the same places:
 
 - "log": metric. log(depth) mapped linearly from [min_depth, max_depth] to [-1, 1]; depths outside are clipped.
 - "per_image": relative, after the paper. Each map minus the mean of the middle 80% of its depths, divided by their
@@ -27,6 +28,7 @@ from fourm_plugins.labelling import label_options, model_needed
 from fourm_plugins.legend import Scale, round_numbers
 from fourm_plugins.recognition import LOOKED, Recognised, contents, glimpse, median_size, rounded, usable
 
+_FAR = 300  # a median of more than this is taken for millimetres, not metres
 FARTHEST = 1e9  # metres; what is beyond is damage, and would outweigh all else in "per_image"
 _TRIM = 0.1  # share of the depths left out at either end by "per_image"
 
@@ -39,6 +41,10 @@ class DepthSettings(images.TokenSettings):
     max_depth: float = Field(default=100.0, gt=0)
     #: Metres per count of the PNG.
     png_unit: float = Field(default=0.001, gt=0)
+    #: Metres per count or number of the .npy, such as 0.001 for millimetres. null: floats in metres.
+    npy_unit: float | None = Field(default=None, gt=0)
+    #: Number in the files that means no measurement, besides 0, NaN and infinity: such as 65535, or -1.
+    no_depth: float | None = None
 
     @model_validator(mode="after")
     def _range(self) -> DepthSettings:
@@ -60,33 +66,46 @@ class Depth(GridModality):
 
     @classmethod
     def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:
-        """16-bit pictures, or two-dimensional arrays of non-negative floats. Numbers that fill their type's range, or
-        [0, 1], are not metres and are taken as relative."""
+        """16-bit pictures, or two-dimensional arrays of non-negative floats, and of integers with less confidence.
+        Numbers that fill their type's range, or [0, 1], are not metres and are taken as relative."""
         counts = contents(samples, ("png",))
         maps = usable(counts, lambda content: g if (g := glimpse(content)) and g.mode.startswith("I") else None)
         if maps:
             arrays, sizes, score = [g.middle for g in maps], [g.size for g in maps], 0.9
             if float(np.median([g.flat for g in maps[:LOOKED]])) > 0.95:
-                score = 0.5  # ids of classes or objects
+                score = 0.4  # ids of classes or objects, unless the folder says otherwise
         else:
-            arrays = usable(contents(samples, ("npy",)), _positive)
+            arrays = usable(contents(samples, ("npy",)), lambda content: images.decode_array(content, ndim=2))
             sizes, score = [(a.shape[0], a.shape[1]) for a in arrays], 0.8
-        known = np.concatenate([a[np.isfinite(a) & (a > 0)] for a in arrays]) if arrays else np.zeros(0)
-        if not known.size:
+        integers = any(a.dtype.kind != "f" for a in arrays)
+        known = np.concatenate([a[np.isfinite(a) & (a != 0)] for a in arrays]) if arrays else np.zeros(0)
+        none = _mark(known, counts=integers)
+        known = known[known != none]
+        if not known.size or known.min() < 0:
             return None
-        size = median_size(sizes)
-        if float(np.median([np.nanmax(a) for a in arrays])) >= 65_000 if maps else known.max() <= 1:
+        size, settings = median_size(sizes), dict[str, tuple[Any, str]]()
+        if none is not None:
+            settings["no_depth"] = (none, "this number means: nothing was measured here")
+        tops = [float(seen.max()) for a in arrays if (seen := a[np.isfinite(a) & (a != none)]).size]
+        if float(np.median(tops)) >= 65_000 if integers else known.max() <= 1:
             why = "the numbers fill their range: depth up to an unknown scale, not metres"
-            return Recognised(score, "relative depth", {"normalisation": ("per_image", why)}, size)
-        unit = cls.Settings.model_fields["png_unit"].default if maps else 1.0
+            settings["normalisation"] = ("per_image", why)
+            if integers and not maps:
+                settings["npy_unit"] = (1.0, "any: the scale is lost")
+            return Recognised(score, "relative depth", settings, size)
+        millimetres = integers or float(np.median(known)) > _FAR
+        unit = 0.001 if millimetres else 1.0
         low, high = rounded(*(float(x) * unit for x in np.quantile(known, (0.005, 0.995))))
         low, high = max(low, 0.01), max(high, 0.02)
-        settings: dict[str, tuple[Any, str]] = {
+        settings |= {
             "min_depth": (low, "metres; 99% of the depths seen lie between the two, what is nearer counts as this"),
             "max_depth": (high, "metres; what is farther counts as this"),
         }
-        if maps:
-            settings["png_unit"] = (unit, f"metres per count; the farthest seen are then {high:g} m, correct it if not")
+        if millimetres:
+            what = "count" if integers else "number"
+            why = f"metres per {what}; the farthest seen are then {high:g} m, correct it if not"
+            settings["png_unit" if maps else "npy_unit"] = (unit, why)
+            score = score if maps else 0.45
         return Recognised(score, f"depth of {low:g} to {high:g} m", settings, size)
 
     def make_array(self) -> FeatureMap:
@@ -101,7 +120,18 @@ class Depth(GridModality):
         extension, content = images.only_file(files, self.extensions)
         if extension == "png":
             return self.from_picture(images.decode_picture(content))
-        return self.from_array(images.decode_array(content, ndim=2))
+        return self.from_array(self._metres(images.decode_array(content, ndim=2), self.settings.npy_unit))
+
+    def _metres(self, numbers: np.ndarray, unit: float | None) -> np.ndarray:
+        """From the numbers of a file, unchanged where nothing says otherwise."""
+        if self.settings.no_depth is not None:
+            measured = numbers != self.settings.no_depth
+            numbers = np.where(measured, numbers, np.nan) if numbers.dtype.kind == "f" else numbers * measured
+        if unit is None:
+            return numbers
+        return (
+            numbers * np.float32(unit) if numbers.dtype.kind == "f" else numbers.astype(np.float32) * np.float32(unit)
+        )
 
     def from_picture(self, picture: Image.Image) -> np.ndarray:
         if picture.mode == "F":
@@ -109,7 +139,7 @@ class Depth(GridModality):
         counts = images.as_channel(images.upright(picture))
         if counts.dtype != np.uint16:
             raise SampleError("depth needs a picture of 16 bits, this one has 8; give millimetres, or metres as .npy")
-        return _measured(counts.astype(np.float32) * np.float32(self.settings.png_unit))
+        return _measured(self._metres(counts, self.settings.png_unit))
 
     def from_array(self, array: np.ndarray) -> np.ndarray:
         """Metres, floats (H, W). Refuses integers: they could be a picture's counts."""
@@ -125,7 +155,7 @@ class Depth(GridModality):
         """A PNG if its range can hold the depths, else .npy."""
         counts = np.rint(np.nan_to_num(value, nan=0.0) / self.settings.png_unit)
         if counts.max() > 65535 or (counts[np.isfinite(value)] < 1).any():
-            return {"npy": images.encode_array(value.astype(np.float32))}
+            return {"npy": images.encode_array(value.astype(np.float32) / np.float32(self.settings.npy_unit or 1))}
         return {"png": images.encode_png(counts.astype(np.uint16))}
 
     def normalise(self, value: np.ndarray) -> np.ndarray:
@@ -224,9 +254,16 @@ class Depth(GridModality):
         return samples
 
 
-def _positive(content: bytes) -> np.ndarray | None:
-    array = images.decode_array(content, ndim=2)
-    return array if array.dtype.kind == "f" and not (array < 0).any() else None
+def _mark(known: np.ndarray, *, counts: bool) -> float | None:
+    """The number that means no measurement: the only negative one, or the largest, often and far from all others."""
+    if not known.size:
+        return None
+    low, top = float(known.min()), float(known.max())
+    if low < 0:
+        return low if (known[known < 0] == low).all() else None
+    rest = known[known < top]
+    far = rest.size and rest.max() < top * (0.9 if counts and top == 65535 else 0.1)
+    return top if far and known.size - rest.size >= max(2, known.size / 10_000) else None
 
 
 def _measured(depth: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Surface normals in the camera's frame: x right, y up, z towards the viewer.
 
-Files: 8-bit RGB PNG, round((n + 1) * 127.5) a component, (0, 0, 0) = no normal. Value: float32 (H, W, 3), unit vectors,
-NaN where there is none. Array: float32 (3, H, W), the same vectors, NaN where there is none.
+Files: 8-bit RGB PNG, round((n + 1) * 127.5) a component, (0, 0, 0) or transparent = no normal. Value: float32
+(H, W, 3), unit vectors, NaN where there is none. Array: float32 (3, H, W), the same vectors, NaN where there is none.
 """
 
 from __future__ import annotations
@@ -59,9 +59,10 @@ class Normal(GridModality):
         return self.from_picture(images.decode_picture(images.only_file(files, self.extensions)[1]))
 
     def from_picture(self, picture: Image.Image) -> np.ndarray:
-        if picture.mode != "RGB":
+        if picture.mode not in ("RGB", "RGBA"):
             raise SampleError(f"normals need a picture with three channels of 8 bits, this one is {picture.mode}")
-        return _vectors(np.asarray(images.upright(picture)))
+        stored = np.asarray(images.upright(picture))
+        return _vectors(stored if stored.shape[-1] == 3 else np.where(stored[..., 3:] > 0, stored[..., :3], 0))
 
     def from_array(self, array: np.ndarray) -> np.ndarray:
         """Unit vectors, floats (H, W, 3), or uint8 as stored. Zero and NaN mean "no normal"."""
@@ -155,10 +156,10 @@ class Normal(GridModality):
 
 def _unit_share(seen: Glimpse | None) -> float | None:
     """Share of a picture's non-black pixels that hold vectors of length 1."""
-    if seen is None or seen.mode != "RGB":
+    if seen is None or seen.mode not in ("RGB", "RGBA"):
         return None
-    pixels = seen.middle.reshape(-1, 3)
-    pixels = pixels[pixels.any(-1)]
+    pixels = seen.middle.reshape(-1, seen.middle.shape[-1])
+    pixels = pixels[:, :3][pixels[:, :3].any(-1) & (pixels[:, -1] > 0 if seen.mode == "RGBA" else True)]
     if not len(pixels) or len(np.unique(pixels[:: 1 + len(pixels) // 4096], axis=0)) < 2:
         return None if len(pixels) else 0.0
     length = np.linalg.norm(pixels.astype(np.float32) / 127.5 - 1, axis=-1)
