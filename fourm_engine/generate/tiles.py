@@ -2,8 +2,8 @@
 
 In: a large picture, a target of the same alignment. Out: one `Generated` of the whole, larger by as much as the
 target's array is than the input's. Where tokens are drawn, a tile is given those that its neighbours have drawn where
-they overlap, so that tiles agree there. Where they are computed in one step, tiles are computed apart: the tokens of a
-neighbour would replace probabilities by single tokens, worse, and with a step where they end. Values are blended.
+they overlap, so that tiles agree there. Where one step computes them, tiles are independent: a neighbour's tokens would
+stand in for probabilities, which is worse and leaves an edge where they end. Values are blended.
 """
 
 from __future__ import annotations
@@ -102,9 +102,10 @@ def tiled(
     if (count := len(tiling.corners)) > MAX_TILES:
         raise ValueError(f"{name!r} needs {count} tiles, at most {MAX_TILES} are made; give a smaller one")
     plain = default_plan(
-        target, model.modalities, [name], **{k: options[k] for k in Options.model_fields & options.keys()}
+        target, model.modalities, [modality.name], **{k: options[k] for k in Options.model_fields & options.keys()}
     )
-    apart = "plan" not in options and plain[0].steps == 1 and plain[0].deterministic
+    drawn = "plan" in options or not plain[0].deterministic
+    apart = not drawn and plain[0].steps == 1
     tokens, canvas = np.full(whole, -1, np.int64), _Canvas(made, whole)
     others = {other: given for other, given in inputs.items() if other != name}  # `name` may be the target's, too
     for wave in [range(count)] if apart else tiling.waves:
@@ -115,7 +116,8 @@ def tiled(
             known = tokens[row : row + size[0], column : column + size[1]]
             part = Condition(Ids(np.maximum(known, 0).reshape(-1)), keep=(known >= 0).reshape(-1))
             requests.append({**others, modality.name: crop} | ({target: part} if (known >= 0).any() else {}))
-        seeds = [seed + i for i in wave]
+        # Equal tiles with different seeds would count as several samples of one input, and be drawn.
+        seeds = [seed + i if drawn else seed for i in wave]
         results = model.generate_batch(requests, target, seeds=seeds, batch_size=batch_size, **options)
         for (row, column), result in zip(corners, results, strict=True):
             tokens[row : row + size[0], column : column + size[1]] = result[target].tokens.reshape(size)

@@ -76,6 +76,14 @@ def test_tiles_cover_the_whole_and_those_of_one_wave_lie_apart():
         assert all(b - a <= 4 - overlap for a, b in pairwise(starts))
 
 
+@pytest.mark.parametrize("options", [{}, {"steps": 3, "temperature": 0}])
+def test_equal_tiles_are_not_taken_for_several_samples_of_one_input(toys, options):
+    plain = np.full((8, 16, 3), 90, np.uint8)
+    whole = tiled(toys, {"colour": plain}, "height", overlap=0, **options)
+    tile = toys.generate({"colour": plain[:, :8]}, "height", **options)["height"]
+    assert np.allclose(whole.value[:, :8], tile.value, atol=1e-4)
+
+
 def test_one_tile_is_what_generate_makes(toys):
     one = tiled(toys, {"colour": picture(), "words": "red"}, "height", steps=2, temperature=1.0, seed=5)
     same = toys.generate({"colour": picture(), "words": "red"}, "height", steps=2, temperature=1.0, seed=5)["height"]
