@@ -34,7 +34,7 @@ class LazyNames(Sequence[str]):
 
     @abstractmethod
     def name(self, row: int) -> str:
-        """The name of a row from 0 on. Raises IndexError for any other."""
+        """The name of a row, 0 <= row < len(self)."""
 
     @overload
     def __getitem__(self, row: int) -> str: ...
@@ -43,7 +43,7 @@ class LazyNames(Sequence[str]):
     def __getitem__(self, row: int | slice) -> str | list[str]:
         if isinstance(row, slice):
             return list(map(self.name, range(len(self))[row]))
-        return self.name(row + len(self) if row < 0 else row)
+        return self.name(range(len(self))[row])
 
     def __iter__(self) -> Iterator[str]:
         return map(self.name, range(len(self)))

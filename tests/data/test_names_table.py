@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fourm_engine.data import names_table
 from fourm_engine.data.columns import save_column
-from fourm_engine.data.names_table import NameTable
+from fourm_engine.data.names_table import Names, NameTable
 
 NAMES = st.lists(st.text(max_size=12), unique=True, max_size=40)
 
@@ -31,6 +31,10 @@ def test_a_table_equals_a_list_and_its_dict(names, other):
         assert table.row(name) == row == table.index(name)
         assert table[row] == table[row - len(names)] == name
         assert name in table
+    for absent in (len(names), -len(names) - 1):
+        for some in (table, Names(table)):
+            with pytest.raises(IndexError):
+                some[absent]
     assert (other in table) == (other in names)
     assert table.rows([*names, other]).tolist() == [*range(len(names)), names.index(other) if other in names else -1]
 
