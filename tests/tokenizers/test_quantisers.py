@@ -1,6 +1,7 @@
 """Every quantiser against slow formulas, and what holds for all of them."""
 
 import itertools
+from typing import Literal
 
 import pytest
 import torch
@@ -286,6 +287,13 @@ def test_settings_survive_being_stored(name):
     stored = given.model_dump(mode="json")
     assert CodebookSettings(**stored) == given
     assert "restart" not in stored  # at its default: fingerprints from before it was added stay
+
+
+def test_a_default_that_a_kind_of_tokenizer_changes_reaches_its_quantiser():
+    class Splitting(CodebookSettings):
+        restart: Literal["batch", "split"] = "split"
+
+    assert make_quantiser(Splitting(), 16).restart == "split"
 
 
 def test_heads_of_exact_powers_are_found_without_rounding_errors():

@@ -112,10 +112,11 @@ def make_quantiser(settings: CodebookSettings, size: int, *, seed: int = 0) -> Q
             f"{heads} heads of {near} codes make {near**heads} codes, the token space has {size}; set its size "
             f"(codebook_size) to {near**heads}, or choose another number of heads"
         )
-    made_alike = settings.model_dump(include={"decay", "restart_below", "restart", "warmup", "kmeans_start"})
+    alike = ("decay", "restart_below", "restart", "warmup", "kmeans_start")
+    options: dict[str, Any] = {name: getattr(settings, name) for name in alike}
     vector_quantisers: list[Quantiser] = [
         VectorQuantiser(
-            radix, settings.latent_dim // heads, normalise=settings.normalise_codes, seed=seed + head, **made_alike
+            radix, settings.latent_dim // heads, normalise=settings.normalise_codes, seed=seed + head, **options
         )
         for head in range(heads)
     ]
