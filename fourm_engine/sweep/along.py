@@ -29,7 +29,9 @@ def check_along(key: str, trials: Iterable[Trial]) -> None:
     numbers = {name: {s[name] for s in settings if _is_number(s.get(name))} for name in names}
     varied = {name for name, values in numbers.items() if len(values) > 1 and name not in _OF_TRIALS}
     if key not in varied:
-        same = f"is {min(numbers[key])} in all tasks" if numbers.get(key) else "is no number in the config of a task"
+        values = numbers.get(key, set())
+        same = f"is {min(values)} in all tasks" if len(values) == 1 else "is no number in the config of a task"
+        same = "tells trials apart, not tasks" if key in _OF_TRIALS else same
         remedy = did_you_mean(key, varied, otherwise="numbers in which tasks differ:")
         raise ValueError(f"along: {key} {same}; {remedy}")
 

@@ -77,12 +77,13 @@ def test_tasks_that_differ_by_a_number_are_drawn_over_it_with_a_line_for_what_el
     [
         ("data.train_shar", "is no number in the config of a task; did you mean 'data.train_share'?"),
         ("train.batch_size", "is 8 in all tasks; numbers in which tasks differ: data.train_share"),
+        ("seed", "tells trials apart, not tasks; numbers in which tasks differ: data.train_share"),
     ],
 )
 def test_a_key_to_draw_along_in_which_tasks_do_not_differ_ends_a_suite_before_it_writes(suite, tmp_path, key, said):
     tasks = {f"{share}": {**TASK, "settings": {"data.train_share": share}} for share in (0.1, 0.5)}
     with pytest.raises(ConfigError) as error:
-        suite(tasks=tasks, along=[key])
+        suite(tasks=tasks, along=[key], seeds=[0, 1])
     assert str(error.value) == f"suite.yaml: along: {key} {said}"
     assert not (tmp_path / "out").exists()
 
