@@ -125,7 +125,7 @@ def test_what_cannot_be_probed_is_one_line(run):
 
     photos, data = [root / "photos", "--input", "colour"], [root / "data", "--input", "colour"]
     told("--probe 'knnn'", *photos, "--probe", "knnn")
-    told("--shots 9: 8 training samples of 'bright'", *photos, "--shots", 9, "--probe", "knn")
+    told("--shots 9: class 'bright' has 8 training samples; lower it", *photos, "--shots", 9, "--probe", "knn")
     told("lies in no class", root / "one", "--input", "colour")
     told("all training samples have the class '1'", *data, "--labels", _labels(root, {"dark1": 1, "dark2": 1}))
     told("a folder of classes has one modality", *photos, "--input", "words")
