@@ -184,7 +184,7 @@ def choose_device(device: torch.device | str | None) -> torch.device:
         raise ValueError(f"device is a torch.device or its name, such as 'cpu' or 'cuda'; given: {device!r:.80}")
     try:
         if str(device).partition(":")[0] not in ("cpu", "cuda", "mps", "xpu", "meta"):
-            raise NotImplementedError("choose cpu, cuda or a number of it, such as cuda:1")
+            raise RuntimeError("choose cpu, cuda or a number of it, such as cuda:1")
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # backends raise different errors

@@ -259,7 +259,7 @@ def _given_tokenizers(
     names = {spec.name for specs in spaces.values() for spec in specs}
     if unknown := sorted(given.keys() - names - spaces.keys()):
         raise ValueError(
-            f"tokenizers: {unknown[0]!r} is not without one; without one: {', '.join(sorted(names)) or 'none'}"
+            f"tokenizers: {unknown[0]!r} needs none; modalities that need one: {', '.join(sorted(names)) or 'none'}"
         )
     tokenizers: dict[str, Tokenizer] = {}
     for space, specs in spaces.items():

@@ -315,9 +315,8 @@ class FourM:
             samples, seeds = [prepared.samples[i] for i in members], [prepared.seeds[i] for i in members]
             filled = self.sampler.run(samples, plan, seeds, guide)
             for target in prepared.targets:
-                for i, generated in zip(
-                    members, self._decode(target, [f[target] for f in filled], samples), strict=True
-                ):
+                values = self._decode(target, [f[target] for f in filled], samples)
+                for i, generated in zip(members, values, strict=True):
                     results[i][target] = generated
         return results
 

@@ -23,7 +23,7 @@ def generate(
     animate: Annotated[Path | None, typer.Option(help="FILE.gif or .png (APNG): animate the sample.")] = None,
     overlap: Annotated[
         int | None,
-        typer.Option(min=0, help="A picture larger than the model sees, in tiles that share so many tokens."),
+        typer.Option(min=0, help="A picture larger than the model sees, in tiles that share this many tokens."),
     ] = None,
     data: Annotated[str | None, typer.Option(help="A data set; its inputs are --input NAME, without a value.")] = None,
     split: Annotated[str | None, typer.Option(help="List in the splits.json of --data.")] = None,

@@ -78,7 +78,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
 def compare(
     runs: Several,
     *,
-    everything: Annotated[bool, typer.Option("--all", help="Show every setting and loss, of one run, too.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Show every setting and loss, even of one run.")] = False,
     as_json: Json = False,
 ) -> None:
     """Compare runs: settings that differ, and losses after equal steps, samples and seconds."""

@@ -47,7 +47,7 @@ def save_published(
             raise ValueError(f"{entry.name!r} and {names[spec.published_name]!r} are both {spec.published_name!r}")
         names[spec.published_name] = entry.name
         if isinstance(entry.layout, Grid) and entry.layout.height != entry.layout.width:
-            raise ValueError(f"{entry.name!r}: {entry.layout.height}x{entry.layout.width} tokens; its grids are square")
+            raise ValueError(f"{entry.name!r}: {entry.layout.height}x{entry.layout.width} tokens; grids must be square")
         if entry.position_grid is not None:
             raise ValueError(f"{entry.name!r} was fine-tuned at another size; the format has no resized positions")
         facts = entry.layout, entry.size, entry.patch_dim, spec.input, spec.target

@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 Worker = TypeVar("Worker", bound="Background")
 
-#: Pieces of work that wait.
+#: Maximum number of pieces of work that wait.
 WAITING = 4
 
 
 class Background:
-    """One piece of work after another, up to `WAITING` of them later. What went wrong is raised by a later call, and
-    nothing is done after it."""
+    """Does one piece of work after another, in a thread. An error is raised by a later call, and nothing is done after
+    it."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1)
@@ -29,6 +29,7 @@ class Background:
         self._thread.shutdown()
 
     def later(self, work: Callable[[Any], None], argument: Any) -> None:
+        """Do `work(argument)` after what is waiting; blocks while too much is."""
         self._waiting.append(self._thread.submit(self._do, work, argument))
         while len(self._waiting) > WAITING:
             self._waiting.popleft().result()

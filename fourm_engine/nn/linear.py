@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: Rows of a weight at a time, and the rows of activations for which a CPU multiplies by these parts in two thirds of
-#: the time of the whole: one row is at the memory's bandwidth in either way, more than these gain nothing.
+#: Rows of a weight at a time, and the numbers of rows of activations for which this takes a CPU two thirds of the
+#: time: up to two run at memory bandwidth either way, and more than 16 gain nothing.
 PART, FEW = 384, range(3, 17)
 
 

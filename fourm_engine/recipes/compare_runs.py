@@ -37,8 +37,7 @@ class Comparison:
 
     `settings`: dotted name -> the value in each run, None where it is not set. `brief`: the same as text, "-" where it
     is not set, with one row for a whole section that only some runs set. `machines`: device, versions and commit, where
-    they differ. `at`: axis -> (point, {loss: its value in each
-    run}); an axis that is unknown for one of the runs is left out."""
+    they differ. `at`: axis -> (point, {loss: its value in each run}); an axis that a run lacks is left out."""
 
     runs: list[str]
     settings: dict[str, list[Any]]

@@ -92,8 +92,8 @@ def probe(
         counts = torch.bincount(fit.labels, minlength=len(classes))
         fewest = int(counts.argmin())
         if shots and max(shots) > counts[fewest]:
-            number = counted(int(counts[fewest]), "training sample")
-            raise ValueError(f"--shots {max(shots)}: class {classes[fewest]!r} has {number}; lower it")
+            has = counted(int(counts[fewest]), "training sample")
+            raise ValueError(f"--shots {max(shots)}: class {classes[fewest]!r} has {has}; lower it")
         shots = sorted(set(shots)) or [number for number in SHOTS if number <= counts[fewest]]
         result: dict[str, Any] = {
             "run": str(run),

@@ -131,7 +131,7 @@ class Gradients:
 
     def reduce(self) -> None:
         """Call after the last backward pass: the mean over processes. An unused parameter gets a zero gradient rather
-        than None, so that the optimiser treats it alike, over however many processes the model lies."""
+        than None, so that the optimiser treats it alike on any number of processes."""
         if self._flat is None:
             for parameter in self.model.parameters():
                 if parameter.requires_grad and parameter.grad is None:

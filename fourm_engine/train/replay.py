@@ -69,8 +69,8 @@ class NotFinite:
         facts = {"step": outcome.step, "rank": rank(), "counts": counts, "samples": names, "format": FORMAT}
         facts["task"] = digest(self.task.identity())
         path, caught = attempt(lambda: self._keep(facts, batches) if concerned else None)
-        own_names = [name for micro in names for name in micro] if concerned else []
-        reports = gather_json([own_names, path, str(caught or "")])
+        kept = [name for micro in names for name in micro] if concerned else []
+        reports = gather_json([kept, path, str(caught or "")])
         samples = [name for names, _, _ in reports for name in names]
         files = [path for _, path, _ in reports if path]
         words = f"; its {counted(len(samples), 'sample is', 'samples are')} named in metrics.jsonl" if samples else ""

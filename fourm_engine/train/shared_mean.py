@@ -48,7 +48,7 @@ class SharedMean:
                 os.close(handle)  # the memory lasts as long as it is mapped
         except (OSError, RuntimeError, OtherProcess) as error:
             if rank() == 0:
-                print(f"no memory to share, gradients take the slower way: {describe(error)}", file=sys.stderr)
+                print(f"no memory to share; gradients take the slower way: {describe(error)}", file=sys.stderr)
             return None
 
     def reduce(self) -> None:

@@ -27,8 +27,7 @@ class PictureGrid(GridModality):
 
     @classmethod
     def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:
-        """Pictures whose colours or greys vary from pixel to pixel; with less confidence, those of a few flat
-        colours,
+        """Pictures whose colours or greys vary from pixel to pixel; with less confidence, those of a few flat colours,
         and those of 16 bits, which depth maps may be."""
         files = contents(samples, cls.extensions)
         seen = usable(files[:LOOKED], glimpse)

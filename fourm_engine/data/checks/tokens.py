@@ -27,6 +27,7 @@ from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 
 _AGAIN = "run `fourm tokenize` again"
+_REMOVE = f"remove the shard and {_AGAIN}"
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,6 @@ class Files:
     contents: Mapping[str, int]
     having: Collection[str]
     stamp: Callable[[str], str]
-
-
-_REMOVE = f"remove the shard and {_AGAIN}"
 
 
 class TokenCheck:

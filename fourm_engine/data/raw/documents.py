@@ -25,20 +25,20 @@ def documented(
 ) -> dict[str, dict[str, Any]]:
     """Modality -> settings that documents in the first of `folders` that has some give, of a modality of whose settings
     `given` gives none of these."""
-    folders, settled = list(folders), dict[str, dict[str, Any]]()
+    folders, chosen = list(folders), dict[str, dict[str, Any]]()
     for name, modality in modalities.items():
         for folder in folders:
-            looked = [folder / modality.spec.source, folder / name, folder]
-            settings, where = read_documents(type(modality), modalities.plugins[name], looked)
+            candidates = [folder / modality.spec.source, folder / name, folder]
+            settings, where = read_documents(type(modality), modalities.plugins[name], candidates)
             said = {key: given.get(name, {})[key] for key in settings if key in given.get(name, {})}
             for key, value in said.items():
                 if _plain(value) != _plain(settings[key]):
                     setting, other = f"modalities.settings.{name}.{key}", _short(settings[key])
                     say(f"{setting} is {_short(value)}, which counts, but {where} says {other}")
             if settings:
-                settled |= {} if said else {name: settings}
+                chosen |= {} if said else {name: settings}
                 break
-    return settled
+    return chosen
 
 
 def read_documents(cls: type[Modality], plugin: Plugin, folders: Sequence[Path]) -> tuple[dict[str, Any], str]:

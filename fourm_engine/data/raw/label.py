@@ -1,10 +1,9 @@
 """Labelling: modalities made from another, with the pretrained models or the geometry that their plugins bring.
 
 In: a root folder, local or remote, with the source modality, as files or shards. Out: `<target source>/` in it, or in
-another local folder, aligned by name: a shard
-for each shard of the source, those that hold all modalities included, or a file for each file. What exists is kept, so
-that a run that was stopped continues; every shard and file is written under a temporary name and renamed when it is
-whole.
+another local folder, aligned by name: a shard for each shard of the source, those that hold all modalities included, or
+a file for each file. What exists is kept, so that a run that was stopped continues; every shard and file is written
+under a temporary name and renamed when it is whole.
 
 Worker processes read and decode ahead, and a thread encodes and writes, while the labeller computes.
 """

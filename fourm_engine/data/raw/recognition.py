@@ -143,11 +143,11 @@ class Recogniser:
         except ValueError:  # a setting without a default
             return ""
         reads = modality.spec.extensions
-        own = [files for files in samples if contents([files], reads)]
-        if samples and not own:
+        readable = [files for files in samples if contents([files], reads)]
+        if samples and not readable:
             there = Counter(extension for files in samples for extension in files).most_common(1)[0][0]
             return f"it reads {', '.join('.' + extension for extension in reads)}, not .{there}"
-        for files in own:
+        for files in readable:
             try:
                 modality.read(files)
             except SampleError as error:
@@ -184,8 +184,8 @@ class Recogniser:
         this plugin: the name is right, and the files are what has to change."""
         if self.named(made.plugin.name, made.source) or (refusal := self.refusal(made.source)) is None:
             return False
-        own = set(getattr(self.classes[refusal[0]], "extensions", ()))
-        return made.name != made.plugin.name or bool(own & set(made.modality.spec.extensions))
+        extensions = set(getattr(self.classes[refusal[0]], "extensions", ()))
+        return made.name != made.plugin.name or bool(extensions & set(made.modality.spec.extensions))
 
     def named(self, plugin: str, source: str) -> bool:
         """Whether a folder is called as the data of a plugin."""

@@ -1,4 +1,4 @@
-"""Bring the index of a data set up to date: only what has changed since is scanned again.
+"""Brings the index of a data set up to date: only what has changed since is scanned again.
 
 In: a root folder, its index as far as there is one, and what its modalities read. Out: the index, written.
 """
@@ -150,6 +150,6 @@ def _digest(listing: Listing) -> str:
 
 
 def _equal(a: Block, b: Block) -> bool:
-    """But for their stamps."""
-    same = all(np.array_equal(x, y) for x, y in zip(a[1:-1], b[1:-1]))
+    """Whether two blocks are the same but for their stamps, the first of their fields."""
+    same = all(np.array_equal(x, y) for x, y in zip(a[1:-1], b[1:-1]))  # the last is `odd`
     return same and json.dumps(a.odd, sort_keys=True) == json.dumps(b.odd, sort_keys=True)

@@ -228,7 +228,7 @@ def _separated(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _lines(file: IO[AnyStr], path: Path) -> Iterator[AnyStr]:
-    """Raises ValueError for one that is too long."""
+    """The lines of a file. Raises ValueError for one that is too long."""
     number = 0
     while line := file.readline(MAX_LINE + 1):
         number += 1

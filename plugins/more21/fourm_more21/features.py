@@ -26,9 +26,6 @@ from fourm_plugins.spec import FeatureVector, ModalitySpec, TokenizerRecipe, Tok
 _LARGEST = 1e15  # of a number of a feature, of which float32 holds the squared length
 
 
-_SMALL = {"width": 32, "blocks": 1}
-
-
 class GridSettings(FeatureSettings):
     channels: int = Field(default=768, ge=1)
     patch_size: int | tuple[int, int] = 14
@@ -55,7 +52,12 @@ class ImageBind(Named, FeatureGrid):
 
 
 class GlobalSettings(Settings):
-    small: ClassVar[Mapping[str, Any]] = {"channels": 16, "codebook_size": 32, "tokens": 4, "tokenizer": _SMALL}
+    small: ClassVar[Mapping[str, Any]] = {
+        "channels": 16,
+        "codebook_size": 32,
+        "tokens": 4,
+        "tokenizer": {"width": 32, "blocks": 1},
+    }
     run_only = frozenset({"source", "masker"})
 
     channels: int = Field(default=768, ge=1)
