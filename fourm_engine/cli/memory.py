@@ -6,12 +6,13 @@ import sys
 
 _TRAINING = (
     "raise train.accumulate (the same steps in smaller parts), set train.activation_checkpointing to full, or over "
-    "several GPUs train.parallel to shard; --dry-run shows what needs how much"
+    "several GPUs train.parallel to shard"
 )
-_BATCH = "lower --batch-size, or set --device cpu"
+_ON_CPU = ", or set --device cpu"
+_BATCH = f"lower --batch-size{_ON_CPU}"
 #: Command -> what to do.
 REMEDIES = {
-    "train": _TRAINING,
+    "train": f"{_TRAINING}; --dry-run shows what needs how much",
     "finetune": _TRAINING,
     "extend": _TRAINING,
     "tokenizer": "lower tokenizers.fit.batch_size",
@@ -29,4 +30,5 @@ def out_of_memory(error: RuntimeError, arguments: list[str]) -> str | None:
     if not on_gpu and "DefaultCPUAllocator: can't allocate memory" not in text:
         return None
     said = ". ".join(text.split(". ")[:3]) if on_gpu else "out of memory" + text.rpartition("can't allocate memory")[2]
-    return f"{said.strip().rstrip('.')}; {REMEDIES.get(arguments[0], ELSEWHERE)}"
+    remedy = REMEDIES.get(arguments[0], ELSEWHERE)
+    return f"{said.strip().rstrip('.')}; {remedy if on_gpu else remedy.removesuffix(_ON_CPU)}"

@@ -32,12 +32,18 @@ def test_a_full_gpu_is_one_line_with_the_settings_that_need_less(command, settin
     assert "non-PyTorch" not in said
 
 
+def test_only_a_command_that_has_a_dry_run_is_told_of_it():
+    assert "--dry-run" in memory.out_of_memory(GPU, ["train"])
+    assert "--dry-run" not in memory.out_of_memory(GPU, ["extend"])
+
+
 def test_memory_that_a_cpu_lacks_is_told_alike():
     with pytest.raises(RuntimeError) as raised:
         torch.empty(10**15)
     line = memory.out_of_memory(raised.value, ["tokenize"])
     assert "tried to allocate 4000000000000000 bytes" in line
     assert memory.ELSEWHERE in line
+    assert memory.out_of_memory(raised.value, ["generate"]).endswith("; lower --batch-size")
 
 
 def test_any_other_error_is_a_bug_with_its_traceback(monkeypatch, capsys):
