@@ -33,7 +33,7 @@ def _check_count(value: Any) -> Any:
     raise ValueError("give a number of tokens, [least, most], or all")
 
 
-#: An inclusive range of tokens, of which a single number n means n to n; or "all": as many as the modalities hold that a
+#: An inclusive range of tokens, a single number n being n to n; or "all": as many as the modalities hold that a
 #: strategy shows, or asks for; see `MaskingConfig.counted`.
 TokenCount = Annotated[tuple[int, int] | Literal["all"], BeforeValidator(_check_count)]
 Alpha = Annotated[float, Field(ge=0, le=1e6)]
