@@ -27,6 +27,7 @@ from fourm_engine.vocabulary import Entry, Vocabulary
 from fourm_engine.weights import opened
 from fourm_engine.yaml_config import read_yaml
 from fourm_plugins.discovery import Plugin
+from fourm_plugins.explain import plain
 from fourm_plugins.hub import HUB_ID, check_there
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import NAME_PATTERN, Layout, ModalitySpec
@@ -139,7 +140,7 @@ def read_document(
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise ValueError(f"{path}: {key}: {first['msg']}{more}; it is damaged, or of another version") from None
+        raise ValueError(f"{path}: {key}: {plain(first['msg'])}{more}; it is damaged, or of another version") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from None
     config = model(document)

@@ -258,9 +258,7 @@ def _given_tokenizers(
     Raises ValueError for a name that needs none."""
     names = {spec.name for specs in spaces.values() for spec in specs}
     if unknown := sorted(given.keys() - names - spaces.keys()):
-        raise ValueError(
-            f"tokenizers: {unknown[0]!r} is not without one; without one: {', '.join(sorted(names)) or 'none'}"
-        )
+        raise ValueError(f"tokenizers: {unknown[0]!r} needs none; without one: {', '.join(sorted(names)) or 'none'}")
     tokenizers: dict[str, Tokenizer] = {}
     for space, specs in spaces.items():
         sources = {str(given[name]) for name in (space, *(spec.name for spec in specs)) if name in given}

@@ -7,17 +7,11 @@ import logging
 
 import pytest
 
-from fourm_engine.data.raw import names as said
 from fourm_engine.data.raw.documents import copy_documents, documented
 from fourm_engine.modalities import ModalitiesConfig, load_modalities
 from fourm_plugins.manager import PluginManager
 
 NAMES = ["sky", "sea", "land"]
-
-
-@pytest.fixture(autouse=True)
-def fresh(monkeypatch):
-    monkeypatch.setattr(said, "_logged", set())
 
 
 def semseg(**settings):

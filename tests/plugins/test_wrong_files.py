@@ -25,7 +25,7 @@ def huge():
 
 NOISE = np.random.default_rng(0).integers(0, 255, (40, 40), np.uint8)
 UNSIGNED = np.full((8, 8), 900, np.uint16)
-COLOUR = NOISE[..., None].repeat(3, 2)
+COLOUR = np.stack([NOISE, 255 - NOISE, NOISE], axis=2)
 GOOD = {"rgb": png(COLOUR), "depth": png(UNSIGNED), "normal": png(COLOUR), "semseg": png(NOISE % 3)}
 JPEG = io.BytesIO()
 Image.fromarray(COLOUR).save(JPEG, "JPEG")

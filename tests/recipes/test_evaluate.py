@@ -22,7 +22,8 @@ from tests.pretrain.fourm_run import Host
 @pytest.fixture
 def run(model, tmp_path, monkeypatch):
     monkeypatch.setattr(FourM, "from_pretrained", lambda path, **options: model)
-    (tmp_path / "run").mkdir()
+    (tmp_path / "run/model").mkdir(parents=True)
+    (tmp_path / "run/model/config.json").touch()  # a model is there, which the line above loads
     return tmp_path / "run"
 
 
@@ -108,7 +109,7 @@ def test_what_is_missing_is_said_in_one_line(run, data, tmp_path):
     store(run / "config.yaml", config)
     with pytest.raises(ValueError, match=r"data\.val names no held-out samples"):
         evaluate(run)
-    with pytest.raises(ValueError, match="with --out"):
+    with pytest.raises(ValueError, match="no such folder"):
         evaluate(tmp_path / "nowhere", data=data)
 
 

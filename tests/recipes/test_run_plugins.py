@@ -127,9 +127,12 @@ def test_the_registry_is_frozen_before_a_run_reads_data(install, config, monkeyp
         train(config(select=["thermal"]))
 
 
-def test_the_registry_is_frozen_when_a_model_is_loaded(model, monkeypatch, tmp_path):
-    model.save_pretrained(tmp_path / "model")
+def test_the_registry_is_frozen_when_a_model_is_loaded(site, monkeypatch, tmp_path):
     from fourm_engine import exported, loading
+    from tests.generate.toys import make_model
+
+    model = make_model()
+    model.save_pretrained(tmp_path / "model")
 
     hosts = []
     monkeypatch.setattr(loading, "PluginManager", lambda **choices: hosts.append(PluginManager(**choices)) or hosts[-1])

@@ -127,7 +127,8 @@ def test_several_labels_a_sample_are_learned_from_a_file(source, tmp_path):
 COCO = {
     "images": [{"id": 7, "file_name": "a.jpg"}, {"id": 9, "file_name": "b.jpg"}, {"id": 8, "file_name": "c.jpg"}],
     "annotations": [
-        {"image_id": i, "category_id": c, "bbox": [0, 0, 1, 1]} for i, c in [(7, 3), (7, 3), (9, 3), (9, 1)]
+        {"image_id": i, "category_id": c, "bbox": [x, 0, 1, 1]}
+        for x, (i, c) in enumerate([(7, 3), (7, 3), (9, 3), (9, 1)])
     ],
     "categories": [{"id": 1, "name": "cat"}, {"id": 3, "name": "dog"}],
 }

@@ -248,5 +248,5 @@ def _wanted(specs: Iterable[ModalitySpec]) -> str:
     kinds = []
     for source, extensions in sorted({spec.files for spec in specs}):
         where = "the folder itself" if source == "." else f"{source}/"
-        kinds.append(f"{', '.join('.' + extension for extension in extensions)} files in {where}")
+        kinds.append(", ".join("." + extension for extension in extensions) + f" files in {where}")
     return "; ".join(kinds)
