@@ -241,7 +241,7 @@ def save(
         tokenizers=fingerprints,
     )
     config.build_vocabulary()
-    if folder.exists():
+    if folder.is_dir():
         foreign = sorted(p.name for p in folder.iterdir() if p.name not in (CONFIG, WEIGHTS, TOKENIZERS))
         if foreign:
             raise ValueError(f"{folder} holds {foreign[0]!r}, which no exported model does; choose an empty folder")

@@ -39,6 +39,8 @@ def test_saving_again_replaces_an_export_and_nothing_else(model, tmp_path):
     with pytest.raises(ValueError, match=r"thesis\.txt"):
         model.save_pretrained(tmp_path / "model")
     assert (tmp_path / "model" / "thesis.txt").exists()
+    with pytest.raises(OSError, match=r"thesis\.txt: cannot be written: a file is there, not a folder; move it away"):
+        model.save_pretrained(tmp_path / "model" / "thesis.txt")
 
 
 def test_a_failed_save_leaves_the_earlier_export(model, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fourm_engine.cli.options import Disable, Providers, pairs
+from fourm_engine.cli.options import Providers, pairs
 
 
 class Format(str, Enum):
@@ -27,7 +27,6 @@ def convert(
     modality: Annotated[str | None, typer.Option(help="The installed modality of a published tokenizer.")] = None,
     adapter: Annotated[Path | None, typer.Option(help="An adapter, or its run, to merge into the model.")] = None,
     provider: Providers = None,
-    disable: Disable = None,
 ) -> None:
     """Convert a model or tokenizer between the native and the published format, bit for bit."""
     tokenizers = pairs("--tokenizer", tokenizer, "MODALITY=SOURCE")
@@ -43,7 +42,6 @@ def convert(
         tokenizers=tokenizers,
         modality=modality,
         providers=providers,
-        disable=disable or (),
         adapter=adapter,
     )
     print(written)

@@ -79,9 +79,11 @@ def check(
     from fourm_engine.recipes import data_check as recipe
     from fourm_engine.recipes.config import load_config
     from fourm_engine.recipes.tell import warn
-    from fourm_engine.storage.url import scheme_of
+    from fourm_engine.storage.url import Url, parse, scheme_of
 
     read = recipe.Reading(samples, seed, os.cpu_count() or 0 if workers is None else workers)
+    if isinstance(parse(source), Url):
+        raise ValueError(f"{source}: remote data is checked through a config that names it; set data.train to this URL")
     path = Path(source)
     if path.is_dir() and recipe.is_tokens(path):
         result = recipe.check_tokens(path)
@@ -141,6 +143,8 @@ def show(
     from fourm_engine.recipes import data_show as recipe
     from fourm_engine.recipes.config import load_config
 
+    if out is not None and out.suffix.lower() != ".png":
+        raise ValueError(f"--out {out}: the sheet is a .png; change the extension")
     sample = recipe.show(load_config(config, overrides or [], needed=()), name, view=view, epoch=epoch, seed=seed)
     for line in sample.lines():
         print(line)

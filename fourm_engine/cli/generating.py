@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from fourm_engine.cli.options import Device, Disable, Providers, Seed, Tokenizers, pairs
+from fourm_engine.cli.options import Device, Providers, Seed, Tokenizers, pairs
 
 
 def generates(command: Callable[..., None]) -> Callable[..., None]:
@@ -83,7 +83,6 @@ def _options(
     device: Device = None,
     tokenizer: Tokenizers = None,
     provider: Providers = None,
-    disable: Disable = None,
 ) -> dict[str, Any]:
     return {
         "seed": seed,
@@ -103,7 +102,6 @@ def _options(
         "device": device,
         "tokenizers": pairs("--tokenizer", tokenizer, "MODALITY=SOURCE"),
         "providers": pairs("--provider", provider, "NAME=DISTRIBUTION"),
-        "disable": disable or (),
     }
 
 

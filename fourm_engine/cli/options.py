@@ -12,7 +12,6 @@ Config = Annotated[Path, typer.Argument(help="YAML config.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value …")]
 OtherConfig = Annotated[Path | None, typer.Option(help="Config to use instead of RUN/config.yaml.")]
 Providers = Annotated[list[str] | None, typer.Option(help="NAME=DISTRIBUTION, if two provide a plugin; repeatable.")]
-Disable = Annotated[list[str] | None, typer.Option(help="A plugin to disable; repeatable.")]
 
 # Commands that generate
 Run = Annotated[str, typer.Argument(help="Folder of a run or exported model, or a Hub id.")]

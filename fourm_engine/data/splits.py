@@ -222,7 +222,7 @@ class Split:
         """How many samples of which split are used, in one line."""
         named = "all samples" if self.name is None else f"split {self.name!r}"
         if self.share is not None:
-            named = f"held out: {self._said()}" if self.part == "val" else f"but for {self._said()}"
+            named = f"held out: {self._said()}" if self.part == "val" else f"all but {self._said()}"
         named = named if self.taken == 1 else f"a share of {self.taken} of {named}"
         return f"{self.part}: {counted(samples, 'sample')} ({named} of {where})"
 

@@ -65,6 +65,12 @@ def resolve_tasks(
     return tasks, notes
 
 
+def task_notes(configured: list[EvalTask], modalities: Mapping[str, Modality]) -> list[str]:
+    """What an evaluation will leave out of its configured tasks, to be known before training. Raises as
+    `resolve_tasks`."""
+    return [f"evaluate.tasks: {note}" for note in resolve_tasks(configured, modalities)[1]] if configured else []
+
+
 def _check(task: Task, modalities: Mapping[str, Modality]) -> None:
     """Raises ValueError for an invalid part or option, before anything is computed."""
     try:

@@ -104,6 +104,12 @@ class Encoder(nn.Module):
         self.depths = [math.ceil(blocks * (level + 1) / len(SCALES)) for level in range(len(SCALES))]
         self.eval()
 
+    def __repr__(self) -> str:
+        inputs = ", ".join(self.inputs)
+        return (
+            f"<Encoder: {len(self.network.encoder)} blocks, {self.num_features} features, on {self.device}; {inputs}>"
+        )
+
     @property
     def num_features(self) -> int:
         """D."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fourm_engine.generate.masks import weights_of
-from fourm_plugins.door import as_array, describe
+from fourm_plugins.door import as_array, describe, is_picture
 
 
 class Ids:
@@ -30,7 +31,7 @@ class Ids:
         self.ids = array.astype(np.int64)
 
     def __repr__(self) -> str:
-        return f"Ids({self.ids.tolist()})"
+        return f"Ids({reprlib.repr(self.ids.tolist())})"
 
 
 @dataclass(frozen=True)
@@ -68,3 +69,12 @@ class Condition:
 
     def __post_init__(self) -> None:
         weights_of(self.weight, self.region)
+
+    def __repr__(self) -> str:
+        parts = (f"{name}={_brief(part)}" for name, part in vars(self).items() if part is not None)
+        return f"Condition({', '.join(parts)})"
+
+
+def _brief(part: Any) -> str:
+    """Pictures and arrays by size, as their numbers fill screens."""
+    return describe(part) if is_picture(part) or as_array(part) is not None else reprlib.repr(part)

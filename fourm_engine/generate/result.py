@@ -16,6 +16,7 @@ from fourm_engine.drawing import SIDE, Cell, explained, png, sheet, show
 from fourm_plugins import images
 from fourm_plugins.legend import Scale, round_numbers
 from fourm_plugins.modality import Modality
+from fourm_plugins.suggest import did_you_mean
 
 
 @dataclass(frozen=True, repr=False)
@@ -107,6 +108,9 @@ class Results(dict[str, Generated]):
     @property
     def samples(self) -> list[Results]:
         return self._samples or [self]
+
+    def __missing__(self, name: str) -> Generated:
+        raise KeyError(f"{name!r} was not generated; {did_you_mean(name, self, otherwise='these were:')}")
 
     def __repr__(self) -> str:
         of = f" of {len(self.samples)} samples" if len(self.samples) > 1 else ""

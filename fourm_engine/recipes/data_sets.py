@@ -108,7 +108,8 @@ def _located(folder: Path | str, manager: PluginManager) -> DataRoot:
     refuse_remote(parse(folder), "FOLDER", "work on a local copy, then upload that")
     there = data_root(folder)
     if not isinstance(there.folder, Path) or not there.folder.is_dir():
-        raise ValueError(f"{shown(there.folder)}: no such folder")
+        what = "a file, no folder" if Path(str(there.folder)).exists() else "no such folder"
+        raise ValueError(f"{shown(there.folder)}: {what}; name the folder that holds your data")
     return there
 
 

@@ -18,6 +18,7 @@ from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.sets import data_sets
 from fourm_engine.data.tokens.indexing import open_index
 from fourm_engine.device import rank_and_world, settle_threads
+from fourm_engine.evaluate.tasks import task_notes
 from fourm_engine.finetune.learning import adapt
 from fourm_engine.finetune.source import check_known, check_shape, describe
 from fourm_engine.masking.budgets import Budgets
@@ -60,6 +61,7 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
     modalities, here = _modalities(config, manager)
     network, vocabulary = _network(config, modalities, manager)
     data, kinds = _data(config, modalities) if here else ([NONE_HERE], Counter[frozenset[str]]())
+    data += task_notes(config.evaluate.tasks, modalities) if here else []
     budgets = Budgets(config.masking, (modality.spec for modality in modalities.values()))
     config = config.model_copy(update={"masking": budgets.config})
     inputs, targets = _means(budgets, kinds or Counter({frozenset(modalities): 1}), config.seed)

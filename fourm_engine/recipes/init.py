@@ -95,7 +95,7 @@ def choose_split(surveyed: Survey) -> Chosen:
     share = held_out_share(names)
     number = sum(drawn(name) < share for name in names)
     said = f"there is no {SPLITS}: {number} of {counted(len(names), 'sample')}, drawn by name, held out"
-    why = f"share of the samples that is never trained on, drawn by name: {number} of {len(names)}"
+    why = f"share of names, by a hash of each, that is never trained on: {number} of {len(names)}"
     if len({name.rstrip("0123456789") for name in names}) == 1:
         said += "; frames of one video are alike: list others in splits.json if these are"
     return Chosen(train | {"held_out": (share, why)}, len(names) - number, number, said)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fourm_engine.data.samples import MaskedSamples
+from fourm_engine.evaluate.tasks import task_notes
 from fourm_engine.evaluate.watching import pictures_of
 from fourm_engine.finetune.source import Source
 from fourm_engine.finetune.task import FinetuneTask
@@ -17,7 +18,7 @@ from fourm_engine.modalities import Modalities, activate_kinds, identity, load_m
 from fourm_engine.pretrain.task import FourMTask
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.extend import open_extension, train_extension
-from fourm_engine.recipes.tell import Tell, first_only, say
+from fourm_engine.recipes.tell import Tell, first_only, say, warn
 from fourm_engine.recipes.tokens_there import check_tokens_there
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.train.distributed import check_same, processes
@@ -98,6 +99,8 @@ def _trainer(
         held_out[0]  # samples that fit no mixture component are better known now than after training
     parts = training, held_out
     seen = modalities if source is None else source.training
+    for note in task_notes(config.evaluate.tasks, seen):
+        first_only(warn)(note)
     options: Any = {
         "loss": config.loss,
         "workers": config.data.workers,

@@ -60,11 +60,15 @@ def test_installed_modalities_read_the_shards(photographs, tmp_path):
         (("pack", "{photos}", "{photos}"), "is the data itself; choose another folder"),
         (("pack", "{photos}", "{tmp}/out", "--samples-per-shard", "0"), "--samples-per-shard 0: must be at least 1"),
         (("unpack", "{photos}/x-{{0..1}}.tar", "{tmp}/out"), "2 of 2 tars are missing"),
+        (("index", "{tmp}/../a.txt"), "a.txt: a file, no folder; name the folder that holds your data"),
+        (("check", "s3://bucket/photos"), "s3://bucket/photos: remote data is checked through a config that names it"),
+        (("show", "x.yaml", "0001", "--out", "sheet.txt"), "--out sheet.txt: the sheet is a .png"),
         (("pack", "pipe:cat x.tar", "{tmp}/out"), "a command, where a folder or tars are expected"),
     ],
 )
 def test_mistakes_are_named_in_one_line(photographs, tmp_path, arguments, why):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "a.txt").touch()
     done = run(*(a.format(tmp=tmp_path / "empty", photos=photographs) for a in arguments))
     assert done.exit_code != 0
     assert isinstance(done.exception, ValueError)

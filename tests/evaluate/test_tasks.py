@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from fourm_engine.evaluate.config import EvaluateConfig
-from fourm_engine.evaluate.tasks import default_tasks, resolve_tasks
+from fourm_engine.evaluate.tasks import default_tasks, resolve_tasks, task_notes
 from tests.fakes import fake_modalities
 
 
@@ -39,6 +39,14 @@ def test_a_task_goes_without_a_lacking_target_and_is_left_out_without_any():
     assert [(task.name, task.targets, sorted(task.options)) for task in found] == [("one", ["b"], ["b"])]
     assert [note for note in notes if "'gone'" in note]
     assert [note for note in notes if "'two' is left out" in note]
+
+
+def test_what_tasks_will_go_without_is_known_before_training():
+    wanted = tasks({"name": "one", "inputs": ["a"], "targets": ["bb", "b"]})
+    assert task_notes(wanted, fake_modalities()) == [
+        "evaluate.tasks: task 'one' goes without its target 'bb': not in the model"
+    ]
+    assert task_notes([], fake_modalities()) == []
 
 
 def test_a_picture_is_shown_as_pixels_unless_its_rest_is_asked_for():

@@ -32,6 +32,13 @@ def encoder(model):
     return Encoder(model)
 
 
+def test_an_encoder_is_one_line_to_print(encoder):
+    assert repr(encoder).startswith(
+        f"<Encoder: {len(encoder.network.encoder)} blocks, {encoder.num_features} features, on"
+    )
+    assert "\n" not in repr(encoder)
+
+
 @pytest.mark.parametrize(("dtype", "of_tokens", "of_samples"), [("float64", 1e-12, 1e-12), ("float32", 1e-5, 1e-6)])
 def test_features_of_a_sample_do_not_depend_on_its_batch(encoder, dtype, of_tokens, of_samples):
     encoder.to(getattr(torch, dtype))

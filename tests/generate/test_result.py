@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from fourm_engine.generate.given import Condition, Ids
 from fourm_engine.generate.result import Generated, Results
 
 
@@ -29,6 +31,20 @@ def test_what_generate_returns_shows_itself(model):
     assert isinstance(results, Results)
     assert repr(results).startswith("<Results: <Generated 'words': ")
     assert "<b>words</b>" in results._repr_html_()
+
+
+def test_a_misspelt_target_of_a_result_is_named_with_the_right_one(model):
+    results = model.generate({}, ["words"])
+    with pytest.raises(KeyError, match="'word' was not generated; did you mean 'words'"):
+        results["word"]
+    assert results.get("word") is None
+
+
+def test_inputs_are_short_to_print():
+    keep = np.ones((64, 64), bool)
+    assert repr(Condition("a.png", weight=2.0)) == "Condition(value='a.png', weight=2.0)"
+    assert repr(Condition(np.zeros((64, 64)), keep=keep)) == "Condition(value=float64 (64, 64), keep=bool (64, 64))"
+    assert len(repr(Ids(range(1000)))) < 60
 
 
 def test_a_model_and_its_parts_say_what_they_are(model):
