@@ -118,7 +118,7 @@ def main() -> None:
             signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         app()
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if os.environ.get("FOURM_TRACEBACK") or (line := out_of_memory(error, sys.argv[1:])) is None:
             raise
         print(f"fourm: error: {line}", file=sys.stderr)

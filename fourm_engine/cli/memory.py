@@ -23,12 +23,17 @@ REMEDIES = {
 ELSEWHERE = "close what else uses its memory, or choose another device (CUDA_VISIBLE_DEVICES; '' for the CPU)"
 
 
-def out_of_memory(error: RuntimeError, arguments: list[str]) -> str | None:
+def out_of_memory(error: RuntimeError | MemoryError, arguments: list[str]) -> str | None:
     """The line for a command with these `arguments`; None where the error is another one. Imports no torch."""
     torch, text = sys.modules.get("torch"), str(error)
     on_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)
-    if not on_gpu and "DefaultCPUAllocator: can't allocate memory" not in text:
+    if isinstance(error, MemoryError):
+        said = f"out of memory: {text}".rstrip(": ")
+    elif on_gpu:
+        said = ". ".join(text.split(". ")[:3])
+    elif "DefaultCPUAllocator: can't allocate memory" in text:
+        said = "out of memory" + text.rpartition("can't allocate memory")[2]
+    else:
         return None
-    said = ". ".join(text.split(". ")[:3]) if on_gpu else "out of memory" + text.rpartition("can't allocate memory")[2]
     remedy = REMEDIES.get(arguments[0], ELSEWHERE)
     return f"{said.strip().rstrip('.')}; {remedy if on_gpu else remedy.removesuffix(_ON_CPU)}"

@@ -46,7 +46,8 @@ class SharedMean:
                 return cls(together(lambda: [_mapped(*one, numbers=numbers, dtype=dtype) for one in every]))
             finally:
                 os.close(handle)  # the memory lasts as long as it is mapped
-        except (OSError, RuntimeError, OtherProcess) as error:
+        # AttributeError: a Python that was built for an older Linux has no memfd_create.
+        except (OSError, RuntimeError, AttributeError, OtherProcess) as error:
             if rank() == 0:
                 print(f"no memory to share; gradients take the slower way: {describe(error)}", file=sys.stderr)
             return None

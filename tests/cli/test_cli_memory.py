@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -44,6 +45,17 @@ def test_memory_that_a_cpu_lacks_is_told_alike():
     assert "tried to allocate 4000000000000000 bytes" in line
     assert memory.ELSEWHERE in line
     assert memory.out_of_memory(raised.value, ["generate"]).endswith("; lower --batch-size")
+
+
+def test_so_is_memory_that_arrays_and_lists_lack(monkeypatch, capsys):
+    with pytest.raises(MemoryError) as raised:
+        np.empty(10**17)
+    for error in (raised.value, MemoryError()):
+        code, said = run(error, "train", monkeypatch, capsys)
+        assert code == 1
+        assert said.startswith("fourm: error: out of memory")
+        assert memory.REMEDIES["train"] in said
+    assert "out of memory; raise" in said
 
 
 def test_any_other_error_is_a_bug_with_its_traceback(monkeypatch, capsys):

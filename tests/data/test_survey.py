@@ -183,7 +183,7 @@ def test_a_folder_without_usable_data_is_refused_in_one_line(tmp_path, make, say
     make(tmp_path / "data")
     with pytest.raises(ValueError, match=r"^[^\n]+$") as raised:
         look(tmp_path / "data")
-    assert says in str(raised.value)
+    assert str(raised.value).count(says) == 1
     assert str(tmp_path / "data") in str(raised.value)
 
 

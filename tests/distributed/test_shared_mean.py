@@ -24,7 +24,7 @@ def _unseen(path):
 def _work(rank, world, folder, results, changes):
     os.environ["LOCAL_WORLD_SIZE"] = str(world)
     for name, function in changes.get(rank, {}).items():
-        setattr(os, name, function)
+        setattr(os, name, function) if function else delattr(os, name)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     before = len(os.listdir("/proc/self/fd"))
     with redirect_stderr(StringIO()) as said:
@@ -76,6 +76,12 @@ def test_where_one_has_no_room_none_shares_and_the_first_says_so(processes):
         0: "no memory to share; gradients take the slower way: rank 1: No space left on device\n",
         1: "",
     }
+
+
+def test_a_python_without_such_memory_takes_the_slower_way(processes):
+    said = processes(2, rank_0={"memfd_create": None}, rank_1={"memfd_create": None})
+    assert "memfd_create" in said[0]
+    assert said[1] == ""
 
 
 def test_where_one_does_not_see_the_others_none_shares(processes):

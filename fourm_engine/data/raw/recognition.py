@@ -212,7 +212,9 @@ class Recogniser:
                 break
         if number == MANY or not some:
             for (what, remedy), files in hollow.items():
-                self.notes.append(f"{len(files)} of the files looked at {what}, such as {files[0]}; {remedy}")
+                note = f"{len(files)} of the files looked at {what}, such as {files[0]}; {remedy}"
+                if note not in self.notes:  # a folder without usable files is read at each size
+                    self.notes.append(note)
         if number == MANY:
             self._read = source, some
         return some
