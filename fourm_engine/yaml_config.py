@@ -27,6 +27,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if path.is_dir():
         remedy = f"its config is {path / 'config.yaml'}" if (path / "config.yaml").is_file() else "name a YAML config"
         raise ConfigError(f"{path}: is a folder; {remedy}")
+    if (remote := re.match(r"[\w+.-]+:/", str(path))) and not path.exists():
+        raise ConfigError(f"{remote[0]}/…: a config is a local file; download it")  # the rest may hold a password
     if not path.is_file():
         raise ConfigError(f"{path}: no such config file")
     if path.stat().st_size > MAX_CONFIG_BYTES:

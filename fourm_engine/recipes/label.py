@@ -83,6 +83,8 @@ def label(
             roots.setdefault(str(folder), (folder, modalities | dict(readers)))
     if not roots:
         raise ValueError("data.train is not set: name the folder to label")
+    if out is not None and any(out.resolve() == Path(root).resolve() for root in roots):
+        raise ValueError(f"--out {out}: the data's folder, where labels go without it; leave it out")
     outs = _outs([root for root, _ in roots.values()], out)
     done = []
     for step in steps:

@@ -78,11 +78,13 @@ def test_files_that_the_modality_of_their_folder_cannot_read_are_no_other_s(tmp_
     (tmp_path / "captions/0.json").write_text('{"caption": "a ball"}')
     notes = "\n".join(look(tmp_path).notes)
     assert read(tmp_path) == {"rgb": ("pictures", 3), "rgb@pixels": ("pictures", 3)}
-    assert "depth/ is not read: it is called as depth, which cannot read it: depth needs a picture of 16 bits" in notes
-    assert "masks/ is not read: it is called as semseg, which cannot read it: a map has one channel" in notes
-    assert "captions/ is not read: it is called as caption, which cannot read it: it reads .txt, not .json" in notes
+    assert "depth/ is not read: it is named after depth, which cannot read it: depth needs a picture of 16" in notes
+    assert "masks/ is not read: it is named after semseg, which cannot read it: a map has one channel" in notes
+    assert "captions/ is not read: it is named after caption, which cannot read it: it reads .txt, not .json" in notes
     put_png(tmp_path / "alone", "depth", *grey)
-    with pytest.raises(ValueError, match=r"recognises what is there \(depth/\); depth/ is not read: it is called as d"):
+    with pytest.raises(
+        ValueError, match=r"recognises what is there \(depth/\); depth/ is not read: it is named after "
+    ):
         look(tmp_path / "alone")
 
 
@@ -279,7 +281,7 @@ def test_of_two_plugins_the_surer_one_reads_a_folder_and_the_other_is_told(tmp_p
         ("rgb", ("fog",)),
         ("rgb@pixels", ()),
     ]
-    (tmp_path / "data/images").rename(tmp_path / "data/fog")  # now it is called as the other
+    (tmp_path / "data/images").rename(tmp_path / "data/fog")  # now it is named after the other
     assert [(one.name, one.rivals) for one in look(tmp_path / "data").matches] == [("fog", ("rgb", "rgb@pixels"))]
 
 

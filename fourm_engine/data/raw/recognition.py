@@ -32,7 +32,7 @@ from fourm_plugins.recognition import Recognised, contents
 FEW, MANY = 16, 200
 #: Bytes of the files of the latter, at most.
 MAX_READ = 128 << 20
-#: What the score counts in a folder that is not called as the plugin's data, so that a name outweighs any content; the
+#: What the score counts in a folder that is not named after the plugin, so that a name outweighs any content; the
 #: least that is a recognition; what a second plugin needs of the first one's to be told of.
 UNNAMED, LEAST, CLOSE = 0.6, 0.3, 0.56
 #: Share of the samples of a folder for which a plugin must have files: of others' files a few may fit by accident.
@@ -128,7 +128,7 @@ class Recogniser:
         """Why no plugin reads a folder."""
         where = f"{shown(source)}/ is not read: "
         if (refusal := self.refusal(source)) is not None:
-            return f"{where}it is called as {refusal[0]}, which cannot read it: {refusal[1]}; or rename the folder"
+            return f"{where}it is named after {refusal[0]}, which cannot read it: {refusal[1]}; or rename the folder"
         samples = self._some(source, FEW)
         if said := next((a.what for n in self.classes if (a := self._ask(n, source, samples)) and a.score < LEAST), ""):
             return where + said
@@ -180,7 +180,7 @@ class Recogniser:
         return sorted(matches, key=lambda f: (f.source, f.modality.spec.continuous, f.name))
 
     def _anothers(self, made: Match) -> bool:
-        """Whether a folder is called as another plugin's data, which refuses these very files, or is the second one of
+        """Whether a folder is named after another plugin, which refuses these very files, or is the second one of
         this plugin: the name is right, and the files are what has to change."""
         if self.named(made.plugin.name, made.source) or (refusal := self.refusal(made.source)) is None:
             return False
@@ -188,7 +188,7 @@ class Recogniser:
         return made.name != made.plugin.name or bool(extensions & set(made.modality.spec.extensions))
 
     def named(self, plugin: str, source: str) -> bool:
-        """Whether a folder is called as the data of a plugin."""
+        """Whether a folder is named after a plugin."""
         where = self.root.resolve().name if source == "." else source
         return bool(_words(where) & _words(" ".join((plugin.partition("@")[0], *self.classes[plugin].folders))))
 
@@ -232,7 +232,7 @@ class Recogniser:
         return None
 
     def _make(self, answer: Answer, source: str, *, taken: set[str]) -> Match | None:
-        """The modality of a folder, called as its plugin, or where that is taken `plugin@folder`; None, with a note,
+        """The modality of a folder, named after its plugin, or where that is taken `plugin@folder`; None, with a note,
         where that cannot be."""
         called, plugin = answer.plugin, self.manager.find("modality", answer.plugin)
         if called in taken:

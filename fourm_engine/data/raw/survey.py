@@ -195,7 +195,7 @@ def _inside_out(source: str, names: Iterable[str], recogniser: Recogniser) -> st
 
 
 def _called(folders: Iterable[str], recogniser: Recogniser) -> bool:
-    """Whether a folder is called as the data of a plugin."""
+    """Whether a folder is named after a plugin."""
     return any(recogniser.named(plugin, folder) for folder in folders for plugin in recogniser.classes)
 
 

@@ -99,7 +99,7 @@ def _tables(folder: Path) -> list[Path]:
 
 
 def _reader(column: str, recogniser: Recogniser) -> str | None:
-    """The plugin of texts that a column is called as."""
+    """The plugin of texts that a column is named after."""
     readers = (name for name, cls in recogniser.classes.items() if _reads_text(cls))
     return next((name for name in readers if recogniser.named(name, column)), None)
 
