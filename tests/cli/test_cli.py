@@ -65,7 +65,7 @@ def test_listing_imports_neither_torch_nor_a_plugin():
         (("tokenize", "nowhere.yaml"), "nowhere.yaml: no such config file"),
         (("tokenizer", "fit", "nowhere.yaml"), "nowhere.yaml: no such config file"),
         (("label", "nowhere.yaml", "--from", "a", "--to", "b"), "nowhere.yaml: no such config file"),
-        (("train", "https://user:secret@host/x"), "error: https:/…: a config is a local file; download it"),
+        (("train", "https://user:secret@host/x"), "https://…: a config is a local file; download it"),
     ],
 )
 def test_an_error_is_one_line_without_a_traceback(arguments, message):

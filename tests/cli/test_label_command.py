@@ -98,7 +98,7 @@ def test_what_cannot_be_labelled_is_one_line_before_anything_is_written(photogra
         (["--to", "depth", "--model", models["semseg"]], "cannot be used as a depth model"),
         (["--to", "depth,semseg", "--model", models["depth"]], "expected TARGET=NAME"),
         (["--to", "depth", "--option", "normal.fov=3"], "normal is not among --to"),
-        (["--to", "depth", "--model", models["depth"], "--out", photographs], "the data's folder"),
+        (["--to", "depth", "--model", models["depth"], "--out", photographs.parent / "photos"], "the data's folder"),
     ):
         with pytest.raises(ValueError, match=message):
             fourm("label", photographs, "--from", "rgb", *arguments)
