@@ -100,9 +100,10 @@ def build(name: str, size: str, samples: Samples, batches: list[Batch], device: 
 def draw(model: Transformer) -> None:
     """Weights of the right size, drawn on the device: quicker than the model's, and equal for all variants."""
     for name, parameter in model.named_parameters():
-        parameter.normal_(std=0.02) if parameter.ndim > 1 else parameter.fill_(
-            float("norm" in name and "weight" in name)
-        )
+        if parameter.ndim > 1:
+            parameter.normal_(std=0.02)
+        else:
+            parameter.fill_(1.0 if name.endswith("weight") else 0.0)
     model.tabulate()
 
 

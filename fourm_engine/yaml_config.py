@@ -50,8 +50,8 @@ def _reason(error: yaml.YAMLError) -> str:
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return " ".join(str(error).split())
     problem = (error.problem or "unreadable").replace("'<stream end>'", "the end of the text")
-    while_ = f" ({error.context})" if error.context else ""
-    return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {problem}{while_}"
+    context = f" ({error.context})" if error.context else ""
+    return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {problem}{context}"
 
 
 class _Loader(yaml.SafeLoader):

@@ -74,7 +74,7 @@ def tiled(
         inputs: one picture or map of the target's alignment, and what every tile is given beside it (a text).
         target: a picture or map that the model generates.
         overlap: of tokens of the target, from 0 to half of the shorter side of its grid.
-        seed: tile i, counted row by row, has `seed` + i.
+        seed: where tokens are drawn, tile i, counted row by row, has `seed` + i.
         batch_size: tiles that run at a time.
         options: those of `FourM.generate`, except those that are for several samples.
 

@@ -18,9 +18,9 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from fourm_engine.nn.config import Checkpointing
 
 _ATEN = torch.ops.aten
-#: Operations whose results "selective" keeps: matrix products and attention, which take nearly all the time.
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution")
 _KERNELS = ("flash_attention", "efficient_attention", "cudnn_attention", "flash_attention_for_cpu")
+#: Operations whose results "selective" keeps: matrix products and attention, which take nearly all the time.
 _KEPT = frozenset(
     getattr(_ATEN, name).default
     for name in (*_PRODUCTS, *(f"_scaled_dot_product_{kernel}" for kernel in _KERNELS))

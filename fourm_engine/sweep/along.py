@@ -30,10 +30,12 @@ def check_along(key: str, trials: Iterable[Trial]) -> None:
     varied = {name for name, values in numbers.items() if len(values) > 1 and name not in _OF_TRIALS}
     if key not in varied:
         values = numbers.get(key, set())
-        same = f"is {min(values)} in all tasks" if len(values) == 1 else "is no number in the config of a task"
-        same = "tells trials apart, not tasks" if key in _OF_TRIALS else same
+        if key in _OF_TRIALS:
+            why = "tells trials apart, not tasks"
+        else:
+            why = f"is {min(values)} in all tasks" if len(values) == 1 else "is no number in the config of a task"
         remedy = did_you_mean(key, varied, otherwise="numbers in which tasks differ:")
-        raise ValueError(f"along: {key} {same}; {remedy}")
+        raise ValueError(f"along: {key} {why}; {remedy}")
 
 
 def along(key: str, trials: Iterable[Trial], folder: SweepFolder) -> list[Results]:

@@ -299,11 +299,9 @@ def _settings_for(ids: Sequence[int], files: int) -> dict[str, tuple[Any, str]]:
     if _sparse(kept):
         why = f"ids {seen}, of {counted(len(kept), 'class', 'classes')} 0 to {len(kept) - 1}"
         settings["file_ids"] = (list(kept), f"{why}; files with others are left out")
-    settings["num_classes"] = (
-        (len(kept), "as many")
-        if settings
-        else (last + 1, f"ids up to {last} {seen}; files with a larger one are left out")
-    )
+        settings["num_classes"] = (len(kept), "as many")
+    else:
+        settings["num_classes"] = (last + 1, f"ids up to {last} {seen}; files with a larger one are left out")
     if void is not None:
         settings["ignore"] = (void, "this id means: no class here")
     elif last >= 255:

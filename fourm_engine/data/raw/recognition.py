@@ -117,8 +117,8 @@ class Recogniser:
         return sorted((a for a in answers if a.score >= LEAST), key=lambda a: (-a.score, a.plugin))
 
     def refusal(self, source: str) -> tuple[str, str] | None:
-        """The plugin as whose data a folder is called, and why it cannot read the files; None where the name says
-        nothing, or a plugin that it names can read them."""
+        """The plugin that a folder is named after, and why it cannot read the files; None if the name says nothing, or
+        a plugin that it names can read them."""
         named, samples = [name for name in self.classes if self.named(name, source)], self._some(source, FEW)
         if source == "." or any((a := self._ask(name, source, samples)) and a.score >= LEAST for name in named):
             return None
