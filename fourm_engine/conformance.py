@@ -22,8 +22,8 @@ from torch import Tensor
 from fourm_engine.batch import collate
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.data.store import MemoryStore
-from fourm_engine.fit import fit_network
 from fourm_engine.fit.config import FitConfig
+from fourm_engine.fit.fitting import fit_network
 from fourm_engine.generate.given import Ids
 from fourm_engine.masking.budgets import Budgets
 from fourm_engine.masking.config import MaskingConfig

@@ -90,7 +90,7 @@ class Tokenizer(ABC):
     def fit(self, arrays: Callable[[], Iterable[Any]]) -> dict[str, float]:
         """Learn from the training arrays; each call of `arrays` starts a fresh pass. Returns figures to report, {} if
         there is nothing to learn. The engine's networks raise ValueError, since the trainer fits them: use `fourm
-        tokenizer fit` or `fourm_engine.fit.fit_network(tokenizer, arrays)`."""
+        tokenizer fit` or `fourm_engine.fit.fitting.fit_network(tokenizer, arrays)`."""
 
     @abstractmethod
     def encode(self, arrays: Sequence[Any]) -> list[Int[np.ndarray, " tokens"]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -76,6 +77,7 @@ def check(
     duplicated, leaked or misaligned. Exit code 1 if training would stop or lose data."""
     from fourm_engine.data.raw.root import is_pattern
     from fourm_engine.evaluate.data_report import write_report
+    from fourm_engine.files import write_atomically
     from fourm_engine.recipes import data_check as recipe
     from fourm_engine.recipes.config import load_config
     from fourm_engine.recipes.tell import warn
@@ -94,7 +96,7 @@ def check(
         result = recipe.check_config(load_config(path, overrides or [], needed=()), read, tell=warn)
     print_check(result)
     if json_file is not None:
-        recipe.write_json(json_file, result)
+        write_atomically(json_file, json.dumps(result.to_json(), indent=1, ensure_ascii=False) + "\n")
         print(json_file)
     for path in write_report(report, result, title=f"Data check of {source}") if report is not None else ():
         print(path)
@@ -140,14 +142,16 @@ def show(
 ) -> None:
     """Show one sample as a run sees it: the crop, the model's view, the decoded tokens, and the mask of input and
     target tokens."""
-    from fourm_engine.recipes import data_show as recipe
+    from fourm_engine.drawing import png
+    from fourm_engine.files import write_atomically
     from fourm_engine.recipes.config import load_config
+    from fourm_engine.recipes.data_show import show as recipe
 
     if out is not None and out.suffix.lower() != ".png":
         raise ValueError(f"--out {out}: the sheet is a .png; change the extension")
-    sample = recipe.show(load_config(config, overrides or [], needed=()), name, view=view, epoch=epoch, seed=seed)
+    sample = recipe(load_config(config, overrides or [], needed=()), name, view=view, epoch=epoch, seed=seed)
     for line in sample.lines():
         print(line)
     if out is not None:
-        recipe.write_sheet(out, sample)
+        write_atomically(out, png(sample.picture()))
         print(out)

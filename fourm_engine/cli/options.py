@@ -27,15 +27,13 @@ Given = Annotated[
 Seed = Annotated[int, typer.Option(help="Seed of all draws; same seed, same result.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: a GPU if there is one.")]
 Tokenizers = Annotated[list[str] | None, typer.Option(help="MODALITY=SOURCE of a tokenizer it lacks; repeatable.")]
-#: Prefix of values that are text, whatever they look like.
-TEXT = "text:"
 
 
 def values(option: str, texts: Iterable[str] | None) -> dict[str, Any]:
     """{name: path, words, JSON, or `Typed` words}, from NAME=…"""
     parts = pairs(option, texts, "NAME=FILE, NAME=words, NAME=JSON or NAME=text:words")
 
-    from fourm_engine.generate import Typed
+    from fourm_engine.generate.given import TEXT, Typed
 
     return {name: Typed(text[len(TEXT) :]) if text.startswith(TEXT) else text for name, text in parts.items()}
 

@@ -6,7 +6,6 @@ layouts, all modalities and tokenizers that the exported model will have, and th
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +33,6 @@ from fourm_engine.weights import Read
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.suggest import did_you_mean
 from fourm_plugins.tokenizer import Tokenizer
-
-log = logging.getLogger(__name__)
 
 #: Of the model's shape, what may be more than in the model that a run starts from.
 GROWING = ("encoder_blocks", "decoder_blocks", "registers")

@@ -12,6 +12,9 @@ import numpy as np
 from fourm_engine.generate.masks import weights_of
 from fourm_plugins.inputs import as_array, describe, is_picture
 
+#: Prefix of words on the command line, and in files of inputs, that are `Typed`.
+TEXT = "text:"
+
 
 class Ids:
     """Token ids of one modality, instead of its value: `Ids(out[name].tokens)`.

@@ -24,7 +24,6 @@ class Prepared:
     """Samples in the order of their seeds: each input `n_samples` times."""
 
     targets: list[str]
-    n_samples: int
     samples: list[Sample]
     plans: list[list[Stage]]
     seeds: list[int]
@@ -101,7 +100,7 @@ def prepare(
         )
     repeated = [(*both, plan) for both, plan in zip(read, plans, strict=True) for _ in range(n_samples)]
     samples, shown_names, all_plans = (list(column) for column in zip(*repeated)) if repeated else ([], [], [])
-    return Prepared(targets, n_samples, samples, all_plans, seeds, shown_names, remarks)
+    return Prepared(targets, samples, all_plans, seeds, shown_names, remarks)
 
 
 def _chosen(

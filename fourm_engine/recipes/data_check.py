@@ -24,7 +24,6 @@ from fourm_engine.data.sets import data_sets
 from fourm_engine.data.splits import SPLITS, Split, read_split
 from fourm_engine.data.tokens.indexing import has_tokens
 from fourm_engine.data.views import ViewDrawer
-from fourm_engine.files import write_atomically
 from fourm_engine.modalities import Modalities, ModalitiesConfig, load_manager, load_modalities
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.tell import Progress, Tell, say
@@ -119,10 +118,6 @@ def check_folder(
     check = read.check(_parts(there, findings), modalities, tell)
     check.findings += findings
     return check
-
-
-def write_json(path: Path, check: DataCheck) -> None:
-    write_atomically(path, json.dumps(check.to_json(), indent=1, ensure_ascii=False) + "\n")
 
 
 def settings_of(overrides: Sequence[str]) -> ModalitiesConfig:

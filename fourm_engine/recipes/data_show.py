@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,8 @@ from fourm_engine.data.raw.names import shown
 from fourm_engine.data.sets import DataSet, data_sets
 from fourm_engine.data.splits import samples_of
 from fourm_engine.data.views import DrawnViews, SampleViews, ViewDrawer, view_of
-from fourm_engine.drawing import png
 from fourm_engine.evaluate.masks import counts, in_words, overlay, spans, states
 from fourm_engine.evaluate.sample_sheet import ShownModality, ShownSample
-from fourm_engine.files import write_atomically
 from fourm_engine.modalities import Modalities, activate_kinds, load_manager
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.drawing_samples import Drawing
@@ -229,8 +226,3 @@ def _no_sample(name: str, known: Collection[str]) -> ValueError:
     near = [repr(shown(one)) for one in nearest_few(name, known) or sorted(known)[:1]]
     some = f"the nearest {'is' if len(near) == 1 else 'are'} {', '.join(near)}" if near else "which have none"
     return ValueError(f"no sample {shown(name)!r} in data.train or data.val; {some}")
-
-
-def write_sheet(path: Path, sample: ShownSample) -> None:
-    """Write the sheet of a sample as PNG. Raises CannotWrite."""
-    write_atomically(path, png(sample.picture()))

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from fourm_engine.features.encoder import digest_weights
 from fourm_engine.files import read_object, write_atomically, writing
 from fourm_engine.generate.guidance import Guides
 from fourm_engine.identity import Difference, compare, refuse
@@ -30,9 +30,7 @@ def digest_of_model(model: Guides) -> str:
     identity = {name: modality.identity() for name, modality in sorted(model.modalities.items())}
     tokenizers = {name: tokenizer.fingerprint for name, tokenizer in sorted(model.tokenizers.items())}
     digest = hashlib.sha256(json.dumps([identity, tokenizers], sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.network.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    digest_weights(model.network, digest)
     return digest.hexdigest()[:16]
 
 
@@ -76,22 +74,22 @@ class Record:
     def stamp_is(self, name: str, stamp: str) -> bool:
         """Whether a sample was generated from files with this stamp."""
         row = self._row(name)
-        return row is not None and int(row[1]) == _hash(stamp)
+        return row is not None and int(row[1]) == hash_of(stamp)
 
     def input_is(self, name: str, digest: str) -> bool:
         """Whether a sample was generated from this content."""
         row = self._row(name)
-        return row is not None and int(row[2]) == _hash(digest)
+        return row is not None and int(row[2]) == hash_of(digest)
 
     def add(self, name: str, *, seed: int, stamp: str, digest: str) -> None:
         """Note that all files of a sample are whole."""
-        line = {"name": name, "seed": seed, "stamp": f"{_hash(stamp):016x}", "input": f"{_hash(digest):016x}"}
+        line = {"name": name, "seed": seed, "stamp": f"{hash_of(stamp):016x}", "input": f"{hash_of(digest):016x}"}
         with writing(self._path), open(self._path, "ab") as file:
             file.write(json.dumps(line).encode() + b"\n")
 
     def _row(self, name: str) -> np.ndarray | None:
-        at = int(np.searchsorted(self._known[:, 0], np.uint64(_hash(name))))
-        return self._known[at] if at < len(self._known) and int(self._known[at, 0]) == _hash(name) else None
+        at = int(np.searchsorted(self._known[:, 0], np.uint64(hash_of(name))))
+        return self._known[at] if at < len(self._known) and int(self._known[at, 0]) == hash_of(name) else None
 
 
 def _rows(path: Path) -> Iterable[tuple[int, int, int]]:
@@ -101,10 +99,10 @@ def _rows(path: Path) -> Iterable[tuple[int, int, int]]:
         for line in iter(lambda: file.readline(MAX_LINE), b""):
             try:
                 entry = json.loads(line)
-                yield _hash(str(entry["name"])), int(entry["stamp"], 16), int(entry["input"], 16)
+                yield hash_of(str(entry["name"])), int(entry["stamp"], 16), int(entry["input"], 16)
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue
 
 
-def _hash(text: str) -> int:
+def hash_of(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")

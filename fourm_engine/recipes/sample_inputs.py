@@ -6,7 +6,6 @@ holds only the names; for an indexed data set, or lines, a few bytes per sample.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from array import array
@@ -22,15 +21,14 @@ from fourm_engine.data.names_table import LazyNames, Names
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.names import is_litter, plain, shown
 from fourm_engine.data.raw.source import Source, open_source
-from fourm_engine.generate.given import Typed
+from fourm_engine.generate.given import TEXT, Typed
+from fourm_engine.recipes.generated_record import hash_of
 from fourm_plugins.counting import counted
 from fourm_plugins.inputs import looks_like_path
 from fourm_plugins.modality import Modality
 
 #: Bytes of a line and of a sample's name; file systems take 255 for a name with its extension.
 MAX_LINE, MAX_NAME = 1 << 20, 200
-#: Prefix of literal text, whatever it looks like.
-TEXT = "text:"
 _RESERVED = ("name", "seed")
 _Find = Callable[[str], Modality]
 
@@ -165,7 +163,7 @@ class LineInputs:
                         self._extensions[key] = modality.spec.extensions, modality.typed
                     begins.append(at)
                     lines.append(number)
-                    hashed.append(_hash(name))
+                    hashed.append(hash_of(name))
                 at += len(line)
         if not begins:
             raise ValueError(f'{self.path}: no lines; write one per sample, {{"NAME": "FILE or words", …}}')
@@ -210,7 +208,7 @@ class LineInputs:
         return f"{shown(self.path)}, line {number}"
 
     def _row(self, name: str) -> int:
-        return int(self._order[np.searchsorted(self._hashes, np.uint64(_hash(name)))])
+        return int(self._order[np.searchsorted(self._hashes, np.uint64(hash_of(name)))])
 
     def _line(self, row: int) -> bytes:
         with open(self.path, "rb") as file:
@@ -276,7 +274,3 @@ def describe(inputs: SampleInputs) -> str:
     """A summary such as "12 samples (3 more lack an input)"."""
     more = f" ({inputs.lacking} more {'lacks' if inputs.lacking == 1 else 'lack'} an input)" if inputs.lacking else ""
     return counted(len(inputs.names), "sample") + more
-
-
-def _hash(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8], "little")

@@ -173,7 +173,7 @@ class NeuralTokenizer(Tokenizer):
         """Raises ValueError: networks are trained by the trainer, which tokenizers do not import."""
         raise ValueError(
             f"{self.spec.name}: a tokenizer of kind {self.kind!r} is a network; fit it with `fourm tokenizer fit`, or "
-            f"in Python with fourm_engine.fit.fit_network(tokenizer, arrays)"
+            f"in Python with fourm_engine.fit.fitting.fit_network(tokenizer, arrays)"
         )
 
     def state(self, *, copy: bool = True) -> dict[str, Tensor]:

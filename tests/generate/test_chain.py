@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from fourm_engine.generate import Stage, default_plan
 from fourm_engine.generate.chain import choose_chain, read_nats
+from fourm_engine.generate.plan import Stage, default_plan
 from tests.generate.toys import modalities, picture
 
 COLOUR = {"colour": picture()}

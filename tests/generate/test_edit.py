@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from fourm_engine.cli.edit import edit as command
-from fourm_engine.generate import Condition
+from fourm_engine.generate.given import Condition
 from fourm_engine.generate.shown import without_halo
 from tests.generate.toys import heights, picture
 

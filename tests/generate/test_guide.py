@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fourm_engine.generate import Stage
 from fourm_engine.generate.cached import Cached
 from fourm_engine.generate.guidance import Guide, plain
+from fourm_engine.generate.plan import Stage
 from fourm_engine.modalities import Modalities
 from fourm_engine.model import FourM
 from fourm_plugins.manager import PluginManager

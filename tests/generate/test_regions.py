@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from fourm_engine.generate import Condition, Stage
-from fourm_engine.generate.given import Ids
+from fourm_engine.generate.given import Condition, Ids
+from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.shown import Region, Sample
 from tests.generate.test_sampler import grid_logits, sample, sampler  # noqa: F401 (a fixture)
 from tests.generate.toys import picture

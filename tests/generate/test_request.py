@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from fourm_engine.generate import Condition, Stage, default_plan
-from fourm_engine.generate.given import Ids
+from fourm_engine.generate.given import Condition, Ids
+from fourm_engine.generate.plan import Stage, default_plan
 from fourm_engine.model import FourM
 from fourm_plugins.view import View
 from tests.generate.toys import heights, modalities, picture

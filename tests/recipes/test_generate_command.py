@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fourm_engine.cli import app
-from fourm_engine.generate import Condition
+from fourm_engine.generate.given import Condition
 from fourm_engine.generate.guidance import Guide
 from fourm_engine.generate.tiles import tiled
 from fourm_engine.model import FourM

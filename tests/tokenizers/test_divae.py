@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fourm_engine.fit import fit_network
 from fourm_engine.fit.config import FitConfig
+from fourm_engine.fit.fitting import fit_network
 from fourm_engine.tokenizers.divae import LOSS, DiVAETokenizer
 from fourm_engine.tokenizers.store import load_tokenizer, save_tokenizer
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fourm_engine.fit import fit_network
 from fourm_engine.fit.config import FitConfig
+from fourm_engine.fit.fitting import fit_network
 from fourm_engine.tokenizers.mlp import MLPTokenizer
 from fourm_plugins import ClassMap, FeatureVector, Grid, ModalitySpec, TokenizerRecipe, TokenSpace, Vector
 

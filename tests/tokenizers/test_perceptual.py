@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fourm_engine.fit import fit_network
 from fourm_engine.fit.config import FitConfig
+from fourm_engine.fit.fitting import fit_network
 from fourm_engine.tokenizers.perceptual import Perceptual, PerceptualSettings
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer
 from tests.grids import SIZE, SMALL, features, map_spec, ramps

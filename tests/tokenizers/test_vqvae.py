@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from fourm_engine.fit import fit_network
 from fourm_engine.fit.config import FitConfig
+from fourm_engine.fit.fitting import fit_network
 from fourm_engine.tokenizers.losses import LOSSES, loss_weights
 from fourm_engine.tokenizers.vit import CodecSettings, DecoderSettings, ViTDecoder, ViTEncoder
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer

@@ -11,9 +11,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, NamedTuple
-
-from pydantic import StringConstraints
+from typing import NamedTuple
 
 from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.names import shown
@@ -21,8 +19,6 @@ from fourm_engine.storage.location import Location, Readable
 from fourm_engine.storage.url import scheme_of
 
 PIPE = "pipe:"
-#: A command, as it is written: a path would lose its double slashes.
-Pipe = Annotated[str, StringConstraints(pattern=f"^{PIPE}")]
 #: Paths that a pattern may stand for.
 MAX_SHARDS = 1_000_000
 _GROUP = re.compile(r"\{([^{}]*)\}")
