@@ -119,7 +119,7 @@ def keep_memory() -> None:
             mallopt(parameter, value)
 
 
-def quickest(most: int, *, width: int, rounds: int = 3) -> int:
+def quickest(most: int, *, width: int) -> int:
     """The number of threads, of 1, 2, 4, … up to `most`, from which on more are not at least a tenth quicker: the
     forward and backward pass of a transformer's MLP on activations of that width."""
     import torch
@@ -147,7 +147,7 @@ def quickest(most: int, *, width: int, rounds: int = 3) -> int:
         while best < most:
             more = min(2 * best, most)
             few = many = 0.0
-            for _ in range(rounds):
+            for _ in range(3):
                 few, many = few + seconds(best), many + seconds(more)
                 if many > 0.9 * few:  # at the first sign of waiting: on a busy machine measuring is slow, too
                     return best

@@ -155,14 +155,12 @@ class Cell:
     caption: str = ""
 
 
-def sheet(
-    rows: Sequence[tuple[str, Sequence[Cell | None]]], *, title: Sequence[str] = (), cell: int = 192, margin: int = 8
-) -> Image:
+def sheet(rows: Sequence[tuple[str, Sequence[Cell | None]]], *, title: Sequence[str] = (), cell: int = 192) -> Image:
     """rows: (label, cells); a row is as tall as its tallest cell. `title`: lines above."""
     from PIL import Image as pil
     from PIL import ImageDraw
 
-    letters, small, line = font(13), font(11), 15
+    letters, small, line, margin = font(13), font(11), 15, 8
     label_width = 14 + max((round(letters.getlength(label)) for label, _ in rows), default=0)
     columns = max((len(cells) for _, cells in rows), default=0)
     width = max(

@@ -263,9 +263,10 @@ def stack(values: Sequence[Shaped[np.ndarray, ...]]) -> Shaped[np.ndarray, "n ..
     return np.stack(values)
 
 
-def example_regions(n: int, seed: int, *, height: int = 48, width: int = 64) -> list[UInt8[np.ndarray, "height width"]]:
+def example_regions(n: int, seed: int) -> list[UInt8[np.ndarray, "48 64"]]:
     """`n` maps of region ids for example samples: 0 is the ground, 1 to 3 are overlapping discs and rectangles. Plugins
     that draw from these have aligned examples."""
+    height, width = 48, 64
     y, x = np.mgrid[:height, :width]
     maps = []
     for index in range(n):

@@ -34,21 +34,21 @@ class Key:
 Legend = Scale | Key
 
 
-def round_numbers(low: float, high: float, *, log: bool = False, most: int = 6) -> list[float]:
-    """At most `most` round numbers in [low, high], evenly spaced; or, for `log`, of the series 1, 2, 5, 10, … as many
+def round_numbers(low: float, high: float, *, log: bool = False) -> list[float]:
+    """At most six round numbers in [low, high], evenly spaced; or, for `log`, of the series 1, 2, 5, 10, … as many
     as fit. The ends themselves where there are fewer than two."""
     if log and low > 0:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         for digits in ((1, 2, 5), (1, 3), (1,)):
             numbers = [float(f"{d}e{e}") for e in decades for d in digits if low <= float(f"{d}e{e}") <= high]
-            if 2 <= len(numbers) <= most:
+            if 2 <= len(numbers) <= 6:
                 return numbers
             if len(numbers) < 2:
                 break
     span = high - low
     if not (math.isfinite(span) and span > 0):
         return [low]
-    step = 10.0 ** math.floor(math.log10(span / most))
-    step = next(step * k for k in (1, 2, 5, 10, 20) if span / (step * k) <= most - 1)
+    step = 10.0 ** math.floor(math.log10(span / 6))
+    step = next(step * k for k in (1, 2, 5, 10, 20) if span / (step * k) <= 5)
     numbers = [round(k * step, 12) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
     return numbers if len(numbers) > 1 else [low, high]

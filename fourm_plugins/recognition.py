@@ -93,15 +93,15 @@ def contents(samples: Iterable[Mapping[str, bytes]], extensions: Sequence[str]) 
     return [files[0] for files in matching if len(files) == 1]
 
 
-def usable(files: Sequence[File], read: Callable[[File], T | None], *, least: float = 0.8) -> list[T]:
+def usable(files: Sequence[File], read: Callable[[File], T | None]) -> list[T]:
     """What `read` makes of the files, without those for which it returns None or raises `SampleError`; empty if less
-    than a share of `least` remains, since the files are then another's."""
+    than four fifths remain, since the files are then another's."""
     values = []
     for file in files:
         with contextlib.suppress(SampleError):
             if (value := read(file)) is not None:
                 values.append(value)
-    return values if files and len(values) >= least * len(files) else []
+    return values if files and len(values) >= 0.8 * len(files) else []
 
 
 def median_size(sizes: Iterable[tuple[int, int] | None]) -> tuple[int, int] | None:

@@ -17,14 +17,14 @@ def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | No
     return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=cutoff)), None)
 
 
-def nearest_few(name: str, known: Collection[str], *, most: int = 3) -> list[str]:
-    """The known names most like `name`, at most `most`; first those that contain it or that it contains. Among very
+def nearest_few(name: str, known: Collection[str]) -> list[str]:
+    """The known names most like `name`, at most three; first those that contain it or that it contains. Among very
     many names, only alphabetical neighbours are compared in full."""
     ordered = sorted(known)
     parts = [other for other in ordered if name and other and (name in other or other in name)]
     at = bisect.bisect(ordered, name)
-    alike = difflib.get_close_matches(name, ordered[max(0, at - COMPARED) : at + COMPARED], n=most, cutoff=0.4)
-    return list(dict.fromkeys([*sorted(parts, key=len)[:most], *alike]))[:most]
+    alike = difflib.get_close_matches(name, ordered[max(0, at - COMPARED) : at + COMPARED], n=3, cutoff=0.4)
+    return list(dict.fromkeys([*sorted(parts, key=len)[:3], *alike]))[:3]
 
 
 def did_you_mean(name: str, known: Iterable[str], *, otherwise: str = "known:") -> str:

@@ -29,12 +29,13 @@ REPORT, SHEET = "report.html", "sheet.png"
 ITEMS = 50
 #: Channels and classes shown in a table; the JSON has all.
 CHANNELS, CLASSES = 6, 12
+#: Samples of a part that are shown.
+EXAMPLES = 8
 
 
-def write_report(folder: Path, check: DataCheck, *, title: str, samples: int = 8) -> list[Path]:
-    """Writes the page and, if a sample can be shown, the sheet. `samples`: per part, drawn by the check's seed among
-    those with the most modalities."""
-    examples = {part.name: _examples(check, part, samples) for part in check.parts}
+def write_report(folder: Path, check: DataCheck, *, title: str) -> list[Path]:
+    """Writes the page and, if a sample can be shown, the sheet."""
+    examples = {part.name: _examples(check, part) for part in check.parts}
     page = environment().get_template("data_report.html.jinja")
     facts: dict[str, Any] = {"title": title, "check": check, "examples": examples, "tables": tables(check)}
     text = page.render(items=ITEMS, item=describe_item, number=number, **facts)
@@ -51,13 +52,14 @@ def write_report(folder: Path, check: DataCheck, *, title: str, samples: int = 8
     return files
 
 
-def _examples(check: DataCheck, part: Part, samples: int) -> list[SamplePictures]:
+def _examples(check: DataCheck, part: Part) -> list[SamplePictures]:
+    """Of samples drawn by the check's seed among those with the most modalities."""
     usable = {key: np.isin(rows["state"], (USABLE, CONSTANT)) for key, rows in part.survey.rows.items()}
     if not usable or not len(part.read):
         return []
     most = np.sum(list(usable.values()), axis=0)
     drawn = np.random.default_rng(check.seed).permutation(len(part.read))
-    rows = sorted(drawn, key=lambda row: -int(most[row]))[:samples]  # stable: drawn among equals
+    rows = sorted(drawn, key=lambda row: -int(most[row]))[:EXAMPLES]  # stable: drawn among equals
     examples = []
     for row in sorted(rows):
         name = part.names_read[row]

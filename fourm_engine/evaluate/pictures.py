@@ -53,9 +53,7 @@ def hide(image: Image, shown: np.ndarray) -> Image:
     return pil.composite(image.convert("RGB"), pil.new("RGB", image.size, (128, 128, 128)), mask)
 
 
-def contact_sheet(
-    samples: Sequence[SamplePictures], *, cell: int = 128, margin: int = 6, above: str = "prediction"
-) -> Image:
+def contact_sheet(samples: Sequence[SamplePictures], *, cell: int = 128, above: str = "prediction") -> Image:
     """One picture of `samples`, two rows each: predictions above truths, with the inputs on the left. The columns are
     the first sample's inputs and targets. `above`: label of the upper row."""
     from PIL import Image as pil
@@ -64,7 +62,7 @@ def contact_sheet(
     if not samples:
         raise ValueError("a contact sheet needs a sample; ask for pictures (evaluate.pictures)")
     columns = [*samples[0].inputs, *(output.target for output in samples[0].outputs)]
-    letters, left, header = font(12), 12 + 7 * len(above), 22
+    letters, left, header, margin = font(12), 12 + 7 * len(above), 22, 6
     wide = {
         name
         for sample in samples
@@ -105,12 +103,12 @@ def contact_sheet(
     return sheet
 
 
-def stacked(sheets: Sequence[tuple[str, Image]], *, margin: int = 6) -> Image:
+def stacked(sheets: Sequence[tuple[str, Image]]) -> Image:
     """Sheets below one another, each under its title."""
     from PIL import Image as pil
     from PIL import ImageDraw
 
-    letters, line = font(13), 20
+    letters, line, margin = font(13), 20, 6
     width = max(*(image.width for _, image in sheets), *(round(letters.getlength(t)) + 2 * margin for t, _ in sheets))
     whole = pil.new("RGB", (width, sum(image.height + line + margin for _, image in sheets)), "white")
     pen, y = ImageDraw.Draw(whole), 0

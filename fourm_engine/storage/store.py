@@ -59,9 +59,9 @@ class Store:
         self._chunk, self._whole_only = CHUNK, False
         self._opened: tuple[int, Any] | None = None  # process, its file system
 
-    def facts(self, url: Url, patience: float | None = None) -> Facts:
+    def facts(self, url: Url) -> Facts:
         """Raises Missing, Away, StoreError."""
-        return self._try(url, lambda: _facts(self._call("info", self._path(url))), patience)
+        return self._try(url, lambda: _facts(self._call("info", self._path(url))))
 
     def listing(self, url: Url) -> dict[str, Facts]:
         """All files below a folder, by their path there. Raises StoreError, also for the web, which cannot list."""

@@ -192,12 +192,12 @@ def write_best(report: Results, out: Path, origin: Path) -> Path | None:
     return path
 
 
-def spread(group: Group | None, digits: int = 4) -> str:
+def spread(group: Group | None) -> str:
     """ "1.234 ± 0.05", or "1.234" for one seed; "" without a number."""
     if group is None or group.mean is None:
         return ""
     deviation = group.deviation
-    return f"{group.mean:.{digits}g}" + ("" if deviation is None else f" ± {deviation:.2g}")
+    return f"{group.mean:.4g}" + ("" if deviation is None else f" ± {deviation:.2g}")
 
 
 def table_of(report: Results) -> tuple[list[str], list[list[str]]]:
