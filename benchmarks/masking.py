@@ -24,13 +24,13 @@ from fourm_engine.data.order import sample_rng
 
 def rate(work: Callable[[int], object], batch: int, samples: int, runs: int) -> float:
     """Samples per CPU second."""
-    found = []
+    rates = []
     for run in range(runs):
         began = time.process_time()
         for first in range(run * samples, (run + 1) * samples, batch):
             work(first)
-        found.append(samples / (time.process_time() - began))
-    return statistics.median(found)
+        rates.append(samples / (time.process_time() - began))
+    return statistics.median(rates)
 
 
 def main() -> None:
@@ -59,8 +59,8 @@ def main() -> None:
                 contents = [loaded[p % len(loaded)] for p in positions]
                 samples.collate(samples.pack(contents, [sample_rng(0, 0, p) for p in positions]))
 
-            found = rate(work, batch, options.samples, options.runs)
-            print(f"  micro-batches of {batch:4}: {found:8,.0f} samples/s, {1e6 / found:.0f} µs a sample")
+            per_second = rate(work, batch, options.samples, options.runs)
+            print(f"  micro-batches of {batch:4}: {per_second:8,.0f} samples/s, {1e6 / per_second:.0f} µs a sample")
 
 
 if __name__ == "__main__":

@@ -73,14 +73,14 @@ class Obvious:
         known = torch.zeros_like(ids, dtype=torch.bool)
         position = torch.arange(n, device=ids.device).expand_as(ids)
         for step, count in enumerate(counts):
-            asked = ~known
+            predicted = ~known
             if priority is not None:  # what is chosen beforehand is predicted by itself, as in training
                 chosen = priority.masked_fill(known, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-                asked = torch.zeros_like(known).scatter(1, chosen[:, :count], True)
+                predicted = torch.zeros_like(known).scatter(1, chosen[:, :count], True)
 
             def logits(given: Given) -> Tensor:
                 context, valid = self._context(given, ids, known, entry)
-                mod = torch.where(asked, entry.index, -1)  # noqa: B023
+                mod = torch.where(predicted, entry.index, -1)  # noqa: B023
                 masked = Tokens(torch.full_like(ids, -1), position, mod, torch.zeros_like(ids))
                 return self.network.logits(self.network.decode(masked, context, valid), target).float()
 

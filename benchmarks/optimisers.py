@@ -90,12 +90,12 @@ def main() -> None:
     config = load_config(options.config)
     results: dict[str, list[tuple[int, float]]] = {"adamw": [], "muon": []}
     for seed in range(options.seeds):  # in turns, so that what else the machine does is shared alike
-        for optimiser, found in results.items():
-            found.append(score(config, optimiser, options.lr, seed, options.seconds))
-            print(f"{optimiser:6} seed {seed}  {found[-1][0]} steps  {found[-1][1]:.4f} nats", flush=True)
-    for optimiser, found in results.items():
-        values = [value for _, value in found]
-        print(f"{optimiser:6} steps {[steps for steps, _ in found]}  nats {[round(value, 4) for value in values]}  "
+        for optimiser, scores in results.items():
+            scores.append(score(config, optimiser, options.lr, seed, options.seconds))
+            print(f"{optimiser:6} seed {seed}  {scores[-1][0]} steps  {scores[-1][1]:.4f} nats", flush=True)
+    for optimiser, scores in results.items():
+        values = [value for _, value in scores]
+        print(f"{optimiser:6} steps {[steps for steps, _ in scores]}  nats {[round(value, 4) for value in values]}  "
               f"mean {statistics.mean(values):.4f}")  # fmt: skip
 
 

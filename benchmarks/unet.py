@@ -111,9 +111,9 @@ class Timed(HeadTask):
 
     def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:
         began = time.process_time()
-        found = super().evaluate(model, share)
+        scores = super().evaluate(model, share)
         self.evaluated += time.process_time() - began
-        return found
+        return scores
 
     def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
         pass
@@ -148,17 +148,17 @@ def main() -> None:
     options = parser.parse_intermixed_args()
     width = options.width if options.network == "unet" else None
     overrides = [*options.overrides, *(["finetune.from_scratch=true"] if options.network == "scratch" else [])]
-    found: dict[tuple[float, int], float] = {}
+    known: dict[tuple[float, int], float] = {}
 
     def run(rate: float, seed: int) -> float:
-        if (rate, seed) not in found:
+        if (rate, seed) not in known:
             scores, seconds, (name, more) = trained(
                 options.config, [*overrides, f"train.lr={rate}", f"seed={seed}"], width
             )
             measures = "  ".join(f"{key} {value:.4f}" for key, value in scores.items())
             print(f"{options.network} rate {rate:g} seed {seed}: {measures}  ({seconds:.1f} CPU s)", flush=True)
-            found[rate, seed] = scores[name] if more else -scores[name]
-        return found[rate, seed]
+            known[rate, seed] = scores[name] if more else -scores[name]
+        return known[rate, seed]
 
     rate = max(options.rates, key=lambda rate: run(rate, options.seeds[0]))
     values = [abs(run(rate, seed)) for seed in options.seeds]

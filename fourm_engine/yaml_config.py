@@ -105,9 +105,9 @@ def _apart(value: Any) -> Any:
 def _extent(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
     """(values, depth) below and with a node; one that aliases repeat counts each time, but is looked at once."""
     if id(node) in known:
-        if (found := known[id(node)]) is None:
+        if (extent := known[id(node)]) is None:
             raise yaml.YAMLError(f"the value in line {node.start_mark.line + 1} holds itself")
-        return found
+        return extent
     known[id(node)] = None
     children: list[yaml.Node] = []
     if isinstance(node, yaml.SequenceNode):
@@ -115,9 +115,9 @@ def _extent(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[
     elif isinstance(node, yaml.MappingNode):
         children = [child for pair in node.value for child in pair]
     extents = [_extent(child, known) for child in children]
-    found = (1 + sum(values for values, _ in extents), 1 + max((depth for _, depth in extents), default=0))
-    known[id(node)] = found
-    return found
+    extent = (1 + sum(values for values, _ in extents), 1 + max((depth for _, depth in extents), default=0))
+    known[id(node)] = extent
+    return extent
 
 
 def validated(model: type[Model], raw: Any, origin: str) -> Model:

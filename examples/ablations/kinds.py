@@ -33,6 +33,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
-    found = {split: kinds_in(folder / split / "boxes") for split in ("train", "val")}
-    for split, kinds in found.items():
+    by_split = {split: kinds_in(folder / split / "boxes") for split in ("train", "val")}
+    for split, kinds in by_split.items():
         (folder / f"kinds-{split}.json").write_text(json.dumps(kinds))

@@ -90,9 +90,9 @@ def request(things: Sequence[Thing]) -> dict[str, Any]:
     return {"boxes": boxes, "caption": "from left to right: " + ", ".join(f"a {t.colour} {t.kind}" for t in ordered)}
 
 
-def drawn_share(maps: Sequence[np.ndarray], asked: Sequence[Sequence[Thing]]) -> float:
+def drawn_share(maps: Sequence[np.ndarray], wanted: Sequence[Sequence[Thing]]) -> float:
     """Of all objects asked for, the share that is recognised in its box."""
-    right = [in_box(m, thing.box) == thing.pair for m, things in zip(maps, asked, strict=True) for thing in things]
+    right = [in_box(m, thing.box) == thing.pair for m, things in zip(maps, wanted, strict=True) for thing in things]
     return float(np.mean(right))
 
 
@@ -233,10 +233,10 @@ def main() -> None:
     scenes = [render_scene(0, index, split="val") for index in range(options.scenes)]
     report, pictures = measure(model, judge, scenes, options.edits, how)
     if options.before:
-        asked = [things_of(scene) for scene in scenes]
+        wanted = [things_of(scene) for scene in scenes]
         before = fm.FourM.from_pretrained(options.before, device="cpu")
-        maps = judge.maps(draw(before, [request(things) for things in asked], **how))
-        report["in boxes"]["drawn by the model before"] = drawn_share(maps, asked)
+        maps = judge.maps(draw(before, [request(things) for things in wanted], **how))
+        report["in boxes"]["drawn by the model before"] = drawn_share(maps, wanted)
     folder = options.run / "drawing"
     folder.mkdir(exist_ok=True)
     (folder / "drawing.json").write_text(json.dumps({"options": how, **report}, indent=2) + "\n")
@@ -250,8 +250,8 @@ def measure(
     model: fm.FourM, judge: Recogniser, scenes: Sequence[Scene], number: int, how: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Image.Image]]:
     """The figures, and the sheets."""
-    asked, truths = [things_of(scene) for scene in scenes], [scene.picture.rgb for scene in scenes]
-    requests = [request(things) for things in asked]
+    wanted, truths = [things_of(scene) for scene in scenes], [scene.picture.rgb for scene in scenes]
+    requests = [request(things) for things in wanted]
     captions = [scene.captions[0] for scene in scenes]
     words = [{"caption": r["caption"]} for r in requests]
     sets = {
@@ -264,7 +264,7 @@ def measure(
         "mean picture (constant)": [np.mean(truths, axis=0).astype(np.uint8)] * len(truths),
     }
     maps = {name: judge.maps(images) for name, images in sets.items()}
-    report: dict[str, Any] = {"in boxes": {name: drawn_share(m, asked) for name, m in maps.items()}}
+    report: dict[str, Any] = {"in boxes": {name: drawn_share(m, wanted) for name, m in maps.items()}}
     sets["caption"] = draw(model, [{"caption": caption} for caption in captions], **how)
     maps["caption"] = judge.maps(sets["caption"])
     report["anywhere"] = {name: named_share(m, captions) for name, m in maps.items() if " and caption" not in name}
@@ -279,7 +279,7 @@ def measure(
 
     columns = ("truth", "boxes and caption", "classes and caption", "depth and caption")
     rows = [
-        (request(asked[i])["caption"][20:], [boxes_picture(asked[i]), *(sets[name][i] for name in columns)])
+        (request(wanted[i])["caption"][20:], [boxes_picture(wanted[i]), *(sets[name][i] for name in columns)])
         for i in range(min(8, len(scenes)))
     ]
     pairs = [(f"{e.what} the {e.old.colour} {e.old.kind}" + (f": {e.new.colour}" if e.what == "recolour" else ""),

@@ -89,7 +89,7 @@ def _inside(classes: np.ndarray, box: Corners) -> np.ndarray:
 
 def everywhere(classes: np.ndarray) -> Counter[Pair]:
     """The objects of a picture, wherever they are: connected cells of one pair."""
-    found: Counter[Pair] = Counter()
+    counts: Counter[Pair] = Counter()
     left = classes.copy()
     for start in zip(*np.nonzero(classes), strict=True):
         value, size, edge = left[start], 0, [start]
@@ -100,8 +100,8 @@ def everywhere(classes: np.ndarray) -> Counter[Pair]:
                 size += 1
                 edge += [(row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)]
         if size >= MIN_CELLS:
-            found[PAIRS[value - 1]] += 1
-    return found
+            counts[PAIRS[value - 1]] += 1
+    return counts
 
 
 def truth(scene: Scene) -> np.ndarray:

@@ -69,7 +69,7 @@ def render_scene(seed: int, index: int, *, split: str = "train", size: int = 64)
 
 def _describe(world: World, picture: Picture, rng: np.random.Generator) -> Scene:
     size = picture.instance.shape[0]
-    found = []
+    visible = []
     for k, body in enumerate(world.bodies):
         rows, columns = np.nonzero(picture.instance == k)
         x0, y0, x1, y1 = columns.min() / size, rows.min() / size, (columns.max() + 1) / size, (rows.max() + 1) / size
@@ -77,10 +77,10 @@ def _describe(world: World, picture: Picture, rng: np.random.Generator) -> Scene
         depth = world.camera.project(body.x, body.y, body.height / 2)[2]
         share = rows.size / size**2
         thing = Thing(body.kind, body.colour, body.size, body.material, float(x0 + x1) / 2, depth, share)
-        found.append((-(x1 - x0) * (y1 - y0), k, box, thing))
-    found.sort(key=lambda f: f[:2])
-    captions = write_captions([f[3] for f in found], rng)
-    return Scene(world, picture, [f[2] for f in found], [f[1] for f in found], captions)
+        visible.append((-(x1 - x0) * (y1 - y0), k, box, thing))
+    visible.sort(key=lambda f: f[:2])
+    captions = write_captions([f[3] for f in visible], rng)
+    return Scene(world, picture, [f[2] for f in visible], [f[1] for f in visible], captions)
 
 
 def encode(scene: Scene) -> dict[str, bytes]:

@@ -60,11 +60,11 @@ def agreement(
         cosine=float(similarity.diagonal().mean()),
         truth=float(true.diagonal().mean()),
         others=float(similarity[others].mean()),
-        found=_found(similarity),
-        truth_found=_found(true),
+        found=_retrieved(similarity),
+        truth_found=_retrieved(true),
     )
 
 
-def _found(similarity: Float[np.ndarray, "n n"]) -> float:
+def _retrieved(similarity: Float[np.ndarray, "n n"]) -> float:
     """The share of rows whose largest value is on the diagonal."""
     return float((similarity.diagonal() >= similarity.max(1)).mean())

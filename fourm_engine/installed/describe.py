@@ -71,7 +71,7 @@ def describe_modality(
         "array": spec.array.model_dump(),
         "token space": space.model_dump() if space else f"none: {spec.patch_dim} numbers per token are projected",
         "tokenizer": _tokenizer(manager, modality, tokenizers),
-        "masker": spec.masker or "the layout's own",
+        "masker": spec.masker or "the layout's default",
         "used as": " and ".join(role for role, on in (("input", spec.input), ("target", spec.target)) if on),
         "files": [f"{spec.source}/<sample>.{extension}" for extension in spec.extensions],
         "aligned with": spec.alignment or "nothing",
@@ -207,7 +207,7 @@ _WIDTH = 18
 
 
 def print_description(description: dict[str, Any]) -> None:
-    """`found`: what `fourm_engine.installed.describe` made."""
+    """Print what `describe` made of one plugin."""
     print(f"{description['kind']} {description['name']}: {description['distribution']} {description['version']}")
     _line("from", f"{description['value']} in {description['location']}")
     for key in ("description", "tokens", "order"):

@@ -71,10 +71,10 @@ class Store:
             )
         base = self._path(url).rstrip("/") + "/"
         try:
-            found = self._try(url, lambda: self._fs().find(base.rstrip("/"), detail=True))
+            listed = self._try(url, lambda: self._fs().find(base.rstrip("/"), detail=True))
         except Missing:
             raise Missing(f"{url}: there is no such folder; correct the path, or upload it") from None
-        return {name[len(base) :]: _facts(info) for name, info in sorted(found.items()) if name.startswith(base)}
+        return {name[len(base) :]: _facts(info) for name, info in sorted(listed.items()) if name.startswith(base)}
 
     def read(self, url: Url, start: int, number: int, patience: float | None = None) -> bytes:
         """Exactly `number` bytes from `start`. Raises StoreError."""

@@ -183,9 +183,9 @@ def read_file(path: Path, model: type[M], overrides: Sequence[str] = ()) -> M:
     raw = read_yaml(path)
     for override in overrides:
         key, equals, value = override.partition("=")
-        if equals and (found := _OF_SETTINGS.fullmatch(key)):
+        if equals and (match := _OF_SETTINGS.fullmatch(key)):
             origin = f"override {override!r}"
-            set_key(raw, [*found[1].split("."), found[2]], read_value(value, origin), origin)
+            set_key(raw, [*match[1].split("."), match[2]], read_value(value, origin), origin)
         else:
             apply_override(raw, override)
     for kind, key in (("sweep", "base"), ("suite", "encoders")):
