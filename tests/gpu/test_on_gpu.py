@@ -88,11 +88,13 @@ def close_to(on_cpu, on_gpu):
         {},
         {"compile": True},
         {"compile": True, "activation_checkpointing": "selective"},
+        {"compile": True, "residual": "bf16"},
         {"optimiser": "muon", "ema": 0.9, "clip": 0.5, "accumulate": 2},
     ],
 )
 def test_training_in_bf16_follows_fp32(data, tmp_path, sharded, settings):
-    uncompiled = {key: value for key, value in settings.items() if key not in ("compile", "activation_checkpointing")}
+    only_here = ("compile", "activation_checkpointing", "residual")
+    uncompiled = {key: value for key, value in settings.items() if key not in only_here}
     expected, _ = train(data, tmp_path / "cpu", device="cpu", precision="fp32", **uncompiled)
     losses, _ = train(data, tmp_path / "gpu", sharded=sharded, device=DEVICE.type, precision="bf16", **settings)
     assert losses == pytest.approx(expected, rel=0.02)
