@@ -5,7 +5,7 @@
 
 For each task: seconds of `benchmarks/obvious_generation.py`, of the engine's sampler, their ratio; the FLOPs of the
 products that the sampler makes (counted as it runs) at the rate of one large product of this machine; and how many
-times that the sampler takes. Left to right, reading the weights once a token takes longer than that arithmetic: the
+times that the sampler takes; on a GPU also its seconds where each kernel is launched by itself, without CUDA graphs. Left to right, reading the weights once a token takes longer than that arithmetic: the
 floor is then the time of reading them, at the measured rate. Weights are random, and those of the head so large that
 logits spread as those of trained models do. "same tokens" is the share in which the two agree.
 """
@@ -88,7 +88,8 @@ class Bench:
         self.given = [{"pixels": Shown(np.arange(self.n), tokens, x)} for x in patches]
         self.seeds = list(range(options.batch))
 
-    def ours(self, task: Task) -> np.ndarray:
+    def ours(self, task: Task, *, graphs: bool = True) -> np.ndarray:
+        self.sampler.graphs.enabled = graphs
         samples = [Sample(dict(given)) for given in self.given]
         return np.array([f[task.stage.target].ids for f in self.sampler.run(samples, [task.stage], self.seeds)])
 
@@ -110,7 +111,7 @@ class Bench:
     def floor(self, task: Task, rate: float, bandwidth: float) -> tuple[float, float]:
         """FLOPs, and the least seconds they take at `rate`, or the weights' bytes at `bandwidth` where it is more."""
         with FlopCounterMode(display=False) as counter:
-            self.ours(task)
+            self.ours(task, graphs=False)
         flops = counter.get_total_flops()
         weights = [p for name, p in self.network.decoder.named_parameters() if "cross_attn.kv" not in name]
         head = self.vocabulary[task.stage.target].size * self.network.config.width
@@ -130,6 +131,12 @@ class Bench:
             result = run()
             spent.append(self.now() - began)
         return min(spent), result
+
+    def measured(self, task: Task, repeats: int, *, graphs: bool) -> tuple[float, np.ndarray]:
+        """Seconds, once it is warm, compiled and recorded, and the tokens."""
+        for _ in range(2 if graphs and self.device.type == "cuda" else 1):
+            self.ours(task, graphs=graphs)
+        return self.seconds(lambda: self.ours(task, graphs=graphs), repeats)
 
     def rates(self) -> tuple[float, float]:
         """FLOP/s of a large product; bytes/s of reading a large matrix for a product with one vector."""
@@ -157,19 +164,24 @@ def main() -> None:
     options = parser.parse_args()
     bench = Bench(options)
     print(f"4M-{options.size}, {options.batch} samples, {bench.n} patches given, {bench.device}, {options.dtype}")
-    print("task                            obvious s  sampler s  ratio   GFLOP  floor s  x floor  same tokens")
+    print(
+        "task                            obvious s  launched s  sampler s  ratio   GFLOP  floor s  x floor  same tokens"
+    )
     for task in tasks():
         if options.only not in task.name:
             continue
-        bench.ours(task)  # warms up, and compiles
-        rate, bandwidth = bench.rates()
         if options.greedy:
             task = replace(task, stage=task.stage.model_copy(update=GREEDY))
-        ours, tokens = bench.seconds(lambda: bench.ours(task), options.repeats)  # noqa: B023
+        ours, tokens = bench.measured(task, options.repeats, graphs=True)
+        launched = ours
+        if bench.device.type == "cuda":
+            launched, alike = bench.measured(task, options.repeats, graphs=False)
+            assert (tokens == alike).all(), "CUDA graphs change the tokens"
+        rate, bandwidth = bench.rates()
         obvious, expected = bench.seconds(lambda: bench.obviously(task), 1)  # noqa: B023
         flops, floor = bench.floor(task, rate, bandwidth)
         print(
-            f"{task.name:31} {obvious:9.2f} {ours:10.2f} {obvious / ours:6.1f} {flops / 1e9:7.0f} {floor:8.2f} "
+            f"{task.name:31} {obvious:9.3f} {launched:11.3f} {ours:10.3f} {obvious / ours:6.1f} {flops / 1e9:7.0f} {floor:8.4f} "
             f"{ours / floor:8.2f}  {(tokens == expected).mean():.1%}",
             flush=True,
         )
