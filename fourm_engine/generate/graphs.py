@@ -1,8 +1,8 @@
-"""CUDA graphs: kernels of a step are recorded once and launched together, where a GPU runs them faster than the host can
-launch them one by one.
+"""CUDA graphs: the kernels of a step are recorded once and launched together, where a GPU runs them faster than a host
+can launch them one by one.
 
-In: work on tensors of shapes that come again. Out: the same work, recorded when it does. `Graphs` belongs to a sampler and
-keeps a bounded number of recordings; those of weights that have moved are dropped.
+In: work on tensors whose shapes come again. Out: the same work, recorded when they do. `Graphs` belongs to a sampler
+and keeps a bounded number of recordings; those of weights that have moved are dropped.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
 from functools import cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,8 +20,8 @@ from fourm_engine.nn.transformer import Transformer
 
 #: Devices whose work is recorded.
 RECORDED_ON = ("cuda",)
-#: Recordings that are kept: shapes of parallel decoding, for each network; batches of sequences, which hold the keys and
-#: values of all tokens.
+#: Recordings that are kept: of shapes of parallel decoding, for each network; of batches of sequences, which hold the
+#: keys and values of all tokens.
 MOST_SHAPES, MOST_SEQUENCES = 64, 2
 #: Tokens decoded before their step is recorded, since kernels settle in the first; sequences of fewer than `FEWEST`
 #: tokens are not.
@@ -29,6 +29,7 @@ BEFORE, FEWEST = 2, 8
 #: Bytes to whose multiple each input is aligned; shapes that are remembered.
 _ALIGNED, _SHAPES_SEEN = 256, 10_000
 
+S = TypeVar("S", bound="Step")
 Replay = Callable[[], object]
 
 
@@ -72,7 +73,7 @@ class Graphs:
             self._shapes[network] = Shapes(address, weights.device, self._pool)
         return self._shapes[network]
 
-    def repeated(self, step: Step, times: int, network: Transformer, *, alone: bool) -> tuple[Step, Replay]:
+    def repeated(self, step: S, times: int, network: Transformer, *, alone: bool) -> tuple[S, Replay]:
         """What runs `step`, up to so many times, and where its state is then: in the step, or in an earlier one of its
         kind whose recording is replayed. `alone`: only weights of `network` are used; other recordings are not kept."""
         device = next(network.parameters()).device
@@ -87,7 +88,7 @@ class Graphs:
             earlier, replay = self._steps[key]
             for there, here in zip(earlier.tensors(), step.tensors(), strict=True):
                 there.copy_(here)
-            return earlier, replay
+            return cast("S", earlier), replay
         run, runs = list[Replay]([step]), 0
 
         def advance() -> None:

@@ -67,8 +67,8 @@ class TokenStep:
         if self.heat_B is None:
             id_B = likeliest(logits_BV, self.cached.entry.scales)
         else:
-            filters = {"top_k": self.drawing.top_k, "top_p": self.drawing.top_p}
-            id_B = draw(logits_BV, self.uniform_BL[:, at][:, 0], temperature=self.heat_B, **filters)
+            uniform_B, how = self.uniform_BL[:, at][:, 0], self.drawing
+            id_B = draw(logits_BV, uniform_B, temperature=self.heat_B, top_k=how.top_k, top_p=how.top_p)
         self.id_B.copy_(id_B)
         self.ids_BL[:, at] = id_B[:, None]
         self.sure_BL[:, at] = log_probability(logits_BV, id_B).exp()[:, None]

@@ -72,19 +72,20 @@ class Side:
     ) -> Float[Tensor, "R M D"]:
         """The decoder's output for the target's tokens at these positions, in the slots that hold one; until the next
         call."""
-        masked, mod_RM = torch.full_like(position_RM, -1), torch.where(slot_RM, self.entry.index, -1)
+        network, mod_RM = self.network, torch.where(slot_RM, self.entry.index, -1)
 
-        def decoded(position_RM: Tensor, mod_RM: Tensor, masked: Tensor, context: tuple[Tensor, Tensor]) -> Tensor:
-            return self.network.decode(Tokens(masked, position_RM, mod_RM, torch.zeros_like(masked)), *context)
+        def decoded(context_RND: Tensor, valid_RN: Tensor, position_RM: Tensor, mod_RM: Tensor) -> Tensor:
+            masked = Tokens(torch.full_like(mod_RM, -1), position_RM, mod_RM, torch.zeros_like(mod_RM))
+            return network.decode(masked, context_RND, valid_RN)
+
+        def predicted(content: Tensor, place: Tensor, valid: Tensor, position_RM: Tensor, mod_RM: Tensor) -> Tensor:
+            return decoded(*network.context(content, place, valid), position_RM, mod_RM)
 
         if self.recorded is None:
-            return decoded(position_RM, mod_RM, masked, self.network.encode(tokens, continuous))
-        # What patches there are varies more than the shape of what comes of it.
-        content, place = self.network.embedding.encoder(tokens.ids, tokens.pos, tokens.mod, continuous)
-        return self.recorded(
-            lambda content, place, valid, *targets: decoded(*targets, self.network.context(content, place, valid)),
-            *(content, place, tokens.mod >= 0, position_RM, mod_RM, masked),
-        )
+            return decoded(*network.encode(tokens, continuous), position_RM, mod_RM)
+        # How many patches there are varies more than the shape of what they become.
+        embedded = network.embedding.encoder(tokens.ids, tokens.pos, tokens.mod, continuous)
+        return self.recorded(predicted, *embedded, tokens.mod >= 0, position_RM, mod_RM)
 
 
 class Parallel:

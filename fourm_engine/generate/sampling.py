@@ -18,7 +18,7 @@ from fourm_engine.device import at_hand
 
 #: Numbers processed at a time on a CPU: about as many as its caches hold.
 _CHUNK = 2**18
-#: Rows up to which a GPU sorts whole vocabularies; more of them take it longer than selecting the largest probabilities.
+#: Rows up to which a GPU sorts whole vocabularies; with more, selecting the largest probabilities is quicker.
 _SORTED = 128
 #: Probabilities are summed in blocks of this size.
 _BLOCK = 128
