@@ -44,6 +44,7 @@ class Task:
 
 
 LOGITS_STD = 3.0
+PROFILED = 12  # kernels that a profile tells
 DRAWN = {"temperature": 1.0, "top_p": 0.9}
 GREEDY = {"temperature": 0.0, "top_p": None}
 
@@ -139,6 +140,15 @@ class Bench:
             self.ours(task, graphs=graphs)
         return self.seconds(lambda: self.ours(task, graphs=graphs), repeats)
 
+    def profile(self, task: Task) -> None:
+        """The kernels that take most of the GPU's time."""
+        with torch.profiler.profile() as profile:
+            self.ours(task)
+        kernels = sorted(profile.key_averages(), key=lambda kernel: -kernel.self_device_time_total)
+        print(f"  {sum(kernel.self_device_time_total for kernel in kernels) / 1e3:.1f} ms of kernels")
+        for kernel in kernels[:PROFILED]:
+            print(f"  {kernel.self_device_time_total / 1e3:8.2f} ms {kernel.count:6} × {kernel.key:.90}")
+
     def rates(self) -> tuple[float, float]:
         """FLOP/s of a large product; bytes/s of reading a large matrix for a product with one vector."""
         n = 8192 if self.device.type == "cuda" else 1024
@@ -161,6 +171,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--greedy", action="store_true", help="take the likeliest tokens, draw none")
+    parser.add_argument("--profile", action="store_true", help="tell which kernels take a GPU's time")
     parser.add_argument("--only", default="", help="tasks whose names hold this")
     options = parser.parse_args()
     bench = Bench(options)
@@ -187,6 +198,8 @@ def main() -> None:
             f"{ours / floor:8.2f}  {(tokens == expected).mean():.1%}",
             flush=True,
         )
+        if options.profile:
+            bench.profile(task)
 
 
 if __name__ == "__main__":

@@ -205,25 +205,26 @@ def test_cuda_graphs_follow_the_weights(target):
     scheme = "autoregressive" if target == "words" else "parallel"
     stage, sampler = Stage(target=target, scheme=scheme, temperature=1.0), test_graphs.sampler()
     sampler.network.to(DEVICE)
-    before = test_graphs.tokens(sampler, stage)
-    sampler.network.heads.weight.mul_(-1)  # in place
+    before, head = test_graphs.tokens(sampler, stage), sampler.network.heads.weight
+    head.data.mul_(-1)  # in place
     changed = test_graphs.tokens(sampler, stage)
-    sampler.network.heads.weight.data = -sampler.network.heads.weight  # elsewhere
+    head.data = -head.data  # elsewhere
     assert before != changed
     assert test_graphs.tokens(sampler, stage) == before
 
 
 def test_recordings_give_their_memory_back_with_the_model():
-    gc.collect()
-    torch.cuda.empty_cache()
-    held, sampler = torch.cuda.memory_allocated(), test_graphs.sampler()
-    sampler.network.to(DEVICE)
-    for stage in test_graphs.STAGES:
-        test_graphs.tokens(sampler, stage)
-    assert torch.cuda.memory_allocated() > held
-    del sampler
-    gc.collect()
-    assert torch.cuda.memory_allocated() - held < 2**27  # workspaces of matrix products stay
+    before = []
+    for _ in range(3):  # what libraries keep for matrix products is there after the first
+        gc.collect()
+        before.append(torch.cuda.memory_allocated())
+        sampler = test_graphs.sampler()
+        sampler.network.to(DEVICE)
+        for stage in test_graphs.STAGES:
+            test_graphs.tokens(sampler, stage)
+        assert torch.cuda.memory_allocated() > before[-1]
+        del sampler
+    assert before[2] <= before[1]
 
 
 @pytest.mark.parametrize("stage", [test_graphs.STAGES[0], test_graphs.STAGES[3]])
