@@ -144,7 +144,8 @@ class Bench:
         """The kernels that take most of the GPU's time."""
         with torch.profiler.profile() as profile:
             self.ours(task)
-        kernels = sorted(profile.key_averages(), key=lambda kernel: -kernel.self_device_time_total)
+        kernels = [row for row in profile.key_averages() if row.device_type == torch.autograd.DeviceType.CUDA]
+        kernels.sort(key=lambda kernel: -kernel.self_device_time_total)
         print(f"  {sum(kernel.self_device_time_total for kernel in kernels) / 1e3:.1f} ms of kernels")
         for kernel in kernels[:PROFILED]:
             print(f"  {kernel.self_device_time_total / 1e3:8.2f} ms {kernel.count:6} × {kernel.key:.90}")
