@@ -54,7 +54,6 @@ class Graphs:
         self.enabled = True
         self._shapes: WeakKeyDictionary[Transformer, Shapes] = WeakKeyDictionary()
         self._steps: OrderedDict[Hashable, tuple[Step, Replay]] = OrderedDict()
-        self._pool: Any = None
 
     def __reduce__(self) -> tuple[type[Graphs], tuple[()]]:
         return Graphs, ()  # copies record anew
@@ -70,7 +69,7 @@ class Graphs:
             return None
         address = _address(network)
         if network not in self._shapes or self._shapes[network].address != address:
-            self._shapes[network] = Shapes(address, weights.device, self._pool)
+            self._shapes[network] = Shapes(address, weights.device)
         return self._shapes[network]
 
     def repeated(self, step: S, times: int, network: Transformer, *, alone: bool) -> tuple[S, Replay]:
@@ -95,7 +94,7 @@ class Graphs:
             nonlocal runs
             if runs == BEFORE:
                 try:
-                    run[0] = record(step, device, self._pool)
+                    run[0] = record(step, device)
                 except torch.OutOfMemoryError:
                     self._steps.clear()
                 else:
@@ -109,11 +108,7 @@ class Graphs:
 
     def _usable(self, device: torch.device) -> bool:
         # Under autocast, weights are converted when they are first used, and forgotten later.
-        if not self.enabled or device.type not in RECORDED_ON or torch.is_autocast_enabled(device.type):
-            return False
-        if self._pool is None and device.type == "cuda":
-            self._pool = torch.cuda.graph_pool_handle()
-        return True
+        return self.enabled and device.type in RECORDED_ON and not torch.is_autocast_enabled(device.type)
 
 
 class _Recording(NamedTuple):
@@ -125,8 +120,9 @@ class _Recording(NamedTuple):
 class Shapes:
     """Recordings with the weights of one network, by the shapes of their inputs, which share the memory of these."""
 
-    def __init__(self, address: Hashable, device: torch.device, pool: Any) -> None:
-        self.address, self.device, self.pool = address, device, pool
+    def __init__(self, address: Hashable, device: torch.device) -> None:
+        self.address, self.device = address, device
+        self._pool: Any = None
         self._seen, self._recorded = Counter[Hashable](), OrderedDict[Hashable, _Recording]()
         self._memory = torch.empty(0, dtype=torch.uint8, device=device)
 
@@ -147,8 +143,10 @@ class Shapes:
             return work(*inputs)
         views = self._views(inputs)
         output = work(*views).clone()
+        if not self._recorded and self.device.type == "cuda":  # a pool does not outlive the recordings that share it
+            self._pool = torch.cuda.graph_pool_handle()
         try:
-            replay = record(lambda: output.copy_(work(*views)), self.device, self.pool)
+            replay = record(lambda: output.copy_(work(*views)), self.device, self._pool)
         except torch.OutOfMemoryError:
             self._recorded.clear()
         else:
@@ -168,8 +166,9 @@ class Shapes:
         return [self._memory[at : at + size].view(x.dtype).view(x.shape).copy_(x) for x, at, size in parts]
 
 
-def record(work: Callable[[], object], device: torch.device, pool: Any) -> Replay:
-    """Records `work`, without running it. It must have run before; addresses and shapes of its tensors stay."""
+def record(work: Callable[[], object], device: torch.device, pool: Any = None) -> Replay:
+    """Records `work`, without running it. It must have run before; addresses and shapes of its tensors stay. `pool`:
+    memory for what is not kept beyond a replay."""
     graph = torch.cuda.CUDAGraph()
     torch.cuda.synchronize(device)
     with torch.cuda.stream(_stream(device)):
