@@ -7,7 +7,8 @@ For each task: seconds of `benchmarks/obvious_generation.py`, of the engine's sa
 products that the sampler makes (counted as it runs) at the rate of one large product of this machine; and how many
 times that the sampler takes. Left to right, reading the weights once a token takes longer than that arithmetic: the
 floor is then the time of reading them, at the measured rate. Weights are random, and those of the head so large that
-logits spread as those of trained models do. "same tokens" is the share in which the two agree.
+logits spread as those of trained models do. "same tokens" is the share in which the two agree. On a GPU, "launched s"
+is the sampler without CUDA graphs, whose tokens must be the same.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Task:
 
 
 LOGITS_STD = 3.0
+PROFILED = 12  # kernels that a profile tells
 DRAWN = {"temperature": 1.0, "top_p": 0.9}
 GREEDY = {"temperature": 0.0, "top_p": None}
 
@@ -88,7 +90,8 @@ class Bench:
         self.given = [{"pixels": Shown(np.arange(self.n), tokens, x)} for x in patches]
         self.seeds = list(range(options.batch))
 
-    def ours(self, task: Task) -> np.ndarray:
+    def ours(self, task: Task, *, graphs: bool = True) -> np.ndarray:
+        self.sampler.graphs.enabled = graphs
         samples = [Sample(dict(given)) for given in self.given]
         return np.array([f[task.stage.target].ids for f in self.sampler.run(samples, [task.stage], self.seeds)])
 
@@ -110,7 +113,7 @@ class Bench:
     def floor(self, task: Task, rate: float, bandwidth: float) -> tuple[float, float]:
         """FLOPs, and the least seconds they take at `rate`, or the weights' bytes at `bandwidth` where it is more."""
         with FlopCounterMode(display=False) as counter:
-            self.ours(task)
+            self.ours(task, graphs=False)
         flops = counter.get_total_flops()
         weights = [p for name, p in self.network.decoder.named_parameters() if "cross_attn.kv" not in name]
         head = self.vocabulary[task.stage.target].size * self.network.config.width
@@ -130,6 +133,22 @@ class Bench:
             result = run()
             spent.append(self.now() - began)
         return min(spent), result
+
+    def measured(self, task: Task, repeats: int, *, graphs: bool) -> tuple[float, np.ndarray]:
+        """Seconds, once it is warm, compiled and recorded, and the tokens."""
+        for _ in range(2 if graphs and self.device.type == "cuda" else 1):
+            self.ours(task, graphs=graphs)
+        return self.seconds(lambda: self.ours(task, graphs=graphs), repeats)
+
+    def profile(self, task: Task) -> None:
+        """The kernels that take most of the GPU's time."""
+        with torch.profiler.profile() as profile:
+            self.ours(task)
+        kernels = [row for row in profile.key_averages() if row.device_type == torch.autograd.DeviceType.CUDA]
+        kernels.sort(key=lambda kernel: -kernel.self_device_time_total)
+        print(f"  {sum(kernel.self_device_time_total for kernel in kernels) / 1e3:.1f} ms of kernels")
+        for kernel in kernels[:PROFILED]:
+            print(f"  {kernel.self_device_time_total / 1e3:8.2f} ms {kernel.count:6} × {kernel.key:.90}")
 
     def rates(self) -> tuple[float, float]:
         """FLOP/s of a large product; bytes/s of reading a large matrix for a product with one vector."""
@@ -153,26 +172,35 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--greedy", action="store_true", help="take the likeliest tokens, draw none")
+    parser.add_argument("--profile", action="store_true", help="tell which kernels take a GPU's time")
     parser.add_argument("--only", default="", help="tasks whose names hold this")
     options = parser.parse_args()
     bench = Bench(options)
     print(f"4M-{options.size}, {options.batch} samples, {bench.n} patches given, {bench.device}, {options.dtype}")
-    print("task                            obvious s  sampler s  ratio   GFLOP  floor s  x floor  same tokens")
+    columns = "obvious s  launched s  sampler s  ratio   GFLOP  floor s  x floor  same tokens"
+    print(f"{'task':31} {columns}")
     for task in tasks():
         if options.only not in task.name:
             continue
-        bench.ours(task)  # warms up, and compiles
-        rate, bandwidth = bench.rates()
         if options.greedy:
             task = replace(task, stage=task.stage.model_copy(update=GREEDY))
-        ours, tokens = bench.seconds(lambda: bench.ours(task), options.repeats)  # noqa: B023
+        ours, tokens = bench.measured(task, options.repeats, graphs=True)
+        launched = ours
+        if bench.device.type == "cuda":
+            launched, alike = bench.measured(task, options.repeats, graphs=False)
+            if (tokens != alike).any():
+                print(f"{task.name}: CUDA graphs change {(tokens != alike).mean():.1%} of the tokens")
+        rate, bandwidth = bench.rates()
         obvious, expected = bench.seconds(lambda: bench.obviously(task), 1)  # noqa: B023
         flops, floor = bench.floor(task, rate, bandwidth)
         print(
-            f"{task.name:31} {obvious:9.2f} {ours:10.2f} {obvious / ours:6.1f} {flops / 1e9:7.0f} {floor:8.2f} "
+            f"{task.name:31} {obvious:9.3f} {launched:11.3f} {ours:10.3f} {obvious / ours:6.1f} "
+            f"{flops / 1e9:7.0f} {floor:8.4f} "
             f"{ours / floor:8.2f}  {(tokens == expected).mean():.1%}",
             flush=True,
         )
+        if options.profile:
+            bench.profile(task)
 
 
 if __name__ == "__main__":

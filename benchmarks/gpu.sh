@@ -3,7 +3,8 @@
 #
 #     bash benchmarks/gpu.sh > gpu.md
 #
-# Steps of B, L and XL (eager, compiled, checkpointing) beside the obvious implementation, generation, tokenizers.
+# Steps of B, L and XL (eager, compiled, checkpointing, a residual stream in bf16) beside the obvious implementation;
+# generation; tokenizers.
 # A benchmark that fails (on a GPU with less memory) is reported, and the rest continue. Needs a torch that sees the GPU.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -24,13 +25,14 @@ print("#", torch.cuda.get_device_name(), "· torch", torch.__version__, "· CUDA
 PY
 printf '%s, commit %s\n' "$(date -u +%F)" "$(git describe --always --dirty 2>/dev/null || echo unknown)"
 
-part "A step of 4M-B, 256 samples" 100 train_step --size B --batch 256 --steps 6 \
-  --variant fast --variant compiled --variant obvious
 part "A step of 4M-L, 128 samples" 120 train_step --size L --batch 128 --steps 5 \
-  --variant fast --variant compiled --variant compiled-selective --variant obvious
-part "Generation, 4M-B" 100 generation --size B --batch 16 --dtype bfloat16
-part "A step of 4M-XL, 64 samples" 120 train_step --size XL --batch 64 --steps 4 \
-  --variant compiled --variant compiled-selective --variant full
+  --variant fast --variant compiled --variant compiled-half --variant compiled-selective --variant obvious
+part "A step of 4M-XL, 4 x 64 samples" 100 train_step --size XL --batch 64 --accumulate 4 --steps 3 \
+  --variant compiled-selective --variant compiled-selective-half
+part "Generation, 4M-B" 110 generation --size B --batch 16 --dtype bfloat16
 part "Tokenizers" 70 tokenizer_speed --codec ViT --repeat 2
+part "A step of 4M-B, 256 samples" 80 train_step --size B --batch 256 --steps 5 \
+  --variant fast --variant compiled --variant compiled-half --variant obvious
+part "A step of 4M-XL, 64 samples" 60 train_step --size XL --batch 64 --steps 3 --variant compiled-selective --variant full
 
 printf '\n%s s in all\n' "$((SECONDS - began))"

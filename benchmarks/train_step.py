@@ -25,19 +25,24 @@ from benchmarks.obvious import optimiser as obvious_optimiser
 from benchmarks.published import Samples
 from fourm_engine.batch import Batch
 from fourm_engine.device import keep_memory
-from fourm_engine.nn.computing import checkpoint_blocks, compile_blocks
+from fourm_engine.nn.computing import checkpoint_blocks, compile_blocks, halve_residual
 from fourm_engine.nn.config import Checkpointing, ModelConfig
 from fourm_engine.nn.flops import forward_flops, training_flops
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.train.utilisation import named_peak
 
-#: Variant -> what it does about activations.
-CHECKPOINTING: dict[str, Checkpointing] = {
-    "selective": "selective",
-    "full": "full",
-    "compiled-selective": "selective",
-}
-VARIANTS = ("fast", "compiled", *CHECKPOINTING, "obvious")
+#: "fast" is eager; "selective" and "full" are checkpointing; "half" has a residual stream in bf16.
+VARIANTS = (
+    "fast",
+    "compiled",
+    "selective",
+    "full",
+    "compiled-selective",
+    "compiled-half",
+    "compiled-selective-half",
+    "obvious",
+)
+CHECKPOINTING: tuple[Checkpointing, ...] = ("selective", "full")
 WARM_UP = 3  # steps that do not count: allocations, compilation
 
 
@@ -85,9 +90,12 @@ def build(name: str, size: str, samples: Samples, batches: list[Batch], device: 
     with torch.device("meta"):
         model = Transformer(ModelConfig.model_validate({"size": size}), samples.vocabulary)
     draw(model.to_empty(device=device))
-    checkpoint_blocks([*model.encoder, *model.decoder], CHECKPOINTING.get(name, "none"))
-    if name.startswith("compiled"):
-        compile_blocks([*model.encoder, *model.decoder])
+    blocks, parts = [*model.encoder, *model.decoder], name.split("-")
+    if "half" in parts:
+        halve_residual(blocks)
+    checkpoint_blocks(blocks, next((how for how in CHECKPOINTING if how in parts), "none"))
+    if "compiled" in parts:
+        compile_blocks(blocks)
     if name == "obvious":
         shape = batches[0].encoder.ids.shape[1], batches[0].decoder.ids.shape[1]
         whole = [dense(batch, samples.vocabulary).to(device) for batch in batches]
@@ -107,16 +115,17 @@ def draw(model: Transformer) -> None:
     model.tabulate()
 
 
-def step(variant: Variant, number: int, device: torch.device) -> list[Any]:
-    """The marks before, between and after forward pass, backward pass and optimiser."""
+def step(variant: Variant, number: int, device: torch.device, accumulate: int = 1) -> list[Any]:
+    """The marks before, between and after forward and backward passes, of `accumulate` batches, and the optimiser."""
     marks = [mark(device)]
     bf16 = device.type == "cuda"
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        losses = variant.network(variant.batches[number % len(variant.batches)])
-    loss = sum(total / count for total, count in losses.values() if count)
-    marks.append(mark(device))
-    loss.backward()
-    marks.append(mark(device))
+    for batch in range(accumulate):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            losses = variant.network(variant.batches[(number + batch) % len(variant.batches)])
+        loss = sum(total / count for total, count in losses.values() if count)
+        marks.append(mark(device))
+        loss.backward()
+        marks.append(mark(device))
     variant.optimiser.step()
     variant.optimiser.zero_grad()
     marks.append(mark(device))
@@ -150,6 +159,7 @@ def timed(
     batches: list[Batch],
     device: torch.device,
     steps: int,
+    accumulate: int,
     rates: list[float],
 ) -> tuple[dict[str, list[list[float]]], str]:
     """Variant -> seconds of the parts of each step, taken in turns; a GPU's memory in GiB. Adds the device's FLOP/s,
@@ -160,15 +170,15 @@ def timed(
     marks: dict[str, list[list[Any]]] = {name: [] for name in names}
     for number in range(steps + WARM_UP):
         for name, variant in variants.items():
-            marks[name].append(step(variant, number, device))
+            marks[name].append(step(variant, number, device, accumulate))
         if number >= WARM_UP:
             rates.append(rate(device))
     if device.type == "cuda":
         torch.cuda.synchronize()
-    spent = {
-        name: [[seconds_between(*pair) for pair in pairwise(each)] for each in of_steps[WARM_UP:]]
-        for name, of_steps in marks.items()
-    }
+    spent = {}
+    for name, of_steps in marks.items():
+        times = [[seconds_between(*pair) for pair in pairwise(each)] for each in of_steps[WARM_UP:]]
+        spent[name] = [[sum(each[:-1:2]), sum(each[1:-1:2]), each[-1]] for each in times]
     return spent, f"{torch.cuda.max_memory_allocated() / 2**30:.1f}" if device.type == "cuda" else ""
 
 
@@ -178,6 +188,7 @@ def main() -> None:
     parser.add_argument("--variant", action="append", choices=VARIANTS, help="default: fast")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=128, help="input tokens, and target tokens, a sample")
+    parser.add_argument("--accumulate", type=int, default=1, help="batches a step; default: 1")
     parser.add_argument("--steps", type=int, default=10)
     options = parser.parse_args()
 
@@ -188,18 +199,19 @@ def main() -> None:
     began = time.perf_counter()
     batches = [samples.batch(options.batch, rng) for _ in range(4)]
     packing = (time.perf_counter() - began) / 4
-    shape = f"{options.batch} samples of {options.tokens} + {options.tokens} tokens"
+    times = f"{options.accumulate} x " if options.accumulate > 1 else ""
+    shape = f"{times}{options.batch} samples of {options.tokens} + {options.tokens} tokens"
     print(f"{shape}; masking and packing one batch: {1000 * packing:.0f} ms\n")
     print("| size | variant | ms a step | samples/s | mfu | times obvious | GiB | forward, backward, optimiser |")
     print("|---|---|---|---|---|---|---|---|")
     for size in options.size or ["Ti"]:
         # The one that the others are compared with first: a row is printed as soon as it is known.
         names = sorted(options.variant or ["fast"], key=lambda name: name != "obvious")
-        work, seconds, rates = flops(size, samples, batches), dict[str, float](), list[float]()
+        work, seconds, rates = options.accumulate * flops(size, samples, batches), dict[str, float](), list[float]()
         # Alone on a GPU, which has room for one; in turns on a CPU, so that other load hits all alike.
         for group in [[name] for name in names] if device.type == "cuda" else [names]:
             try:
-                spent, memory = timed(group, size, samples, batches, device, options.steps, rates)
+                spent, memory = timed(group, size, samples, batches, device, options.steps, options.accumulate, rates)
             except torch.OutOfMemoryError:
                 print(f"| 4M-{size} | {group[0]} | out of memory |" + " |" * 5, flush=True)
                 continue
@@ -210,7 +222,7 @@ def main() -> None:
                 seconds[name] = median(map(sum, spent[name]))
                 times = f"{seconds['obvious'] / seconds[name]:.2f}" if "obvious" in seconds else ""
                 shares = ", ".join(f"{median(part) / seconds[name]:.0%}" for part in zip(*spent[name], strict=True))
-                speed = f"{1000 * seconds[name]:.1f}", f"{options.batch / seconds[name]:.1f}"
+                speed = f"{1000 * seconds[name]:.1f}", f"{options.accumulate * options.batch / seconds[name]:.1f}"
                 row = f"4M-{size}", name, *speed, f"{work / seconds[name] / median(rates):.0%}", times, memory, shares
                 print("|", " | ".join(row), "|", flush=True)
         if rates:

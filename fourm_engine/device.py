@@ -7,7 +7,7 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -172,6 +172,15 @@ def local_device() -> torch.device:
 def at_hand(tensor: torch.Tensor) -> bool:
     """Whether the host reads the numbers of a tensor without waiting for a device."""
     return tensor.device.type in AT_HAND
+
+
+def sent(numbers: Any, device: torch.device) -> torch.Tensor:
+    """An array, or a list of numbers, as a tensor on the device, without waiting for what the device is doing."""
+    import numpy as np
+    import torch
+
+    tensor = torch.from_numpy(np.asarray(numbers))
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def choose_device(device: torch.device | str | None) -> torch.device:

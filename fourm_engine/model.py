@@ -190,6 +190,7 @@ class FourM:
         device."""
         device = choose_device(device)
         self.network.to(device)
+        self.sampler.graphs.clear()
         for tokenizer in self.tokenizers.values():
             tokenizer.to(device)
         return self

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourm_engine.generate.guidance import Branches, mix, progress
+from fourm_engine.generate.guidance import Branches, mix, mixed, progress
 from fourm_engine.generate.rows import Packing, distinct, length, together
 from fourm_engine.masking.pack import Shown
 from fourm_engine.nn.transformer import Transformer
@@ -32,9 +32,10 @@ class Cached:
         target: str,
         limit: int,
     ) -> None:
-        self.network, self.plan, self.entry, self.limit = network, plan, vocabulary[target], limit
+        self.network, self.entry = network, vocabulary[target]
         self.batch, device = len(rows) // len(plan), next(network.parameters()).device
-        used = sum(plan.shares(self.batch, progress(step, limit)) != 0 for step in range(limit)) > 0  # (K, B)
+        self.shares_LKB = np.stack([plan.shares(self.batch, progress(step, limit)) for step in range(limit)])
+        used = (self.shares_LKB != 0).any(0)  # (K, B)
         which, first = distinct(rows)
         packing = Packing([rows[i] for i in first], vocabulary, device)
         users = [np.flatnonzero((np.array(which) == i) & used.flatten()) for i in range(len(first))]
@@ -50,10 +51,24 @@ class Cached:
         self.at[order] = np.arange(len(order))
         self.sample_R = torch.tensor([row % self.batch for row in order], device=device)
         self.mod_R = torch.full((len(order),), self.entry.index, device=device)
+        self._table = torch.from_numpy(self.shares_LKB).float().to(device)
+        self._row_KB = torch.from_numpy(self.at).view(used.shape).to(device)
 
-    def logits(self, ids_B: Tensor, step: int) -> Tensor:
-        """float32 (B, V), after the local ids `ids_B` of the token before."""
-        ids_R, position_R = (ids_B + self.entry.start)[self.sample_R], torch.full_like(self.mod_R, step)
-        y_RD = self.network.decode_step(ids_R, position_R, self.mod_R, self.cache)
-        y_BD = mix(y_RD, self.at, self.plan.shares(self.batch, progress(step, self.limit)))
+    def logits(self, ids_B: Tensor, step: int | Tensor) -> Tensor:
+        """float32 (B, V), after the local ids `ids_B` of the token before. `step`: how many tokens precede; or that
+        number on the device, (1,), where the work of every step is the same."""
+        ids_R = (ids_B + self.entry.start)[self.sample_R]
+        if isinstance(step, Tensor):
+            y_RD = self.network.decode_step(ids_R, step.expand_as(ids_R), self.mod_R, self.cache, step)
+            alone = len(self._row_KB) == 1
+            y_BD = y_RD[self._row_KB[0]] if alone else mixed(y_RD, self._row_KB, self._table[step][0])
+        else:
+            y_RD = self.network.decode_step(ids_R, torch.full_like(self.mod_R, step), self.mod_R, self.cache)
+            y_BD = mix(y_RD, self.at, self.shares_LKB[step])
         return self.network.logits(y_BD, self.entry.name).float()
+
+    def tensors(self) -> list[Tensor]:
+        """What decides about the tokens, beside those before."""
+        contexts = [x for group in self.cache.contexts for x in (group.mask, group.seen) if x is not None]
+        cross = [x for block in self.cache.blocks for keys_values in block.cross for x in keys_values]
+        return [*contexts, *cross, self.sample_R, self.mod_R, self._table, self._row_KB]

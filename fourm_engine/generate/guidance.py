@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fourm_engine.device import at_hand, sent
 from fourm_engine.generate.options import MAX_WEIGHT, is_weight
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.shown import Sample
@@ -140,14 +141,23 @@ def mix(predicted_R: Tensor, rows: np.ndarray, shares: np.ndarray) -> Tensor:
     if (taken.sum(0) == 1).all():  # a single branch per sample, with share 1
         only = rows[taken.argmax(0), np.arange(shares.shape[1])]
         same = len(only) == len(predicted_R) and (only == np.arange(len(only))).all()
-        return predicted_R if same else predicted_R[torch.from_numpy(only).to(predicted_R.device)]
+        return predicted_R if same else predicted_R[sent(only, predicted_R.device)]
+    if not at_hand(predicted_R):
+        row_KB, share_KB = np.where(taken, rows, 0), shares.astype(np.float32)
+        return mixed(predicted_R, sent(row_KB, predicted_R.device), sent(share_KB, predicted_R.device))
     total = predicted_R.new_zeros((shares.shape[1], *predicted_R.shape[1:]), dtype=torch.float32)
     for share_B, row_B, taken_B in zip(shares, rows, taken, strict=True):
-        at = torch.from_numpy(np.flatnonzero(taken_B)).to(total.device)
-        part = predicted_R[torch.from_numpy(row_B[taken_B]).to(total.device)]
-        weight = torch.from_numpy(share_B[taken_B]).float().to(total.device)
+        at = torch.from_numpy(np.flatnonzero(taken_B))
+        part = predicted_R[torch.from_numpy(row_B[taken_B])]
+        weight = torch.from_numpy(share_B[taken_B]).float()
         total.index_add_(0, at, part.float() * weight.view(-1, *[1] * (part.ndim - 1)))
     return total.to(predicted_R.dtype)
+
+
+def mixed(predicted_R: Tensor, row_KB: Tensor, share_KB: Tensor) -> Tensor:
+    """`mix` on the device: (R, …) -> (B, …). A row whose share is 0 must be finite."""
+    share = share_KB.view(*share_KB.shape, *[1] * (predicted_R.ndim - 1))
+    return (predicted_R[row_KB].float() * share).sum(0).to(predicted_R.dtype)
 
 
 def _weight(weight: Weight, progress: float) -> float:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from fourm_engine.batch import Tokens
+from fourm_engine.batch import Patches, Tokens
+from fourm_engine.device import at_hand, sent
+from fourm_engine.generate.graphs import Graphs
 from fourm_engine.generate.guidance import Branches, Guide, mix, progress
 from fourm_engine.generate.orders import Order
 from fourm_engine.generate.plan import Stage
@@ -25,6 +29,11 @@ from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Entry, Vocabulary
 from fourm_plugins.order import Predicted
 
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+#: On a GPU, slots of encoder and decoder are multiples of these: kernels want such masks, and shapes come again.
+INPUTS_BY, TARGETS_BY = 32, 16
 #: Called after each step with the target, the ids so far, int64 (B, n), and which of them are known, bool (B, n).
 Watch = Callable[[str, np.ndarray, np.ndarray], None]
 
@@ -43,12 +52,40 @@ class Filled:
 class Side:
     """One network, and what its encoder sees of each (branch, sample)."""
 
-    def __init__(self, network: Transformer, vocabulary: Vocabulary, plan: Branches, samples: Sequence[Sample]) -> None:
+    def __init__(
+        self,
+        network: Transformer,
+        vocabulary: Vocabulary,
+        plan: Branches,
+        samples: Sequence[Sample],
+        graphs: Graphs | None = None,
+    ) -> None:
         self.network, self.plan, self.entry = network, plan, vocabulary[plan.target]
+        self.recorded = None if graphs is None else graphs.shapes(network)
         rows = plan.rows(samples)
         which, first = distinct(rows)
         self.which = np.array(which).reshape(len(plan), len(samples))
         self.packing = Packing([rows[i] for i in first], vocabulary, next(network.parameters()).device)
+
+    def predict(
+        self, tokens: Tokens, continuous: dict[str, Patches], position_RM: Tensor, slot_RM: Tensor
+    ) -> Float[Tensor, "R M D"]:
+        """The decoder's output for the target's tokens at these positions, in the slots that hold one; until the next
+        call."""
+        network, mod_RM = self.network, torch.where(slot_RM, self.entry.index, -1)
+
+        def decoded(context_RND: Tensor, valid_RN: Tensor, position_RM: Tensor, mod_RM: Tensor) -> Tensor:
+            masked = Tokens(torch.full_like(mod_RM, -1), position_RM, mod_RM, torch.zeros_like(mod_RM))
+            return network.decode(masked, context_RND, valid_RN)
+
+        def predicted(content: Tensor, place: Tensor, valid: Tensor, position_RM: Tensor, mod_RM: Tensor) -> Tensor:
+            return decoded(*network.context(content, place, valid), position_RM, mod_RM)
+
+        if self.recorded is None:
+            return decoded(*network.encode(tokens, continuous), position_RM, mod_RM)
+        # How many patches there are varies more than the shape of what they become.
+        embedded = network.embedding.encoder(tokens.ids, tokens.pos, tokens.mod, continuous)
+        return self.recorded(predicted, *embedded, tokens.mod >= 0, position_RM, mod_RM)
 
 
 class Parallel:
@@ -134,56 +171,61 @@ class Parallel:
 
     def _step(self, step: int, active: list[int], count: list[int]) -> None:
         stage, left = self.stage, [self.left[b] for b in active]
-        at_A = torch.tensor(active, device=self.device)
-        predicted_An, count_A = ~self.known_Bn[at_A], torch.tensor(count, device=self.device)
+        at_A, count_A = sent(np.array([active, count]), self.device)
+        predicted_An = ~self.known_Bn[at_A]
         if self.priority_Bn is not None:  # predict only what this step reveals
             predicted_An = most_confident(self.priority_Bn[at_A], predicted_An, count_A)
         chosen = count if self.priority_Bn is not None else left
         if self.fixed:
             width = max(map(max, self.counts)) if self.priority_Bn is not None else max(self.tokens)
         else:
-            width = max(chosen)
+            width = self._rounded(max(chosen))
         index_AM, slot_AM = _compact(predicted_An, width)
         widths = [width] * len(active) if self.fixed else chosen
-        row_T, slot_T = slot_AM.nonzero(as_tuple=True)
+        # The T slots that hold a token, of which the host knows: the first of each row.
+        row_T, slot_T = np.repeat(np.arange(len(active)), chosen), np.concatenate([np.arange(n) for n in chosen])
+        flat_T, sample_T = sent(np.stack([row_T * width + slot_T, np.array(active)[row_T]]), self.device)
 
         def logits(side: Side) -> Tensor:
             y_AMD = self._predict(side, step, active, index_AM, slot_AM, widths)
-            return side.network.logits(y_AMD[row_T, slot_T], stage.target).float()
+            return side.network.logits(y_AMD.flatten(0, 1)[flat_T], stage.target).float()
 
         logits_TV = logits(self.sides[0])
         weight = 1.0 if self.guide is None else self.guide.at(progress(step, self.stage.steps))
         if weight != 1:
             logits_TV = torch.lerp(logits(self.sides[1]), logits_TV, weight)
 
-        sample_T, position_T = at_A[row_T], index_AM[row_T, slot_T]
-        heat_A = torch.tensor([self.heats[b][step] for b in active], device=self.device)
+        position_T = index_AM.flatten()[flat_T]
+        heat_A = np.array([self.heats[b][step] for b in active], np.float32)
         new_T = draw(
             logits_TV,
             self.uniform_SBn[step][sample_T, position_T],
-            temperature=heat_A[row_T] if stage.temperature > 0 else None,
+            temperature=sent(heat_A[row_T], self.device) if stage.temperature > 0 else None,
             top_k=stage.top_k,
             top_p=stage.top_p,
         )
         forgotten: dict[int, Tensor] = {}
+        at_K: slice | Tensor = slice(None)  # which of the T tokens are kept
         if self.priority_Bn is not None:
-            kept_T, confidence_T = torch.ones_like(new_T, dtype=torch.bool), logits_TV.new_zeros(len(new_T))
+            confidence_T = logits_TV.new_zeros(len(new_T))
         else:
             confidence_T = log_probability(logits_TV, new_T)
             if self.order is None:
                 confidence_AM = torch.zeros(slot_AM.shape, device=self.device)
-                confidence_AM[row_T, slot_T] = confidence_T
-                kept_T = most_confident(confidence_AM, slot_AM, count_A)[row_T, slot_T]
+                confidence_AM.view(-1)[flat_T] = confidence_T
+                kept_T = most_confident(confidence_AM, slot_AM, count_A).flatten()[flat_T]
+                at_K = _compact(kept_T[None], sum(count))[0][0]
             else:
                 kept_T, forgotten = self._ordered(
                     self.order, step, zip(active, count, _runs(left), strict=True), position_T, confidence_T, logits_TV
                 )
-        sample_K, position_K = sample_T[kept_T], position_T[kept_T]
-        self.ids_Bn[sample_K, position_K] = new_T[kept_T]
+                at_K = kept_T.nonzero()[:, 0]
+        sample_K, position_K = sample_T[at_K], position_T[at_K]
+        self.ids_Bn[sample_K, position_K] = new_T[at_K]
         self.known_Bn[sample_K, position_K] = True
-        self.confidence_Bn[sample_K, position_K] = confidence_T[kept_T]
+        self.confidence_Bn[sample_K, position_K] = confidence_T[at_K]
         if self.probabilities is not None:
-            self.probabilities[sample_K, position_K] = logits_TV[kept_T].softmax(-1)
+            self.probabilities[sample_K, position_K] = logits_TV[at_K].softmax(-1)
         if self.order is not None and self.order.adaptive:
             count = torch.bincount(sample_K, minlength=len(self.left))[at_A].tolist()
         for b, stayed in zip(active, count, strict=True):
@@ -244,23 +286,27 @@ class Parallel:
         y_RMD = None
         for group in together([max(1, n) for n in lengths]):
             base, continuous = side.packing.packed(tuple(content[i] for i in group))
-            at = torch.tensor([of[i] for i in group], device=self.device)
-            sample = torch.tensor([active[of[i]] for i in group], device=self.device)
+            rows_of = [of[i] for i in group]
+            at, sample, number = sent(np.array([rows_of, [active[a] for a in rows_of], group]), self.device)
             most = max(known[i] for i in group)
             tokens = _append(base, self.ids_Bn[sample], self.known_Bn[sample], side.entry, most)
             if not self.fixed:
-                tokens = _narrow(tokens, max(1, *(lengths[i] for i in group)))
-            context, valid = side.network.encode(tokens, continuous)
-            width = max(widths[of[i]] for i in group)
-            index, slot = index_AM[at, :width], slot_AM[at, :width]
-            mod = torch.where(slot, side.entry.index, -1)
-            masked = Tokens(torch.full_like(index, -1), index, mod, torch.zeros_like(index))
-            y = side.network.decode(masked, context, valid)
+                slots = max(1, *(lengths[i] for i in group))
+                tokens = _resized(tokens, slots if at_hand(self.known_Bn) else slots + -slots % INPUTS_BY)
+            width = min(index_AM.shape[1], self._rounded(max(widths[a] for a in rows_of)))
+            y = side.predict(tokens, continuous, index_AM[at, :width], slot_AM[at, :width])
+            if len(group) == len(content) and width == index_AM.shape[1]:
+                y_RMD = y if group == sorted(group) else torch.empty_like(y).index_copy_(0, number, y)
+                break
             if y_RMD is None:
                 y_RMD = y.new_zeros(len(content), index_AM.shape[1], y.shape[-1])
-            y_RMD[torch.tensor(group, device=self.device), :width] = y
+            y_RMD[number, :width] = y
         assert y_RMD is not None
         return mix(y_RMD, rows.flatten(), shares)
+
+    def _rounded(self, width: int) -> int:
+        """That many slots of the decoder, or a few more where few shapes are better than small ones."""
+        return width if at_hand(self.known_Bn) else min(self.known_Bn.shape[1], width + -width % TARGETS_BY)
 
 
 def _runs(lengths: Sequence[int]) -> list[slice]:
@@ -285,9 +331,10 @@ def _append(base: Tokens, ids_Bn: Tensor, known_Bn: Tensor, entry: Entry, width:
     return Tokens(*(torch.cat(pair, 1) for pair in zip(vars(base).values(), vars(known).values(), strict=True)))
 
 
-def _narrow(tokens: Tokens, width: int) -> Tokens:
-    """The same tokens without padding between them. Those at the front stay, because patches are counted by them."""
-    if tokens.shape[1] == width:
-        return tokens
+def _resized(tokens: Tokens, width: int) -> Tokens:
+    """The same tokens in `width` slots, without padding between them if that is fewer. Those at the front stay, because
+    patches are counted by them."""
+    if tokens.shape[1] <= width:
+        return Tokens(*(F.pad(x, (0, width - x.shape[1]), value=-1) for x in vars(tokens).values()))
     index, _ = _compact(tokens.mod >= 0, width)
     return Tokens(*(x.gather(1, index) for x in vars(tokens).values()))

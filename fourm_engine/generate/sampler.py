@@ -17,12 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fourm_engine.device import at_hand
 from fourm_engine.generate.cached import Cached
-from fourm_engine.generate.guidance import Branches, Guide, branches, plain, progress
+from fourm_engine.generate.graphs import Graphs
+from fourm_engine.generate.guidance import Branches, Guide, branches, plain
+from fourm_engine.generate.left_to_right import Drawing, TokenStep
 from fourm_engine.generate.orders import BUILT_IN, Order
 from fourm_engine.generate.parallel import Filled, Parallel, Side, Watch
 from fourm_engine.generate.plan import Stage
-from fourm_engine.generate.sampling import draw, generators, likeliest, log_probability, uniforms
+from fourm_engine.generate.sampling import generators, uniforms
 from fourm_engine.generate.shown import Sample, SequenceIds
 from fourm_engine.masking.pack import Shown
 from fourm_engine.nn.transformer import Transformer
@@ -40,7 +43,9 @@ class Sampler:
     vocabulary: with the scales of its modalities, if likeliest tokens are taken by them.
     sequences: the special ids of every sequence that may be generated, or hidden by guidance.
     inputs: the modalities that the encoder may see, and so later stages.
-    host: provides the decoding orders of packages."""
+    host: provides the decoding orders of packages.
+
+    On a GPU, work that comes again is recorded as CUDA graphs; `graphs.enabled = False` keeps it from that."""
 
     def __init__(
         self,
@@ -56,6 +61,7 @@ class Sampler:
         self.sequences = dict(sequences)
         self.inputs = set(inputs)
         self._host = host
+        self.graphs = Graphs()
         self._watch: Watch | None = None
 
     @contextmanager
@@ -95,10 +101,11 @@ class Sampler:
                 if sequence:
                     filled = self._left_to_right(samples, stage, rngs, guide)
                 else:
-                    sides = [Side(self.network, self.vocabulary, branches(stage, samples, self.sequences), samples)]
+                    ways = branches(stage, samples, self.sequences)
+                    sides = [Side(self.network, self.vocabulary, ways, samples, self.graphs)]
                     if guide is not None:
                         ways = plain(stage, self.sequences)
-                        sides.append(Side(guide.model.network, guide.model.vocabulary, ways, samples))
+                        sides.append(Side(guide.model.network, guide.model.vocabulary, ways, samples, self.graphs))
                     filled = Parallel(samples, stage, self.order(stage), rngs, sides, guide).run(self._watch)
                 for sample, result, part in zip(samples, results, filled, strict=True):
                     result[stage.target] = part
@@ -198,30 +205,20 @@ class Sampler:
     ) -> tuple[Tensor, Tensor]:
         """Local ids, int64 (B, ≤ limit), until every row has a `stop` id, and the probability that the model gave each,
         float32; what follows a `stop` id has no meaning."""
-        cached, device = Cached(self.network, self.vocabulary, rows, plan, target, limit), self.device
-        heat_B = torch.full((cached.batch,), temperature, device=device) if temperature > 0 else None
-        stops = torch.tensor(sorted(stop), dtype=torch.int64, device=device)
-        ids_B = torch.full((cached.batch,), self.sequences[target].start, device=device)
-        done_B = torch.zeros(cached.batch, dtype=torch.bool, device=device)
-        ids, sure = list[Tensor](), list[Tensor]()
+        cached = Cached(self.network, self.vocabulary, rows, plan, target, limit)
+        drawing, start = Drawing(temperature, top_k, top_p), self.sequences[target].start
+        step = TokenStep(cached, guided, drawing, start=start, stop=stop, uniform_BL=uniform_BL)
+        # What the host knows makes the first tokens cheaper, but a recording cannot depend on it.
+        waits = not at_hand(uniform_BL)
+        step, advance = self.graphs.repeated(step, limit, self.network, alone=guided is None) if waits else (step, step)
         # A check waits for the device; tokens decoded beyond the end are dropped.
-        check_every = 1 if device.type == "cpu" else TOKENS_BETWEEN_CHECKS
-        for step in range(limit):
-            logits_BV = cached.logits(ids_B, step)
-            if guided is not None:
-                guide, other = guided
-                logits_BV = torch.lerp(other.logits(ids_B, step), logits_BV, guide.at(progress(step, limit)))
-            if heat_B is None:
-                ids_B = likeliest(logits_BV, self.vocabulary[target].scales)
-            else:
-                ids_B = draw(logits_BV, uniform_BL[:, step], temperature=heat_B, top_k=top_k, top_p=top_p)
-            ids.append(ids_B)
-            sure.append(log_probability(logits_BV, ids_B).exp())
+        check_every = TOKENS_BETWEEN_CHECKS if waits else 1
+        for length in range(1, limit + 1):
+            advance() if waits else step(length - 1)
             if self._watch is not None:
-                so_far_BL = torch.stack(ids, dim=1)
-                stopped_BL = torch.isin(so_far_BL, stops).cumsum(1) > 0
-                self._watch(target, so_far_BL.cpu().numpy(), ~stopped_BL.cpu().numpy())
-            done_B |= torch.isin(ids_B, stops)
-            if (step + 1) % check_every == 0 and bool(done_B.all()):
+                so_far_BL = step.ids_BL[:, :length].cpu()
+                stopped_BL = torch.isin(so_far_BL, step.stops.cpu()).cumsum(1) > 0
+                self._watch(target, so_far_BL.numpy(), ~stopped_BL.numpy())
+            if length % check_every == 0 and bool(step.done_B.all()):
                 break
-        return torch.stack(ids, dim=1), torch.stack(sure, dim=1)
+        return step.ids_BL[:, :length].clone(), step.sure_BL[:, :length].clone()

@@ -14,8 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fourm_engine.device import at_hand
+
 #: Numbers processed at a time on a CPU: about as many as its caches hold.
 _CHUNK = 2**18
+#: Rows up to which a GPU sorts whole vocabularies; with more, selecting the largest probabilities is quicker.
+_SORTED = 128
 #: Probabilities are summed in blocks of this size.
 _BLOCK = 128
 
@@ -84,8 +88,8 @@ def kept(p_RV: Tensor, *, top_k: int | None = None, top_p: float | None = None) 
         p_RV = torch.where(p_RV >= _kth_largest(p_RV, top_k)[:, None], p_RV, 0.0)
     if top_p is None or top_p >= 1:
         return p_RV
-    if p_RV.device.type != "cpu":
-        return _above(p_RV, *_threshold(p_RV.sort(dim=-1, descending=True).values, top_p))
+    if not at_hand(p_RV):
+        return _nucleus(p_RV, top_p)
     # The largest sixteenth holds the nucleus of most rows; only the other rows are sorted as a whole.
     few, values = vocabulary // 16, p_RV.numpy()
     level_R = top_p * values.sum(-1, dtype=np.float64)
@@ -103,7 +107,7 @@ def kept(p_RV: Tensor, *, top_k: int | None = None, top_p: float | None = None) 
 
 
 def _kth_largest(p_RV: Tensor, k: int) -> Tensor:
-    if p_RV.device.type != "cpu":
+    if not at_hand(p_RV):
         return p_RV.topk(k, dim=-1).values[:, -1]
     at = p_RV.shape[-1] - k
     return torch.from_numpy(np.partition(p_RV.numpy(), at, axis=-1)[:, at].copy())
@@ -122,12 +126,29 @@ def _smallest_kept(rising_RK: np.ndarray, level_R: np.ndarray) -> tuple[np.ndarr
     return threshold, equals
 
 
-def _threshold(falling_RV: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """Like `_smallest_kept`, from all probabilities in descending order, without waiting for the device."""
-    ends_RV = falling_RV.cumsum(-1, dtype=torch.float64)
-    count_R1 = (ends_RV < top_p * ends_RV[:, -1:]).sum(-1, keepdim=True) + 1
-    threshold_R1 = falling_RV.gather(1, count_R1.clamp(max=falling_RV.shape[1]) - 1)
-    return threshold_R1, count_R1 - (falling_RV > threshold_R1).sum(-1, keepdim=True)
+def _nucleus(p_RV: Tensor, top_p: float) -> Tensor:
+    """`kept` on a device that the host waits for, which it does only if rows are many."""
+    rows, vocabulary = p_RV.shape
+    level_R1 = top_p * p_RV.sum(-1, keepdim=True, dtype=torch.float64)
+    recorded = p_RV.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if rows <= _SORTED or vocabulary < 16 or recorded:
+        return _above(p_RV, *_threshold(p_RV.sort(dim=-1, descending=True).values, level_R1))
+    largest = p_RV.topk(vocabulary // 16, dim=-1).values
+    threshold_R1, equals_R1 = _threshold(largest, level_R1)
+    larger_R = largest.sum(-1, dtype=torch.float64) <= level_R1[:, 0]
+    if bool(larger_R.any()):
+        all_of_it = p_RV[larger_R].sort(dim=-1, descending=True).values
+        threshold_R1[larger_R], equals_R1[larger_R] = _threshold(all_of_it, level_R1[larger_R])
+    tied = (p_RV == threshold_R1).sum(-1, keepdim=True) > equals_R1
+    return _above(p_RV, threshold_R1, equals_R1) if bool(tied.any()) else p_RV.masked_fill(p_RV < threshold_R1, 0.0)
+
+
+def _threshold(falling_RK: Tensor, level_R1: Tensor) -> tuple[Tensor, Tensor]:
+    """Like `_smallest_kept`, from the largest probabilities in descending order; their sum reaches the level."""
+    ends_RK = falling_RK.cumsum(-1, dtype=torch.float64)
+    count_R1 = (ends_RK < level_R1).sum(-1, keepdim=True) + 1
+    threshold_R1 = falling_RK.gather(1, count_R1.clamp(max=falling_RK.shape[1]) - 1)
+    return threshold_R1, count_R1 - (falling_RK > threshold_R1).sum(-1, keepdim=True)
 
 
 def _above(p_RV: Tensor, threshold_R1: Tensor, equals_R1: Tensor) -> Tensor:

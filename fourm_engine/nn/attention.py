@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from fourm_engine.nn.linear import Linear
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
 
 NORM_EPS = 1e-6  # of every LayerNorm of the model, QK-norm included
 #: Devices whose SDPA gives 0 to a query that sees nothing, and no gradient, and makes its mask anew in every layer.
@@ -52,6 +52,13 @@ def guard_mask(mask: Bool[Tensor, "... Nq Nk"]) -> tuple[Tensor | None, Bool[Ten
         return additive(mask), None
     seen = mask.any(-1, keepdim=True)
     return mask | ~seen, seen
+
+
+def up_to(index_1: Int[Tensor, " 1"], keys_BHLd: Tensor) -> Float[Tensor, "1 1 1 L"]:
+    """What to add to the scores of one token so that it sees the keys up to `index_1` alone. Made once for all layers:
+    kernels that want numbers would convert booleans in each."""
+    later_L = torch.arange(keys_BHLd.shape[2], device=keys_BHLd.device) > index_1
+    return torch.zeros_like(later_L, dtype=keys_BHLd.dtype).masked_fill_(later_L, -torch.inf)[None, None, None]
 
 
 def attend(
@@ -89,13 +96,20 @@ class SelfAttention(nn.Module):
         """`mask` and `seen` come from `guard_mask`."""
         return self.proj(attend(*self._project(x_BND), mask, seen))
 
-    def step(self, x_B1D: Tensor, k_BHLd: Tensor, v_BHLd: Tensor, index: int) -> Float[Tensor, "B 1 D"]:
+    def step(
+        self, x_B1D: Tensor, k_BHLd: Tensor, v_BHLd: Tensor, index: int | Tensor, mask: Tensor | None = None
+    ) -> Float[Tensor, "B 1 D"]:
         """Attend from a new token to itself and the `index` tokens before it; writes its key and value into the
-        buffers."""
+        buffers. Where the index is on the device, (1,), `mask` hides what follows: see `up_to`."""
         q, k, v = self._project(x_B1D)
-        k_BHLd[:, :, index : index + 1] = k
-        v_BHLd[:, :, index : index + 1] = v
-        return self.proj(attend(q, k_BHLd[:, :, : index + 1], v_BHLd[:, :, : index + 1], None, None))
+        if isinstance(index, Tensor):
+            k_BHLd.index_copy_(2, index, k)
+            v_BHLd.index_copy_(2, index, v)
+        else:
+            k_BHLd[:, :, index : index + 1] = k
+            v_BHLd[:, :, index : index + 1] = v
+            k_BHLd, v_BHLd = k_BHLd[:, :, : index + 1], v_BHLd[:, :, : index + 1]
+        return self.proj(attend(q, k_BHLd, v_BHLd, mask, None))
 
 
 @dataclass(frozen=True)

@@ -146,8 +146,16 @@ class DecoderBlock(nn.Module):
         self_k = cross[0][0].new_zeros(rows, heads, max_len, head_width)
         return BlockCache(self_k, self_k.clone(), cross)
 
-    def step(self, x_R1D: Tensor, cache: BlockCache, index: int, contexts: Sequence[Contexts]) -> Tensor:
-        """`forward` for the token at `index` of causal sequences whose earlier tokens are in `cache`."""
-        x_R1D = x_R1D + self.self_attn.step(self.norm1(x_R1D), cache.self_k_RHLd, cache.self_v_RHLd, index)
+    def step(
+        self,
+        x_R1D: Tensor,
+        cache: BlockCache,
+        index: int | Tensor,
+        contexts: Sequence[Contexts],
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """`forward` for the token at `index` of causal sequences whose earlier tokens are in `cache`; `index` and
+        `mask` as in `SelfAttention.step`."""
+        x_R1D = x_R1D + self.self_attn.step(self.norm1(x_R1D), cache.self_k_RHLd, cache.self_v_RHLd, index, mask)
         x_R1D = x_R1D + self.cross_attn.step(self.query_norm(x_R1D), cache.cross, contexts)
         return x_R1D + self.mlp(self.norm2(x_R1D))

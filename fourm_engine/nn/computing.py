@@ -1,4 +1,4 @@
-"""How blocks are computed: with less memory for activations, or compiled.
+"""How blocks are computed: with a residual stream in bf16, with less memory for activations, or compiled.
 
 Changes the blocks of a model in place, whether training or not; what they compute, their parameters and the names of
 these stay the same. Only `forward` is replaced, not the module's call, so that hooks (FSDP2 gathers weights in them)
@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from fourm_engine.nn.config import Checkpointing
@@ -26,6 +26,13 @@ _KEPT = frozenset(
     for name in (*_PRODUCTS, *(f"_scaled_dot_product_{kernel}" for kernel in _KERNELS))
     if hasattr(_ATEN, name)
 )
+
+
+def halve_residual(blocks: Iterable[nn.Module]) -> None:
+    """Under bf16 autocast let the residual stream between the blocks, and what they attend to, be bf16 too; autocast
+    leaves the stream in the type of the embeddings, fp32. Call it before `checkpoint_blocks`."""
+    for block in blocks:
+        block.forward = partial(_halved, block.forward)
 
 
 def checkpoint_blocks(blocks: Iterable[nn.Module], how: Checkpointing) -> None:
@@ -44,6 +51,10 @@ def compile_blocks(blocks: Iterable[nn.Module]) -> None:
         if not getattr(block, "is_compiled", False):
             block.forward = torch.compile(block.forward, fullgraph=True, dynamic=False)
             block.is_compiled = True  # type: ignore[assignment]
+
+
+def _halved(forward: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
+    return forward(*(x.bfloat16() if x is not None and x.is_floating_point() else x for x in inputs))
 
 
 def _checkpointed(forward: Callable[..., Any], context: dict[str, Any], *inputs: Any, **named: Any) -> Any:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fourm_engine.nn.attention import Contexts, additive, guard_mask, stacked
+from fourm_engine.device import at_hand
+from fourm_engine.nn.attention import Contexts, additive, guard_mask, stacked, up_to
 from fourm_engine.nn.blocks import BlockCache, DecoderBlock, EncoderBlock, layer_norm
 from fourm_engine.nn.computing import compile_blocks
 from fourm_engine.nn.config import SIZES, ModelConfig
@@ -117,7 +118,13 @@ class Transformer(nn.Module):
         `continuous` may be empty. A row may have no valid token: cross-attention then returns the bias of its output
         projection."""
         content_BND, place_BND = self.embedding.encoder(tokens.ids, tokens.pos, tokens.mod, continuous)
-        (x_BND,), place_BND, valid_BN = self.encode_embedded(content_BND, place_BND, tokens.mod >= 0)
+        return self.context(content_BND, place_BND, tokens.mod >= 0)
+
+    def context(
+        self, content_BND: Tensor, place_BND: Tensor, valid_BN: Tensor
+    ) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N"]]:
+        """`encode` from content and place on."""
+        (x_BND,), place_BND, valid_BN = self.encode_embedded(content_BND, place_BND, valid_BN)
         return self.context_proj(x_BND) + place_BND, valid_BN
 
     def encode_embedded(
@@ -176,20 +183,33 @@ class Transformer(nn.Module):
             groups.append(Contexts(first, len(context_UND), rows, mask, seen))
             first += len(context_UND) * rows
         parts = [context for context, _, _ in contexts]
-        blocks = [block.start_cache(parts, first, max_len) for block in self._decoder_blocks()]
+        # GPU kernels want masks of a multiple of 16 numbers, and copy others in every layer.
+        room = max_len if at_hand(parts[0]) else max_len + -max_len % 16
+        blocks = [block.start_cache(parts, first, room) for block in self._decoder_blocks()]
         return DecoderCache(blocks, groups, max_len)
 
     def decode_step(
-        self, ids_R: Int[Tensor, " R"], pos_R: Int[Tensor, " R"], mod_R: Int[Tensor, " R"], cache: DecoderCache
+        self,
+        ids_R: Int[Tensor, " R"],
+        pos_R: Int[Tensor, " R"],
+        mod_R: Int[Tensor, " R"],
+        cache: DecoderCache,
+        index_1: Int[Tensor, " 1"] | None = None,
     ) -> Float[Tensor, "R D"]:
-        """Append a token to each row's sequence and return the decoder's output for it. Raises ValueError if the cache
-        is full."""
-        if cache.length >= cache.max_len:
+        """Append a token to each row's sequence and return the decoder's output for it.
+
+        `index_1`: how many tokens precede it, on the device; `cache.length` is then unused, and the work of every step
+        is the same, so that a CUDA graph of it serves all. Without, raises ValueError if the cache is full."""
+        index: int | Tensor = cache.length
+        if index_1 is not None:
+            index, mask = index_1, up_to(index_1, cache.blocks[0].self_k_RHLd)
+        elif cache.length < cache.max_len:
+            cache.length, mask = cache.length + 1, None
+        else:
             raise ValueError(f"the cache is full at max_len={cache.max_len} tokens; start it with a larger max_len")
         y_R1D = self.embedding.decoder(ids_R[:, None], pos_R[:, None], mod_R[:, None])
         for block, state in zip(self._decoder_blocks(), cache.blocks, strict=True):
-            y_R1D = block.step(y_R1D, state, cache.length, cache.contexts)
-        cache.length += 1
+            y_R1D = block.step(y_R1D, state, index, cache.contexts, mask)
         return self.decoder_norm(y_R1D)[:, 0]
 
     def parameter_counts(self) -> dict[str, int]:

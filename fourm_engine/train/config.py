@@ -65,6 +65,8 @@ class TrainConfig(BaseModel):
 
     #: "auto": bf16 autocast on a GPU, fp32 on CPUs (many of which run bf16 50 times slower). Weights stay in fp32.
     precision: Literal["auto", "bf16", "fp32"] = "auto"
+    #: The residual stream under bf16: "fp32", as autocast leaves it, or "bf16": fewer bytes, coarser sums.
+    residual: Literal["fp32", "bf16"] = "fp32"
     #: "auto": GPUs if there are any, otherwise the CPU.
     device: Literal["auto", "cpu", "cuda"] = "auto"
     #: TF32 for fp32 matrix products on a GPU: faster, with 10 bits of mantissa.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from fourm_engine.device import at_hand, local_world
-from fourm_engine.nn.computing import checkpoint_blocks, compile_blocks
+from fourm_engine.nn.computing import checkpoint_blocks, compile_blocks, halve_residual
 from fourm_engine.train.distributed import first_row, local, patience, together, world_size
 from fourm_engine.train.shared_mean import SharedMean
 
@@ -37,6 +37,8 @@ def started(task: Task, config: TrainConfig, device: torch.device, *, seed: int,
     model = together(lambda: task.model().to(device)) if planned is None else planned.model
     model.train()
     blocks = task.blocks(model)
+    if bf16 and config.residual == "bf16":
+        halve_residual(blocks)
     checkpoint_blocks(blocks, config.activation_checkpointing)
     if config.compile:
         compile_blocks(blocks)

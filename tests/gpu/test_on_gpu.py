@@ -4,10 +4,12 @@ the same in float32 on the CPU."""
 from __future__ import annotations
 
 import copy
+import gc
 import gzip
 import json
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from fourm_engine.train import loop, parallel, step
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.step import Learner
 from tests.fakes import fake_modalities, sample_names, write_data
+from tests.generate import test_graphs
 from tests.generate.test_sampler import IDS, MODALITIES, sample
 from tests.generate.toys import heights, network, picture
 from tests.grids import ramps
@@ -88,11 +91,13 @@ def close_to(on_cpu, on_gpu):
         {},
         {"compile": True},
         {"compile": True, "activation_checkpointing": "selective"},
+        {"compile": True, "residual": "bf16"},
         {"optimiser": "muon", "ema": 0.9, "clip": 0.5, "accumulate": 2},
     ],
 )
 def test_training_in_bf16_follows_fp32(data, tmp_path, sharded, settings):
-    uncompiled = {key: value for key, value in settings.items() if key not in ("compile", "activation_checkpointing")}
+    only_here = ("compile", "activation_checkpointing", "residual")
+    uncompiled = {key: value for key, value in settings.items() if key not in only_here}
     expected, _ = train(data, tmp_path / "cpu", device="cpu", precision="fp32", **uncompiled)
     losses, _ = train(data, tmp_path / "gpu", sharded=sharded, device=DEVICE.type, precision="bf16", **settings)
     assert losses == pytest.approx(expected, rel=0.02)
@@ -184,6 +189,64 @@ def test_a_seed_gives_the_tokens_of_the_cpu(stage):
     here, there = (sampler.run([sample(0), sample(1)], [stage], [5, 6]) for sampler in samplers)
     for one, other in zip(here, there, strict=True):
         np.testing.assert_array_equal(one[stage.target].ids, other[stage.target].ids)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("stage", test_graphs.STAGES, ids=lambda stage: f"{stage.target}-{stage.scheme}")
+def test_cuda_graphs_change_no_token(stage, dtype):
+    launched, recorded = (test_graphs.sampler() for _ in range(2))
+    for sampler in (launched, recorded):
+        sampler.network.to(DEVICE, dtype)
+    launched.graphs.enabled = False
+    for _ in range(2):
+        assert test_graphs.tokens(recorded, stage) == test_graphs.tokens(launched, stage)
+
+
+@pytest.mark.parametrize("target", ["height", "words"])
+def test_cuda_graphs_follow_the_weights(target):
+    scheme = "autoregressive" if target == "words" else "parallel"
+    stage, sampler = Stage(target=target, scheme=scheme, temperature=1.0), test_graphs.sampler()
+    sampler.network.to(DEVICE)
+    before, head = test_graphs.tokens(sampler, stage), sampler.network.heads.weight
+    head.data.mul_(-1)  # in place
+    changed = test_graphs.tokens(sampler, stage)
+    head.data = -head.data  # elsewhere
+    assert before != changed
+    assert test_graphs.tokens(sampler, stage) == before
+
+
+def test_recordings_give_their_memory_back_with_the_model():
+    before = []
+    for _ in range(3):  # what libraries keep for matrix products is there after the first
+        gc.collect()
+        before.append(torch.cuda.memory_allocated())
+        sampler = test_graphs.sampler()
+        sampler.network.to(DEVICE)
+        for stage in test_graphs.STAGES:
+            test_graphs.tokens(sampler, stage)
+        assert torch.cuda.memory_allocated() > before[-1]
+        del sampler
+    assert before[2] <= before[1]
+
+
+@pytest.mark.parametrize("stage", [test_graphs.STAGES[0], test_graphs.STAGES[3]])
+def test_the_host_waits_for_the_gpu_once_a_stage_not_once_a_step(stage):
+    sampler, waits = test_graphs.sampler(), []
+    sampler.network.to(DEVICE)
+    test_graphs.tokens(sampler, stage)
+    for steps in (3, 9):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                for _ in range(3):
+                    changed = stage.model_copy(update={"steps": steps})
+                    caught.clear()
+                    sampler.run(test_graphs.batches()[0][:1], [changed], [5])
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        waits.append(len(caught))
+    assert waits[0] == waits[1]
 
 
 def test_features_are_those_of_the_cpu(model):

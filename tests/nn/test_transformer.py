@@ -176,7 +176,10 @@ def test_cached_decoding_equals_the_full_causal_decoder(vocabulary, batch, varia
         full = model.decode(Tokens(ids, pos, mod, pos), context, valid)
         cache = model.start_cache([(context, valid, 1)], 8)
         steps = [model.decode_step(ids[:, i], pos[:, i], mod[:, i], cache) for i in range(8)]
+        fixed, index_1 = model.start_cache([(context, valid, 1)], 8), torch.zeros(1, dtype=torch.int64)
+        alike = [model.decode_step(ids[:, i], pos[:, i], mod[:, i], fixed, index_1 + i) for i in range(8)]
     torch.testing.assert_close(torch.stack(steps, dim=1), full, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.stack(alike, dim=1), full, atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="max_len=8"):
         model.decode_step(ids[:, 0], pos[:, 0], mod[:, 0], cache)
 

@@ -1,0 +1,196 @@
+"""CUDA graphs: the kernels of a step are recorded once and launched together, where a GPU runs them faster than a host
+can launch them one by one.
+
+In: work on tensors whose shapes come again. Out: the same work, recorded when they do. `Graphs` belongs to a sampler
+and keeps a bounded number of recordings; those of weights that have moved are dropped.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable
+from functools import cache
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from fourm_engine.nn.transformer import Transformer
+
+#: Devices whose work is recorded.
+RECORDED_ON = ("cuda",)
+#: Recordings that are kept: of shapes of parallel decoding, for each network; of batches of sequences, which hold the
+#: keys and values of all tokens.
+MOST_SHAPES, MOST_SEQUENCES = 64, 2
+#: Tokens decoded before their step is recorded, since kernels settle in the first; sequences of fewer than `FEWEST`
+#: tokens are not.
+BEFORE, FEWEST = 2, 8
+#: Bytes to whose multiple each input is aligned; shapes that are remembered.
+_ALIGNED, _SHAPES_SEEN = 256, 10_000
+
+S = TypeVar("S", bound="Step")
+Replay = Callable[[], object]
+
+
+class Step(Protocol):
+    """Work whose state is all on the device, in tensors that it changes in place."""
+
+    def __call__(self) -> None: ...
+
+    def tensors(self) -> list[Tensor]:
+        """What a step of the same `kind` needs to go on in this one's place."""
+        ...
+
+    def kind(self) -> Hashable:
+        """What decides, beside the shapes of the tensors, which kernels run."""
+        ...
+
+
+class Graphs:
+    """The recordings of one sampler. `enabled`: whether work is recorded."""
+
+    def __init__(self) -> None:
+        self.enabled = True
+        self._shapes: WeakKeyDictionary[Transformer, Shapes] = WeakKeyDictionary()
+        self._steps: OrderedDict[Hashable, tuple[Step, Replay]] = OrderedDict()
+
+    def __reduce__(self) -> tuple[type[Graphs], tuple[()]]:
+        return Graphs, ()  # copies record anew
+
+    def clear(self) -> None:
+        self._shapes.clear()
+        self._steps.clear()
+
+    def shapes(self, network: Transformer) -> Shapes | None:
+        """What runs work with the weights of a network; None where nothing is recorded."""
+        weights = next(network.parameters())
+        if not self._usable(weights.device):
+            return None
+        address = _address(network)
+        if network not in self._shapes or self._shapes[network].address != address:
+            self._shapes[network] = Shapes(address, weights.device)
+        return self._shapes[network]
+
+    def repeated(self, step: S, times: int, network: Transformer, *, alone: bool) -> tuple[S, Replay]:
+        """What runs `step`, up to so many times, and where its state is then: in the step, or in an earlier one of its
+        kind whose recording is replayed. `alone`: only weights of `network` are used; other recordings are not kept."""
+        device = next(network.parameters()).device
+        if times < FEWEST or not self._usable(device):
+            return step, step
+        address = _address(network)
+        for old in [key for key in self._steps if key[0] != address]:  # type: ignore[index]
+            del self._steps[old]
+        key = (address, step.kind(), *((x.shape, x.dtype) for x in step.tensors()))
+        if alone and key in self._steps:
+            self._steps.move_to_end(key)
+            earlier, replay = self._steps[key]
+            for there, here in zip(earlier.tensors(), step.tensors(), strict=True):
+                there.copy_(here)
+            return cast("S", earlier), replay
+        run, runs = list[Replay]([step]), 0
+
+        def advance() -> None:
+            nonlocal runs
+            if runs == BEFORE:
+                try:
+                    run[0] = record(step, device)
+                except torch.OutOfMemoryError:
+                    self._steps.clear()
+                else:
+                    if alone:
+                        self._steps[key] = step, run[0]
+                        _keep(self._steps, MOST_SEQUENCES)
+            run[0]()
+            runs += 1
+
+        return step, advance
+
+    def _usable(self, device: torch.device) -> bool:
+        # Under autocast, weights are converted when they are first used, and forgotten later.
+        return self.enabled and device.type in RECORDED_ON and not torch.is_autocast_enabled(device.type)
+
+
+class _Recording(NamedTuple):
+    replay: Replay
+    inputs: list[Tensor]
+    output: Tensor
+
+
+class Shapes:
+    """Recordings with the weights of one network, by the shapes of their inputs, which share the memory of these."""
+
+    def __init__(self, address: Hashable, device: torch.device) -> None:
+        self.address, self.device = address, device
+        self._pool: Any = None
+        self._seen, self._recorded = Counter[Hashable](), OrderedDict[Hashable, _Recording]()
+        self._memory = torch.empty(0, dtype=torch.uint8, device=device)
+
+    def __call__(self, work: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """work(*inputs), which is valid until the next call. `work`: always the same, but for the shapes."""
+        key = tuple((x.shape, x.dtype) for x in inputs)
+        if key in self._recorded:
+            self._recorded.move_to_end(key)
+            recording = self._recorded[key]
+            for there, here in zip(recording.inputs, inputs, strict=True):
+                there.copy_(here)
+            recording.replay()
+            return recording.output
+        if len(self._seen) > _SHAPES_SEEN:
+            self._seen.clear()
+        self._seen[key] += 1
+        if self._seen[key] != 2:  # what comes once is not worth it; what did not fit is not tried again
+            return work(*inputs)
+        views = self._views(inputs)
+        output = work(*views).clone()
+        if not self._recorded and self.device.type == "cuda":  # a pool does not outlive the recordings that share it
+            self._pool = torch.cuda.graph_pool_handle()
+        try:
+            replay = record(lambda: output.copy_(work(*views)), self.device, self._pool)
+        except torch.OutOfMemoryError:
+            self._recorded.clear()
+        else:
+            self._recorded[key] = _Recording(replay, views, output)
+            _keep(self._recorded, MOST_SHAPES)
+        return output
+
+    def _views(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        """Copies in the shared memory. Earlier recordings keep theirs where it is too small."""
+        sizes = [x.numel() * x.element_size() for x in inputs]
+        starts = [0]
+        for size in sizes:
+            starts.append(starts[-1] + size + -size % _ALIGNED)
+        if starts[-1] > len(self._memory):
+            self._memory = torch.empty(starts[-1], dtype=torch.uint8, device=self.device)
+        parts = zip(inputs, starts, sizes, strict=False)
+        return [self._memory[at : at + size].view(x.dtype).view(x.shape).copy_(x) for x, at, size in parts]
+
+
+def record(work: Callable[[], object], device: torch.device, pool: Any = None) -> Replay:
+    """Records `work`, without running it. It must have run before; addresses and shapes of its tensors stay. `pool`:
+    memory for what is not kept beyond a replay."""
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.synchronize(device)
+    with torch.cuda.stream(_stream(device)):
+        graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+        try:
+            work()
+        finally:
+            graph.capture_end()
+    return graph.replay
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream on which work is recorded: one, since each keeps memory for matrix products."""
+    return torch.cuda.Stream(device)
+
+
+def _address(network: Transformer) -> Hashable:
+    """Changes where recordings of the network no longer do what it does."""
+    return network.compiled, *(parameter.data_ptr() for parameter in network.parameters())
+
+
+def _keep(recorded: OrderedDict[Hashable, Any], most: int) -> None:
+    while len(recorded) > most:
+        recorded.popitem(last=False)

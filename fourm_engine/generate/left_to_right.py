@@ -1,0 +1,87 @@
+"""Decoding sequences token by token.
+
+In: what the network shows of each sequence (`Cached`), random numbers, ids that end a sequence. Out: the tokens and the
+model's probability of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fourm_engine.generate.cached import Cached
+from fourm_engine.generate.guidance import Guide, progress
+from fourm_engine.generate.sampling import draw, likeliest, log_probability
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How tokens are drawn; temperature 0 takes the likeliest."""
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+
+class TokenStep:
+    """The next token of each of B sequences of at most L; see `graphs.Step`.
+
+    Args:
+        guided: another model to lead away from.
+        start: the id before the first; `stop`: those after which a sequence has ended.
+        uniform_BL: float32 in [0, 1)."""
+
+    def __init__(
+        self,
+        cached: Cached,
+        guided: tuple[Guide, Cached] | None,
+        drawing: Drawing,
+        *,
+        start: int,
+        stop: Collection[int],
+        uniform_BL: Tensor,
+    ) -> None:
+        self.cached, self.other, self.drawing = cached, None if guided is None else guided[1], drawing
+        limit, device, batch = len(cached.shares_LKB), uniform_BL.device, cached.batch
+        weights = [] if guided is None else [guided[0].at(progress(step, limit)) for step in range(limit)]
+        self.weight_L = torch.tensor(weights, dtype=torch.float32, device=device)
+        self.heat_B = torch.full((batch,), drawing.temperature, device=device) if drawing.temperature > 0 else None
+        self.stops = torch.tensor(sorted(stop), dtype=torch.int64, device=device)
+        self.uniform_BL = uniform_BL[:, :limit].clone()
+        self.ids_BL = torch.zeros(batch, limit, dtype=torch.int64, device=device)
+        self.sure_BL = torch.zeros(batch, limit, device=device)
+        self.id_B = torch.full((batch,), start, device=device)
+        self.done_B = torch.zeros(batch, dtype=torch.bool, device=device)
+        self.index_1 = torch.zeros(1, dtype=torch.int64, device=device)
+
+    def __call__(self, step: int | None = None) -> None:
+        """`step`: how many tokens precede; by default `index_1`, which is then one more."""
+        index = self.index_1 if step is None else step
+        at = self.index_1 if step is None else slice(step, step + 1)
+        logits_BV = self.cached.logits(self.id_B, index)
+        if self.other is not None:
+            logits_BV = torch.lerp(self.other.logits(self.id_B, index), logits_BV, self.weight_L[at])
+        if self.heat_B is None:
+            id_B = likeliest(logits_BV, self.cached.entry.scales)
+        else:
+            uniform_B, how = self.uniform_BL[:, at][:, 0], self.drawing
+            id_B = draw(logits_BV, uniform_B, temperature=self.heat_B, top_k=how.top_k, top_p=how.top_p)
+        self.id_B.copy_(id_B)
+        self.ids_BL[:, at] = id_B[:, None]
+        self.sure_BL[:, at] = log_probability(logits_BV, id_B).exp()[:, None]
+        self.done_B |= (id_B[:, None] == self.stops).any(1)  # `isin` would wait for the device
+        if step is None:
+            self.index_1 += 1
+
+    def tensors(self) -> list[Tensor]:
+        heat = [] if self.heat_B is None else [self.heat_B]
+        read = [self.uniform_BL, self.stops, self.weight_L, *heat, self.id_B, self.done_B, self.index_1]
+        return [*read, *self.cached.tensors(), *([] if self.other is None else self.other.tensors())]
+
+    def kind(self) -> Hashable:
+        sides = [self.cached] if self.other is None else [self.cached, self.other]
+        groups = tuple((g.first, g.count, g.rows, g.mask is None) for side in sides for g in side.cache.contexts)
+        return self.cached.entry.name, self.drawing.top_k, self.drawing.top_p, self.heat_B is None, groups
