@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from fourm_plugins.errors import one_line
 from fourm_plugins.explain import explain
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -48,7 +49,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def _reason(error: yaml.YAMLError) -> str:
     """What is wrong with a YAML text, and in which line, without the lines themselves."""
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return " ".join(str(error).split())
+        return one_line(error)
     problem = (error.problem or "unreadable").replace("'<stream end>'", "the end of the text")
     context = f" ({error.context})" if error.context else ""
     return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {problem}{context}"

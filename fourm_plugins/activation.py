@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 
 from fourm_plugins.contract import arguments, check, check_hooks, hook_name
 from fourm_plugins.discovery import ENGINE, Plugin, PluginError
-from fourm_plugins.distributions import find_distribution, one_line
+from fourm_plugins.distributions import find_distribution
+from fourm_plugins.errors import one_line
 from fourm_plugins.guard import guarded
 
 log = logging.getLogger(__name__)

@@ -21,11 +21,11 @@ from fourm_plugins.distributions import (
     Leftover,
     canonical,
     importable,
-    one_line,
     right_group,
     source_folder,
     survey,
 )
+from fourm_plugins.errors import one_line
 from fourm_plugins.suggest import did_you_mean
 
 API_VERSION = 1

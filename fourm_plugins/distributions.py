@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from fourm_plugins.errors import one_line
 from fourm_plugins.suggest import nearest
 
 #: The groups of entry points that are read; the number is the API version.
@@ -137,10 +138,6 @@ def importable(package: str) -> bool:
         return importlib.util.find_spec(package) is not None
     except (ValueError, ImportError, AttributeError):
         return False
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 def _look(dist: Distribution) -> Installed | None:

@@ -1,6 +1,11 @@
-"""`SampleError`: what a plugin says of a value that it cannot use."""
+"""`SampleError`: what a plugin says of a value that it cannot use; and any error in one line."""
 
 
 class SampleError(ValueError):
     """A file or value that cannot be used, with the reason in one line. The engine adds the name and, as configured,
     skips it or stops."""
+
+
+def one_line(error: BaseException) -> str:
+    """Its message without line breaks; '' if it has none."""
+    return " ".join(str(error).split())

@@ -27,7 +27,7 @@ from fourm_plugins.discovery import (
     distribution_hint,
     names_in_environment,
 )
-from fourm_plugins.distributions import one_line
+from fourm_plugins.errors import one_line
 from fourm_plugins.hookspecs import hookimpl
 from fourm_plugins.suggest import nearest
 

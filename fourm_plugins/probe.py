@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from fourm_plugins.discovery import Plugin, PluginError
+from fourm_plugins.errors import one_line
 
 #: Seconds after which a plugin counts as hanging; importing torch from a cold disk takes a while.
 TIMEOUT = 60.0
@@ -135,7 +136,7 @@ def run_child(plugin_json: str, result: str) -> None:
     except Exception as failure:
         import traceback
 
-        text = " ".join(str(failure).split())
+        text = one_line(failure)
         error = f"its default settings are refused: {type(failure).__name__}: {text}\n{traceback.format_exc()}"
     sys.stdout.flush()
     sys.stderr.flush()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fourm_engine.files import replacing_folder
+from fourm_plugins.errors import one_line
 from fourm_plugins.extras import optional
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Index:
         try:
             features = np.load(folder / FEATURES, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            why = " ".join(str(error).split())
+            why = one_line(error)
             raise ValueError(f"{folder / FEATURES}: missing or damaged ({why:.200}); {_REMEDY}") from None
         if not isinstance(features, np.ndarray) or features.ndim != 2 or features.dtype != np.float32:
             raise ValueError(f"{folder / FEATURES}: not float32 (n, D); {_REMEDY}")

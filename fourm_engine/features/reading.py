@@ -15,7 +15,7 @@ from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.folder import FolderSource
 from fourm_engine.features.encoder import ReadSample
 from fourm_engine.generate.inputs import InputReader
-from fourm_plugins.errors import SampleError
+from fourm_plugins.errors import SampleError, one_line
 
 
 class Reader(Protocol):
@@ -92,7 +92,7 @@ class ClassFolder:
         try:
             return self.encoder.read({self.name: self.modality.read(self._source.files(name))})
         except (SampleError, ValueError) as error:
-            self._bad.add(name, BadFile(self._source.where(name), self.name, " ".join(str(error).split())))
+            self._bad.add(name, BadFile(self._source.where(name), self.name, one_line(error)))
             return None
 
     def stamp(self, name: str) -> str:

@@ -18,6 +18,7 @@ from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.sample import RawSample
 from fourm_engine.data.views import DrawnViews, ViewDrawer, view_of
 from fourm_plugins.counting import counted
+from fourm_plugins.errors import one_line
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ClassMap, FeatureMap, ModalitySpec
 from fourm_plugins.view import View
@@ -171,7 +172,7 @@ def at_sizes(
         try:
             other = modality.at_size(height, width)
         except ValueError as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise ValueError(f"adapt.sizes: {modality.name} at {height}x{width}: {reason}") from None
         modalities, name = {modality.name: other}, modality.name
         drawer = ViewDrawer.from_config(modalities, config, training=True, seed=seed)

@@ -24,7 +24,7 @@ from fourm_engine.generate.masks import region_tokens, tokens_within, weights_of
 from fourm_engine.generate.shown import Kept, Region, Sample, check_kept, kept_pixels, without_halo
 from fourm_engine.masking.pack import Shown
 from fourm_plugins.arrays import check_array
-from fourm_plugins.errors import SampleError
+from fourm_plugins.errors import SampleError, one_line
 from fourm_plugins.inputs import describe, looks_like_path
 from fourm_plugins.modality import Modality
 from fourm_plugins.notes import reading
@@ -211,7 +211,7 @@ def _blame(name: str, given: Any) -> Iterator[None]:
     except ValueError as error:
         raise ValueError(f"input {name!r}: {' '.join(str(error).split())}{_hint(given)}") from error
     except (TypeError, AttributeError, IndexError, KeyError) as error:
-        why = " ".join(str(error).split())
+        why = one_line(error)
         raise ValueError(f"input {name!r}: {describe(given)} is not a value of it ({why}){_hint(given)}") from error
 
 

@@ -82,7 +82,7 @@ class Options(BaseModel):
         return bool(self.temperature) or self.top_p is not None or self.top_k is not None
 
 
-def one_line(error: ValidationError, model: type[BaseModel]) -> str:
+def faults(error: ValidationError, model: type[BaseModel]) -> str:
     whole = [f["msg"].removeprefix("Value error, ") for f in error.errors() if not f["loc"]]
     return "; ".join(whole or explain(error, model))
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from fourm_engine.generate.options import Guidance, Options, Temperature, check_drawing, one_line, scheduled
+from fourm_engine.generate.options import Guidance, Options, Temperature, check_drawing, faults, scheduled
 from fourm_engine.generate.schedules import Schedule, TemperatureSchedule
 from fourm_plugins.modality import Modality
 
@@ -89,7 +89,7 @@ class Stage(BaseModel):
             super().__init__(**data)
         except ValidationError as error:
             what = f"stage of {data['target']!r}: " if "target" in data else "stage: "
-            raise ValueError(what + one_line(error, type(self))) from None
+            raise ValueError(what + faults(error, type(self))) from None
 
     @model_validator(mode="after")
     def _effects(self) -> Stage:
@@ -184,7 +184,7 @@ def default_plan(
     try:
         chosen = Options(**options)
     except ValidationError as error:
-        raise ValueError(one_line(error, Options)) from None
+        raise ValueError(faults(error, Options)) from None
     targets = [targets] if isinstance(targets, str) else list(targets)
     if unknown := [target for target in targets if target not in modalities]:
         raise ValueError(f"no modality {unknown[0]!r}; available: {', '.join(modalities)}")

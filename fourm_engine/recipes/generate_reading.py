@@ -22,7 +22,7 @@ from fourm_engine.generate.regions import Regions
 from fourm_engine.recipes.sample_inputs import SampleInputs
 from fourm_engine.storage.errors import StoreError
 from fourm_plugins.arrays import check_array
-from fourm_plugins.errors import SampleError
+from fourm_plugins.errors import SampleError, one_line
 from fourm_plugins.inputs import read_file
 from fourm_plugins.modality import Modality
 from fourm_plugins.notes import reading
@@ -92,7 +92,7 @@ class Reader:
         except BadFile as bad:
             return bad
         except (SampleError, ValueError) as error:
-            return BadFile(self.inputs.where(name), key, " ".join(str(error).split()))
+            return BadFile(self.inputs.where(name), key, one_line(error))
         except StoreError:  # which names what is read
             raise
         except Exception as error:

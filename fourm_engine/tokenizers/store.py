@@ -20,6 +20,7 @@ from fourm_engine.files import replacing_folder
 from fourm_engine.identity import RECIPE, Difference, differences, refuse
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.tokenizers.vit import position_grid
+from fourm_plugins.errors import one_line
 from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginError, PluginManager
 from fourm_plugins.modality import Modality
@@ -110,7 +111,7 @@ def load_tokenizer(
         try:
             stored.append(ModalitySpec.model_validate(raw))
         except ValueError as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise ValueError(f"{folder / DOCUMENT}: no spec of a modality: {reason:.300}; fit it again") from None
     resizable = _serves_any_size(cls, document["settings"])
     for modality in modalities:

@@ -24,6 +24,7 @@ import tokenizers
 from pydantic import Field, field_validator, model_validator
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
 
+from fourm_plugins.errors import one_line
 from fourm_plugins.settings import Settings
 from fourm_plugins.spec import ModalitySpec, Text
 from fourm_plugins.tokenizer import TextTokenizer
@@ -265,7 +266,7 @@ class WordPieceTokenizer(TextTokenizer):
             _check_form(json.loads(text))
             model = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises plain Exception
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise ValueError(f"{path}: not a WordPiece vocabulary: {reason}; fit it again") from None
         self._use(model)
 

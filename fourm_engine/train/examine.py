@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fourm_engine.train.distributed import describe, seed_of
 from fourm_engine.train.replay import KeptStep
 from fourm_engine.train.step import Learner
+from fourm_plugins.errors import one_line
 
 
 def examine(learner: Learner, kept: KeptStep, path: Path) -> list[str]:
@@ -87,7 +88,7 @@ def _backward(learner: Learner, batch: Any, step: int, scale: dict[str, float]) 
     except RuntimeError as error:
         if "returned nan values" not in str(error):
             raise
-        return " ".join(str(error).split())
+        return one_line(error)
     bad = [n for n, p in learner.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
     return f"infinite at {', '.join(bad[:3])}" if bad else None
 

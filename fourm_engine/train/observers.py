@@ -21,6 +21,7 @@ import torch
 
 from fourm_engine.train.checkpoint import step_folder
 from fourm_engine.train.distributed import describe
+from fourm_plugins.errors import one_line
 from fourm_plugins.guard import guarded
 from fourm_plugins.hookspecs import Run
 from fourm_plugins.manager import PluginManager
@@ -70,7 +71,7 @@ class Observers:
             except (Exception, SystemExit) as error:
                 self._failed.add(name)
                 where = traceback.extract_tb(error.__traceback__)[-1]
-                words = " ".join(str(error).split())
+                words = one_line(error)
                 print(
                     f"observer {name}: {hook} failed with {type(error).__name__}: {words} "
                     f"({where.filename}:{where.lineno}); it observes no more, the run goes on",

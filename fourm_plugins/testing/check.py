@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from fourm_plugins.errors import one_line
 from fourm_plugins.suggest import did_you_mean
 
 #: failed, "cannot run" (something that is no part of the plugin is missing) and "unexpected pass" (an expected failure
@@ -153,7 +154,7 @@ def run_check(check: Check, subject: Checked, expected_failures: Mapping[str, st
 
 def explain(error: BaseException) -> str:
     """One line: what was raised, and where, unless a check raised it on purpose."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = one_line(error) or type(error).__name__
     if isinstance(error, CheckFailed):
         return text
     frames = traceback.extract_tb(error.__traceback__)

@@ -22,7 +22,7 @@ from fourm_engine.data.raw.source import Source
 from fourm_engine.data.tokens.prepare import content_digest
 from fourm_engine.data.workers import AHEAD, WorkerEnded, ahead
 from fourm_plugins.arrays import check_array
-from fourm_plugins.errors import SampleError
+from fourm_plugins.errors import SampleError, one_line
 from fourm_plugins.modality import Modality
 from fourm_plugins.notes import reading
 from fourm_plugins.spec import Text
@@ -189,7 +189,7 @@ class Reader:
 
 
 def _reason(error: Exception) -> str:
-    reason = " ".join(str(error).split())
+    reason = one_line(error)
     if not isinstance(error, SampleError):
         reason = f"the plugin failed with {type(error).__name__}: {reason}"
     return reason[:MAX_REASON]

@@ -31,7 +31,7 @@ from fourm_engine.modalities import host_of
 from fourm_engine.storage.errors import StoreError
 from fourm_plugins.arrays import check_array
 from fourm_plugins.counting import counted
-from fourm_plugins.errors import SampleError
+from fourm_plugins.errors import SampleError, one_line
 from fourm_plugins.manager import PluginError
 from fourm_plugins.modality import Modality
 from fourm_plugins.notes import reading
@@ -225,7 +225,7 @@ class AlignedData(Presence):
         try:
             yield
         except SampleError as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             reason = reason if len(reason) <= MAX_REASON else reason[:MAX_REASON] + "…"
             raise BadFile(self.where(name, modality), modality, reason) from error
         except (StoreError, PluginError):  # which name what is read

@@ -24,8 +24,7 @@ from fourm_engine.data.names_table import Names, NameTable
 from fourm_engine.data.raw.names import plain, shown
 from fourm_engine.data.raw.sample_shards import Claim, Key
 from fourm_engine.storage.url import scheme_of
-from fourm_plugins.distributions import one_line
-from fourm_plugins.errors import SampleError
+from fourm_plugins.errors import SampleError, one_line
 from fourm_plugins.manager import PluginError, PluginManager
 from fourm_plugins.source import SampleSource
 from fourm_plugins.spec import ModalitySpec
