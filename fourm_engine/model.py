@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -216,6 +216,7 @@ class FourM:
         scheme: str | None = None,
         order: Mapping[str, float] | None = None,
         prompt_sentinel: bool = False,
+        **unknown: NoReturn,
     ) -> Results:
         """Generate `targets` of one sample in order; each sees those before it, and the known part of later ones.
 
@@ -244,12 +245,12 @@ class FourM:
             prompt_sentinel: as the published models were sampled; see `Stage`.
 
         Raises ValueError, one line, for names that the model does not know, values that do not fit, and options that
-        would have no effect."""
+        are unknown or would have no effect."""
         options: dict[str, Any] = {"steps": steps, "temperature": temperature, "top_p": top_p, "top_k": top_k}
         options |= {"guidance": guidance, "scheme": scheme, "order": order, "prompt_sentinel": prompt_sentinel}
-        samples: dict[str, Any] = {"seed": seed, "n_samples": n_samples, "reduce": reduce, "best": best}
+        options |= {"seed": seed, "n_samples": n_samples, "reduce": reduce, "best": best, **unknown}
         return self.generate_batch(
-            [inputs], targets, explain=explain, plan=plan, batch_size=batch_size, guide=guide, **samples, **options
+            [inputs], targets, explain=explain, plan=plan, batch_size=batch_size, guide=guide, **options
         )[0]
 
     def generate_batch(

@@ -6,7 +6,7 @@ string. Its *array* (`ModalitySpec.array`) is what a tokenizer or the model take
     files --read--> value --augment(view)--> value --normalise--> array --tokenizer--> ids
     files <-write-- value <------------- denormalise ------------ array <-tokenizer--- ids
 
-A value also comes by one door from whatever a user holds: `value(given)`, of a path, bytes, a picture, an array, text.
+Whatever a user holds becomes a value by `value(given)`: a path, bytes, a picture, an array, text.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 import numpy as np
 from pydantic import BaseModel
 
-from fourm_plugins import door, several
+from fourm_plugins import inputs
 from fourm_plugins.errors import SampleError
 from fourm_plugins.legend import Legend
 from fourm_plugins.notes import reading
 from fourm_plugins.recognition import Recognised, contents, usable
+from fourm_plugins.reductions import How, average, deviation, vote
 from fourm_plugins.settings import Settings, flat, flat_settings
 from fourm_plugins.spec import ClassMap, ModalitySpec, Text
 from fourm_plugins.view import View
@@ -141,7 +142,7 @@ class Modality(ABC, Generic[Value]):
     def write(self, value: Value) -> dict[str, bytes]:
         """The files of one sample, from which `read` returns the same value, to the format's precision."""
 
-    # The door: whatever a user gives means what the same file would mean. Each method raises `SampleError`, one line
+    # Inputs: whatever a user gives means what the same file would mean. Each method raises `SampleError`, one line
     # in users' words.
 
     def value(self, given: Any) -> Value:
@@ -149,12 +150,12 @@ class Modality(ABC, Generic[Value]):
         a `PIL.Image`, an array (NumPy, a torch tensor, or what converts to NumPy), text where the files are text, or a
         value. Raises `SampleError`."""
         if isinstance(given, str):
-            if not door.looks_like_path(given, self.spec.extensions, typed=self.typed):
+            if not inputs.looks_like_path(given, self.spec.extensions, typed=self.typed):
                 return self.from_text(given)
             given = Path(given)
         if isinstance(given, os.PathLike):
             path = Path(os.fsdecode(given))
-            files = door.read_file(path, self.spec.extensions)
+            files = inputs.read_file(path, self.spec.extensions)
             with reading(lambda: str(path)):
                 try:
                     return self.read(files)
@@ -162,20 +163,20 @@ class Modality(ABC, Generic[Value]):
                     raise SampleError(f"{path}: {error}") from error
         if isinstance(given, (bytes, bytearray, memoryview)):
             content = bytes(given)
-            return self.read({door.sniff(content, self.spec.extensions): content})
-        if door.is_picture(given):
+            return self.read({inputs.sniff(content, self.spec.extensions): content})
+        if inputs.is_picture(given):
             return self.from_picture(given)
-        array = door.as_array(given)
+        array = inputs.as_array(given)
         return self.from_object(given) if array is None else self.from_array(array)
 
     @property
     def typed(self) -> bool:
         """Whether a value can be typed (`from_text`)."""
-        return isinstance(self.spec.array, Text) or any(e in door.TEXT_EXTENSIONS for e in self.spec.extensions)
+        return isinstance(self.spec.array, Text) or any(e in inputs.TEXT_EXTENSIONS for e in self.spec.extensions)
 
     def from_text(self, text: str) -> Value:
         """The value of typed text; by default what a file with this content holds."""
-        extension = next((e for e in self.spec.extensions if e in door.TEXT_EXTENSIONS), self.spec.extensions[0])
+        extension = next((e for e in self.spec.extensions if e in inputs.TEXT_EXTENSIONS), self.spec.extensions[0])
         if not self.typed:
             raise SampleError(f"cannot be typed; give a file (.{', .'.join(self.spec.extensions)})")
         return self.read({extension: text.encode(errors="surrogatepass")})
@@ -191,7 +192,7 @@ class Modality(ABC, Generic[Value]):
 
     def from_array(self, array: np.ndarray) -> Value:
         """The value of an array; by default the array itself, if it holds numbers."""
-        return cast("Value", door.numbers(array, self.wants()))
+        return cast("Value", inputs.numbers(array, self.wants()))
 
     def from_object(self, given: Any) -> Value:
         """Of anything else: by default the value itself."""
@@ -201,7 +202,7 @@ class Modality(ABC, Generic[Value]):
 
     def refusal(self, given: Any, why: str = "") -> SampleError:
         """The error that says what is wanted and what was given."""
-        return door.refusal(self.wants(), given, why)
+        return inputs.refusal(self.wants(), given, why)
 
     def wants(self) -> str:
         """What may be given, for errors."""
@@ -243,21 +244,21 @@ class Modality(ABC, Generic[Value]):
         return self.denormalise(np.where(kept, self.normalise(given), self.normalise(generated)))
 
     @property
-    def reductions(self) -> tuple[several.How, ...]:
+    def reductions(self) -> tuple[How, ...]:
         """How several values may be made one: of quantities "mean" and "median", of classes and texts "vote"."""
         return ("vote",) if isinstance(self.spec.array, (Text, ClassMap)) else ("mean", "median")
 
-    def reduce(self, values: Sequence[Value], how: several.How) -> Value:
+    def reduce(self, values: Sequence[Value], how: How) -> Value:
         """One value of several, at this modality's own size; `how` is one of `reductions`."""
-        return cast("Value", several.vote(values)[0] if how == "vote" else several.average(values, how))
+        return cast("Value", vote(values)[0] if how == "vote" else average(values, how))
 
     def spread(self, values: Sequence[Value]) -> Any:
         """How far several values lie apart: float (H, W) of values of rows and columns, {name: float} of named
         numbers, else a float. Of quantities the standard deviation, of classes and texts the share that differs from
         the commonest. Twice the spread of a value and the truth is its error."""
         if "vote" in self.reductions:
-            return 1 - several.vote(values)[1]
-        return several.deviation(values)
+            return 1 - vote(values)[1]
+        return deviation(values)
 
     @abstractmethod
     def render(self, value: Value) -> Any:

@@ -35,9 +35,10 @@ def test_an_optional_module_that_is_installed_is_returned():
     assert optional("json", what="tests need", install="python").dumps([1]) == "[1]"
 
 
-def test_loading_a_model_imports_no_extra():
+def test_loading_a_model_imports_no_extra_and_nothing_that_opens_data():
     code = (
         "import sys, fourm_engine as fm; fm.FourM\n"
+        "assert not {'fourm_engine.storage', 'fourm_engine.data.config', 'fourm_engine.train'} & set(sys.modules)\n"
         "extras = {'s3fs', 'gcsfs', 'aiohttp', 'optuna'}\n"
         "extras |= {'diffusers', 'matplotlib', 'tensorboard', 'transformers', 'torchmetrics', 'scipy'}\n"
         "assert not extras & set(sys.modules), extras & set(sys.modules)"

@@ -67,7 +67,7 @@ def test_importing_the_sdk_and_listing_plugins_import_neither_torch_nor_a_plugin
 
 
 @pytest.mark.parametrize("path", [*ENGINE, *SDK, *PLUGINS, *EXAMPLE_PLUGINS], ids=lambda p: str(p.relative_to(ROOT)))
-def test_every_file_opens_with_what_it_holds_and_stays_under_500_lines(path):
+def test_every_file_opens_with_what_it_holds_and_stays_under_400_lines(path):
     text = path.read_text()
     assert not text.strip() or ast.get_docstring(ast.parse(text)), "no module docstring"
-    assert text.count("\n") <= 500
+    assert text.count("\n") <= 400

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from fourm_plugins.testing.subject import Subject
 
 
 def check(
@@ -26,7 +30,7 @@ def check(
     """Run the conformance kit on an installed modality; exit code 1 if a check fails."""
     from fourm_engine.files import write_atomically
     from fourm_engine.yaml_config import apply_override
-    from fourm_plugins.manager import PluginManager
+    from fourm_plugins.counting import counted
     from fourm_plugins.testing.check import BAD
     from fourm_plugins.testing.subject import Subject
     from fourm_plugins.testing.suite import CHECKS, report, run_checks
@@ -40,14 +44,20 @@ def check(
         raise ValueError(f"--source {source}: no such folder; name the folder of pyproject.toml")
     subject = Subject(name, settings, claims=frozenset(claim or ()), tolerance=tolerance, source=source)
     try:
-        PluginManager().find("modality", name)  # an unknown name is an error, not a failed check
+        subject.manager.find("modality", name)  # an unknown name is an error, not a failed check
+        if settings:
+            _check_settings(subject)
         concern = {c.name: c.concern for c in CHECKS}
         outcomes = []
         for outcome in run_checks(subject, CHECKS, _reasons(expect or [])):
             outcomes.append(outcome)
+            if outcome.state == "not run":
+                continue
             message = f": {outcome.message}" if outcome.message else ""
             mark = "!" if outcome.state in BAD else " "
             print(f"{mark} {outcome.state:16}{concern[outcome.name]:13}{outcome.name}{message}", flush=True)
+        for why, number in Counter(o.message for o in outcomes if o.state == "not run").items():
+            print(f"  {'not run':16}{counted(number, 'check')} ({why})")
         result = report(subject, tuple(outcomes))
     finally:
         subject.close()
@@ -60,6 +70,17 @@ def check(
         write_atomically(json_file, json.dumps(result.to_json(), indent=1) + "\n")
     if result.failed:
         raise typer.Exit(1)
+
+
+def _check_settings(subject: Subject) -> None:
+    """Raise PluginError for settings that the modality refuses: the user's mistake, which no check need report."""
+    from fourm_plugins.manager import PluginError
+
+    try:
+        subject.manager.modality_class(subject.name)
+    except PluginError:  # `is_activated` reports it
+        return
+    subject.make()
 
 
 def _reasons(pairs: list[str]) -> dict[str, str]:

@@ -7,16 +7,18 @@ In: the active modalities, the aspect of a sample's picture, a generator. Out: `
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fourm_engine.data.bad_files import BadFile
-from fourm_engine.data.config import DataConfig
 from fourm_engine.data.order import name_rng
-from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.aspect import Vote, array_aspect
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.view import View
+
+if TYPE_CHECKING:  # a loaded model draws views, and opens no data
+    from fourm_engine.data.config import DataConfig
+    from fourm_engine.data.raw.aligned import AlignedData
 
 SampleViews = dict[str, View]
 #: Random crops that are not recorded are drawn anew each time, among this many.

@@ -15,7 +15,7 @@ import numpy as np
 from fourm_engine.generate.result import Generated, Results
 from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
-from fourm_plugins.several import How
+from fourm_plugins.reductions import How
 
 #: "mean" for all targets, or one for each, {target: "mean"}.
 Reduce = str | Mapping[str, str]

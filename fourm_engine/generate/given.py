@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fourm_engine.generate.masks import weights_of
-from fourm_plugins.door import as_array, describe, is_picture
+from fourm_plugins.inputs import as_array, describe, is_picture
 
 
 class Ids:

@@ -24,8 +24,8 @@ from fourm_engine.generate.masks import region_tokens, tokens_within, weights_of
 from fourm_engine.generate.shown import Kept, Region, Sample, check_kept, kept_pixels, without_halo
 from fourm_engine.masking.pack import Shown
 from fourm_plugins.arrays import check_array
-from fourm_plugins.door import describe, looks_like_path
 from fourm_plugins.errors import SampleError
+from fourm_plugins.inputs import describe, looks_like_path
 from fourm_plugins.modality import Modality
 from fourm_plugins.notes import reading
 from fourm_plugins.spec import Grid, ModalitySpec

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from fourm_plugins.decoding import decode_picture, upright
-from fourm_plugins.door import as_array, describe, is_picture, read_file
 from fourm_plugins.errors import SampleError
+from fourm_plugins.inputs import as_array, describe, is_picture, read_file
 from fourm_plugins.spec import Grid, ModalitySpec
 from fourm_plugins.view import View
 

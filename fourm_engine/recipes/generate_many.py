@@ -29,7 +29,7 @@ from fourm_engine.recipes.sample_inputs import FileInputs, LineInputs, SampleInp
 from fourm_engine.recipes.tell import Tell, first_only, say
 from fourm_engine.train.distributed import sum_numbers
 from fourm_plugins.counting import counted
-from fourm_plugins.door import looks_like_path, read_file
+from fourm_plugins.inputs import looks_like_path, read_file
 from fourm_plugins.modality import Modality
 
 #: How long a process waits for the others at the end.

@@ -22,8 +22,8 @@ from fourm_engine.generate.regions import Regions
 from fourm_engine.recipes.sample_inputs import SampleInputs
 from fourm_engine.storage.errors import StoreError
 from fourm_plugins.arrays import check_array
-from fourm_plugins.door import read_file
 from fourm_plugins.errors import SampleError
+from fourm_plugins.inputs import read_file
 from fourm_plugins.modality import Modality
 from fourm_plugins.notes import reading
 from fourm_plugins.spec import Grid

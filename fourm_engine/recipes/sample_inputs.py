@@ -24,7 +24,7 @@ from fourm_engine.data.raw.names import is_litter, plain, shown
 from fourm_engine.data.raw.source import Source, open_source
 from fourm_engine.generate.given import Typed
 from fourm_plugins.counting import counted
-from fourm_plugins.door import looks_like_path
+from fourm_plugins.inputs import looks_like_path
 from fourm_plugins.modality import Modality
 
 #: Bytes of a line and of a sample's name; file systems take 255 for a name with its extension.

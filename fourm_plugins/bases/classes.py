@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, Field, model_validator
 
-from fourm_plugins import door, images
+from fourm_plugins import images, inputs
 from fourm_plugins.bases.grid import GridModality
 from fourm_plugins.bases.regions import filled, moved_region
 from fourm_plugins.counting import counted
@@ -156,7 +156,7 @@ class ClassGrid(GridModality):
     def from_array(self, array: np.ndarray) -> np.ndarray:
         """(H, W) of any integers: classes, where a file may hold other ids (`file_ids`); `ignore` and -1 mean "no
         class"."""
-        array = door.one_channel(array, self.wants()) if array.ndim != 3 or 1 in array.shape else array
+        array = inputs.one_channel(array, self.wants()) if array.ndim != 3 or 1 in array.shape else array
         if array.ndim == 3 or array.dtype.kind == "f":
             raise self.refusal(array, "ids are integers, one a pixel (.argmax of scores, .astype(int) of numbers)")
         ids = self._ids(array)

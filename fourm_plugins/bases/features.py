@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, Field
 
-from fourm_plugins import door, images
+from fourm_plugins import images, inputs
 from fourm_plugins.arrays import as_float32
 from fourm_plugins.bases.grid import GridModality
 from fourm_plugins.errors import SampleError
@@ -74,7 +74,7 @@ class FeatureGrid(GridModality):
         channels = self.settings.channels
         if array.ndim == 3 and channels not in (array.shape[2], array.shape[0]):
             raise SampleError(f"features of {array.shape[2]} channels {array.shape}; channels is set to {channels}")
-        value = as_float32(door.channels_last(array, (channels,), self.wants()), _LARGEST)
+        value = as_float32(inputs.channels_last(array, (channels,), self.wants()), _LARGEST)
         if not np.isfinite(value).all():
             row, column, _ = np.argwhere(~np.isfinite(value))[0]
             raise SampleError(f"feature at row {row}, column {column} is NaN or infinite")

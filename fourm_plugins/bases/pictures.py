@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from fourm_plugins import door, images
+from fourm_plugins import images, inputs
 from fourm_plugins.bases.grid import GridModality
 from fourm_plugins.modality import Metric
 from fourm_plugins.recognition import LOOKED, Recognised, contents, glimpse, median_size, picture_size, usable
@@ -57,7 +57,7 @@ class PictureGrid(GridModality):
         """uint8 (H, W, 3); grey, (H, W) or (H, W, 1), and transparency, (H, W, 4), as in a file; channels first if they
         cannot be last. uint16 ranges to 65535, as in a 16-bit file, floats from 0 to 1."""
         array = array[..., None] if array.ndim == 2 else array
-        array = door.channels_last(array, (1, 2, 3, 4), self.wants())
+        array = inputs.channels_last(array, (1, 2, 3, 4), self.wants())
         if array.dtype.kind == "f":
             if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
                 raise self.refusal(array, f"floats are 0 to 1, these are {array.min():g} to {array.max():g}")

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, Field, model_validator
 
-from fourm_plugins import door, images
+from fourm_plugins import images, inputs
 from fourm_plugins.arrays import as_float32
 from fourm_plugins.bases.grid import GridModality
 from fourm_plugins.errors import SampleError
@@ -119,7 +119,7 @@ class ScalarGrid(GridModality):
 
     def from_array(self, array: np.ndarray) -> np.ndarray:
         """(H, W) in the unit. Refuses integers if pictures hold counts: they could be either."""
-        array = door.one_channel(array, self.wants())
+        array = inputs.one_channel(array, self.wants())
         if array.dtype == np.bool_ or (array.dtype.kind in "iu" and self.settings.png_unit is not None):
             raise self.refusal(array, "integers may be a picture's counts; give floats, or the picture itself")
         return self._known(as_float32(array))

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from fourm_plugins.arrays import misfit
-from fourm_plugins.door import sniff
 from fourm_plugins.errors import SampleError
+from fourm_plugins.inputs import sniff
 from fourm_plugins.spec import ModalitySpec, Text
 from fourm_plugins.testing.check import Check, CheckFailed, require
 from fourm_plugins.testing.compare import distance, same, spread
@@ -111,7 +111,7 @@ def files_are_exact(subject: Subject) -> None:
         require(same(subject.array(value), subject.array(again)), "written and read again, its array differs")
 
 
-def values_come_by_one_door(subject: Subject) -> None:
+def value_takes_every_input(subject: Subject) -> None:
     """`value` takes a path, bytes, a picture, an array or a tensor for what `read` makes of the file."""
     modality = subject.modality
     with tempfile.TemporaryDirectory() as folder:
@@ -193,6 +193,6 @@ CHECKS = (
     Check(examples_follow_the_seed),
     Check(files_are_read_back),
     Check(files_are_exact, claims=("exact_files",)),
-    Check(values_come_by_one_door),
+    Check(value_takes_every_input),
     Check(wrong_files_are_refused),
 )

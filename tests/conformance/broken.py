@@ -123,7 +123,7 @@ BROKEN = (
         claims=frozenset({"exact_files"}),
     ),
     Broken(
-        "values_come_by_one_door",
+        "value_takes_every_input",
         _SEEN,
         _SEEN + "\n    def from_array(self, array):\n        return super().from_array(array)[:, ::-1]\n",
     ),

@@ -231,6 +231,21 @@ def test_the_command_names_the_nearest_of_an_unknown_modality(command):
     assert "did you mean 'caption'" in str(command("captoin").exception)
 
 
+def test_the_command_refuses_settings_that_the_modality_does_not_know_before_the_first_check(command):
+    done = command("caption", "--set", "maxtokens=20")
+    assert "maxtokens: unknown key; did you mean max_tokens?" in str(done.exception)
+    assert not done.output
+
+
+def test_the_command_counts_the_checks_that_need_a_failed_one_in_a_line(command, monkeypatch):
+    monkeypatch.setattr(Subject, "_modality", lambda self: 1 / 0)
+    monkeypatch.setattr(suite, "CHECKS", CHECKS[:8])
+    done = command("caption")
+    assert "! failed          imports      is_activated: ZeroDivisionError" in done.output
+    assert "  not run         7 checks (needs what is_activated asks for, which failed)" in done.output
+    assert len(done.output.splitlines()) == 3
+
+
 def test_the_page_lists_every_check_and_claim():
     page = (Path(__file__).parents[2] / "docs/conformance.md").read_text()
     for check in CHECKS:

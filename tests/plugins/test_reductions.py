@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fourm_plugins import several
+from fourm_plugins import reductions
 from tests.plugins.instances import modality
 
 
@@ -45,13 +45,13 @@ def test_quantities_leave_out_what_is_unknown_and_keep_what_all_agree_in():
 
 def test_pictures_are_rounded_rows_of_a_table_averaged_by_name_and_texts_counted():
     dark, light = np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), 3, np.uint8)
-    mean = several.average([dark, light, light], "mean")
+    mean = reductions.average([dark, light, light], "mean")
     assert (mean == 2).all()
     assert mean.dtype == np.uint8
-    assert several.deviation([dark, light]) == pytest.approx(np.full((2, 2), 1.5 * 3**0.5))
+    assert reductions.deviation([dark, light]) == pytest.approx(np.full((2, 2), 1.5 * 3**0.5))
     rows = [{"wind": 1.0, "rain": 4.0}, {"wind": 3.0, "rain": 4.0}]
-    assert several.average(rows, "median") == {"wind": 2.0, "rain": 4.0}
-    assert several.deviation(rows) == {"wind": 1.0, "rain": 0.0}
-    assert several.vote(["a", "b", "b"]) == ("b", 2 / 3)
+    assert reductions.average(rows, "median") == {"wind": 2.0, "rain": 4.0}
+    assert reductions.deviation(rows) == {"wind": 1.0, "rain": 0.0}
+    assert reductions.vote(["a", "b", "b"]) == ("b", 2 / 3)
     assert modality("caption").spread(["a", "b", "b"]) == pytest.approx(1 / 3)
     assert modality("boxes").reductions == ("vote",)

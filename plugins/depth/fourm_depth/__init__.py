@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 
 from fourm_depth.labeller import DepthLabeller, DepthOptions
 from fourm_depth.metrics import absolute_relative_error, aligned, constants, delta1, fitted, root_mean_squared_error
-from fourm_plugins import FeatureMap, Metric, Modality, ModalitySpec, SampleError, door, images
+from fourm_plugins import FeatureMap, Metric, Modality, ModalitySpec, SampleError, images, inputs
 from fourm_plugins.arrays import as_float32
 from fourm_plugins.bases import GridModality
 from fourm_plugins.labelling import label_options, model_needed
@@ -143,7 +143,7 @@ class Depth(GridModality):
 
     def from_array(self, array: np.ndarray) -> np.ndarray:
         """Metres, floats (H, W). Refuses integers: they could be a picture's counts."""
-        depth = door.one_channel(array, self.wants())
+        depth = inputs.one_channel(array, self.wants())
         if depth.dtype.kind != "f":
             raise self.refusal(array, "integers may be millimetres; give metres as floats, or the picture or its path")
         if (depth < 0).any():

@@ -14,7 +14,7 @@ from PIL import Image
 
 from fourm_normal.labeller import NormalLabeller, NormalOptions
 from fourm_normal.metrics import constants, geodesic_median, mean_angle, median_angle, share_within
-from fourm_plugins import FeatureMap, Metric, Modality, SampleError, View, door, images
+from fourm_plugins import FeatureMap, Metric, Modality, SampleError, View, images, inputs
 from fourm_plugins.arrays import as_float32
 from fourm_plugins.bases import GridModality
 from fourm_plugins.labelling import label_options
@@ -66,7 +66,7 @@ class Normal(GridModality):
 
     def from_array(self, array: np.ndarray) -> np.ndarray:
         """Unit vectors, floats (H, W, 3), or uint8 as stored. Zero and NaN mean "no normal"."""
-        array = door.channels_last(array, (3,), self.wants())
+        array = inputs.channels_last(array, (3,), self.wants())
         if array.dtype == np.uint8:
             return _vectors(array)
         if array.dtype.kind != "f":

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from fourm_plugins import ModalitySpec, SampleError, SampleSource
-from fourm_plugins.door import sniff
 from fourm_plugins.extras import optional
+from fourm_plugins.inputs import sniff
 from fourm_plugins.suggest import did_you_mean
 
 #: Bytes of decoded row groups that a process keeps, and the largest one allowed.
