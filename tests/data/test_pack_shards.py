@@ -86,6 +86,18 @@ def test_what_was_begun_with_other_data_or_settings_is_refused(tmp_path):
         packed(tmp_path / "data", tmp_path / "data")
 
 
+def test_folders_of_other_modalities_may_stand_beside_what_is_unpacked(tmp_path):
+    write_layout(tmp_path / "data", DATA, "loose")
+    for folder in ("a", "depth"):
+        (tmp_path / "out" / folder).mkdir(parents=True)
+    with pytest.raises(ValueError, match="out: holds a; choose a folder that is empty or new"):
+        unpacked(tmp_path / "data", tmp_path / "out")
+    (tmp_path / "out/a").rmdir()
+    assert unpacked(tmp_path / "data", tmp_path / "out").samples == 7
+    with pytest.raises(ValueError, match="choose another folder"):
+        packed(tmp_path / "data", tmp_path / "out")
+
+
 def test_a_file_that_cannot_be_used_is_named_and_the_others_are_packed(tmp_path):
     write_layout(tmp_path / "data", DATA, "loose")
     (tmp_path / "data/a/day/03.npy").write_bytes(b"too large")
