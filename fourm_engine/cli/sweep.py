@@ -74,6 +74,7 @@ def show_results(report: Results) -> None:
 
 
 def suite(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A suite file; see docs/sweeps.md.")],
     overrides: Overrides = None,
     *,
@@ -85,7 +86,8 @@ def suite(
     """Run the missing trials of a suite (encoders x tasks x seeds), and compare all. Start it again to resume."""
     from fourm_engine.sweep.suite import Suite
 
-    study = Suite(file, overrides or (), tell=_tell)
+    study, root = Suite(file, overrides or (), tell=_tell), context.find_root()
+    study.check_commands(root.command.list_commands(root))
     _run(study, lambda results: show_suite(results, list(study.config.encoders)), jobs, dry_run, report, as_json)
 
 
