@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from fourm_engine.cli.options import Overrides
 from fourm_engine.cli.tables import literal, new_table, show
@@ -87,6 +88,7 @@ def suite(
     from fourm_engine.sweep.suite import Suite
 
     study, root = Suite(file, overrides or (), tell=_tell), context.find_root()
+    assert isinstance(root.command, TyperGroup)
     study.check_commands(root.command.list_commands(root))
     _run(study, lambda results: show_suite(results, list(study.config.encoders)), jobs, dry_run, report, as_json)
 
