@@ -7,6 +7,7 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,6 +25,49 @@ PROBE_FLOPS = 1 << 29
 AT_HAND = ("cpu",)
 
 
+#: Where Linux mounts control groups: of version 2, and of version 1 for memory, each with the file of a group's limit.
+_GROUPS = (("", "", "memory.max"), ("memory", "memory", "memory.limit_in_bytes"))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that the processes of this machine may use together, of swap in addition, and what is free now of both."""
+
+    most: int
+    swap: int
+    free: int
+
+    @classmethod
+    def here(cls, root: Path = Path("/")) -> Memory:
+        """`most` is within the limit of the container or the Slurm job, if there is one."""
+        words = [line.split() for line in _text(root / "proc/meminfo").splitlines()]
+        table = {key.rstrip(":"): 1024 * int(number) for key, number, *_ in words}
+        most = table.get("MemTotal") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        most = min([most, *_limits(root)])
+        free = min(table.get("MemAvailable", most), most) + table.get("SwapFree", 0)
+        return cls(most, table.get("SwapTotal", 0), free)
+
+
+def _limits(root: Path) -> list[int]:
+    """Bytes that each control group allows in which this process is."""
+    limits = []
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, kinds, group = line.split(":", 2)
+        for kind, folder, file in _GROUPS:
+            if kind in kinds.split(","):
+                path = Path(group.lstrip("/"))
+                texts = [_text(root / "sys/fs/cgroup" / folder / part / file) for part in (path, *path.parents)]
+                limits += [int(text) for text in texts if text.strip().isdecimal()]
+    return limits
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
 @dataclass(frozen=True)
 class Machine:
     """What there is to compute on; `memory` and `gpu_memory` in GiB, '' and 0 without a GPU."""
@@ -38,7 +82,7 @@ class Machine:
         import torch
 
         cores = usable_cores()
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        memory = Memory.here().most / 2**30
         if not torch.cuda.is_available():
             return cls(cores, memory)
         properties = torch.cuda.get_device_properties(0)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fourm_plugins.counting import some
 from fourm_plugins.modality import Modality
 from fourm_plugins.settings import flat_settings
 
@@ -23,7 +24,6 @@ _DERIVED = ("spec.", "ids_version")
 PREFIX = "modalities.settings."
 #: Of an identity, where the settings of the tokenizer's recipe are.
 RECIPE = "spec.tokenizer.settings"
-_SHOWN = 5  # differences in a message
 _ABSENT = object()
 
 
@@ -100,11 +100,9 @@ def refuse(changed: Sequence[Difference], *, where: Path | str, remedy: str) -> 
     """Raise ValueError for differences, if there are any."""
     if not changed:
         return
-    more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
-    listed = "; ".join(map(str, changed[:_SHOWN]))
     released = all(difference.key.startswith(_DERIVED) for difference in changed)
     restore = "install the plugin's earlier release" if released else f"restore {'it' if len(changed) == 1 else 'them'}"
-    raise ValueError(f"{where}: {listed}{more}; {restore}, or {remedy}")
+    raise ValueError(f"{where}: {some(changed, '; ')}; {restore}, or {remedy}")
 
 
 def _defaults(modality: Modality) -> dict[str, Any]:

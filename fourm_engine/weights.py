@@ -11,6 +11,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from fourm_plugins.counting import some
+
 #: Numbers read at a time.
 BLOCK = 1 << 20
 #: `read(part, name, first)` fills `part` with the rows of a parameter from `first` on, and reads no more of the file.
@@ -29,8 +31,7 @@ def check_shapes(shapes: Mapping[str, tuple], expected: Mapping[str, tuple], wha
         ),
     ]
     if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise ValueError(f"{what}: {'; '.join(wrong[:5])}{more}")
+        raise ValueError(f"{what}: {some(wrong, '; ')}")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from fourm_engine.cli.options import Overrides
 from fourm_engine.cli.tables import literal, new_table, show
@@ -74,6 +75,7 @@ def show_results(report: Results) -> None:
 
 
 def suite(
+    context: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A suite file; see docs/sweeps.md.")],
     overrides: Overrides = None,
     *,
@@ -85,7 +87,9 @@ def suite(
     """Run the missing trials of a suite (encoders x tasks x seeds), and compare all. Start it again to resume."""
     from fourm_engine.sweep.suite import Suite
 
-    study = Suite(file, overrides or (), tell=_tell)
+    study, root = Suite(file, overrides or (), tell=_tell), context.find_root()
+    assert isinstance(root.command, TyperGroup)
+    study.check_commands(root.command.list_commands(root))
     _run(study, lambda results: show_suite(results, list(study.config.encoders)), jobs, dry_run, report, as_json)
 
 

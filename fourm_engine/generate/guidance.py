@@ -23,6 +23,7 @@ from fourm_engine.identity import compare
 from fourm_engine.masking.pack import Shown
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Vocabulary
+from fourm_plugins.counting import some
 from fourm_plugins.modality import Modality
 from fourm_plugins.suggest import did_you_mean
 from fourm_plugins.tokenizer import Tokenizer
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from fourm_engine.generate.shown import SequenceIds
 
 Weight = float | list[float]
-_SHOWN = 5  # differences in a message
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Guide:
             guide, modality = self.model.modalities[name], model.modalities[name]
             changed = compare(guide.identity(), modality.identity())
             listed = [f"{key} is {there} there, {here} here" for key, (there, here) in changed.items()]
-            why, tokenizer = "; ".join(listed[:_SHOWN]), model.tokenizers.get(name)
+            why, tokenizer = some(listed, "; "), model.tokenizers.get(name)
             if tokenizer is not None and self.model.tokenizers[name].fingerprint != tokenizer.fingerprint:
                 why = why or "trained apart, though its settings are the same"
                 raise ValueError(f"guide: its tokenizer of {name!r} is another ({why}); choose a model with the same")

@@ -13,6 +13,7 @@ Internally, sets of modalities are bit masks, each with one entry in a cache, ho
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -28,6 +29,7 @@ from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.suggest import nearest
 
 log = logging.getLogger(__name__)
+DRAWS = 500  # of the mixture, for mean numbers of tokens
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,22 @@ class Budgets:
         given = {name: n for name, n in zip(input_pool.names, inputs.tolist(), strict=True) if n}
         wanted = {name: n for name, n in zip(target_pool.names, targets.tolist(), strict=True) if n}
         return Drawn(strategy.component.name, given, wanted, strategy.keep)
+
+    def means(self, kinds: Counter[frozenset[str]], seed: int) -> tuple[dict[str, float], dict[str, float]]:
+        """Mean input and target tokens per sample, by modality, over `DRAWS` draws. Raises ValueError if no sample is
+        served. kinds: set of modalities -> samples that have just these."""
+        served = {kind: number for kind, number in kinds.items() if self.serve(kind)}
+        if not served:
+            raise ValueError("no sample has inputs and targets under any component of masking.mixture")
+        rng = np.random.default_rng(seed)
+        inputs, targets = Counter[str](), Counter[str]()
+        sets, weights = list(served), np.array(list(served.values())) / sum(served.values())
+        for index in rng.choice(len(sets), DRAWS, p=weights).tolist():
+            drawn = self.draw(rng, sets[index])
+            if drawn is not None:
+                inputs.update(drawn.inputs)
+                targets.update(drawn.targets)
+        return {name: n / DRAWS for name, n in inputs.items()}, {name: n / DRAWS for name, n in targets.items()}
 
     def _strategies(self, has: int, shows: int) -> list[tuple[_Strategy, float]]:
         """(strategy, cumulative weight in [0, 1]) of those that can be drawn for a sample with `has` that may show

@@ -54,7 +54,8 @@ def compile_blocks(blocks: Iterable[nn.Module]) -> None:
 
 
 def _halved(forward: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
-    return forward(*(x.bfloat16() if x is not None and x.is_floating_point() else x for x in inputs))
+    halved = [x.bfloat16() if x is not None and x.is_floating_point() else x for x in inputs]
+    return forward(*halved)
 
 
 def _checkpointed(forward: Callable[..., Any], context: dict[str, Any], *inputs: Any, **named: Any) -> Any:

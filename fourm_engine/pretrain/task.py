@@ -5,6 +5,7 @@ In: modalities, tokenizers, packed training and held-out samples. Out: the expor
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from fourm_engine.batch import Batch, PackedSample, collate
 from fourm_engine.data.loader import batches
 from fourm_engine.data.order import Share
 from fourm_engine.data.samples import MaskedSamples
+from fourm_engine.device import local_world
 from fourm_engine.masking.kinds import masker_kind
 from fourm_engine.modalities import Modalities
 from fourm_engine.model import FourM
@@ -26,12 +28,16 @@ from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.flops import Learning, forward_flops, training_flops, training_flops_of
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.config import LossConfig
+from fourm_engine.pretrain.memory import memory_of, shortage
 from fourm_engine.pretrain.pairs import paired
 from fourm_engine.pretrain.starting import filled
 from fourm_engine.train.config import TrainConfig
+from fourm_engine.train.distributed import rank, world_size
 from fourm_engine.train.task import Loss, Planned, Task
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
 
 EXPORT = "model"
 AVERAGES = f"{EXPORT}-ema"  # beside it, with `train.export: both`
@@ -168,6 +174,18 @@ class FourMTask(Task):
             specs = {name: modality.spec for name, modality in self.modalities.items()}
             self._paired = paired(self.watched, specs, config.pairs_inputs)
             self._pair_samples = config.pairs_samples
+        if config.device == "cpu" or not torch.cuda.is_available():
+            self._check_memory(config)
+
+    def _check_memory(self, config: TrainConfig) -> None:
+        """GPUs say by themselves that they are full."""
+        data, bf16 = self.data, config.precision == "bf16"
+        _, targets = data.budgets.means(data.store.kinds(), data.seed)
+        N, M = data.masking.encoder_tokens, data.masking.decoder_tokens
+        machine: Any = {"world": world_size(), "machine": local_world(), "on_gpu": False}
+        parts = memory_of(config, self.blank(), self.vocabulary, N=N, M=M, targets=targets, bf16=bf16, **machine)
+        if (line := shortage(parts, config)) and rank() == 0:
+            log.warning("%s", line)
 
     def pairs(self, model: nn.Module, share: Share) -> dict[tuple[str, str], tuple[float, float]]:
         """Nats per target token given one input, the same samples and masks each time; see `paired`."""

@@ -83,7 +83,8 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
     check = DataCheck([], modalities, seed=read.seed)
     if wanted:
         check = read.check(wanted, modalities, tell, max_bytes=data.max_file_mb << 20, tokenizers=texts)
-    for space, reason in unusable.items():
+    fitted = any((config.tokenizers.folder / space).exists() for space in spaces)
+    for space, reason in unusable.items() if fitted or any(has_tokens(folder) for _, folder in tokens) else ():
         names = ", ".join(spec.name for spec in spaces[space])
         check.findings.append(Finding("tokens", "note", reason, f"needed to train on {names}", source=names))
     try:

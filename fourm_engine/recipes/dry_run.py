@@ -25,8 +25,8 @@ from fourm_engine.masking.budgets import Budgets
 from fourm_engine.modalities import Modalities, load_manager, load_modalities
 from fourm_engine.nn.flops import Learning, forward_flops, training_flops_of
 from fourm_engine.nn.transformer import Transformer
+from fourm_engine.pretrain.memory import checkpoint_bytes, memory_of
 from fourm_engine.recipes.config import RunConfig
-from fourm_engine.recipes.dry_run_memory import checkpoint_bytes, memory_of
 from fourm_engine.recipes.dry_run_report import DryRun
 from fourm_engine.recipes.tokens_there import check_tokens_there
 from fourm_engine.train.utilisation import named_peak, peak
@@ -34,7 +34,6 @@ from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
-DRAWS = 500  # of the mixture, for the mean number of targets
 NONE_HERE = "data found: none here"
 
 
@@ -64,7 +63,7 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
     data += task_notes(config.evaluate.tasks, modalities) if here else []
     budgets = Budgets(config.masking, (modality.spec for modality in modalities.values()))
     config = config.model_copy(update={"masking": budgets.config})
-    inputs, targets = _means(budgets, kinds or Counter({frozenset(modalities): 1}), config.seed)
+    inputs, targets = budgets.means(kinds or Counter({frozenset(modalities): 1}), config.seed)
     B, N, M = config.train.batch_size, config.masking.encoder_tokens, config.masking.decoder_tokens
     patches = {e.name: B * inputs.get(e.name, 0.0) for e in vocabulary if e.patch_dim}
     of_batch = {name: B * count for name, count in sorted(targets.items())}
@@ -87,8 +86,8 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
         of_batch,
         flops,
         training_flops_of(Learning.of(network), config.model, vocabulary, **sizes),
-        memory_of(config, network, vocabulary, targets, world=world, bf16=bf16, on_gpu=on_gpu),
-        checkpoint_bytes(config, network),
+        memory_of(config.train, network, vocabulary, N=N, M=M, targets=targets, world=world, bf16=bf16, on_gpu=on_gpu),
+        checkpoint_bytes(config.train, network),
         config.train.plan(config.masking.sample_tokens),
         config.train,
         world,
@@ -161,22 +160,6 @@ def _refused(config: RunConfig, modalities: Modalities) -> str:
 
 def _counted(line: str, counts: Mapping[str, int]) -> str:
     return "  ".join([line, *(f"{name} {count:,}" for name, count in sorted(counts.items()))])
-
-
-def _means(budgets: Budgets, kinds: Counter[frozenset[str]], seed: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean input and target tokens per sample, by modality, over draws of the mixture."""
-    served = {kind: number for kind, number in kinds.items() if budgets.serve(kind)}
-    if not served:
-        raise ValueError("no sample has inputs and targets under any component of masking.mixture")
-    rng = np.random.default_rng(seed)
-    inputs, targets = Counter[str](), Counter[str]()
-    sets, weights = list(served), np.array(list(served.values())) / sum(served.values())
-    for index in rng.choice(len(sets), DRAWS, p=weights).tolist():
-        drawn = budgets.draw(rng, sets[index])
-        if drawn is not None:
-            inputs.update(drawn.inputs)
-            targets.update(drawn.targets)
-    return {name: n / DRAWS for name, n in inputs.items()}, {name: n / DRAWS for name, n in targets.items()}
 
 
 def _parameters(network: Transformer) -> dict[str, int]:

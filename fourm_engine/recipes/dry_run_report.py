@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass
 
+from fourm_engine.pretrain.memory import gib
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.console import packed, si
 from fourm_engine.train.schedule import Plan
@@ -57,10 +58,10 @@ class DryRun:
         kept = train.keep + 1 + (plan.steps // train.keep_every if train.keep_every else 0)  # 1: being written
         return lines + packed(
             [
-                f"checkpoints: {_gib(self.checkpoint)} each",
+                f"checkpoints: {gib(self.checkpoint)} each",
                 f"every {counted(train.checkpoint_every, 'step')}"
                 f" ({in_words(train.checkpoint_every * self.step_seconds)})",
-                f"at most {kept} on disk, {_gib(kept * self.checkpoint)}",
+                f"at most {kept} on disk, {gib(kept * self.checkpoint)}",
             ]
         )
 
@@ -86,8 +87,8 @@ class DryRun:
         forward = sum(self.flops.values())
         lines += packed(["  forward:", *(f"{name} {part / forward:.0%}" for name, part in self.flops.items() if part)])
         lines += packed(["  targets:", *(f"{name} {count:,.0f}" for name, count in self.targets.items())])
-        memory = [f"{name} {_gib(part)}" for name, part in self.memory.items()]
-        lines += packed([f"memory per device: {_gib(sum(self.memory.values()))} (estimate)", *memory])
+        memory = [f"{name} {gib(part)}" for name, part in self.memory.items()]
+        lines += packed([f"memory per device: {gib(sum(self.memory.values()))} (estimate)", *memory])
         lines += self._run()
         lines += packed([f"devices: {self.processes} x {self.peak}"])
         lasts = in_words(self.plan.steps * self.step_seconds)
@@ -112,10 +113,3 @@ def in_words(seconds: float) -> str:
         return f"{hours:.1f} hours"
     days = hours / 24
     return f"{days:.1f} days ({hours:,.0f} hours)" if days < 730 else f"{days / 365:,.0f} years ({hours:,.0f} hours)"
-
-
-def _gib(size: float) -> str:
-    for power, unit in ((40, "TiB"), (30, "GiB")):
-        if size >= 2 ** (power - 1):
-            return f"{size / 2**power:.3g} {unit}"
-    return f"{size / 2**20:.3g} MiB"

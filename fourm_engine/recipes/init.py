@@ -102,16 +102,15 @@ def choose_split(surveyed: Survey) -> Chosen:
 
 
 def held_out_share(names: frozenset[str]) -> float:
-    """A fraction with few digits that holds out about a tenth of the names by `drawn`: at least one, at most 1,000."""
+    """The fraction with fewest digits, nearest to a tenth, that holds out about a tenth of the names by `drawn`: half
+    as many to half as many again, at least one and at most 1,000."""
     wanted = max(1, min(MOST_HELD_OUT, round(HELD_OUT * len(names))))
-    numbers = sorted(map(drawn, names))
-    if len(names) * HELD_OUT <= MOST_HELD_OUT and 0.5 < sum(x < HELD_OUT for x in numbers) / wanted < 1.5:
-        return HELD_OUT
-    low, high = numbers[wanted - 1], numbers[wanted]
-    for digits in range(2, 12):
-        share = math.ceil(low * 10**digits + 1e-9) / 10**digits
-        if low < share <= high:
-            return share
+    numbers, most = sorted(map(drawn, names)), min((3 * wanted + 1) // 2, MOST_HELD_OUT, len(names) - 1)
+    low, high = numbers[-(-wanted // 2) - 1], numbers[most]  # more than the first, up to the second
+    for scale in (10**digits for digits in range(1, 12)):
+        least, largest = math.floor(low * scale) + 1, math.floor(high * scale)
+        if least <= largest:
+            return min(max(round(HELD_OUT * scale), least), largest) / scale
     return (low + high) / 2
 
 
@@ -158,7 +157,8 @@ def _told(surveyed: Survey, chosen: Chosen) -> list[str]:
 def _next(out: Path, config: RunConfig, machine: Machine) -> list[str]:
     name = shlex.quote(str(out))
     jobs = "" if machine.gpu or machine.cores < 2 else f" --jobs {min(machine.cores, 8)}"
-    steps = [f"fourm tokenizer fit {name}{jobs}", f"fourm tokenize {name}", f"fourm train {name}"]
+    steps = [f"fourm data check {name}", f"fourm tokenizer fit {name}{jobs}"]
+    steps += [f"fourm tokenize {name}", f"fourm train {name}"]
     if config.data.val is not None:
         steps.append(f"fourm evaluate {shlex.quote(str(config.run))}")
     return [f"wrote {out}; read it, then run", *(f"  {step}" for step in steps)]

@@ -7,20 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.label import LabelReport, Step, plan
 from fourm_engine.data.raw.label import label as label_folder
-from fourm_engine.data.raw.made import record_labels
 from fourm_engine.data.raw.pipes import open_root
-from fourm_engine.data.raw.source import root_shards
+from fourm_engine.data.raw.root import Root
 from fourm_engine.data.sets import data_sets
 from fourm_engine.device import rank_and_world
 from fourm_engine.modalities import load_manager, load_modalities
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.tell import Progress, Tell, choose_threads, first_only, say, warn
-from fourm_engine.storage.location import Location, Readable
 from fourm_engine.storage.url import parse, refuse_remote
 from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
+
+#: Where the data itself cannot be written to.
+OUT = "name a local folder for the labels: --out FOLDER"
 
 
 @dataclass(frozen=True)
@@ -70,16 +72,15 @@ def label(
     rank, world = rank_and_world()
     sets = data_sets(config.data, modalities)
     given = [(one.key, one.config.folder, one.modalities) for one in sets] + [("data.val", config.data.val, modalities)]
-    roots: dict[str, tuple[Readable, Mapping[str, Modality]]] = {}
+    roots: dict[str, tuple[Root, Mapping[str, Modality]]] = {}
     for key, root, readers in given:
         if root is not None:
             if out is None:
-                refuse_remote(root, key, "name a local folder for the labels: --out FOLDER")
+                refuse_remote(root, key, OUT)
             # The whole folder is labelled, even if only some of its tars are trained on.
             folder = open_root(root, config.data, manager).folder
-            if not isinstance(folder, Path | Location):
-                remedy = f"make one of it first: `fourm data unpack {root} FOLDER`"
-                raise ValueError(f"{key}: labels are files beside those of {source}, and {root} is no folder; {remedy}")
+            if out is None and isinstance(folder, Elsewhere):
+                raise ValueError(f"{key}: {root} is only read from; {OUT}")
             roots.setdefault(str(folder), (folder, modalities | dict(readers)))
     if not roots:
         raise ValueError("data.train is not set: name the folder to label")
@@ -94,9 +95,6 @@ def label(
         labeller = target.labeller(made_from, made["model"], **made["options"])
         for (data, readers), folder in zip(roots.values(), outs, strict=True):
             made_from, target = readers[step.source], readers[step.target]
-            if isinstance(data, Location) or (data / readers[source].spec.source).is_dir() or _has_shards(data):
-                # otherwise `label_folder` says what is missing
-                record_labels(folder / target.spec.source, made_from, target, **made)
             report = label_folder(
                 data,
                 made_from,
@@ -105,6 +103,7 @@ def label(
                 out=folder,
                 shares=readers[source],
                 among=readers.values(),
+                made_by=made,
                 on_error=config.data.on_error,
                 max_bytes=config.data.max_file_mb << 20,
                 workers=config.data.workers,
@@ -119,18 +118,14 @@ def label(
     return done
 
 
-def _outs(roots: Sequence[Readable], out: Path | None) -> list[Path]:
+def _outs(roots: Sequence[Root], out: Path | None) -> list[Path]:
     """Where the labels of each data set go. Raises ValueError where two would share a folder."""
     if out is None:
         return [root for root in roots if isinstance(root, Path)]  # others were refused
     refuse_remote(parse(out), "--out", "name a local folder, then upload it")
     if len(roots) == 1:
         return [out]
-    names = [root.name for root in roots]
+    names = [Path(root.location if isinstance(root, Elsewhere) else root.name).name for root in roots]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"--out {out}: two data sets are called {twice}; label one at a time (data.val=null)")
     return [out / name for name in names]
-
-
-def _has_shards(root: Path) -> bool:
-    return root.is_dir() and bool(root_shards(root))

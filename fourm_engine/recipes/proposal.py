@@ -110,7 +110,7 @@ def config_text(
         f"# Written by `{command}` for {counted(len(survey.samples), 'sample')}",
         f"# on {machine}.",
         "# Change what you like; docs/data.md in the repository tells more.",
-        "# Next: fourm tokenizer fit, fourm tokenize, fourm train, fourm evaluate, as printed.",
+        "# Next: fourm data check, tokenizer fit, tokenize, train and evaluate, as printed.",
     ]
     return "\n".join((*(shown(line) for line in head), "", *_written(lines))) + "\n"
 

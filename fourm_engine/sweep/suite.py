@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -29,7 +29,7 @@ from fourm_engine.sweep.results import Group, Results, results_of
 from fourm_engine.sweep.trial import Trial, name_of, slug
 from fourm_engine.sweep.work import Work
 from fourm_engine.yaml_config import ConfigError, set_key
-from fourm_plugins.suggest import nearest
+from fourm_plugins.suggest import did_you_mean, nearest
 
 ENCODERS, TASKS, SUITE, PICTURES, FORMAT = "encoders", "tasks", "suite.json", "pictures", 1
 #: What is filled into a command's words.
@@ -145,6 +145,13 @@ class Suite:
             except ValueError as error:
                 raise ConfigError(f"{path}: {error}") from None
         self.notes += self.folder.check(self.trials, [ENCODERS, TASKS])
+
+    def check_commands(self, known: Collection[str]) -> None:
+        """Raises ConfigError where a task's command is none of those `known`."""
+        for label, task in self.config.tasks.items():
+            if task.command and "{" not in (word := task.command[0]) and word not in known:
+                what = did_you_mean(word, known, otherwise="there are:")
+                raise ConfigError(f"{self.path}: tasks.{label}.command: fourm has no command {word!r:.60}; {what}")
 
     def _pretraining(self, label: str, encoder: Encoder) -> Trial:
         assert encoder.train is not None

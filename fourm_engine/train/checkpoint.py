@@ -27,6 +27,7 @@ from torch.distributed.tensor import DTensor
 from fourm_engine.data.columns import OtherVersion, unsealed
 from fourm_engine.train.distributed import first_row, local
 from fourm_engine.weights import sha256_of
+from fourm_plugins.counting import some
 
 FORMAT = 5
 MAX_STATE_BYTES = 1 << 26
@@ -161,7 +162,7 @@ def load(
         except (OSError, SafetensorError, AttributeError, KeyError, ValueError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{path}: cannot be read: {error}") from None
     if needed := sorted(name for name in missing if name in read or not name.startswith(optional)):
-        raise CheckpointError(f"{checkpoint.folder}: lacks {', '.join(needed[:5])}; it belongs to another model")
+        raise CheckpointError(f"{checkpoint.folder}: lacks {some(needed)}; it belongs to another model")
     return missing
 
 

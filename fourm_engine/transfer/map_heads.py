@@ -5,6 +5,8 @@ In: (B, D, h, w) of every input that is a grid, stacked on the channels. Out: (B
 
 from __future__ import annotations
 
+from math import log2
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,6 +16,14 @@ from fourm_plugins.head import HeadFeatures, HeadSpec
 LAYER_SCALE = 1e-6
 #: Sides of the grids onto which the coarsest level is pooled (PSPNet, arXiv 1612.01105).
 POOLED = (1, 2, 3, 6)
+#: Of a head's options: a larger one is a slip, and takes all memory.
+MAX_SIZE = 65_536
+
+
+def _check_sizes(least: int, **sizes: object) -> None:
+    for name, number in sizes.items():
+        if type(number) is not int or not least <= number <= MAX_SIZE:
+            raise ValueError(f"{name} is {number!r:.40}; it must be a whole number from {least} to {MAX_SIZE:,}")
 
 
 def _resized(x: Tensor, size: tuple[int, ...]) -> Tensor:
@@ -72,10 +82,6 @@ def _conv(channels: int, width: int, kernel: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(channels, width, kernel, padding=kernel // 2), ChannelNorm(width), nn.GELU())
 
 
-#: Of a head's options: a larger one is a slip, and takes all memory.
-MAX_SIZE = 65_536
-
-
 class ConvNeXt(_MapHead):
     """Each token becomes `upsample` x `upsample` cells of `width` channels, on which `blocks` ConvNeXt blocks work; a
     linear layer and bilinear interpolation lead to the map (the head of MultiMAE, arXiv 2204.01678, and 4M).
@@ -87,10 +93,8 @@ class ConvNeXt(_MapHead):
         self, spec: HeadSpec, *, width: int = 384, upsample: int = 4, blocks: int = 4, detail: int = 0
     ) -> None:
         super().__init__(spec, "convnext")
-        sizes = {"width": (width, 1), "upsample": (upsample, 1), "blocks": (blocks, 0), "detail": (detail, 0)}
-        for name, (number, least) in sizes.items():
-            if type(number) is not int or not least <= number <= MAX_SIZE:
-                raise ValueError(f"{name} is {number!r:.40}; it must be a whole number from {least} to {MAX_SIZE:,}")
+        _check_sizes(1, width=width, upsample=upsample)
+        _check_sizes(0, blocks=blocks, detail=detail)
         self.project = nn.Conv2d(self.channels, width * upsample**2, 1)
         self.shuffle = nn.PixelShuffle(upsample)
         self.blocks = nn.Sequential(*(ConvNeXtBlock(width) for _ in range(blocks)))
@@ -118,6 +122,7 @@ class Pyramid(_MapHead):
 
     def __init__(self, spec: HeadSpec, *, width: int = 256) -> None:
         super().__init__(spec, "pyramid")
+        _check_sizes(1, width=width)
         channels = self.channels
         self.levels = nn.ModuleList(
             [
@@ -150,3 +155,39 @@ class Pyramid(_MapHead):
         smooth = [conv(level) for conv, level in zip(self.smooth, levels, strict=False)] + levels[-1:]
         fused = self.fuse(torch.cat([_resized(level, levels[0].shape[2:]) for level in smooth], dim=1))
         return _resized(self.output(fused), self.size)
+
+
+class UNet(_MapHead):
+    """A U-Net on the pixels of the inputs (arXiv 1505.04597), whose coarsest level, that of the tokens' grid, has the
+    encoder's features beside its own (TransUNet, arXiv 2102.04306): it sees edges as they are, and what is between them
+    is known from the encoder. `width`: channels at the size of the map, twice as many at each half."""
+
+    def __init__(self, spec: HeadSpec, *, width: int = 32) -> None:
+        super().__init__(spec, "unet")
+        _check_sizes(1, width=width)
+        if not spec.pixels:
+            raise ValueError("unet is for inputs of pixels, and all inputs are tokens; use convnext or pyramid")
+        self.pixels = tuple(spec.pixels)
+        coarser = max(0, round(log2(max(side / n for side, n in zip(self.size, self.grid, strict=True)))))
+        widths = [width << level for level in range(coarser + 1)]
+        below = [sum(spec.pixels[name][0] for name in self.pixels), *widths[:-1]]
+        self.down = nn.ModuleList(_twice(a, b) for a, b in zip(below, widths, strict=True))
+        self.project = nn.Conv2d(self.channels, widths[-1], 1)
+        self.join = _twice(2 * widths[-1], widths[-1])
+        self.up = nn.ModuleList(_twice(3 * w, w) for w in reversed(widths[:-1]))
+        self.output = nn.Conv2d(width, spec.outputs, 1)
+
+    def forward(self, features: HeadFeatures) -> Tensor:
+        x, levels = torch.cat([_resized(features.pixels[name], self.size) for name in self.pixels], dim=1), []
+        for level, block in enumerate(self.down):
+            x = block(F.max_pool2d(x, 2, ceil_mode=True) if level else x)
+            levels.append(x)
+        known = _resized(self.project(self.stacked(features)), x.shape[2:])
+        x = self.join(torch.cat([x, known], dim=1))
+        for block, finer in zip(self.up, reversed(levels[:-1]), strict=True):
+            x = block(torch.cat([_resized(x, finer.shape[2:]), finer], dim=1))
+        return self.output(x)
+
+
+def _twice(channels: int, width: int) -> nn.Sequential:
+    return nn.Sequential(_conv(channels, width, 3), _conv(width, width, 3))

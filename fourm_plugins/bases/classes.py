@@ -84,9 +84,10 @@ class ClassGrid(GridModality):
         """One-channel maps in which most neighbouring pixels are equal; their ids decide `num_classes` and `ignore`."""
         files = contents(samples, cls.extensions)
         seen = usable(files[:LOOKED], lambda c: g if (g := glimpse(c)) and _one_channel(g) else None)
-        flat = float(np.median([g.flat for g in seen])) if seen else 0.0
-        if flat < 0.8:
+        if not seen:
             return None
+        if (flat := float(np.median([g.flat for g in seen]))) < 0.8:
+            return Recognised(0.1, "neighbouring pixels differ too often for ids of classes")
         maps = usable(files, lambda content: _ids_of(images.decode_map(content)))
         if not maps:
             return None

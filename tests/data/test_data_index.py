@@ -8,9 +8,6 @@ import multiprocessing
 import os
 import pickle
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -27,6 +24,7 @@ from fourm_engine.files import CannotWrite
 from fourm_engine.lock import Busy, at_work
 from tests.data.indexing import MODALITIES, OLD, expected, held, settle, write_layout
 from tests.fakes import write_tar
+from tests.killing import ends
 from tests.stopping import Stop, stopping_after
 
 SPECS = [modality.spec for modality in MODALITIES.values()]
@@ -270,42 +268,55 @@ def test_patterns_of_one_folder_share_an_index(tmp_path, scans):
     assert [name for name in scans if name.endswith(".tar")] == []
 
 
-KILLED = """
-import sys
-from pathlib import Path
-from tests.data.test_data_index import index
-print("ready", flush=True)
-for _ in range(50):
-    index(Path(sys.argv[1]))
-    import shutil, random
-    if random.random() < 0.5:
-        (Path(sys.argv[1]) / "_index/index.json").unlink()
-"""
+def contents(root):
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in (root / INDEX).rglob("*") if p.is_file()}
 
 
-def test_a_kill_at_any_moment_leaves_an_index_that_is_right_or_mended(tmp_path):
-    root = tmp_path / "data"
-    write_layout(root, {f"{i:03d}": {"a": b"%d" % i, "words": b"w"} for i in range(60)}, "webdataset", shards=5)
-    truth = held(root)
+def check_kills(root, kills, seed):
+    """Indexing a folder for the first time, and after it has grown, killed each time and then continued."""
+    write_layout(root, {f"{i:04d}": {"a": b"%d" % i, "words": b"w"} for i in range(400)}, "mixed", shards=20)
     index(root)
-    whole = {p.relative_to(root): p.read_bytes() for p in (root / INDEX).rglob("[!.]*.*")}
-    random = np.random.default_rng(0)
-    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    for _ in range(3):
-        process = subprocess.Popen(
-            [sys.executable, "-c", KILLED, str(root)],
-            stdout=subprocess.PIPE,
-            env=environment,
-            stderr=subprocess.DEVNULL,
-        )
-        process.stdout.readline()
-        time.sleep(float(random.uniform(0, 0.3)))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+    starts = {"none": {}, "before it grew": contents(root)}
+    for folder in ("", "a"):
+        write_tar(root / folder / "late.tar", {f"late{folder}.{'a.' * (not folder)}npy": b"1"})
+    (root / "a/late-2.npy").write_bytes(b"2")
+    settle(root)
+
+    def start(name):
+        shutil.rmtree(root / INDEX, ignore_errors=True)
+        for path, content in starts[name].items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_bytes(content)
+
+    wholes, truth, longest = {}, held(root), 0.0
+    for name in starts:
+        start(name)
+        began = time.monotonic()
+        assert ends(60, index, root)
+        wholes[name], longest = contents(root), max(longest, time.monotonic() - began)
+    random, killed = np.random.default_rng(seed), 0
+    for attempt in range(20 * kills):
+        start(name := list(starts)[attempt % 2])
+        if ends(random.uniform(0, longest), index, root):
+            continue
+        killed += 1
+        if attempt % 4 > 1:  # another kill while it continues
+            ends(random.uniform(0, longest), index, root)
         assert held(root) == truth
         index(root)
-        assert {p.relative_to(root): p.read_bytes() for p in (root / INDEX).rglob("[!.]*.*")} == whole
+        assert contents(root) == wholes[name]
+        if killed == kills:
+            return
+    raise AssertionError(f"{killed} kills of {kills}")
+
+
+def test_a_few_kills_while_it_is_written_leave_an_index_that_is_right_or_mended(tmp_path):
+    check_kills(tmp_path / "data", 4, seed=0)
+
+
+@pytest.mark.slow
+def test_fifty_kills_while_it_is_written_leave_an_index_that_is_right_or_mended(tmp_path):
+    check_kills(tmp_path / "data", 50, seed=1)
 
 
 def test_a_stop_at_every_step_of_writing_leaves_the_old_or_the_new_index(tmp_path):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import time
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -12,6 +15,7 @@ from fourm_engine.data.raw.catalogue import open_catalogue
 from fourm_engine.data.raw.pack import FILE, pack, unpack
 from fourm_engine.lock import Busy, at_work
 from tests.data.indexing import MODALITIES, expected, held, write_layout
+from tests.killing import ends
 from tests.stopping import Stop, stopping_after
 
 SPECS = [modality.spec for modality in MODALITIES.values()]
@@ -71,6 +75,24 @@ def test_a_stop_at_every_step_is_continued_to_the_very_same(tmp_path, how):
     assert tree(tmp_path / "out") == tree(tmp_path / "once")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [packed, unpacked])
+def test_fifty_kills_are_continued_to_the_very_same(tmp_path, how):
+    write_layout(tmp_path / "data", {f"{i:03d}": {"a": b"a%d" % i, "words": b"w"} for i in range(90)}, "mixed")
+    began = time.monotonic()
+    assert ends(60, how, tmp_path / "data", tmp_path / "once")
+    random, seconds, killed = np.random.default_rng(0), time.monotonic() - began, 0
+    for _ in range(1000):
+        if not ends(random.uniform(0, seconds), how, tmp_path / "data", tmp_path / "out"):
+            killed += 1
+            continue
+        assert tree(tmp_path / "out") == tree(tmp_path / "once")
+        if killed >= 50:
+            return
+        shutil.rmtree(tmp_path / "out")
+    raise AssertionError(f"{killed} kills of 50")
+
+
 def test_what_was_begun_with_other_data_or_settings_is_refused(tmp_path):
     write_layout(tmp_path / "data", DATA, "loose")
     packed(tmp_path / "data", tmp_path / "out")
@@ -84,6 +106,18 @@ def test_what_was_begun_with_other_data_or_settings_is_refused(tmp_path):
         packed(tmp_path / "data", tmp_path / "out")
     with pytest.raises(ValueError, match="is the data itself"):
         packed(tmp_path / "data", tmp_path / "data")
+
+
+def test_folders_of_other_modalities_may_stand_beside_what_is_unpacked(tmp_path):
+    write_layout(tmp_path / "data", DATA, "loose")
+    for folder in ("a", "depth"):
+        (tmp_path / "out" / folder).mkdir(parents=True)
+    with pytest.raises(ValueError, match="out: holds a; choose a folder that is empty or new"):
+        unpacked(tmp_path / "data", tmp_path / "out")
+    (tmp_path / "out/a").rmdir()
+    assert unpacked(tmp_path / "data", tmp_path / "out").samples == 7
+    with pytest.raises(ValueError, match="choose another folder"):
+        packed(tmp_path / "data", tmp_path / "out")
 
 
 def test_a_file_that_cannot_be_used_is_named_and_the_others_are_packed(tmp_path):

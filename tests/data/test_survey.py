@@ -81,6 +81,10 @@ def test_files_that_the_modality_of_their_folder_cannot_read_are_no_other_s(tmp_
     assert "depth/ is not read: it is named after depth, which cannot read it: depth needs a picture of 16" in notes
     assert "masks/ is not read: it is named after semseg, which cannot read it: a map has one channel" in notes
     assert "captions/ is not read: it is named after caption, which cannot read it: it reads .txt, not .json" in notes
+    put_png(tmp_path / "noise", "pictures", *map(noisy, range(3)))
+    put_png(tmp_path / "noise", "masks", *grey)
+    assert read(tmp_path / "noise") == {"rgb": ("pictures", 3), "rgb@pixels": ("pictures", 3)}
+    assert "cannot read it: neighbouring pixels differ too often for ids" in "\n".join(look(tmp_path / "noise").notes)
     put_png(tmp_path / "alone", "depth", *grey)
     with pytest.raises(
         ValueError, match=r"recognises what is there \(depth/\); depth/ is not read: it is named after "

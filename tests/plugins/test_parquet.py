@@ -21,7 +21,7 @@ from fourm_engine.data.raw.aligned import AlignedData
 from fourm_plugins.manager import PluginError, PluginManager
 from tests.configs import small, store
 from tests.fakes import fake_modalities, to_npy
-from tests.running import fourm
+from tests.running import fourm, refused
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -32,6 +32,7 @@ GRID = {
     "codebook_size": 16,
     "tokenizer": {"encoder": {"blocks": 0, "width": 32}, "decoder": {"blocks": 1, "width": 32}},
 }
+SMALL = {"image_size": 16, "patch_size": 8}
 WORDS = {"max_tokens": 32, "text": {"vocabulary_size": 400, "coordinate_bins": 8}}
 
 
@@ -264,3 +265,32 @@ def test_rows_of_a_damaged_row_group_are_left_out_and_the_others_read(tmp_path, 
         except BadFile as error:
             bad += "row group 0 cannot be read" in str(error)
     assert (len(data.names), bad) == (8, 4)
+
+
+def test_labels_of_it_are_a_folder_that_unpacking_completes_to_a_data_set(tmp_path):
+    maps = real(depth=SMALL)["depth"].example_samples(5, seed=0)
+    write(tmp_path / "scenes", {"map": [*(files["png"] for files in maps), None]})
+    text, out = f"parquet:{tmp_path}/scenes?depth=map", tmp_path / "labels"
+    config = store(
+        tmp_path / "scenes.yaml", small(tmp_path, {"depth": SMALL, "normal": SMALL}, data={"train": text, "val": text})
+    )
+    making = ["label", config, "--from", "depth", "--to", "normal"]
+    assert refused(*making) == f"data.train: {text} is only read from; name a local folder for the labels: --out FOLDER"
+    assert "5 samples of normal made from depth, 0 were there" in fourm(*making, "--out", out)
+    assert "0 samples of normal made from depth, 5 were there" in fourm(*making, "--out", out)
+    assert (out / "normal/train-00000-of-00002/000000.png").is_file()
+    with pytest.raises(ValueError, match=r"--option normal\.fov"):
+        fourm(*making, "--out", out, "--option", "normal.fov=50")
+    fourm("data", "unpack", text, out, "--modality", "depth")
+    data = AlignedData(out, real(depth=SMALL, normal=SMALL))
+    assert data.counts == {"depth": 5, "normal": 5}
+    assert data.has(data.names[-1]) == {"depth", "normal"}
+
+
+def test_labels_from_a_modality_without_a_column_are_refused_and_nothing_is_written(tmp_path):
+    write(tmp_path / "photos", {"normal": images(2)})
+    settings = small(tmp_path, {"depth": SMALL, "normal": SMALL}, data={"train": f"parquet:{tmp_path}/photos"})
+    config, out = store(tmp_path / "photos.yaml", settings), tmp_path / "labels"
+    said = refused("label", config, "--from", "depth", "--to", "normal", "--out", out)
+    assert said == f"parquet:{tmp_path}/photos: has no depth, which is what normal is made from"
+    assert not out.exists()

@@ -54,7 +54,8 @@ def test_classes_are_counted_and_the_id_of_no_class_is_told():
     mask[:8] = 128  # grey between black and white is as much a class as these
     assert of("semseg", [{"png": png(mask)}]) == {"file_ids": [0, 128, 255], "num_classes": 3, "ignore": None}
     assert of("semseg", [{"png": png(ids.astype(np.uint16) * 100)}])["file_ids"] == [0, 700, 25500]
-    assert of("semseg", [{"png": png(noisy(0)[..., 0])}]) is None  # a grey photograph
+    grey = CLASSES["semseg"].recognise([{"png": png(noisy(0)[..., 0])}])  # a photograph
+    assert (grey.score, grey.what) == (0.1, "neighbouring pixels differ too often for ids of classes")
 
 
 def test_files_hold_the_ids_that_are_listed_and_values_the_classes():

@@ -169,12 +169,14 @@ def test_about_a_tenth_is_held_out_at_least_one_and_no_more_than_a_thousand(numb
     held_out = sum(drawn(name) < share for name in some)
     assert max(1, 0.05 * min(number, 10_000)) <= held_out + (number < 24) <= max(2, 0.15 * number)
     assert 1 <= held_out <= 1000
+    assert len(str(share)) < 7  # as one would write it
 
 
 def test_the_command_tells_what_it_found_and_what_comes_next(here):
     write(here / "my photos", "images", "rgb", names(3))
     said = fourm("init", "my photos")
     assert re.search(r"^rgb: 3 samples in my photos/images: colour pictures$", said, re.MULTILINE)
+    assert "then run\n  fourm data check 'my photos.yaml'\n  fourm tokenizer fit 'my photos.yaml'" in said
     assert "  fourm tokenize 'my photos.yaml'" in said
     assert refused("init", "nowhere") == "nowhere: no such folder"
 

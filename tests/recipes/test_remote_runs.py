@@ -115,6 +115,14 @@ def test_remote_data_is_labelled_into_a_local_folder_as_it_would_be_at_its_place
     assert len(contents(out)) == (5 if kind == "files" else 1)
 
 
+def test_labels_of_remote_data_that_is_not_there_leave_no_record(tmp_path, web, fast):
+    data = {"train": f"{web.url}/data", "remote": {"cache": str(tmp_path / "cache")}}
+    config = load_config(store(tmp_path / "a.yaml", small(tmp_path, {"depth": GRID, "normal": GRID}, data=data)))
+    with pytest.raises(ValueError, match="there is no index"):
+        label(config, "depth", ["normal"], out=tmp_path / "labels")
+    assert not (tmp_path / "labels").exists()
+
+
 def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("[!.]*") if path.is_file()}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fourm_plugins.counting import counted
+from fourm_plugins.counting import counted, some
 
 #: What messages count, where a number in front of it may be one.
 NOUNS = "samples|shards|files|views|tars|data sets|members|notes"
@@ -26,6 +26,16 @@ ROOT = Path(__file__).parents[2]
 )
 def test_one_is_singular_and_thousands_are_set_apart(number, words, said):
     assert counted(number, *words) == said
+
+
+@pytest.mark.parametrize(
+    ("things", "said"),
+    [("", ""), ("a", "a"), ("abcde", "a, b, c, d, e"), ("abcdef", "a, b, c, d, e and 1 more")],
+)
+def test_the_first_of_many_are_named_and_the_others_counted(things, said):
+    assert some(things) == said
+    assert some((), "; ") == ""
+    assert some("abc", "; ", most=2) == "a; b and 1 more"
 
 
 def test_no_message_says_that_there_are_1_shards():

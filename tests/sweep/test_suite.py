@@ -9,7 +9,7 @@ import yaml
 
 from fourm_engine.sweep.suite import Suite
 from fourm_engine.yaml_config import ConfigError
-from tests.running import silent
+from tests.running import fourm, refused, silent
 
 BODY = """
 if words[0] == "probe":
@@ -131,6 +131,14 @@ def test_a_measure_that_no_trial_leaves_is_told_with_the_name_that_was_meant(sui
     made.tell = told.append
     made.run()
     assert told[-1].endswith("done, but left no finite eval.acuracy; did you mean 'accuracy'?")
+
+
+def test_a_dry_run_refuses_a_command_that_fourm_has_not(suite, tmp_path):
+    suite(tasks={"classes": PROBE | {"command": ["prob", "{encoder}"]}})
+    told = refused("suite", tmp_path / "suite.yaml", "--dry-run")
+    assert told.endswith("suite.yaml: tasks.classes.command: fourm has no command 'prob'; did you mean 'probe'?")
+    suite(tasks={"classes": PROBE})
+    assert "task=classes" in fourm("suite", tmp_path / "suite.yaml", "--dry-run")
 
 
 def test_a_command_may_leave_its_numbers_in_a_file_of_its_name(suite, sweeps, tmp_path):

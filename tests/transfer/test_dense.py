@@ -12,7 +12,7 @@ from fourm_engine.masking.pack import Shown, pack_inputs
 from fourm_engine.modalities import ModalitiesConfig, load_manager, load_modalities
 from fourm_engine.transfer.config import RegressionConfig, SegmentationConfig
 from fourm_engine.transfer.dense import Regression, Segmentation
-from fourm_engine.transfer.map_heads import ConvNeXt
+from fourm_engine.transfer.map_heads import ConvNeXt, UNet
 from fourm_engine.transfer.network import TaskBatch, head_spec, pixels
 from fourm_plugins.head import HeadFeatures, HeadSpec
 from tests.running import fourm, refused
@@ -30,7 +30,7 @@ def modality(name: str, **settings):
     return load_modalities(config, load_manager(config))[name]
 
 
-@pytest.mark.parametrize("head", ["convnext", "pyramid"])
+@pytest.mark.parametrize("head", ["convnext", "pyramid", "unet"])
 def test_ade20k_is_learned_without_its_class_of_none(source, ade, tmp_path, head):
     task = {"head": head, "head_options": {**HEAD, "detail": 8} if head == "convnext" else {"width": 8}}
     folder = run(segmentation(tmp_path, source, ade, task=task), "train.steps=24")
@@ -56,6 +56,31 @@ def test_pixels_reach_a_head_as_the_encoder_sees_them_and_are_0_where_a_sample_h
     np.testing.assert_array_equal(seen["near"][0], array)
     assert not seen["near"][1].any()
     assert not seen["rgb@pixels"].any()
+
+
+def test_a_unet_sees_edges_and_what_the_encoder_knows_of_a_picture_whose_sides_are_no_powers_of_two():
+    torch.manual_seed(0)
+    spec = HeadSpec(4, 2, {"one": (3, 2)}, (26, 18), pixels={"one": (3, 24, 16)})
+    head, picture, known = UNet(spec, width=4), torch.zeros(1, 3, 24, 16), torch.zeros(1, 4, 3, 2)
+    assert len(head.down) == 4  # 26 x 18, 13 x 9, 7 x 5, 4 x 3: the tokens' grid is 3 x 2
+
+    def answer(picture, known):
+        return head(
+            HeadFeatures(torch.zeros(1, 6, 4), torch.ones(1, 6, dtype=torch.bool), {"one": known}, {"one": picture})
+        )
+
+    plain = answer(picture, known)
+    assert plain.shape == (1, 2, 26, 18)
+    edge = picture.clone()
+    edge[..., 8, 5] = 9
+    assert (answer(edge, known) != plain)[0, :, 8:10, 5:7].all()
+    assert (answer(picture, known + 1) != plain).all()
+    with pytest.raises(
+        ValueError, match="unet is for inputs of pixels, and all inputs are tokens; use convnext or pyr"
+    ):
+        UNet(HeadSpec(4, 2, {"one": (2, 2)}, (16, 16)))
+    with pytest.raises(ValueError, match="width is 0; it must be a whole number from 1"):
+        UNet(spec, width=0)
 
 
 def test_detail_sees_edges_within_the_patch_of_a_token():

@@ -27,7 +27,7 @@ from fourm_engine.data.raw.source import Opened, Source, root_shards
 from fourm_engine.device import rank_and_world
 from fourm_engine.lock import Busy, at_work
 from fourm_engine.storage.errors import Missing, StoreError
-from fourm_engine.storage.location import Location, Readable
+from fourm_engine.storage.location import Location
 from fourm_plugins.counting import counted
 from fourm_plugins.spec import ModalitySpec
 
@@ -128,10 +128,12 @@ def _open_remote(root: Location, claims: list[Claim], chosen: list[str] | None, 
 
 
 def open_one(
-    root: Readable, spec: ModalitySpec, among: Iterable[ModalitySpec], *, max_bytes: int = MAX_FILE_BYTES
+    root: Root, spec: ModalitySpec, among: Iterable[ModalitySpec], *, max_bytes: int = MAX_FILE_BYTES
 ) -> Source | None:
     """The source of one modality; None where it has none. `among`: all that take part, which share the tars in the
     root. Raises ValueError for what cannot be trusted."""
+    if isinstance(root, Elsewhere):
+        return open_catalogue(root, among, max_bytes=max_bytes).sources.get(spec.files)
     if isinstance(root, Location):
         return _open_one_remote(root, spec, list(among), max_bytes)
     key, shards = spec.files, root_shards(root) if root.is_dir() else []

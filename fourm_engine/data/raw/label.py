@@ -1,9 +1,9 @@
 """Labelling: modalities made from another, with the pretrained models or the geometry that their plugins bring.
 
-In: a root folder, local or remote, with the source modality, as files or shards. Out: `<target source>/` in it, or in
-another local folder, aligned by name: a shard for each shard of the source, those that hold all modalities included, or
-a file for each file. What exists is kept, so that a run that was stopped continues; every shard and file is written
-under a temporary name and renamed when it is whole.
+In: a root folder, local or remote, with the source modality, as files or shards, or what a package opens. Out:
+`<target source>/` in it, or in another local folder, aligned by name: a shard for each shard of the source, those that
+hold all modalities included, or a file for each file. What exists is kept, so that a run that was stopped continues;
+every shard and file is written under a temporary name and renamed when it is whole.
 
 Worker processes read and decode ahead, and a thread encodes and writes, while the labeller computes.
 """
@@ -17,14 +17,17 @@ from typing import Any
 
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw.catalogue import open_one
+from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.folder import MAX_FILE_BYTES, Listing
 from fourm_engine.data.raw.label_files import LabelWriter, ValueReader
+from fourm_engine.data.raw.made import record_labels
+from fourm_engine.data.raw.names import shown
+from fourm_engine.data.raw.root import Root
 from fourm_engine.data.raw.source import Source
 from fourm_engine.data.workers import ahead, batched, preparing_workers
 from fourm_engine.files import remove_leftovers
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities
-from fourm_engine.storage.location import Readable
 from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Labeller, Modality
 
@@ -93,7 +96,7 @@ class LabelReport:
 
 
 def label(
-    root: Readable,
+    root: Root,
     source: Modality,
     target: Modality,
     labeller: Labeller,
@@ -101,6 +104,7 @@ def label(
     out: Path | None = None,
     shares: Modality | None = None,
     among: Iterable[Modality] = (),
+    made_by: Mapping[str, Any] | None = None,
     on_error: str = "skip",
     max_bytes: int = MAX_FILE_BYTES,
     workers: int | None = None,
@@ -111,26 +115,33 @@ def label(
     """Label `root`.
 
     Args:
-        out: the folder to write to, where earlier labels are read from; None: `root`, if it is local.
+        out: the folder to write to, where earlier labels are read from; None: `root`, if it is a local folder.
         shares: the modality whose shards (or batches of files) divide the work and the output, by default `source`: of
             several processes each takes every `world`-th, and needs in a later step only what it made itself.
         among: all modalities that take part, for shards whose members they share.
+        made_by: `model` and `options` of the labeller, recorded beside the labels; see `record_labels`.
         workers: processes that read and decode ahead; None: as many as the machine has cores, for many samples.
         progress: called with (samples done, samples in all) of this process, without those that exist.
 
     Raises ValueError where the source modality has no files there, or where the target's folder holds something that
-    is not aligned with it, and BadFile for an unusable file if `on_error` is "raise"."""
+    is not aligned with it or was made otherwise, and BadFile for an unusable file if `on_error` is "raise"."""
     shares = shares or source
     specs = [modality.spec for modality in (*among, shares, source, target)]
     files = open_one(root, shares.spec, specs, max_bytes=max_bytes)
     if files is None:
-        where = root / shares.spec.source
-        raise ValueError(f"{where}: no such folder; {shares.name} is what {target.name} is made from")
+        missing = (
+            f"{shown(root)}: has no {shares.name}, which"
+            if isinstance(root, Elsewhere)
+            else f"{root / shares.spec.source}: no such folder; {shares.name}"
+        )
+        raise ValueError(f"{missing} is what {target.name} is made from")
     made = root if out is None else out
     assert isinstance(made, Path), "labels are written to a local folder"
     folder = made / target.spec.source
     with at_work(folder, needed=False):
         _check_aligned(folder, files, target)
+        if made_by is not None:
+            record_labels(folder, source, target, **made_by)
         mine = [unit for number, unit in enumerate(_units(files, folder)) if number % world == rank]
         _clean(folder, mine)
         report, waiting = LabelReport(), []

@@ -44,7 +44,7 @@ def pack(there: Catalogue, out: Path, *, samples_per_shard: int, progress: Progr
     """Write the shards. Raises ValueError where `out` holds something else, and CannotWrite."""
     report, names = Packed(), there.names
     with at_work(out):
-        _continue(out, there, samples_per_shard)
+        _continue(out, there, samples_per_shard, [entry.name for entry in out.iterdir()])
         remove_leftovers(out, lambda path: path.endswith(".tar"), deep=False)
         report.dotted = [name for name in names if "." in name.rpartition("/")[2]]
         for number, start in enumerate(range(0, len(names), samples_per_shard)):
@@ -81,10 +81,12 @@ def _files(there: Catalogue, name: str, report: Packed) -> dict[tuple[str, str],
 
 
 def unpack(there: Catalogue, out: Path, *, progress: Progress | None = None) -> Packed:
-    """Write each file of each sample. Raises ValueError where `out` holds something else, and CannotWrite."""
+    """Write each file of each sample. `out` may hold folders of other modalities, such as labels. Raises ValueError
+    where it holds others of these, and CannotWrite."""
     report, names = Packed(), there.names
+    folders = {source.partition("/")[0] for source, _ in there.sources}
     with at_work(out):
-        _continue(out, there, None)
+        _continue(out, there, None, [e.name for e in out.iterdir() if e.name in folders or "." in folders])
         remove_leftovers(out, lambda path: True)
         for number, name in enumerate(names):
             row = there.names.row(name)
@@ -107,8 +109,8 @@ def _written(there: Catalogue, key: Key, name: str, out: Path) -> bool:
     return all((out / key[0] / f"{name}.{extension}").exists() for extension in there.sources[key].having(name))
 
 
-def _continue(out: Path, there: Catalogue, samples_per_shard: int | None) -> None:
-    """Record what `out` is made of. Raises ValueError where it holds something else."""
+def _continue(out: Path, there: Catalogue, samples_per_shard: int | None, inside: Iterable[str]) -> None:
+    """Record what `out` is made of. Raises ValueError where something else made what is `inside`."""
     if isinstance(there.root, Path) and out.resolve() == there.root.resolve():
         raise ValueError(f"{shown(out)}: is the data itself; choose another folder to write to")
     now = {
@@ -121,8 +123,7 @@ def _continue(out: Path, there: Catalogue, samples_per_shard: int | None) -> Non
         "samples_per_shard": samples_per_shard,
     }
     path = out / FILE
-    held = [entry.name for entry in out.iterdir() if not entry.name.startswith(".")]
-    if held:
+    if held := [name for name in inside if not name.startswith(".")]:
         try:
             before = json.loads(path.read_bytes()[:MAX_BYTES])
         except (OSError, ValueError, RecursionError):

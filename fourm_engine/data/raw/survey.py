@@ -19,7 +19,7 @@ from fourm_engine.data.raw.recognition import Answer, Match, Recogniser, disjoin
 from fourm_engine.data.raw.source import open_source
 from fourm_engine.data.raw.unfold import TextFolder, find_texts, unfold
 from fourm_engine.data.splits import SPLITS
-from fourm_plugins.counting import counted
+from fourm_plugins.counting import counted, some
 from fourm_plugins.manager import PluginManager
 
 #: What parts of a data set are called; a year or number may follow.
@@ -206,8 +206,7 @@ def _has_folders(folder: Path) -> bool:
 
 def _nothing(root: Path, folders: Sequence[str], loose: Sequence[str], recogniser: Recogniser) -> str:
     seen = [*(f"{shown(name)}/" for name in folders), *map(shown, loose)]
-    listed = ", ".join(seen[:5]) + (f" and {len(seen) - 5} more" if len(seen) > 5 else "")
-    line = f"{shown(root)}: no installed modality recognises what is there ({listed})"
+    line = f"{shown(root)}: no installed modality recognises what is there ({some(seen)})"
     if archive := next(filter(is_archive, loose), None):
         line += f"; unpack {shown(archive)}"
     refused = [name for name in folders if name in recogniser.sources and recogniser.refusal(name)]

@@ -1,6 +1,7 @@
 """The memory of a run, and the size of its checkpoints, before it begins.
 
-In: a config, its network without memory, the mean number of targets. Out: bytes.
+In: the `train` section, the network without memory, the mean number of targets. Out: bytes; an error for a run that a
+machine without a GPU cannot hold, which its kernel would end without a word.
 """
 
 from __future__ import annotations
@@ -9,43 +10,65 @@ from collections.abc import Mapping
 
 import torch
 
+from fourm_engine.device import Memory, local_world
 from fourm_engine.nn.memory import activation_bytes
 from fourm_engine.nn.transformer import Transformer
-from fourm_engine.recipes.config import RunConfig
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.parallel import copies
 from fourm_engine.vocabulary import Vocabulary
 
 MACHINE = 8  # devices in a machine, as far as nothing says otherwise
+#: An estimate may be too high by this fraction of it.
+DOUBT = 0.25
 
 
 def memory_of(
-    config: RunConfig,
+    train: TrainConfig,
     network: Transformer,
     vocabulary: Vocabulary,
-    targets: Mapping[str, float],
     *,
+    N: int,
+    M: int,
+    targets: Mapping[str, float],
     world: int,
     bf16: bool,
     on_gpu: bool,
+    machine: int = MACHINE,
 ) -> dict[str, float]:
     """Bytes on each device, by part: fp32, except for activations under autocast. Sharded weights are split over
-    devices."""
-    train = config.train
-    split = world // copies(train, world, machine=MACHINE)
+    devices. N, M: rows of encoder and decoder; `targets`: mean tokens of a sample; `machine`: devices in one."""
+    split = world // copies(train, world, machine=machine)
     weights = sum(4.0 * p.numel() for p in network.parameters()) / split
     learning = sum(4.0 * p.numel() for p in network.parameters() if p.requires_grad) / split
     B = train.batch_size // (world * train.accumulate)
-    N, M = config.masking.encoder_tokens, config.masking.decoder_tokens
     of_batch = {name: B * count for name, count in targets.items()}
     how = train.activation_checkpointing
     activations = activation_bytes(
-        config.model, vocabulary, B=B, N=N, M=M, targets=of_batch, bf16=bf16, checkpointing=how
+        network.config, vocabulary, B=B, N=N, M=M, targets=of_batch, bf16=bf16, checkpointing=how
     )
     parts = {"parameters": weights, "gradients": learning, **_beside(train, learning)}
     if split > 1 or (on_gpu and world > 1):  # FSDP2, which copies the shard of a replica, too
         parts["gathered"] = _gathered(network, size=2 if bf16 else 4)
     return {**parts, "activations": sum(activations.values())}
+
+
+def shortage(parts: Mapping[str, float], train: TrainConfig, memory: Memory | None = None) -> str:
+    """One line about a run on CPUs that needs more memory than is free, `parts` in each process; "" for any other.
+
+    Raises ValueError if it needs more than the machine has. memory: of the machine; None: of this one."""
+    memory = memory or Memory.here()
+    need, activations = (local_world() * size for size in (sum(parts.values()), parts["activations"]))
+    if need <= memory.free:
+        return ""
+    setting, remedy = f"train.batch_size={train.batch_size}", "raise train.accumulate (the same steps in smaller parts)"
+    if train.activation_checkpointing != "full":
+        remedy += ", set train.activation_checkpointing to full"
+    if activations < need / 2:
+        setting, remedy = "model", "choose a smaller one, or train on GPUs"
+    said = f"{setting}: training takes about {gib(need)} of memory, of which activations take {gib(activations)}"
+    if need > (1 + DOUBT) * (memory.most + memory.swap):
+        raise ValueError(f"{said}, and there are {gib(memory.most)}; {remedy}")
+    return f"{said}, and {gib(memory.free)} are free; if the system ends the run, {remedy}"
 
 
 def _beside(train: TrainConfig, learning: float) -> dict[str, float]:
@@ -71,7 +94,14 @@ def _gathered(network: Transformer, *, size: int) -> float:
     return 4 * (outside + learning) + max(map(count, blocks)) * (3 * size + 4)
 
 
-def checkpoint_bytes(config: RunConfig, network: Transformer) -> float:
+def checkpoint_bytes(train: TrainConfig, network: Transformer) -> float:
     """Bytes of a checkpoint: weights, moments, averages, in fp32."""
     learning = 4.0 * sum(p.numel() for p in network.parameters() if p.requires_grad)
-    return 4.0 * sum(p.numel() for p in network.parameters()) + sum(_beside(config.train, learning).values())
+    return 4.0 * sum(p.numel() for p in network.parameters()) + sum(_beside(train, learning).values())
+
+
+def gib(size: float) -> str:
+    for power, unit in ((40, "TiB"), (30, "GiB")):
+        if size >= 2 ** (power - 1):
+            return f"{size / 2**power:.3g} {unit}"
+    return f"{size / 2**20:.3g} MiB"
