@@ -88,6 +88,4 @@ def test_what_does_not_fit_is_refused():
 
 def test_a_network_says_how_it_is_fitted_rather_than_fit_itself():
     with pytest.raises(ValueError, match=r"feature: .*`fourm tokenizer fit`.*fit\.fitting\.fit_network\("):
-        ValueError, match=r"feature: .*`fourm tokenizer fit`.*fourm_engine\.fit\.fitting\.fit_network\("
-    ):
         made().fit(lambda: vectors(4))
