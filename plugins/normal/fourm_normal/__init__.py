@@ -72,7 +72,7 @@ class Normal(GridModality):
         if array.dtype.kind != "f":
             raise self.refusal(array)
         vectors = as_float32(array)
-        length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+        length = _lengths(vectors)
         known = np.isfinite(length) & (length > 0)
         if (wrong := known & (abs(length - 1) > _ROUNDING)).any():
             row, column, _ = np.argwhere(wrong)[0]
@@ -169,9 +169,20 @@ def _unit_share(seen: Glimpse | None) -> float | None:
 def _vectors(stored: np.ndarray) -> np.ndarray:
     """float32 (H, W, 3) of uint8 (H, W, 3)."""
     vectors = stored.astype(np.float32) / 127.5 - 1
-    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    known = stored.any(-1, keepdims=True) & (length > _SHORTEST)
+    length = _lengths(vectors)
+    x, y, z = _planes(stored)
+    known = ((x | y | z) > 0)[..., None] & (length > _SHORTEST)
     return _known(np.where(known, vectors / np.maximum(length, _SHORTEST), np.float32(np.nan)))
+
+
+def _lengths(vectors: np.ndarray) -> np.ndarray:
+    """(H, W, 1) of (H, W, 3): `np.linalg.norm`, which takes ten times as long along an axis of three numbers."""
+    x, y, z = _planes(vectors)
+    return np.sqrt(x * x + y * y + z * z)[..., None]
+
+
+def _planes(array: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return array[..., 0], array[..., 1], array[..., 2]
 
 
 def _known(vectors: np.ndarray) -> np.ndarray:
