@@ -147,7 +147,7 @@ class IndexedSource:
                 shard, stamp, members[extension] = file
         if isinstance(root, Location):  # as it was when it was indexed
             return stamped(stamp, members) if shard else ";".join(map(":".join, sorted(loose.items())))
-        return stamp_text(self.maps.paths[shard], members) if shard else stamp_of_files(root, loose)
+        return stamp_text(root / shard, members) if shard else stamp_of_files(root, loose)
 
     def by_shard(self) -> dict[str | None, Sequence[str]]:
         rows = np.flatnonzero(self.present)
