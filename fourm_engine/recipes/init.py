@@ -48,7 +48,8 @@ def init(
         machine: the machine to fit; by default this one.
 
     Raises ValueError if the folder holds nothing usable, or the file exists."""
-    out = Path(f"{Path(os.path.abspath(folder)).name or 'data'}.yaml") if out is None else Path(out)
+    name = "".join(c if c.isprintable() else "_" for c in Path(os.path.abspath(folder)).name) or "data"
+    out = Path(f"{name}.yaml") if out is None else Path(out)
     if out.exists() and not force:
         raise ValueError(f"{out}: already exists; choose another name with --out, or replace it with --force")
     if scheme_of(str(folder)) is not None and not Path(folder).exists():
