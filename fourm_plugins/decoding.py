@@ -26,6 +26,8 @@ MAX_PIXELS = 64_000_000
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _ORIENTATION = 0x0112  # the EXIF tag
+#: Where files say it, as keys of `Image.info`.
+_METADATA = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -91,12 +93,11 @@ def upright(picture: Image.Image) -> Image.Image:
     """The picture, decoded and turned upright by its metadata. Raises `SampleError` for an empty, huge or undecodable
     one."""
     _check_size(picture)
-    turn = _orientation(picture)
     try:
         picture.load()
     except Exception as error:  # as in `_decode`; a closed file, too
         raise SampleError(f"picture cannot be decoded: {error}") from error
-    return _turned(picture, turn)
+    return _turned(picture, _orientation(picture))
 
 
 def _check_size(picture: Image.Image) -> None:
@@ -120,6 +121,9 @@ def _bare(picture: Image.Image) -> Image.Image:
 
 
 def _orientation(picture: Image.Image) -> int | None:
+    if not picture.info.keys() & _METADATA:  # most pictures; only what Python set may turn them
+        turn = picture.getexif().get(_ORIENTATION)
+        return turn if isinstance(turn, int) else None
     data = picture.info.get("exif")
     with warnings.catch_warnings(record=True) as damage:
         warnings.simplefilter("always")

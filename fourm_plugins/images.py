@@ -212,14 +212,16 @@ def _path(*shapes: tuple[int, ...]) -> list[Any]:
     return list(np.einsum_path(_SEEN, *map(np.empty, shapes), optimize=True)[0])
 
 
+@lru_cache(maxsize=1024)  # without random crops all samples of one size share them, as they do those below
 def _nearest(length: int, low: float, high: float, out: int) -> Int[np.ndarray, " out"]:
-    """The source pixel under the centre of each of the `out` pixels that cover [low, high)."""
+    """The source pixel under the centre of each of the `out` pixels that cover [low, high). Not to be written to."""
     centres = low + (np.arange(out) + 0.5) * (high - low) / out
     return np.asarray(np.clip(np.floor(centres), 0, length - 1), np.int64)
 
 
+@lru_cache(maxsize=256)
 def _triangle(length: int, low: float, high: float, out: int) -> Float[np.ndarray, "out length"]:
-    """Weights of a triangle filter as wide as the larger of an output pixel and a source pixel."""
+    """Weights of a triangle filter as wide as the larger of an output and a source pixel. Not to be written to."""
     step = (high - low) / out
     distance = low + (np.arange(out)[:, None] + 0.5) * step - (np.arange(length)[None] + 0.5)
     weights = np.clip(1 - np.abs(distance) / max(step, 1.0), 0, None)

@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 
 log = logging.getLogger(__name__)
@@ -18,14 +17,17 @@ _source: ContextVar[Callable[[], str] | None] = ContextVar("source", default=Non
 _logged: set[str] = set()
 
 
-@contextmanager
-def reading(source: Callable[[], str]) -> Iterator[None]:
+class reading:
     """`source` returns the name of what is being read; it is called only when there is something to say."""
-    before = _source.set(source)
-    try:
-        yield
-    finally:
-        _source.reset(before)
+
+    def __init__(self, source: Callable[[], str]) -> None:
+        self._name = source
+
+    def __enter__(self) -> None:
+        self._before = _source.set(self._name)
+
+    def __exit__(self, *_: object) -> None:
+        _source.reset(self._before)
 
 
 def note(text: str) -> None:

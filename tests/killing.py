@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+import traceback
 
 
 def ends(seconds, work, *arguments):
@@ -15,6 +16,7 @@ def ends(seconds, work, *arguments):
         try:
             work(*arguments)
         except BaseException:
+            traceback.print_exc()
             os._exit(1)
         os._exit(0)
     ending = time.monotonic() + seconds

@@ -106,6 +106,7 @@ def check(
 
 def print_check(result: DataCheck) -> None:
     """Print tables, then the findings with problems last, next to the prompt."""
+    from fourm_engine.data.raw.names import shown
     from fourm_engine.evaluate.data_report import describe_item, tables
 
     out = console()
@@ -117,7 +118,7 @@ def print_check(result: DataCheck) -> None:
     for part in result.parts:
         some = len(part.read) < len(part.names)
         read = f", of which {len(part.read):,} were read (seed {result.seed})" if some else ""
-        out.print(f"{part.name}: {counted(len(part.names), 'sample')} of {part.wanted.root}{read}", markup=False)
+        out.print(f"{part.name}: {counted(len(part.names), 'sample')} of {shown(part.wanted.root)}{read}", markup=False)
     for finding in (*result.notes, *result.problems):
         print(f"{finding.level}: {finding.kind}: {finding.message}")
         for item in finding.listed.items[1:SHOWN] if finding.level == "problem" else ():

@@ -48,7 +48,8 @@ def init(
         machine: the machine to fit; by default this one.
 
     Raises ValueError if the folder holds nothing usable, or the file exists."""
-    out = Path(f"{Path(os.path.abspath(folder)).name or 'data'}.yaml") if out is None else Path(out)
+    name = "".join(c if c.isprintable() else "_" for c in Path(os.path.abspath(folder)).name) or "data"
+    out = Path(f"{name}.yaml") if out is None else Path(out)
     if out.exists() and not force:
         raise ValueError(f"{out}: already exists; choose another name with --out, or replace it with --force")
     if scheme_of(str(folder)) is not None and not Path(folder).exists():
@@ -102,11 +103,11 @@ def choose_split(surveyed: Survey) -> Chosen:
 
 
 def held_out_share(names: frozenset[str]) -> float:
-    """The fraction with fewest digits, nearest to a tenth, that holds out about a tenth of the names by `drawn`: half
-    as many to half as many again, at least one and at most 1,000."""
+    """The fraction with fewest digits, nearest to a tenth, that holds out about a tenth of the names by `drawn`: two
+    thirds to one and a half times as many, at least one and at most 1,000."""
     wanted = max(1, min(MOST_HELD_OUT, round(HELD_OUT * len(names))))
     numbers, most = sorted(map(drawn, names)), min((3 * wanted + 1) // 2, MOST_HELD_OUT, len(names) - 1)
-    low, high = numbers[-(-wanted // 2) - 1], numbers[most]  # more than the first, up to the second
+    low, high = numbers[wanted - wanted // 3 - 1], numbers[most]  # more than the first, up to the second
     for scale in (10**digits for digits in range(1, 12)):
         least, largest = math.floor(low * scale) + 1, math.floor(high * scale)
         if least <= largest:

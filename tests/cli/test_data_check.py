@@ -96,7 +96,7 @@ def test_a_config_is_checked_with_its_splits(pictures, tmp_path):
     ran = fourm(path, "data.val_split=val")
     assert ran.exit_code == 0, ran.output
     assert "no fitted tokenizer" not in ran.output  # which is no finding before the first is fitted
-    (tmp_path / "tokenizers/text").mkdir(parents=True)
+    (tmp_path / "tokenizers/rgb").mkdir(parents=True)
     assert "no fitted tokenizer for rgb" in fourm(path, "data.val_split=val").output
 
 

@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+from fourm_normal import Normal
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -102,3 +103,14 @@ def test_colours_of_nothing_are_black_and_classes_keep_theirs():
     assert images.colour_map(np.array([np.nan, 0, 1])).tolist() == [[0, 0, 0], [68, 1, 84], [253, 231, 37]]
     assert np.array_equal(images.palette(200)[:20], images.palette(20))
     assert len(np.unique(images.palette(60), axis=0)) == 60
+
+
+def test_stored_normals_are_what_the_obvious_formula_gives_bit_for_bit():
+    stored = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    stored[:5], stored[5:9] = 0, 127  # no normal, and too short for one
+    vectors = stored.astype(np.float32) / 127.5 - 1
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    known = stored.any(-1, keepdims=True) & (length > 0.5)
+    expected = np.where(known, vectors / np.maximum(length, 0.5), np.float32(np.nan))
+    normal = Normal("normal", image_size=32, patch_size=8)
+    assert normal.read({"png": images.encode_png(stored)}).tobytes() == expected.tobytes()

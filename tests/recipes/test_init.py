@@ -179,6 +179,9 @@ def test_the_command_tells_what_it_found_and_what_comes_next(here):
     assert "then run\n  fourm data check 'my photos.yaml'\n  fourm tokenizer fit 'my photos.yaml'" in said
     assert "  fourm tokenize 'my photos.yaml'" in said
     assert refused("init", "nowhere") == "nowhere: no such folder"
+    write(here / "two\nlines", "images", "rgb", names(3))
+    assert "wrote two_lines.yaml" in fourm("init", "two\nlines")
+    assert "samples of two\\nlines" in fourm("data", "check", "two_lines.yaml")
 
 
 @pytest.mark.parametrize("indexed", [False, True])

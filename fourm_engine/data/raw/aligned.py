@@ -7,8 +7,7 @@ every unusable file reported. A sample needs a file of one modality only; which 
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -218,20 +217,8 @@ class AlignedData(Presence):
                         "modalities.select"
                     )
 
-    @contextmanager
-    def _blame(self, name: str, modality: str) -> Iterator[None]:
-        """Name the file in what a plugin raises: BadFile for SampleError, and RuntimeError, which is never skipped, for
-        anything else, a fault of the plugin."""
-        try:
-            yield
-        except SampleError as error:
-            reason = one_line(error)
-            reason = reason if len(reason) <= MAX_REASON else reason[:MAX_REASON] + "…"
-            raise BadFile(self.where(name, modality), modality, reason) from error
-        except (StoreError, PluginError):  # which name what is read
-            raise
-        except Exception as error:
-            raise RuntimeError(f"{self.where(name, modality)}: plugin of {modality} failed: {error!r}") from error
+    def _blame(self, name: str, modality: str) -> _Blame:
+        return _Blame(self, name, modality)
 
     def skip(self, name: str, bad: BadFile) -> bool:
         """Apply `on_error` to a file of sample `name`: raise it, or log and count it. Returns whether it was named."""
@@ -241,6 +228,30 @@ class AlignedData(Presence):
     def errors(self) -> dict[str, int]:
         """Modality -> files skipped so far by this process."""
         return self._bad.counts
+
+
+class _Blame:
+    """Names the file in what a plugin raises in the block: BadFile for SampleError, and RuntimeError, which is never
+    skipped, for anything else, a fault of the plugin. A class, since it is entered several times for each file."""
+
+    __slots__ = "data", "modality", "name"
+
+    def __init__(self, data: AlignedData, name: str, modality: str) -> None:
+        self.data, self.name, self.modality = data, name, modality
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            return
+        if isinstance(error, SampleError):
+            reason = one_line(error)
+            reason = reason if len(reason) <= MAX_REASON else reason[:MAX_REASON] + "…"
+            raise BadFile(self.data.where(self.name, self.modality), self.modality, reason) from error
+        if isinstance(error, Exception) and not isinstance(error, (StoreError, PluginError)):  # which name what is read
+            where = self.data.where(self.name, self.modality)
+            raise RuntimeError(f"{where}: plugin of {self.modality} failed: {error!r}") from error
 
 
 def _wanted(specs: Iterable[ModalitySpec]) -> str:

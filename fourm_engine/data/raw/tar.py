@@ -21,12 +21,14 @@ class Shards:
         self.names: list[str] = []
         self.notes: list[str] = []
         self._shards: list[tuple[str, Stamp]] = []
+        self._paths: list[Path] = []  # of each
         self._index: dict[str, tuple[int, dict[str, Content]]] = {}  # name -> (shard, by extension)
 
     def add(self, shard: str, stamp: Stamp, files: Mapping[tuple[str, str], Content]) -> None:
         """{(sample, extension): content} of a shard. Raises ValueError where another shard has one of the samples."""
         number = len(self._shards)
         self._shards.append((shard, stamp))
+        self._paths.append(self.folder / shard)
         for (name, extension), content in files.items():
             first, of_sample = self._index.setdefault(name, (number, {}))
             if first != number:
@@ -51,7 +53,7 @@ class Shards:
 
     def path(self, name: str) -> Path:
         """The shard of a sample."""
-        return self.folder / self._shards[self._index[name][0]][0]
+        return self._paths[self._index[name][0]]
 
     def entries(self, name: str) -> dict[str, tuple[str, Content]]:
         """Extension -> (path of the shard below the folder, content) of a sample."""
@@ -60,8 +62,7 @@ class Shards:
 
     def files(self, name: str) -> dict[str, bytes]:
         number, files = self._index[name]
-        shard, stamp = self._shards[number]
-        path = self.folder / shard
+        path, stamp = self._paths[number], self._shards[number][1]
         return {extension: read_member(path, stamp, content, self.max_bytes) for extension, content in files.items()}
 
     def where(self, name: str) -> str:
@@ -70,7 +71,7 @@ class Shards:
 
     def stamp(self, name: str) -> str:
         shard, files = self._index[name]
-        return stamp_text(self.folder / self._shards[shard][0], files)
+        return stamp_text(self._paths[shard], files)
 
     def __del__(self) -> None:
         if not sys.is_finalizing():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -102,7 +103,7 @@ class Preparer:
         for number in range(self.views):
             view = view_of(plugin.spec, views[number], number)
             if view.variant and not plugin.variants:
-                view = replace(view, variant=0)
+                view = _first_variant(view)
             if arrays and view == seen:
                 arrays.append(None)
                 continue
@@ -118,6 +119,11 @@ def prepare(preparer: Preparer, tasks: Iterable[Task], *, workers: int) -> Itera
     size = ENCODED if preparer.tokenizers else HANDED_OVER
     for samples in ahead(preparer, batched(tasks, size if workers else 1), workers=workers):
         yield from samples
+
+
+@lru_cache(maxsize=1024)
+def _first_variant(view: View) -> View:
+    return replace(view, variant=0)
 
 
 def _same(a: np.ndarray | str, b: np.ndarray | str | None) -> bool:

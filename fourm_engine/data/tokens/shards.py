@@ -136,8 +136,6 @@ def digest(*parts: bytes | str) -> int:
     """64 bits that tell one content from another; 0 for no content."""
     if not any(parts):
         return 0
-    total = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        content = part.encode() if isinstance(part, str) else part
-        total.update(len(content).to_bytes(8, "little") + content)
-    return int.from_bytes(total.digest(), "little")
+    contents = [part.encode() if isinstance(part, str) else part for part in parts]
+    whole = b"".join([piece for content in contents for piece in (len(content).to_bytes(8, "little"), content)])
+    return int.from_bytes(hashlib.blake2b(whole, digest_size=8).digest(), "little")

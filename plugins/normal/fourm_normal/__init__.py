@@ -72,7 +72,7 @@ class Normal(GridModality):
         if array.dtype.kind != "f":
             raise self.refusal(array)
         vectors = as_float32(array)
-        length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+        length = _length(*_planes(vectors))[..., None]
         known = np.isfinite(length) & (length > 0)
         if (wrong := known & (abs(length - 1) > _ROUNDING)).any():
             row, column, _ = np.argwhere(wrong)[0]
@@ -167,11 +167,23 @@ def _unit_share(seen: Glimpse | None) -> float | None:
 
 
 def _vectors(stored: np.ndarray) -> np.ndarray:
-    """float32 (H, W, 3) of uint8 (H, W, 3)."""
-    vectors = stored.astype(np.float32) / 127.5 - 1
-    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    known = stored.any(-1, keepdims=True) & (length > _SHORTEST)
-    return _known(np.where(known, vectors / np.maximum(length, _SHORTEST), np.float32(np.nan)))
+    """float32 (H, W, 3) of uint8 (H, W, 3). Plane by plane: along an axis of three numbers NumPy takes ten times as
+    long."""
+    red, green, blue = _planes(stored)
+    planes = [plane.astype(np.float32) / 127.5 - 1 for plane in (red, green, blue)]
+    length = _length(*planes)
+    known = ((red | green | blue) > 0) & (length > _SHORTEST)
+    length[~known] = np.nan
+    return _known(np.stack([plane / length for plane in planes], axis=-1))
+
+
+def _length(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """The very numbers of `np.linalg.norm`."""
+    return np.asarray(np.sqrt(x * x + y * y + z * z))
+
+
+def _planes(array: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return array[..., 0], array[..., 1], array[..., 2]
 
 
 def _known(vectors: np.ndarray) -> np.ndarray:
