@@ -24,7 +24,12 @@ step() { printf '\n== %s (%d:%02d)\n' "$1" $((SECONDS / 60)) $((SECONDS % 60)); 
 
 # Small models on a CPU: one single-threaded process per core beats one process with many threads.
 cores="$(python -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')"
-if [ "$(python -c 'import torch; print(int(torch.cuda.is_available()))')" = 1 ]; then
+gpu=0
+# Importing torch takes seconds: it is asked only where the system knows of a GPU.
+if [ -e /dev/nvidiactl ] || [ -e /dev/dxg ] || [ -e /dev/kfd ]; then
+  gpu="$(python -c 'import torch; print(int(torch.cuda.is_available()))')"
+fi
+if [ "$gpu" = 1 ]; then
   processes=1
 else
   processes=$((cores < 2 ? 1 : 2))

@@ -183,3 +183,11 @@ def gathered(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def seed_of(seed: int, step: int, process: int) -> int:
     """Seed of the random numbers of a process in a step; process -1 is for draws that all share."""
     return int(np.random.SeedSequence([seed, step, process + 1]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """`torch.manual_seed` for the CPU and `device` alone; for each kind of device that is not in use torch formats the
+    stack, which takes up to a millisecond."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)

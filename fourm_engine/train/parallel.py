@@ -113,6 +113,7 @@ class Gradients:
 
     def __init__(self, model: nn.Module, *, sharded: bool) -> None:
         self.model, self.sharded = model, sharded
+        self._parameters = list(model.parameters())
         self._flat: Tensor | None = None
         self.shared: SharedMean | None = None
         if not sharded and world_size() > 1:
@@ -122,7 +123,7 @@ class Gradients:
         if self._flat is not None:
             self._flat.zero_()
             return
-        for parameter in self.model.parameters():
+        for parameter in self._parameters:
             parameter.grad = None
 
     def communicate(self, last: bool) -> None:
@@ -135,7 +136,7 @@ class Gradients:
         """Call after the last backward pass: the mean over processes. An unused parameter gets a zero gradient rather
         than None, so that the optimiser treats it alike on any number of processes."""
         if self._flat is None:
-            for parameter in self.model.parameters():
+            for parameter in self._parameters:
                 if parameter.requires_grad and parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
         elif self.shared is not None:
@@ -164,7 +165,7 @@ class Gradients:
             torch._foreach_mul_(parts, factor)
 
     def _parts(self) -> list[Tensor]:
-        return [p.grad for p in self.model.parameters() if p.grad is not None]
+        return [p.grad for p in self._parameters if p.grad is not None]
 
 
 def _flatten(model: nn.Module) -> tuple[Tensor, SharedMean | None]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fourm_engine.train.averages import Averages, Buffers
-from fourm_engine.train.distributed import rank, seed_of, sum_over_processes, world_size
+from fourm_engine.train.distributed import rank, seed_generators, seed_of, sum_over_processes, world_size
 from fourm_engine.train.optimiser import Optimiser
 from fourm_engine.train.outcome import Pending
 from fourm_engine.train.parallel import Gradients, is_sharded, started
@@ -70,7 +70,7 @@ class Learner:
         order = {name: i for i, name in enumerate(counts)}
         self.gradients.zero()
         self.buffers.before()
-        torch.manual_seed(seed_of(self.seed, step, rank()))
+        seed_generators(seed_of(self.seed, step, rank()), self.device)
         for number, batch in enumerate(micro_batches):
             self.gradients.communicate(last=number == len(micro_batches) - 1)
             with self.autocast():
@@ -93,7 +93,7 @@ class Learner:
         self.optimiser.step(lr, taken)
         with torch.no_grad():
             self.buffers.average()
-            torch.manual_seed(seed_of(self.seed, step, -1))
+            seed_generators(seed_of(self.seed, step, -1), self.device)
             self.task.after_step(self.model, step)
             self.buffers.undo_unless(taken)
             if self.averages:

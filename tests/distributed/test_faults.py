@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -59,13 +60,18 @@ def same(run: Path, other: Path) -> bool:
     return losses(run) == losses(other) and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def disturb(processes: list[Forked], how: str, rng: random.Random) -> None:
-    """Do it, and check that all others end in bounded time, saying what they should."""
+def disturb(processes: list[Forked], how: str, rng: random.Random, *, begun: bool) -> None:
+    """Do it, and check that all others end in bounded time, saying what they should. Before the run has `begun`,
+    processes wait for one another to join, and torchrun ends those that are left."""
     victim = rng.randrange(2)
     other = 1 - victim
     if any(process.poll() is not None for process in processes):  # it was done already
         return
-    if how == "kill all":
+    if not begun:
+        number = {"term": signal.SIGTERM, "stop": signal.SIGSTOP}.get(how, signal.SIGKILL)
+        processes[victim].send_signal(number)
+        time.sleep(rng.uniform(0, 1))
+    if how == "kill all" or not begun:
         for process in processes:
             process.send_signal(signal.SIGKILL)
         ended(processes)
@@ -84,8 +90,7 @@ def disturb(processes: list[Forked], how: str, rng: random.Random) -> None:
         try:
             code, said = ended([processes[other]])[0]
             if code == AGAIN:
-                assert f"rank {victim} is behind" in said, said
-                assert "without a sign of life" in said, said
+                assert re.search(rf"rank {victim} (is behind.* without a|.* is lost: no) sign of life", said), said
         finally:
             processes[victim].send_signal(signal.SIGKILL)
             ended([processes[victim]])
@@ -97,11 +102,11 @@ def survive(begin, run: Path, number: int, seed: int) -> set[str]:
     for i in range(number):
         # Slow enough that it does not end meanwhile.
         processes = begin(run, {"slow": 0.05}, watchdog_s=3.0)
-        if rng.random() < 0.9:
+        if begun := rng.random() < 0.9:
             learning(run, processes)
         time.sleep(rng.uniform(0, 0.3))
         done.append(("kill", "term", "stop", "kill all")[i % 4])
-        disturb(processes, done[-1], rng)
+        disturb(processes, done[-1], rng, begun=begun)
     assert [code for code, _ in ended(begin(run))] == [0, 0]
     return set(done)
 
@@ -149,6 +154,23 @@ def test_a_hang_ends_naming_who_is_behind_with_the_stack_of_each_process(begin, 
     )
     steps = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert steps == ["step-00000003", "step-00000006"]
+
+
+def test_a_process_that_is_stopped_where_others_may_wait_for_long_is_lost(begin, tmp_path):
+    processes = begin(tmp_path, {"rest_on_rank": "0", "silent": 2}, watchdog_s=3.0)
+    last = time.monotonic() + SECONDS
+    while not (tmp_path / FOLDER / "rank-00001.json").exists():
+        assert time.monotonic() < last
+        time.sleep(0.01)
+    processes[0].send_signal(signal.SIGSTOP)
+    try:
+        ((code, said),) = ended(processes[1:])
+        assert code == AGAIN
+        assert f"rank 0 (process {processes[0].pid} on " in said
+        assert "is lost: no sign of life for" in said
+    finally:
+        processes[0].send_signal(signal.SIGKILL)
+        ended(processes[:1])
 
 
 def test_one_process_that_stands_still_ends_too(begin, tmp_path):

@@ -1,5 +1,7 @@
 """What a network begins with depends on the seed and the names of its parameters alone."""
 
+import logging
+
 import pytest
 import torch
 from torch import nn
@@ -97,3 +99,11 @@ def test_compiled_blocks_compute_the_same_whatever_they_keep(gradients, how):
     loss, grads, _ = gradients(lambda blocks: [checkpoint_blocks(blocks, how), compile_blocks(blocks)])
     torch.testing.assert_close(loss, plain[0])
     torch.testing.assert_close(grads, plain[1], rtol=1e-4, atol=1e-4)
+
+
+def test_torch_says_nothing_of_blocks_in_which_nothing_is_done_in_place(caplog):
+    checkpoint_blocks([nn.Linear(2, 2)], "selective")
+    log = logging.getLogger("torch._higher_order_ops.wrap")
+    log.warning("\nDetected that context_fn is passed to torch.utils.checkpoint under torch.compile.\n")
+    log.warning("anything else")
+    assert [record.getMessage() for record in caplog.records] == ["anything else"]

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from fourm_engine.train import watchdog
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.task import Loss, Task
@@ -141,6 +142,9 @@ def main() -> None:
         saving.save_file = full
     if options.pop("raise_on_rank", "none") == os.environ.get("RANK"):
         ToyTask.counts = no_memory
+    if options.pop("rest_on_rank", "none") == os.environ.get("RANK"):
+        ToyTask.check = lambda *_: stand_still()
+    watchdog.SILENT = options.pop("silent", watchdog.SILENT)
     Trainer(ToyTask(**options), config(**changes), run, seed=1).run()
 
 
