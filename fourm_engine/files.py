@@ -60,6 +60,21 @@ class CannotWrite(OSError):
         return self._text
 
 
+def words_of(error: BaseException) -> str:
+    """The text of an error; of one that Python raised for a file, the file, the reason and the remedy."""
+    if type(error).__str__ is not OSError.__str__ or not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    remedy = _REMEDIES.get(error.errno or 0, "").partition(", or choose")[0]
+    return f"{os.fsdecode(error.filename)}: {error.strerror}" + (f"; {remedy}" if remedy else "")
+
+
+def check_permitted(path: Path) -> None:
+    """Raise PermissionError for a file that is there and may not be read, which is not damaged: a reader would offer to
+    replace it, and safetensors says that there is none."""
+    if path.exists() and not os.access(path, os.R_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
 @contextmanager
 def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
     """Turns errors of the file system in the block into CannotWrite, unless they concern a file elsewhere. Files below
@@ -213,6 +228,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 def read_object(path: Path, *, most: int, what: str, remedy: str) -> dict[str, Any]:
     """The JSON object in a file of at most `most` bytes. Raises ValueError, which says `what` the file tells and the
     `remedy`, for anything else."""
+    check_permitted(path)
     try:
         if path.stat().st_size > most:
             raise ValueError(f"larger than {most} bytes")

@@ -11,6 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from fourm_engine.files import check_permitted
 from fourm_plugins.counting import some
 
 #: Numbers read at a time.
@@ -46,6 +47,7 @@ def opened(
     """A safetensors file, open for reading. `expected`: name -> shape of its tensors whose names start with `only`, as
     follows from what they must fit `to`. Raises ValueError, naming the file, where it is none, truncated, or has other
     tensors."""
+    check_permitted(path)
     try:
         with safe_open(path, framework="pt") as file:
             if expected is not None:

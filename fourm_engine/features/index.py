@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fourm_engine.files import replacing_folder
+from fourm_engine.files import check_permitted, replacing_folder
 from fourm_plugins.extras import optional
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ class Index:
         path = folder / DESCRIPTION
         if not path.is_file():
             raise ValueError(f"{folder}: no index of features, {DESCRIPTION} is not there; {_REMEDY}")
+        for file in (path, folder / FEATURES):
+            check_permitted(file)
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fourm_engine.files import replacing_folder
+from fourm_engine.files import check_permitted, replacing_folder
 from fourm_engine.identity import RECIPE, Difference, differences, refuse
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.tokenizers.vit import position_grid
@@ -68,6 +68,7 @@ def read_document(folder: Path) -> dict[str, Any] | None:
     path = folder / DOCUMENT
     if not path.is_file():
         return None
+    check_permitted(path)
     try:
         if path.stat().st_size > MAX_DOCUMENT_BYTES:
             raise ValueError(f"larger than {MAX_DOCUMENT_BYTES} bytes")
