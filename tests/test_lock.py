@@ -75,6 +75,17 @@ def test_a_killed_process_blocks_nobody(tmp_path, number):
     assert not list((tmp_path / "run").iterdir())
 
 
+def test_folders_that_a_killed_command_made_go_if_the_next_one_leaves_them_empty(tmp_path):
+    folder = tmp_path / "runs" / "mine"
+    with holder(folder) as first:
+        first.kill()
+        first.wait()
+        assert folder.is_dir()
+        with at_work(folder):
+            pass
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_a_worker_that_outlives_its_parent_holds_nothing(tmp_path):
     with holder(tmp_path / "run", "inside", "fork") as first:
         child = int(first.said.split()[1])
