@@ -22,7 +22,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-_PART = re.compile(r"^\.(?P<name>.+)\.(?P<pid>\d+)(-\d+)?\.(?P<kind>part|old)$", re.DOTALL)
+_PART = re.compile(r"^\.(?P<name>.+)\.(?P<pid>\d+)(-\d+)?\.(?P<kind>part|old)(\.\w+)?$", re.DOTALL)
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _LONGEST_NAME = 255  # bytes, of all common file systems
 _count = itertools.count()

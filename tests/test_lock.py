@@ -116,6 +116,7 @@ def test_what_the_block_wrote_stays_and_what_a_killed_writer_left_goes(tmp_path)
     run.mkdir()
     (run / ".metrics.jsonl.4194305-0.part").write_text("half")
     (run / ".model.4194305-1.part").mkdir()
+    (run / ".encoder.pt2.4194305-3.part.pt2").write_text("half")
     (run / ".model.4194305-2.old").mkdir()
     with at_work(run):
         (run / "config.yaml").write_text("x")
