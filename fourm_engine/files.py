@@ -22,6 +22,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from fourm_plugins.permitted import check_permitted
+
 _PART = re.compile(r"^\.(?P<name>.+)\.(?P<pid>\d+)(-\d+)?\.(?P<kind>part|old)(\.\w+)?$", re.DOTALL)
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _LONGEST_NAME = 255  # bytes, of all common file systems
@@ -66,13 +68,6 @@ def words_of(error: BaseException) -> str:
         return str(error)
     remedy = _REMEDIES.get(error.errno or 0, "").partition(", or choose")[0]
     return f"{os.fsdecode(error.filename)}: {error.strerror}" + (f"; {remedy}" if remedy else "")
-
-
-def check_permitted(path: Path) -> None:
-    """Raise PermissionError for a file that is there and may not be read, which is not damaged: a reader would offer to
-    replace it, and safetensors says that there is none."""
-    if path.exists() and not os.access(path, os.R_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fourm_engine.files import check_permitted
 from fourm_plugins.counting import some
+from fourm_plugins.permitted import check_permitted
 
 #: Numbers read at a time.
 BLOCK = 1 << 20

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fourm_engine.files import check_permitted, replacing_folder
+from fourm_engine.files import replacing_folder
 from fourm_plugins.extras import optional
+from fourm_plugins.permitted import check_permitted
 
 if TYPE_CHECKING:
     from jaxtyping import Float

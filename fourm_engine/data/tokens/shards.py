@@ -23,9 +23,10 @@ from safetensors.numpy import save
 
 from fourm_engine.data.names_table import ENCODING, joined
 from fourm_engine.data.tokens.ranged import RangedShard
-from fourm_engine.files import check_permitted, write_atomically
+from fourm_engine.files import write_atomically
 from fourm_engine.storage.location import Location, Readable
 from fourm_engine.storage.remote import Shard
+from fourm_plugins.permitted import check_permitted
 
 VIEWS_FOLDER = "_views"
 _FORMAT = "3"
