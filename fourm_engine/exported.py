@@ -40,8 +40,7 @@ NO_MODEL = "holds a trained task, not a model; fourm predict, or fm.load_head in
 #: Key of the metadata of the weights.
 PUBLISHED = "published"
 MAX_CONFIG_BYTES = 1 << 23
-#: Far beyond every model; stops a hostile config from building for hours.
-MAX_WIDTH, MAX_BLOCKS, MAX_MODALITIES = 1 << 15, 1 << 10, 1 << 10
+MAX_MODALITIES = 1 << 10
 #: Numbers in the table of positions, which is computed and not in the file of weights.
 MAX_POSITIONS = 1 << 28
 
@@ -144,17 +143,10 @@ def read_document(
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from None
     config = model(document)
-    check_size(config.model, path)
     positions = sum((1 + (e.layout.kind == "sequence")) * e.layout.num_tokens for e in config.vocabulary)
     if positions * config.model.width > MAX_POSITIONS:
         raise ValueError(f"{path}: {positions} positions of width {config.model.width} are beyond what is loaded")
     return document
-
-
-def check_size(config: ModelConfig, path: Path) -> None:
-    """Raise ValueError, naming the file, for a model beyond every one that is loaded."""
-    if config.width > MAX_WIDTH or max(config.encoder_blocks, config.decoder_blocks) > MAX_BLOCKS:
-        raise ValueError(f"{path}: a model of width {config.width} is beyond what is loaded; the file is damaged")
 
 
 def load_network(folder: Path, config: ExportedConfig) -> Transformer:

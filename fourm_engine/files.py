@@ -22,7 +22,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-_PART = re.compile(r"^\.(?P<name>.+)\.(?P<pid>\d+)(-\d+)?\.(?P<kind>part|old)$", re.DOTALL)
+from fourm_plugins.permitted import check_permitted
+
+_PART = re.compile(r"^\.(?P<name>.+)\.(?P<pid>\d+)(-\d+)?\.(?P<kind>part|old)(\.\w+)?$", re.DOTALL)
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _LONGEST_NAME = 255  # bytes, of all common file systems
 _count = itertools.count()
@@ -58,6 +60,14 @@ class CannotWrite(OSError):
 
     def __str__(self) -> str:
         return self._text
+
+
+def words_of(error: BaseException) -> str:
+    """The text of an error; of one that Python raised for a file, the file, the reason and the remedy."""
+    if type(error).__str__ is not OSError.__str__ or not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    remedy = _REMEDIES.get(error.errno or 0, "").partition(", or choose")[0]
+    return f"{os.fsdecode(error.filename)}: {error.strerror}" + (f"; {remedy}" if remedy else "")
 
 
 @contextmanager
@@ -213,6 +223,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 def read_object(path: Path, *, most: int, what: str, remedy: str) -> dict[str, Any]:
     """The JSON object in a file of at most `most` bytes. Raises ValueError, which says `what` the file tells and the
     `remedy`, for anything else."""
+    check_permitted(path)
     try:
         if path.stat().st_size > most:
             raise ValueError(f"larger than {most} bytes")

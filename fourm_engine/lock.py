@@ -55,9 +55,9 @@ def at_work(folder: Path, *, replaced: bool = False, needed: bool = True) -> Ite
                 undo.callback(lambda: _remove(parent, made))
                 gate = _open_gate(parent / stem)
                 try:
-                    others = _others(folder, parent, stem, Path(entry).name)
-                    # The last process of the command to leave removes what the first one made.
-                    made = max([made, *(n for facts in others if isinstance(n := facts.get("made"), int))])
+                    others, killed = _others(folder, parent, stem, Path(entry).name)
+                    # The last process of the command to leave removes what the first one made, or one that was killed.
+                    made = max([made, *(n for facts in others + killed if isinstance(n := facts.get("made"), int))])
                     _held[entry] = _enter(Path(entry), made), 1
                     if not others:
                         name = whole.name
@@ -136,19 +136,21 @@ def _close_gate(handle: int, path: Path, *, keep: bool) -> None:
         os.close(handle)
 
 
-def _others(folder: Path, parent: Path, stem: str, entry: str) -> list[dict[str, Any]]:
-    """Facts of the other processes of this command that hold the folder. Raises Busy if another command does."""
-    others = []
+def _others(folder: Path, parent: Path, stem: str, entry: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Facts of the other processes of this command that hold the folder, and of those that were killed while they held
+    it, whose entries are removed. Raises Busy if another command holds it."""
+    others, killed = list[dict[str, Any]](), list[dict[str, Any]]()
     for path in sorted(parent.glob(f"{stem}-*")):
         facts = _read(path)
         if not _in_use(path, facts):
+            killed.append(facts)
             with suppress(OSError):
                 path.unlink()
         elif path.name == entry or facts.get("job") != _job():
             raise Busy(_describe(folder, path, facts))
         else:
             others.append(facts)
-    return others
+    return others, killed
 
 
 def _enter(entry: Path, made: int) -> int:

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fourm_plugins.counting import some
+from fourm_plugins.permitted import check_permitted
 
 #: Numbers read at a time.
 BLOCK = 1 << 20
@@ -46,6 +47,7 @@ def opened(
     """A safetensors file, open for reading. `expected`: name -> shape of its tensors whose names start with `only`, as
     follows from what they must fit `to`. Raises ValueError, naming the file, where it is none, truncated, or has other
     tensors."""
+    check_permitted(path)
     try:
         with safe_open(path, framework="pt") as file:
             if expected is not None:

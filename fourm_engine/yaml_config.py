@@ -35,7 +35,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; this is not a config")
     try:
-        raw = _parse(path.read_text())
+        raw = _parse(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a text file; name a YAML config") from None
     except yaml.YAMLError as error:

@@ -21,7 +21,7 @@ from fourm_plugins.contract import arguments, check, check_hooks, hook_name
 from fourm_plugins.discovery import ENGINE, Plugin, PluginError
 from fourm_plugins.distributions import find_distribution
 from fourm_plugins.errors import one_line
-from fourm_plugins.guard import guarded
+from fourm_plugins.guard import Stopped, guarded
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -54,7 +54,7 @@ def run(
         with guarded(origin, remedy, witness=witness) as side_effects:
             result = code()
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt) or (what != "activated" and isinstance(error, ValueError)):
+        if isinstance(error, (KeyboardInterrupt, Stopped)) or (what != "activated" and isinstance(error, ValueError)):
             raise
         raise PluginError(
             f"{plugin.kind} {plugin.name!r} cannot be {what}: {plugin.distribution} {plugin.version} "

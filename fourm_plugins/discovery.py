@@ -89,6 +89,8 @@ def discover_all() -> tuple[list[Plugin], tuple[Leftover, ...]]:
 def distribution_hint(name: str) -> str:
     """The distribution that probably provides a name, after the pattern of the project's own plugins."""
     base = name.partition("@")[0]
+    if not re.fullmatch(r"[\w-]+", base, re.ASCII):
+        return "fourm-NAME"
     return f"fourm-{_CALLED.get(base, base).replace('_', '-')}"
 
 

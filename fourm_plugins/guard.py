@@ -34,11 +34,16 @@ class EndsProcess(SystemExit):
     """Code of a plugin that would have ended the process."""
 
 
+class Stopped(SystemExit):
+    """The user's request that the process end (SIGTERM, SIGHUP), which came while code of a plugin ran."""
+
+
 @contextlib.contextmanager
 def guarded(what: str, remedy: str, *, witness: bool = True) -> Iterator[list[str]]:
     """Run the body as code of `what`. Yields the list of what the body changed in the process, filled when it ends.
     `witness`: whether to report on stderr a process that dies, and code that hangs. Raises whatever the body raises,
-    `EndsProcess` for what would have ended the process, and KeyboardInterrupt only where it was the user's."""
+    `EndsProcess` for what would have ended the process, and KeyboardInterrupt only where it was the user's; `Stopped`
+    where a signal's handler raised SystemExit meanwhile, whatever the body made of that."""
     changed: list[str] = []
     with _lock, contextlib.ExitStack() as stack:
         if witness:
@@ -47,7 +52,7 @@ def guarded(what: str, remedy: str, *, witness: bool = True) -> Iterator[list[st
         environment = dict(os.environ)
         hung = threading.Event()
         stack.enter_context(_exits_raise())
-        pressed = stack.enter_context(_interrupts())
+        raised = stack.enter_context(_signals())
         stack.enter_context(_timed(what, remedy, hung, told=witness))
         try:
             with contextlib.redirect_stdout(sys.stderr):
@@ -55,11 +60,16 @@ def guarded(what: str, remedy: str, *, witness: bool = True) -> Iterator[list[st
         except KeyboardInterrupt:
             if hung.is_set():
                 raise EndsProcess(f"it hangs: not done after {LIMIT:g} s") from None
-            if pressed is None or pressed:
+            if raised is None or any(isinstance(error, KeyboardInterrupt) for error in raised):
                 if witness:
                     print(f"fourm: interrupted inside {what}", file=sys.stderr)
                 raise
             raise EndsProcess("it raises KeyboardInterrupt, though nobody pressed Ctrl-C") from None
+        except BaseException:
+            _stop_if_asked(raised)
+            raise
+        else:
+            _stop_if_asked(raised)
         finally:
             changed += _restore(state, environment)
 
@@ -105,23 +115,35 @@ def _exits_raise() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _interrupts() -> Iterator[list[int] | None]:
-    """A list that gets an item when Ctrl-C is pressed; None where this cannot be known."""
+def _signals() -> Iterator[list[BaseException] | None]:
+    """A list that gets what the handlers of Ctrl-C, SIGTERM and SIGHUP raise; None where this cannot be known."""
     if threading.current_thread() is not threading.main_thread() or not callable(signal.getsignal(signal.SIGINT)):
         yield None
         return
-    pressed: list[int] = []
-    before: Any = signal.getsignal(signal.SIGINT)
+    raised: list[BaseException] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before: dict[int, Any] = {number: handler for number, handler in handlers.items() if callable(handler)}
 
     def handle(number: int, frame: Any) -> None:
-        pressed.append(number)
-        before(number, frame)
+        try:
+            before[number](number, frame)
+        except BaseException as error:
+            raised.append(error)
+            raise
 
-    signal.signal(signal.SIGINT, handle)
+    for number in before:
+        signal.signal(number, handle)
     try:
-        yield pressed
+        yield raised
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop_if_asked(raised: list[BaseException] | None) -> None:
+    for error in raised or ():
+        if isinstance(error, SystemExit):
+            raise Stopped(error.code) from None
 
 
 @contextlib.contextmanager

@@ -40,6 +40,8 @@ from fourm_engine.cli import (
 from fourm_engine.cli.commands import Commands
 from fourm_engine.cli.memory import out_of_memory
 from fourm_engine.cli.no_plugin import add_no_plugin
+from fourm_engine.cli.streams import settle_streams
+from fourm_engine.files import words_of
 
 app = typer.Typer(
     name="fourm",
@@ -107,6 +109,7 @@ class Once(logging.Filter):
 
 
 def main() -> None:
+    settle_streams()
     told = logging.StreamHandler()
     told.addFilter(Once())
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", handlers=[told])
@@ -126,7 +129,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("FOURM_TRACEBACK"):
             raise
-        said, plugin, _ = str(error).partition("\nTraceback ")  # a plugin's, which is for its author
+        said, plugin, _ = words_of(error).partition("\nTraceback ")  # a plugin's, which is for its author
         said += " (FOURM_TRACEBACK=1 shows where)" if plugin else ""
         print(f"fourm: error: {said}", file=sys.stderr)
         sys.exit(1)

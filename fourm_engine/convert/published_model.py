@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import safe_open
 from torch import Tensor
 
 from fourm_engine.convert.published import POSITION_TOLERANCE, read_arguments
 from fourm_engine.convert.tensors import Domain, Part, bare_norms, computed, parts_of, vocabulary_of
-from fourm_engine.exported import check_size
 from fourm_engine.nn.embeddings import sine_cosine_1d, sine_cosine_2d
 from fourm_engine.nn.transformer import ModelConfig, Transformer
 from fourm_engine.vocabulary import Vocabulary
 from fourm_engine.weights import Read, check_shapes, read_rows
+from fourm_plugins.explain import explain
 from fourm_plugins.spec import Grid, Layout, Sequence, Vector
 
 #: Far beyond any model.
@@ -84,7 +85,7 @@ def _model_config(path: Path, arguments: Mapping[str, Any]) -> ModelConfig:
     if not re.search(rf"\b{wanted}\b", activation):
         raise ValueError(f"{path}: act_layer={activation!r} with gated_mlp={gated}; supported is {wanted}")
     try:
-        config = ModelConfig.model_validate(
+        return ModelConfig.model_validate(
             {
                 "width": arguments["dim"],
                 "encoder_blocks": arguments["encoder_depth"],
@@ -100,10 +101,10 @@ def _model_config(path: Path, arguments: Mapping[str, Any]) -> ModelConfig:
         )
     except KeyError as error:
         raise ValueError(f"{path}: argument {error} is missing; this is no published 4M model") from None
+    except ValidationError as error:
+        raise ValueError(f"{path}: not the arguments of a 4M model: {'; '.join(explain(error, ModelConfig))}") from None
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: not the arguments of a 4M model: {' '.join(str(error).split()):.300}") from None
-    check_size(config, path)
-    return config
 
 
 def _shape(checkpoint: Checkpoint, key: str, dims: int) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ class BadFile(ValueError):
     """A file that cannot be used: where it is, for which modality, and why."""
 
     def __init__(self, where: str, modality: str, reason: str) -> None:
-        super().__init__(f"{where}: {modality}: {reason}")
+        super().__init__(": ".join(part for part in (where, modality, reason) if part))
         self.where, self.modality, self.reason = where, modality, reason
 
     def __reduce__(self) -> tuple:  # picklable: worker processes hand it to their parent

@@ -231,7 +231,8 @@ def _write_torch(
     module: Exportable, tensors: Sequence[Tensor], names: Sequence[str], facts: FileFacts, path: Path
 ) -> None:
     program = torch.export.export(module, tuple(tensors), dynamic_shapes=_shapes(names))
-    torch.export.save(program, path, extra_files={_KEY: json.dumps(asdict(facts))})
+    with open(path, "wb") as file:  # of a path, torch raises errors that are not of the file system
+        torch.export.save(program, file, extra_files={_KEY: json.dumps(asdict(facts))})
 
 
 def _load_torch(path: Path) -> Callable[[Sequence[Tensor]], list[np.ndarray]]:

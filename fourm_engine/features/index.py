@@ -17,6 +17,7 @@ import numpy as np
 from fourm_engine.files import replacing_folder
 from fourm_plugins.errors import one_line
 from fourm_plugins.extras import optional
+from fourm_plugins.permitted import check_permitted
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -65,6 +66,8 @@ class Index:
         path = folder / DESCRIPTION
         if not path.is_file():
             raise ValueError(f"{folder}: no index of features, {DESCRIPTION} is not there; {_REMEDY}")
+        for file in (path, folder / FEATURES):
+            check_permitted(file)
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:

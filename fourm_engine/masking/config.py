@@ -10,6 +10,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from fourm_plugins.spec import ModalitySpec
 
+#: Far more than any sample has: memory and time of a draw grow with the number.
+MAX_TOKENS = 1 << 24
+Tokens = Annotated[int, Field(ge=0, le=MAX_TOKENS)]
+Capacity = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+
 
 def _as_range(value: Any) -> Any:
     return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
@@ -19,8 +24,9 @@ def _check_range(value: Any) -> Any:
     value = _as_range(value)
     if isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(v, int) for v in value):
         lo, hi = value
-        if not 0 <= lo <= hi:
-            raise ValueError(f"tokens {lo} to {hi}: give a number, or [low, high] with 0 <= low <= high")
+        if not 0 <= lo <= hi <= MAX_TOKENS:
+            most = f"{MAX_TOKENS:,}"
+            raise ValueError(f"tokens {lo} to {hi}: give a number, or [low, high] with 0 <= low <= high <= {most}")
     return value
 
 
@@ -92,8 +98,8 @@ class MaskingConfig(BaseModel):
     target_tokens: TokenCount = (128, 128)
     #: Least and most tokens of a modality, {name: tokens}, on either side; by default none, and all that it has. A draw
     #: that gives a modality less than its least is repeated, `max_tries` times at most; tokens above the most are lost.
-    min_tokens: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
-    max_tokens: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    min_tokens: dict[str, Tokens] = Field(default_factory=dict)
+    max_tokens: dict[str, Tokens] = Field(default_factory=dict)
     max_tries: int = Field(default=100, ge=1)
     #: How the totals are divided among modalities: "dirichlet" as in 4M; "fill", the same, but what one cannot take
     #: others do; or "aion" for lengths that differ much.
@@ -104,9 +110,9 @@ class MaskingConfig(BaseModel):
     #: means every modality that is not named. If no component would be left, none is dropped.
     input_dropout: dict[str, Probability] = Field(default_factory=dict)
     #: Encoder rows N of a batch; the largest input total, if not given.
-    encoder_capacity: int | None = Field(default=None, ge=1)
+    encoder_capacity: Capacity | None = None
     #: Decoder rows M of a batch; the largest target total, if not given.
-    decoder_capacity: int | None = Field(default=None, ge=1)
+    decoder_capacity: Capacity | None = None
     mixture: tuple[Component, ...] = Field(default=(Component(name="all2all"),), min_length=1)
 
     def input_range(self, component: Component) -> tuple[int, int]:

@@ -16,6 +16,8 @@ SIZES: dict[str, dict[str, int]] = {
 }
 
 
+#: Far beyond every model: a larger one is a slip of the finger, or a hostile file, and would build for hours.
+MAX_WIDTH, MAX_BLOCKS = 1 << 15, 1 << 10
 #: What a block keeps for the backward pass: see `fourm_engine.nn.computing`.
 Checkpointing = Literal["none", "selective", "full"]
 
@@ -29,9 +31,9 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     size: Literal["Ti", "S", "B", "L", "XL"] | None = Field(None, description="fills in the four numbers below")
-    width: int = Field(gt=0, description="width D of the residual stream, a multiple of 4 and of `heads`")
-    encoder_blocks: int = Field(ge=0)
-    decoder_blocks: int = Field(ge=1)
+    width: int = Field(gt=0, le=MAX_WIDTH, description="width D of the residual stream, a multiple of 4 and of `heads`")
+    encoder_blocks: int = Field(ge=0, le=MAX_BLOCKS)
+    decoder_blocks: int = Field(ge=1, le=MAX_BLOCKS)
     heads: int = Field(gt=0)
     mlp_ratio: float = Field(4.0, gt=0, le=64, description="hidden width of the MLP over D (SwiGLU: two thirds of it)")
     mlp: Literal["gelu", "swiglu"] = "swiglu"
@@ -71,7 +73,7 @@ class LoraConfig(BaseModel):
 
 def filled_size(data: Any, sizes: dict[str, dict[str, int]]) -> Any:
     """The settings, completed by the numbers of their `size` in `sizes`. Raises ValueError for a contradiction."""
-    if not isinstance(data, dict) or data.get("size") not in sizes:
+    if not isinstance(data, dict) or not isinstance(data.get("size"), str) or data["size"] not in sizes:
         return data
     preset = sizes[data["size"]]
     for name, number in preset.items():

@@ -258,6 +258,6 @@ def _facts(
 
 def _finished_steps(folder: Path) -> int | None:
     try:
-        return int(json.loads((folder / "finished.json").read_text())["step"])
+        return int(json.loads((folder / "finished.json").read_text(encoding="utf-8"))["step"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

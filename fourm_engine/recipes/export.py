@@ -9,6 +9,7 @@ from fourm_engine.features.encoder import encoder
 from fourm_engine.features.export import FileFacts, Format
 from fourm_engine.features.export import export as write
 from fourm_engine.features.sizes import Size
+from fourm_engine.lock import at_work
 from fourm_engine.recipes.config import manager_of_run
 from fourm_engine.recipes.tell import Tell, choose_threads, say
 
@@ -25,9 +26,10 @@ def export(
     """Write the encoder of a run, model or Hub id to the file `out`, and tell its inputs and outputs.
 
     Raises ValueError as `fourm_engine.features.encoder.encoder` and `fourm_engine.features.export.export` do."""
-    choose_threads("cpu")
-    network = encoder(run, inputs, size=size, device="cpu", manager=manager_of_run(run))
-    facts, difference = write(network, Path(out), format)
+    with at_work(Path(out), replaced=True):
+        choose_threads("cpu")
+        network = encoder(run, inputs, size=size, device="cpu", manager=manager_of_run(run))
+        facts, difference = write(network, Path(out), format)
     for name, one in facts.inputs.items():
         tell(f"in:  {name} {one['dtype']} ({', '.join(map(str, one['shape']))})")
     for name, shape in facts.outputs.items():

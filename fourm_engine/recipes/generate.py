@@ -117,10 +117,11 @@ def vary(
     **options: Any,
 ) -> Variation:
     """Write the sheet of `FourM.vary` to `out`. Raises ValueError for what a user can fix."""
-    model = open_model(run, device, tokenizers, providers, disable)
-    options = {key: value for key, value in {**options, "guide": guided(guide, model)}.items() if value is not None}
-    variation = model.vary(weighed(inputs, regions or {}), targets, vary=axes, **options)
-    write_atomically(out, png(variation.sheet()))
+    with at_work(out, replaced=True):
+        model = open_model(run, device, tokenizers, providers, disable)
+        options = {key: value for key, value in {**options, "guide": guided(guide, model)}.items() if value is not None}
+        variation = model.vary(weighed(inputs, regions or {}), targets, vary=axes, **options)
+        write_atomically(out, png(variation.sheet()))
     tell(f"{out}: {counted(len(variation.results), 'result')}")
     return variation
 

@@ -97,6 +97,8 @@ def reason(error: Exception) -> str:
     if timed_out(error):
         return "no answer in time"
     root = list(_causes(error))[-1]
+    if type(root).__name__ == "TooManyRedirects":
+        return "it redirects without end"
     text = " ".join(public(str(root)).split()) or type(root).__name__
     return text if len(text) <= 200 else text[:200] + "…"
 

@@ -166,10 +166,11 @@ class Store:
                     raise final from None
                 first, left = wait == FIRST_WAIT, max(start + patience - time.monotonic(), 0)
                 if not left and not first:
-                    waited = time.monotonic() - start
+                    # Another reader of the file may have waited before, and left this one the rest.
+                    waited = time.monotonic() - start + max(0.0, self.give_up_s - patience)
                     remedy = "check the network, or set data.remote.give_up_s, and start again"
                     raise Away(f"{url}: the store stayed away for {waited:.0f} s ({reason(error)}); {remedy}") from None
-                if first:
+                if first and left:
                     log.warning("%s: %s; trying again for up to %.0f s", url, reason(error), left)
             time.sleep(min(wait * random.uniform(0.5, 1), left))
             wait = min(2 * wait, LONGEST_WAIT)

@@ -78,6 +78,8 @@ def parse(folder: object) -> Folder:
         return folder
     if not isinstance(folder, (str, Path)):
         raise ValueError("a folder or a URL is text")
+    if "\0" in str(folder):
+        raise ValueError("a folder's name holds no NUL character; remove it")
     # One slash: what is left of `s3://bucket` once something made a Path of it.
     text, match = str(folder), _URL.match(str(folder))
     return Url(text) if match and (match[1].lower() in SCHEMES or "://" in text) else Path(text)

@@ -24,6 +24,7 @@ from fourm_plugins.errors import one_line
 from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginError, PluginManager
 from fourm_plugins.modality import Modality
+from fourm_plugins.permitted import check_permitted
 from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -69,6 +70,7 @@ def read_document(folder: Path) -> dict[str, Any] | None:
     path = folder / DOCUMENT
     if not path.is_file():
         return None
+    check_permitted(path)
     try:
         if path.stat().st_size > MAX_DOCUMENT_BYTES:
             raise ValueError(f"larger than {MAX_DOCUMENT_BYTES} bytes")

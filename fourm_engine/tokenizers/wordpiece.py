@@ -25,6 +25,7 @@ from pydantic import Field, field_validator, model_validator
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
 
 from fourm_plugins.errors import one_line
+from fourm_plugins.permitted import check_permitted
 from fourm_plugins.settings import Settings
 from fourm_plugins.spec import ModalitySpec, Text
 from fourm_plugins.tokenizer import TextTokenizer
@@ -259,6 +260,7 @@ class WordPieceTokenizer(TextTokenizer):
             )
 
     def _read(self, path: Path) -> None:
+        check_permitted(path)
         try:
             if path.stat().st_size > MAX_FILE_BYTES:
                 raise ValueError(f"larger than {MAX_FILE_BYTES} bytes; this is no vocabulary")

@@ -50,7 +50,7 @@ class Best:
     def _read(self) -> float | None:
         assert self.task.best is not None
         try:
-            note = json.loads((self.folder / NOTE).read_text())
+            note = json.loads((self.folder / NOTE).read_text(encoding="utf-8"))
             score = float(note["score"]) if note["measure"] == self.task.best[0] else None
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None  # none yet, or damaged: the next evaluation is the best so far

@@ -11,6 +11,8 @@ from fourm_engine.train.schedule import Plan
 
 #: The batch size at which the learning rate is `base_lr`.
 BASE_BATCH = 256
+#: More than any machine has cores; OpenMP ends the process when it cannot have so many.
+MAX_THREADS = 4096
 #: Steps of the longest trace; no viewer opens a larger one.
 MAX_PROFILED = 100
 #: Settings that show more of a run without changing it.
@@ -84,7 +86,7 @@ class TrainConfig(BaseModel):
     compile: bool = False
     #: CPU threads per process; null: OMP_NUM_THREADS (one under torchrun), or else the number measured to be fastest
     #: when the process starts.
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=MAX_THREADS)
 
     #: Decay per step of the exponential moving average of all that learns, including codebooks; null: no average. It
     #: starts lower, so that the initial weights never enter it (`averages`).

@@ -21,7 +21,7 @@ def read(run: Path, steps: int, exports: Sequence[str]) -> dict[str, float] | No
     A damaged note counts as absent: the end of the run is repeated."""
     scores, same = dict[str, float](), False
     try:
-        document = json.loads((run / NAME).read_text())
+        document = json.loads((run / NAME).read_text(encoding="utf-8"))
         scores = {name: float(score) for name, score in document["scores"].items()}
         same = document["exports"] == list(exports) and document["step"] == steps
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):

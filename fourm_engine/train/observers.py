@@ -22,7 +22,7 @@ import torch
 from fourm_engine.train.checkpoint import step_folder
 from fourm_engine.train.distributed import describe
 from fourm_plugins.errors import one_line
-from fourm_plugins.guard import guarded
+from fourm_plugins.guard import Stopped, guarded
 from fourm_plugins.hookspecs import Run
 from fourm_plugins.manager import PluginManager
 
@@ -68,6 +68,8 @@ class Observers:
             try:
                 with _undisturbed(f"observer {name}"):
                     function(*(copy.deepcopy(facts[argument]) for argument in arguments))
+            except Stopped:
+                raise
             except (Exception, SystemExit) as error:
                 self._failed.add(name)
                 where = traceback.extract_tb(error.__traceback__)[-1]

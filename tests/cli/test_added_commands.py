@@ -73,7 +73,7 @@ def test_a_function_and_a_group_are_called_with_their_options(fourm):
 
 def test_what_a_command_raises_is_one_line_for_the_user_and_names_the_package_otherwise(fourm):
     assert fourm("refuse") == (1, "", "fourm: error: no such folder; make one\n")
-    assert fourm("lack") == (1, "", "fourm: error: [Errno 2] No such file or directory: 'here.txt'\n")
+    assert fourm("lack") == (1, "", "fourm: error: here.txt: No such file or directory\n")
     assert fourm("leave") == (4, "", "")
     code, _, told = fourm("breaks")
     assert code == 1

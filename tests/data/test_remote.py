@@ -139,6 +139,15 @@ def test_a_shard_that_is_gone_ends_the_run_with_its_name_even_from_a_worker(web,
     assert "\n" not in str(caught.value)
 
 
+def test_a_token_shard_of_other_bytes_is_named_by_its_address_alone(web, remote):
+    web.forever = {path for path in web.files if path.startswith("tokens/train/") and "/shard-" in path}
+    web.faults = {path: ["garbled"] for path in web.forever}
+    with pytest.raises(
+        ValueError, match=rf"^{web.url}/tokens/train/\w+/shard-\d+\.safetensors: damaged, or no token shard; upload it"
+    ):
+        list(islice(batches(open_data(remote), Share(batch_size=4), workers=0), 20))
+
+
 def test_remote_data_without_an_index_says_how_to_make_one(web, remote):
     for path in [path for path in web.files if path.endswith("_index/index.json")]:
         del web.files[path]

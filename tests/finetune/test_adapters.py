@@ -132,7 +132,7 @@ def test_an_adapter_of_another_model_is_refused_in_one_line(folder, run, tmp_pat
         (lambda c, t: t.pop("registers"), "registers is missing"),
         (lambda c, t: c.update(scale=-1), "scale: "),
         (lambda c, t: c.update(version=9), "version: "),
-        (lambda c, t: c["model"]["model"].update(width=1 << 20), "beyond what is loaded"),
+        (lambda c, t: c["model"]["model"].update(width=1 << 20), "model.width: "),
         (lambda c, t: c["model"]["vocabulary"].pop(), "vocabulary and modalities"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -45,6 +46,24 @@ def test_a_plugin_that_breaks_the_process_is_named_with_the_remedy(install, plac
         PluginManager().modality("thermal")
     assert cause in str(caught.value).partition("\n")[0]
     assert (os._exit, os.abort) == exits
+
+
+@pytest.mark.parametrize("place", ["import", "instance"])
+@pytest.mark.parametrize(
+    "code", ["{}", "try:\n    {}\nexcept BaseException: pass", "try:\n    {}\nexcept BaseException: 1 / 0"]
+)
+def test_a_signal_to_the_process_is_no_fault_of_the_plugin_that_it_meets(install, place, code):
+    code = code.format("__import__('os').kill(os.getpid(), 15)")
+    if place == "instance":
+        code = MADE.replace("CODE", "\n" + "\n".join(" " * 8 + line for line in code.splitlines()))
+    install("acme-thermal", entry("thermal", "acme_thermal:Thermal"), source=f"import os\n{code}\n")
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        with pytest.raises(guard.Stopped) as caught:
+            PluginManager().modality("thermal")
+        assert caught.value.code == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def edited(trained, folder, change):
         (lambda d: d["classes"].append("more"), "head.output.weight has shape"),
         (lambda d: d["task"].update(head="os.system"), "no installed plugin provides the head 'os.system'"),
         (lambda d: d["task"].update(head="attentive", head_options={"queries": 1 << 40}), "does not fit config.json"),
-        (lambda d: d["encoder"]["model"].update(width=1 << 20, heads=1), "beyond what is loaded"),
+        (lambda d: d["encoder"]["model"].update(width=1 << 20, heads=1), "model.width: "),
         (lambda d: d["encoder"]["modalities"]["rgb@pixels"].update(plugin="gone"), "'gone'"),
     ],
 )

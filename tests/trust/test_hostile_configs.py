@@ -72,6 +72,30 @@ def test_a_number_that_is_not_finite_is_refused_by_its_setting(key, value):
         parse_config(raw, "config.yaml")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.width", 1 << 40),
+        ("model.encoder_blocks", 10**9),
+        ("model.decoder_blocks", 10**30),
+        ("model.size", []),
+        ("model.size", {"x": 1}),
+        ("train.threads", 10**9),
+        ("masking.target_tokens", [1, 10**18]),
+        ("masking.encoder_capacity", 10**18),
+        ("masking.max_tokens", {"caption": 10**18}),
+        ("data.val", "data\0val"),
+    ],
+)
+def test_what_would_take_hours_or_all_memory_is_refused_by_its_setting(key, value):
+    raw = yaml.safe_load(yaml.safe_dump(MINIMAL))
+    raw |= {"model": {"width": 32, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2}}
+    section, name = key.split(".")
+    raw[section] = {**raw[section], name: value}
+    with pytest.raises(ConfigError, match=name):
+        parse_config(raw, "config.yaml")
+
+
 @pytest.mark.parametrize("value", ["!!python/object/apply:os.system ['touch owned']", "[" * 100_000, "&a [*a]"])
 def test_a_hostile_override_is_refused_as_well(tmp_path, value):
     path = tmp_path / "config.yaml"

@@ -114,7 +114,10 @@ class _Holds:
 
     def __call__(self, copy: Path) -> None:
         """Raise ValueError for a copy that holds something else, or other bytes than were written."""
-        file = open_shard(copy)
+        try:
+            file = open_shard(copy)
+        except ValueError:
+            raise ValueError("damaged, or no token shard; upload it again") from None
         if not self.agrees(copy, file):
             raise ValueError(_OTHER)
         check_whole(copy, file)

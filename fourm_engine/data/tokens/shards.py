@@ -26,6 +26,7 @@ from fourm_engine.data.tokens.ranged import RangedShard
 from fourm_engine.files import write_atomically
 from fourm_engine.storage.location import Location, Readable
 from fourm_engine.storage.remote import Shard
+from fourm_plugins.permitted import check_permitted
 
 VIEWS_FOLDER = "_views"
 _FORMAT = "3"
@@ -43,6 +44,8 @@ def open_shard(path: Readable, known: Shard | None = None) -> Any:
     """The open file. `known`: what the index says of a remote one. Raises ValueError for a file that is no shard of
     this format."""
     size = None if known is None else known.size
+    if isinstance(path, Path):
+        check_permitted(path)
     try:
         if isinstance(path, Location) and (copy := path.local(*(known or ())[1:])) is None:
             file: Any = RangedShard(path.open(size))

@@ -1,0 +1,58 @@
+"""Standard streams that are closed or know few characters."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.recipes.test_config import MINIMAL
+
+ASCII = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
+
+
+def fourm(*words, cwd, close="", **environment):
+    line = f'"$0" -m fourm_engine.cli "$@" {close}'
+    return subprocess.run(
+        ["bash", "-c", line, sys.executable, *words],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("close", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_accident(tmp_path, close):
+    (tmp_path / "runs/a").mkdir(parents=True)
+    (tmp_path / "runs/a/run.json").write_text('{"format": 1, "what": "fourm", "state": "failed", "error": "x"}')
+    done = fourm("runs", cwd=tmp_path, close=close)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_libraries_print_does_not_get_into_files_opened_later(tmp_path):
+    code = (
+        "import os; from fourm_engine.cli.streams import settle_streams; settle_streams();"
+        "f = open('new', 'wb'); os.write(1, b'noise'); print('more'); f.close()"
+    )
+    done = subprocess.run(["bash", "-c", '"$0" -c "$1" >&-', sys.executable, code], cwd=tmp_path, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / "new").read_bytes() == b""
+
+
+def test_characters_that_a_terminal_lacks_are_escaped(tmp_path):
+    done = fourm("--help", cwd=tmp_path, **ASCII)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u2026" in done.stdout
+
+
+def test_a_config_is_utf_8_whatever_the_locale(tmp_path):
+    import yaml
+
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({**MINIMAL, "run": "r\u00fcn"}, allow_unicode=True), encoding="utf-8")
+    done = fourm("train", "config.yaml", "--dry-run", cwd=tmp_path, **ASCII)
+    assert "not a text file" not in done.stderr
