@@ -27,7 +27,7 @@ printf '%s, commit %s\n' "$(date -u +%F)" "$(git describe --always --dirty 2>/de
 
 part "A step of 4M-L, 128 samples" 120 train_step --size L --batch 128 --steps 5 \
   --variant fast --variant compiled --variant compiled-half --variant compiled-selective --variant obvious
-part "A step of 4M-XL, 4 x 64 samples" 100 train_step --size XL --batch 64 --accumulate 4 --steps 3 \
+part "A step of 4M-XL, 4 x 48 samples" 100 train_step --size XL --batch 48 --accumulate 4 --steps 3 \
   --variant compiled-selective --variant compiled-selective-half
 part "Generation, 4M-B" 110 generation --size B --batch 16 --dtype bfloat16
 part "Tokenizers" 70 tokenizer_speed --codec ViT --repeat 2
