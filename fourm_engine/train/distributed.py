@@ -61,7 +61,14 @@ def processes(config: TrainConfig, *, width: int = 128) -> Iterator[torch.device
         print(note, file=sys.stderr, flush=True)
     join = rank_and_world()[1] > 1 and not dist.is_initialized()
     if join:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=patience(config.watchdog_s))
+        try:
+            dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=patience(config.watchdog_s))
+        except (ValueError, dist.DistError) as error:  # variables that do not fit, or a port that is taken
+            said = " ".join(str(error).split())
+            raise ValueError(
+                f"the processes do not meet: {said:.300}; start them with torchrun, which sets RANK, WORLD_SIZE, "
+                f"MASTER_ADDR and MASTER_PORT (for another port: --master-port)"
+            ) from error
     try:
         yield device
     finally:
