@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict
 
 
 class Settings(BaseModel):
@@ -28,21 +28,6 @@ class Settings(BaseModel):
             if unknown := sorted(vars(cls).get(declared, frozenset()) - cls.model_fields.keys()):
                 names = ", ".join(unknown)
                 raise TypeError(f"{cls.__name__}.{declared} names {names}, which is no setting of the class")
-
-
-class DatedSettings(Settings):
-    """Settings that files store without those of `ADDED_LATER` that stand at their defaults, so that fingerprints from
-    before these were added stay."""
-
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ()
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        data: dict[str, Any] = serialise(self)
-        for name in self.ADDED_LATER:
-            if name in data and getattr(self, name) == type(self).model_fields[name].default:
-                del data[name]
-        return data
 
 
 def flat_settings(settings: BaseModel, prefix: str = "") -> dict[str, Any]:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]*(@[a-z0-9_]+)?$"
 #: "." or a relative path whose parts neither begin with a dot nor contain line breaks.
@@ -93,13 +93,6 @@ class FeatureVector(Frozen):
     kind: Literal["feature_vector"] = "feature_vector"
     size: int = Field(ge=1)
     gaps: bool = False
-
-    @model_serializer(mode="wrap")
-    def _without_default(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        data: dict[str, Any] = serialise(self)
-        if not self.gaps:  # so that fingerprints from before it was added stay
-            data.pop("gaps", None)
-        return data
 
 
 class Text(Frozen):

@@ -9,7 +9,7 @@ Codecs take grids of any size: the positions of `position_grid` are resized to t
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from einops import rearrange
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from fourm_engine.nn.blocks import EncoderBlock, layer_norm
 from fourm_engine.nn.config import filled_size
 from fourm_engine.nn.embeddings import sine_cosine_2d
-from fourm_plugins.settings import DatedSettings
+from fourm_plugins.settings import Settings
 
 #: Largest table of positions, in numbers; it is computed, not stored.
 MAX_POSITIONS = 1 << 28
@@ -33,10 +33,8 @@ SIZES: dict[str, dict[str, int]] = {
 TAIL_CHANNELS = 32
 
 
-class CodecSettings(DatedSettings):
+class CodecSettings(Settings):
     """Size of an encoder or decoder. `post_mlp`: a last tanh MLP, added to the residual stream."""
-
-    ADDED_LATER: ClassVar[tuple[str, ...]] = ("position_grid",)
 
     #: A size of the paper in place of width, blocks and heads; stored as these.
     size: Literal["S", "B", "L"] | None = Field(default=None, exclude=True)
@@ -62,8 +60,6 @@ class CodecSettings(DatedSettings):
 
 class DecoderSettings(CodecSettings):
     """Size of a decoder."""
-
-    ADDED_LATER = (*CodecSettings.ADDED_LATER, "conv_tail")
 
     #: Residual blocks of 3x3 convolutions over the final map, through which pixels on both sides of a seam between
     #: patches see one another; 0: none.

@@ -28,8 +28,6 @@ FEW_CLASSES = 32
 class VQVAESettings(CodebookSettings):
     """Sizes, loss and codebook. The number of codes is the token space's."""
 
-    ADDED_LATER = (*CodebookSettings.ADDED_LATER, "perceptual")
-
     encoder: CodecSettings = CodecSettings(blocks=0)
     decoder: DecoderSettings = DecoderSettings(blocks=2)
     #: Channels of the embedding of class ids, for class maps.

@@ -174,8 +174,7 @@ def test_arrays_and_ids_that_do_not_fit_are_refused():
         spec(layout=Grid(height=1, width=2))
 
 
-def test_a_spec_without_gaps_has_the_fingerprint_from_before_there_were_any():
-    assert "gaps" not in spec().model_dump()["array"]
+def test_a_spec_with_gaps_has_a_number_for_them():
     assert ModalitySpec.model_validate(spec(gaps=True).model_dump()).array.gaps
     with pytest.raises(ValueError, match="no number for a gap"):
         ModalitySpec(**spec(gaps=True).model_dump() | {"token_space": None, "tokenizer": None, "target": False})

@@ -92,15 +92,6 @@ def test_the_tail_starts_as_nothing_and_sees_across_seams():
         CodecSettings(conv_tail=1)
 
 
-def test_settings_at_a_default_that_was_added_are_not_stored():
-    stored = VQVAETokenizer([map_spec(features())], **SMALL).settings.model_dump(mode="json")
-    assert sorted(stored) == [
-        *("class_dim", "commitment", "decay", "decoder", "encoder", "latent_dim", "loss", "normalise_codes"),
-        *("restart_below", "warmup"),
-    ]
-    assert sorted(stored["decoder"]) == ["blocks", "heads", "mlp_ratio", "post_mlp", "width"]
-
-
 def test_feature_maps_of_one_position_a_token_are_taken():
     array = FeatureMap(channels=10, height=TOKENS, width=TOKENS)
     tokenizer = random_tokenizer(map_spec(array))

@@ -6,7 +6,7 @@ The number of codes is the token space's; settings that do not make exactly as m
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,18 +15,14 @@ from fourm_engine.tokenizers.quantisers.fsq import FiniteScalarQuantiser
 from fourm_engine.tokenizers.quantisers.lfq import LookupFreeQuantiser
 from fourm_engine.tokenizers.quantisers.product import ProductQuantiser
 from fourm_engine.tokenizers.quantisers.vq import VectorQuantiser
-from fourm_plugins.settings import DatedSettings
+from fourm_plugins.settings import Settings
 
 _VQ_ONLY = ("latent_dim", "heads", "normalise_codes", "decay", "restart_below", "restart", "warmup", "kmeans_start")
 _LFQ_ONLY = ("entropy", "temperature")
 
 
-class CodebookSettings(DatedSettings):
+class CodebookSettings(Settings):
     """Shared by the kinds of tokenizers that are networks."""
-
-    ADDED_LATER: ClassVar[tuple[str, ...]] = (
-        *("quantiser", "heads", "restart", "kmeans_start", "levels", "entropy", "temperature"),
-    )
 
     #: "vq": a learned codebook; "fsq": a few levels a dimension; "lfq": signs, with an entropy loss.
     quantiser: Literal["vq", "fsq", "lfq"] = "vq"
