@@ -21,8 +21,11 @@ from fourm_plugins.discovery import ENGINE
 from fourm_plugins.manager import Plugin, PluginError, PluginManager, distribution_hint
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ModalitySpec
+from fourm_plugins.suggest import nearest
 
 log = logging.getLogger(__name__)
+#: How like an installed modality's a name is (0 to 1) that is taken for a slip: `dept`, not `depth_sensor`.
+ALIKE = 0.8
 #: Kinds of which `identity` tells otherwise, or which decide nothing of a run: the first process alone has observers.
 _APART = ("modality", "observer")
 
@@ -143,13 +146,16 @@ def load_modalities(config: ModalitiesConfig, manager: PluginManager) -> Modalit
             if entry_point in names:
                 names.add(name)
             elif entry_point not in installed:
-                hint = distribution_hint(entry_point)
-                log.warning("modality %s is configured but not installed, left out (pip install %s)", name, hint)
+                near = nearest(entry_point, installed, cutoff=ALIKE)
+                remedy = f"did you mean {near!r}?" if near else f"pip install {distribution_hint(entry_point)}"
+                log.warning("modality %s is configured but not installed, left out (%s)", name, remedy)
     else:
         names = set(config.select)
         for name, entry_point in sorted(entry_points.items()):
             if entry_point not in installed:
-                log.warning("modality %s is configured, but nothing installed provides it; is the name right?", name)
+                near = nearest(entry_point, installed, cutoff=ALIKE)
+                question = f"did you mean {near!r}?" if near else "is the name right?"
+                log.warning("modality %s is configured, but nothing installed provides it; %s", name, question)
     if not names:
         raise ValueError("no modality takes part: install at least one plugin, see `fourm plugins list`")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from fourm_engine.modalities import ModalitiesConfig, load_modalities
@@ -46,6 +48,15 @@ def test_everything_installed_takes_part_and_a_class_may_serve_several_instances
 def test_settings_of_what_is_not_installed_are_reported_and_left_out(caplog):
     assert list(load(settings={"sonar": {"size": 4}})) == ["a", "b"]
     assert "sonar is configured but not installed, left out (pip install fourm-sonar)" in caplog.text
+
+
+@pytest.mark.parametrize("select", ["installed", ["a"]])
+def test_settings_of_a_name_that_is_nearly_an_installed_one_ask_for_it(caplog, select):
+    host = Host()
+    host.plugins.append(Plugin("modality", "depth", "", "fourm-depth", "1", "", state="broken", reason="why"))
+    load(host, select=select, settings={"dpeth": {}, "sonar": {}})
+    assert re.search(r"dpeth is configured.*did you mean 'depth'\?", caplog.text)
+    assert len(re.findall("did you mean", caplog.text)) == 1  # sonar is another
 
 
 @pytest.mark.parametrize("state", ["broken", "incompatible"])

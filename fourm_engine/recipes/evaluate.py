@@ -40,7 +40,7 @@ from fourm_engine.storage.url import Folder
 from fourm_engine.train.metrics import duration
 from fourm_engine.yaml_config import ConfigError
 from fourm_plugins.counting import counted
-from fourm_plugins.hub import is_path
+from fourm_plugins.hub import check_there, is_path
 from fourm_plugins.modality import Metric
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,8 @@ def evaluate(
     settings = run_config.evaluate if run_config else EvaluateConfig()
     given = {"samples": samples, "seed": seed, "agreement": agreement, "draws": draws}
     settings = settings.model_copy(update={key: value for key, value in given.items() if value is not None})
+    for network in filter(None, (features, settings.agreement)):
+        check_there(network)  # better now than after the model is read
     if out is None and not folder.is_dir():
         raise ValueError(f"{run} is not a folder to write to; name a folder for the report with --out")
     if out is None and data is not None and (folder / CONFIG).is_file():

@@ -17,6 +17,7 @@ from fourm_engine.modalities import Modalities, load_manager
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.tell import choose_threads
 from fourm_engine.tokenizers.store import load_tokenizers
+from fourm_plugins.hub import check_there
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,10 @@ def evaluate_tokenizers(
         features: network for distances between sets of pictures, a folder or a Hub id.
         out: folder of the report; by default `<run>/tokenizer-evaluation`.
 
-    Raises ValueError for no held-out data, no such modality, no fitted tokenizer."""
+    Raises ValueError for no held-out data, no such modality, no fitted tokenizer, and a folder `features` that is not
+    there."""
+    if features is not None:
+        check_there(features)
     out = out or config.run / FOLDER
     with at_work(out):
         choose_threads()

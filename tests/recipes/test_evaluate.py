@@ -157,6 +157,15 @@ def test_a_config_that_has_the_models_modalities_otherwise_is_refused(run, data,
             evaluate(run, matrix=False)
 
 
+@pytest.mark.parametrize("option", ["features", "agreement"])
+def test_a_network_that_is_not_there_is_told_before_the_model_is_read(run, data, tmp_path, monkeypatch, option):
+    write_config(run, data)
+    monkeypatch.setattr(FourM, "from_pretrained", lambda *args, **settings: pytest.fail("the model was read"))
+    with pytest.raises(ValueError, match=r"inception: no such folder"):
+        evaluate(run, **{option: str(tmp_path / "inception")})
+    assert not (run / "evaluation").exists()
+
+
 def test_predictions_are_measured_in_features_where_a_modality_knows_how(run, data, model, monkeypatch):
     task = {"name": "all", "inputs": ["a"], "targets": ["b", "words"]}
     write_config(run, data, tasks=[task], samples=8, pictures=0)
