@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fourm_engine.nn.linear import Linear
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 NORM_EPS = 1e-6  # of every LayerNorm of the model, QK-norm included
 #: Devices whose SDPA gives 0 to a query that sees nothing, and no gradient, and makes its mask anew in every layer.
 ZERO_ON = ("cpu",)
+#: Devices where SDPA may choose cuDNN; its tiles of queries and keys, in numbers; the kernels beside it.
+CUDNN_ON, CUDNN_TILE = ("cuda",), 128
+WITHOUT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def stacked(layer: str) -> int:
@@ -67,7 +71,14 @@ def attend(
     """Scaled dot-product attention with merged heads. `mask` and `seen` come from `guard_mask`; None: all."""
     if mask is not None and mask.dtype != torch.bool:
         mask = mask.to(q_BHMd.dtype)  # some kernels misread one of another type
-    out_BHMd = F.scaled_dot_product_attention(q_BHMd, k_BHNd, v_BHNd, attn_mask=mask)
+    tiled = q_BHMd.shape[2] % CUDNN_TILE == 0 and k_BHNd.shape[2] % CUDNN_TILE == 0
+    if tiled or q_BHMd.device.type not in CUDNN_ON or not torch.is_grad_enabled():
+        out_BHMd = F.scaled_dot_product_attention(q_BHMd, k_BHNd, v_BHNd, attn_mask=mask)
+    else:
+        # cuDNN's backward pass, torch's first choice on an H100, can give NaN for a tile that is filled in part: with a
+        # mask and 64 keys in the last tile (pytorch#196678), or for one query (cudnn-frontend#1072).
+        with sdpa_kernel(WITHOUT_CUDNN):
+            out_BHMd = F.scaled_dot_product_attention(q_BHMd, k_BHNd, v_BHNd, attn_mask=mask)
     if seen is not None:
         out_BHMd = torch.where(seen, out_BHMd, 0.0)
     return out_BHMd.transpose(1, 2).flatten(2)

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from fourm_engine.features.encoder import Encoder
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.sampler import Sampler
+from fourm_engine.nn.attention import attend
 from fourm_engine.tokenizers import store
 from fourm_engine.train import loop, parallel, step
 from fourm_engine.train.loop import Trainer
@@ -276,3 +277,15 @@ def test_a_batch_beyond_the_memory_is_one_line_that_names_the_setting(data, tmp_
     assert ended.stderr.count("\n") == 1
     assert "out of memory" in ended.stderr
     assert "train.accumulate" in ended.stderr
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(64, 64), (1, 128), (128, 128)])
+def test_gradients_of_attention_are_finite_where_scores_are_far_below_zero(queries, keys):
+    """As those of cuDNN are not: pytorch#196678, cudnn-frontend#1072."""
+    torch.manual_seed(0)
+    q, k, v = (0.1 * torch.randn(1, 1, n, 64, device=DEVICE, dtype=torch.bfloat16) for n in (queries, keys, keys))
+    q[..., 0], k[..., 0] = 1.0, -120 * 8.0
+    for x in (q, k, v):
+        x.requires_grad_()
+    attend(q, k, v, torch.ones(1, 1, 1, keys, dtype=torch.bool, device=DEVICE), None).sum().backward()
+    assert all(x.grad.isfinite().all() for x in (q, k, v))
