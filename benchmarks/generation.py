@@ -8,7 +8,7 @@ products that the sampler makes (counted as it runs) at the rate of one large pr
 times that the sampler takes. Left to right, reading the weights once a token takes longer than that arithmetic: the
 floor is then the time of reading them, at the measured rate. Weights are random, and those of the head so large that
 logits spread as those of trained models do. "same tokens" is the share in which the two agree. On a GPU, "launched s"
-is the sampler without CUDA graphs, whose tokens must be the same.
+is the sampler without CUDA graphs; a line says where its tokens are others.
 """
 
 from __future__ import annotations

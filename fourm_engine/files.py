@@ -143,7 +143,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path, ours: Callable[[str], bool], *, deep: bool = True) -> None:
-    """Remove what killed writers left in `folder` and, if `deep`, below. `mine`: whether this process writes the file
+    """Remove what killed writers left in `folder` and, if `deep`, below. `ours`: whether this process writes the file
     or folder with a path below `folder`; others may be in use."""
     for parent, folders, files in os.walk(folder):
         for name in [*folders, *files]:

@@ -219,7 +219,7 @@ def _nearest(length: int, low: float, high: float, out: int) -> Int[np.ndarray, 
     return np.asarray(np.clip(np.floor(centres), 0, length - 1), np.int64)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=16)  # megabytes each for large maps, and never the same twice with random crops
 def _triangle(length: int, low: float, high: float, out: int) -> Float[np.ndarray, "out length"]:
     """Weights of a triangle filter as wide as the larger of an output and a source pixel. Not to be written to."""
     step = (high - low) / out

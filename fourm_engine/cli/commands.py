@@ -15,6 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 from fourm_engine.cli.no_plugin import add_no_plugin
 from fourm_plugins.discovery import Plugin, PluginError
 from fourm_plugins.distributions import find_distribution
+from fourm_plugins.errors import one_line
 
 #: Built-in commands, which no package can replace.
 BUILT_IN = (
@@ -141,7 +142,7 @@ def _command(name: str, provided: Any) -> Any:
 
 
 def _failed(plugin: Plugin, error: Exception) -> PluginError:
-    words = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+    words = f"{type(error).__name__}: {one_line(error)}".rstrip(": ")
     return PluginError(
         f"the command {plugin.name!r} of {plugin.distribution} {plugin.version} failed with {words}\n"
         + "".join(traceback.format_exception(error)).rstrip()

@@ -24,6 +24,7 @@ from fourm_engine.nn.embeddings import sine_cosine_1d, sine_cosine_2d
 from fourm_engine.nn.transformer import ModelConfig, Transformer
 from fourm_engine.vocabulary import Vocabulary
 from fourm_engine.weights import Read, check_shapes, read_rows
+from fourm_plugins.errors import one_line
 from fourm_plugins.explain import explain
 from fourm_plugins.spec import Grid, Layout, Sequence, Vector
 
@@ -104,7 +105,7 @@ def _model_config(path: Path, arguments: Mapping[str, Any]) -> ModelConfig:
     except ValidationError as error:
         raise ValueError(f"{path}: not the arguments of a 4M model: {'; '.join(explain(error, ModelConfig))}") from None
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: not the arguments of a 4M model: {' '.join(str(error).split()):.300}") from None
+        raise ValueError(f"{path}: not the arguments of a 4M model: {one_line(error):.300}") from None
 
 
 def _shape(checkpoint: Checkpoint, key: str, dims: int) -> tuple[int, ...]:

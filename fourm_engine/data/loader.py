@@ -44,8 +44,13 @@ def _collated(samples: list[PackedSample] | Exception, *, trim: bool, **options:
         return samples
     if trim:
         used = {"N": max(s.encoder.shape[1] for s in samples), "M": max(s.decoder.shape[1] for s in samples)}
-        options |= {name: min(options[name], max(1, -(-n // ROWS) * ROWS)) for name, n in used.items()}
+        options |= {name: trimmed(n, options[name]) for name, n in used.items()}
     return collate(samples, **options)
+
+
+def trimmed(rows: int, capacity: int) -> int:
+    """Rows of a trimmed batch whose longest sample has so many."""
+    return min(capacity, max(1, rows + -rows % ROWS))
 
 
 def batches(

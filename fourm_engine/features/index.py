@@ -114,7 +114,7 @@ class Index:
         try:
             graph.view(str(self.graph))
         except Exception as error:  # of any type
-            raise ValueError(f"{self.graph}: damaged ({' '.join(str(error).split()):.200}); {_REMEDY}") from None
+            raise ValueError(f"{self.graph}: damaged ({one_line(error):.200}); {_REMEDY}") from None
         if len(graph) != len(self.names) or graph.ndim != len(query):
             raise ValueError(f"{self.graph}: of other samples than {DESCRIPTION}; {_REMEDY}")
         matches: Any = graph.search(np.ascontiguousarray(query, np.float32), min(k, len(graph)))

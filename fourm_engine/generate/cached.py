@@ -68,7 +68,7 @@ class Cached:
         return self.network.logits(y_BD, self.entry.name).float()
 
     def tensors(self) -> list[Tensor]:
-        """What decides about the tokens, beside those before."""
+        """What the logits depend on, beside the tokens before."""
         contexts = [x for group in self.cache.contexts for x in (group.mask, group.seen) if x is not None]
         cross = [x for block in self.cache.blocks for keys_values in block.cross for x in keys_values]
         return [*contexts, *cross, self.sample_R, self.mod_R, self._table, self._row_KB]

@@ -50,13 +50,13 @@ class Step(Protocol):
 class Graphs:
     """The recordings of one sampler. `enabled`: whether work is recorded."""
 
-    def __init__(self) -> None:
-        self.enabled = True
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
         self._shapes: WeakKeyDictionary[Transformer, Shapes] = WeakKeyDictionary()
-        self._steps: OrderedDict[Hashable, tuple[Step, Replay]] = OrderedDict()
+        self._steps: OrderedDict[tuple[Hashable, ...], tuple[Step, Replay]] = OrderedDict()
 
-    def __reduce__(self) -> tuple[type[Graphs], tuple[()]]:
-        return Graphs, ()  # copies record anew
+    def __reduce__(self) -> tuple[type[Graphs], tuple[bool]]:
+        return Graphs, (self.enabled,)  # copies record anew
 
     def clear(self) -> None:
         self._shapes.clear()
@@ -73,13 +73,14 @@ class Graphs:
         return self._shapes[network]
 
     def repeated(self, step: S, times: int, network: Transformer, *, alone: bool) -> tuple[S, Replay]:
-        """What runs `step`, up to so many times, and where its state is then: in the step, or in an earlier one of its
-        kind whose recording is replayed. `alone`: only weights of `network` are used; other recordings are not kept."""
+        """The step that holds the state, and what runs it once, at most so many `times`: `step`, or an earlier one of
+        its kind, whose recording is replayed from the state of `step`. `alone`: only weights of `network` are used;
+        other recordings are not kept."""
         device = next(network.parameters()).device
         if times < FEWEST or not self._usable(device):
             return step, step
         address = _address(network)
-        for old in [key for key in self._steps if key[0] != address]:  # type: ignore[index]
+        for old in [key for key in self._steps if key[0] != address]:
             del self._steps[old]
         key = (address, step.kind(), *((x.shape, x.dtype) for x in step.tensors()))
         if alone and key in self._steps:
@@ -191,6 +192,6 @@ def _address(network: Transformer) -> Hashable:
     return network.compiled, *(parameter.data_ptr() for parameter in network.parameters())
 
 
-def _keep(recorded: OrderedDict[Hashable, Any], most: int) -> None:
+def _keep(recorded: OrderedDict[Any, Any], most: int) -> None:
     while len(recorded) > most:
         recorded.popitem(last=False)

@@ -209,7 +209,7 @@ def _blame(name: str, given: Any) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"input {name!r}: {' '.join(str(error).split())}{_hint(given)}") from error
+        raise ValueError(f"input {name!r}: {one_line(error)}{_hint(given)}") from error
     except (TypeError, AttributeError, IndexError, KeyError) as error:
         why = one_line(error)
         raise ValueError(f"input {name!r}: {describe(given)} is not a value of it ({why}){_hint(given)}") from error

@@ -70,8 +70,8 @@ class Side:
     def predict(
         self, tokens: Tokens, continuous: dict[str, Patches], position_RM: Tensor, slot_RM: Tensor
     ) -> Float[Tensor, "R M D"]:
-        """The decoder's output for the target's tokens at these positions, in the slots that hold one; until the next
-        call."""
+        """The decoder's output for the target's tokens at these positions, in the slots that hold one; valid until the
+        next call."""
         network, mod_RM = self.network, torch.where(slot_RM, self.entry.index, -1)
 
         def decoded(context_RND: Tensor, valid_RN: Tensor, position_RM: Tensor, mod_RM: Tensor) -> Tensor:

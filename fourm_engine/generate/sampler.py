@@ -214,7 +214,10 @@ class Sampler:
         # A check waits for the device; tokens decoded beyond the end are dropped.
         check_every = TOKENS_BETWEEN_CHECKS if waits else 1
         for length in range(1, limit + 1):
-            advance() if waits else step(length - 1)
+            if waits:
+                advance()
+            else:
+                step(length - 1)
             if self._watch is not None:
                 so_far_BL = step.ids_BL[:, :length].cpu()
                 stopped_BL = torch.isin(so_far_BL, step.stops.cpu()).cumsum(1) > 0

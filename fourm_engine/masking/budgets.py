@@ -29,7 +29,7 @@ from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.suggest import nearest
 
 log = logging.getLogger(__name__)
-DRAWS = 500  # of the mixture, for mean numbers of tokens
+DRAWS = 500  # of the mixture, for numbers of tokens
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,16 @@ class Drawn:
     def modalities(self) -> list[str]:
         """Those with a budget, by name."""
         return sorted(self.inputs.keys() | self.targets.keys())
+
+
+@dataclass(frozen=True)
+class Typical:
+    """Mean input and target tokens per sample, by modality, and the most of either that a sample has."""
+
+    inputs: dict[str, float]
+    targets: dict[str, float]
+    most_inputs: int
+    most_targets: int
 
 
 class Budgets:
@@ -178,21 +188,24 @@ class Budgets:
         wanted = {name: n for name, n in zip(target_pool.names, targets.tolist(), strict=True) if n}
         return Drawn(strategy.component.name, given, wanted, strategy.keep)
 
-    def means(self, kinds: Counter[frozenset[str]], seed: int) -> tuple[dict[str, float], dict[str, float]]:
-        """Mean input and target tokens per sample, by modality, over `DRAWS` draws. Raises ValueError if no sample is
-        served. kinds: set of modalities -> samples that have just these."""
+    def typical(self, kinds: Counter[frozenset[str]], seed: int) -> Typical:
+        """Numbers of tokens over `DRAWS` draws. Raises ValueError if no sample is served. kinds: set of modalities ->
+        samples that have just these."""
         served = {kind: number for kind, number in kinds.items() if self.serve(kind)}
         if not served:
             raise ValueError("no sample has inputs and targets under any component of masking.mixture")
         rng = np.random.default_rng(seed)
-        inputs, targets = Counter[str](), Counter[str]()
+        inputs, targets, most_inputs, most_targets = Counter[str](), Counter[str](), 0, 0
         sets, weights = list(served), np.array(list(served.values())) / sum(served.values())
         for index in rng.choice(len(sets), DRAWS, p=weights).tolist():
             drawn = self.draw(rng, sets[index])
             if drawn is not None:
                 inputs.update(drawn.inputs)
                 targets.update(drawn.targets)
-        return {name: n / DRAWS for name, n in inputs.items()}, {name: n / DRAWS for name, n in targets.items()}
+                most_inputs = max(most_inputs, sum(drawn.inputs.values()))
+                most_targets = max(most_targets, sum(drawn.targets.values()))
+        of_inputs, of_targets = ({name: n / DRAWS for name, n in total.items()} for total in (inputs, targets))
+        return Typical(of_inputs, of_targets, most_inputs, most_targets)
 
     def _strategies(self, has: int, shows: int) -> list[tuple[_Strategy, float]]:
         """(strategy, cumulative weight in [0, 1]) of those that can be drawn for a sample with `has` that may show

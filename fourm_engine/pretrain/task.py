@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fourm_engine import identity
 from fourm_engine.batch import Batch, PackedSample, collate
-from fourm_engine.data.loader import batches
+from fourm_engine.data.loader import batches, trimmed
 from fourm_engine.data.order import Share
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.device import local_world
@@ -179,11 +179,23 @@ class FourMTask(Task):
 
     def _check_memory(self, config: TrainConfig) -> None:
         """GPUs say by themselves that they are full."""
-        data, bf16 = self.data, config.precision == "bf16"
-        _, targets = data.budgets.means(data.store.kinds(), data.seed)
+        data = self.data
+        typical = data.budgets.typical(data.store.kinds(), data.seed)
         N, M = data.masking.encoder_tokens, data.masking.decoder_tokens
-        machine: Any = {"world": world_size(), "machine": local_world(), "on_gpu": False}
-        parts = memory_of(config, self.blank(), self.vocabulary, N=N, M=M, targets=targets, bf16=bf16, **machine)
+        if not self._compiled:  # see `batches`
+            N, M = trimmed(typical.most_inputs, N), trimmed(typical.most_targets, M)
+        parts = memory_of(
+            config,
+            self.blank(),
+            self.vocabulary,
+            N=N,
+            M=M,
+            targets=typical.targets,
+            world=world_size(),
+            bf16=config.precision == "bf16",
+            on_gpu=False,
+            machine=local_world(),
+        )
         if (line := shortage(parts, config)) and rank() == 0:
             log.warning("%s", line)
 

@@ -63,7 +63,8 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
     data += task_notes(config.evaluate.tasks, modalities) if here else []
     budgets = Budgets(config.masking, (modality.spec for modality in modalities.values()))
     config = config.model_copy(update={"masking": budgets.config})
-    inputs, targets = budgets.means(kinds or Counter({frozenset(modalities): 1}), config.seed)
+    typical = budgets.typical(kinds or Counter({frozenset(modalities): 1}), config.seed)
+    inputs, targets = typical.inputs, typical.targets
     B, N, M = config.train.batch_size, config.masking.encoder_tokens, config.masking.decoder_tokens
     patches = {e.name: B * inputs.get(e.name, 0.0) for e in vocabulary if e.patch_dim}
     of_batch = {name: B * count for name, count in sorted(targets.items())}

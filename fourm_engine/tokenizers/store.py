@@ -127,7 +127,7 @@ def load_tokenizer(
         reasons = "; ".join(explain(error, cls.Settings))
         raise ValueError(f"{folder}: settings that do not fit {names}: {reasons}") from error
     except TypeError as error:  # a key that is none of a setting
-        raise ValueError(f"{folder}: settings that do not fit {names}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{folder}: settings that do not fit {names}: {one_line(error)}") from error
     if tokenizer.fingerprint != document["fingerprint"]:
         raise ValueError(
             f"{folder}: the tokenizer of {names} is not the one that was saved (fingerprint "

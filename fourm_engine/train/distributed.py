@@ -64,10 +64,9 @@ def processes(config: TrainConfig, *, width: int = 128) -> Iterator[torch.device
         try:
             dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=patience(config.watchdog_s))
         except (ValueError, dist.DistError) as error:  # variables that do not fit, or a port that is taken
-            said = " ".join(str(error).split())
             raise ValueError(
-                f"the processes do not meet: {said:.300}; start them with torchrun, which sets RANK, WORLD_SIZE, "
-                f"MASTER_ADDR and MASTER_PORT (for another port: --master-port)"
+                f"the processes do not meet: {one_line(error):.300}; start them with torchrun, which sets RANK, "
+                f"WORLD_SIZE, MASTER_ADDR and MASTER_PORT (for another port: --master-port)"
             ) from error
     try:
         yield device

@@ -21,6 +21,7 @@ from fourm_engine.nn.transformer import Transformer
 from fourm_engine.transfer.objective import Objective
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.activation import blame
+from fourm_plugins.errors import one_line
 from fourm_plugins.head import HeadFeatures, HeadSpec
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
@@ -109,7 +110,7 @@ def make_head(name: str, options: Mapping[str, Any], spec: HeadSpec, host: Plugi
         with blame(plugin):
             head = make(spec, **options)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise ValueError(f"{setting}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{setting}: {one_line(error)}") from error
     if not isinstance(head, nn.Module):
         raise ValueError(f"{setting}: {plugin.value} made a {type(head).__name__}, no torch.nn.Module")
     return head

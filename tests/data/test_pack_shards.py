@@ -120,6 +120,13 @@ def test_folders_of_other_modalities_may_stand_beside_what_is_unpacked(tmp_path)
         packed(tmp_path / "data", tmp_path / "out")
 
 
+def test_files_are_not_unpacked_beside_the_shards_of_the_same_samples(tmp_path):
+    write_layout(tmp_path / "data", DATA, "loose")
+    packed(tmp_path / "data", tmp_path / "out")
+    with pytest.raises(ValueError, match=r"begun with other data or settings \(samples_per_shard\)"):
+        unpacked(tmp_path / "data", tmp_path / "out")
+
+
 def test_a_file_that_cannot_be_used_is_named_and_the_others_are_packed(tmp_path):
     write_layout(tmp_path / "data", DATA, "loose")
     (tmp_path / "data/a/day/03.npy").write_bytes(b"too large")

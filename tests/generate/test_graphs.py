@@ -110,6 +110,8 @@ def test_moved_weights_and_a_copied_sampler_record_anew(recorded):
         assert moved != before
         assert tokens(copy.deepcopy(s), stage) == moved
         assert s.graphs is not copy.deepcopy(s).graphs
+        s.graphs.enabled = False
+        assert not copy.deepcopy(s).graphs.enabled
 
 
 def test_recordings_are_few_and_go_with_the_sampler(recorded, monkeypatch):

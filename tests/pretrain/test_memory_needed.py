@@ -4,6 +4,7 @@ import logging
 
 import pytest
 
+from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.device import Memory
 from fourm_engine.pretrain import memory
 from fourm_engine.pretrain.memory import shortage
@@ -61,6 +62,16 @@ def test_a_run_is_refused_before_it_reads_a_batch_or_leaves_a_file(data, tmp_pat
     with pytest.raises(ValueError, match=r"^train.batch_size=100000000: training takes about 3.92 TiB of memory"):
         Trainer(task, config(batch_size=100_000_000), tmp_path / "run").run()
     assert not (tmp_path / "run").exists()
+
+
+def test_rows_that_no_sample_fills_are_no_reason_to_refuse_a_run_that_trims_them(data, monkeypatch):
+    monkeypatch.setattr(memory.Memory, "here", classmethod(lambda cls: machine(1)))
+    task = make_task(data, val=None)
+    wide = task.data.masking.model_copy(update={"encoder_capacity": 1 << 24})
+    monkeypatch.setattr(MaskedSamples, "masking", wide)
+    task.check(config())
+    with pytest.raises(ValueError, match=r"of memory, of which"):
+        task.check(config(compile=True))
 
 
 def test_a_run_that_may_not_fit_goes_on(data, tmp_path, monkeypatch, caplog):

@@ -82,11 +82,12 @@ def _files(there: Catalogue, name: str, report: Packed) -> dict[tuple[str, str],
 
 def unpack(there: Catalogue, out: Path, *, progress: Progress | None = None) -> Packed:
     """Write each file of each sample. `out` may hold folders of other modalities, such as labels. Raises ValueError
-    where it holds others of these, and CannotWrite."""
+    where it holds others of these, or shards, and CannotWrite."""
     report, names = Packed(), there.names
     folders = {source.partition("/")[0] for source, _ in there.sources}
     with at_work(out):
-        _continue(out, there, None, [e.name for e in out.iterdir() if e.name in folders or "." in folders])
+        inside = [e.name for e in out.iterdir() if e.name in folders or "." in folders or e.suffix == ".tar"]
+        _continue(out, there, None, inside)
         remove_leftovers(out, lambda path: True)
         for number, name in enumerate(names):
             row = there.names.row(name)

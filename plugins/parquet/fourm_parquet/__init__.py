@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from fourm_plugins import ModalitySpec, SampleError, SampleSource
+from fourm_plugins.errors import one_line
 from fourm_plugins.extras import optional
 from fourm_plugins.inputs import sniff
 from fourm_plugins.suggest import did_you_mean
@@ -153,7 +154,7 @@ class ParquetSource(SampleSource):
             return self._pq.ParquetFile(self._paths[file])
         except (ValueError, OSError) as error:  # of pyarrow, too
             raise ValueError(
-                f"{self._paths[file]}: cannot be read: {' '.join(str(error).split())}; copy it anew, or remove it"
+                f"{self._paths[file]}: cannot be read: {one_line(error)}; copy it anew, or remove it"
             ) from None
 
     def _group(self, file: str, group: int, column: str) -> Any:
@@ -168,7 +169,7 @@ class ParquetSource(SampleSource):
             try:
                 self._groups[key] = self._file(file).read_row_group(group, columns=[column]).column(0)
             except (ValueError, OSError) as error:
-                raise SampleError(f"row group {group} cannot be read: {' '.join(str(error).split())}") from None
+                raise SampleError(f"row group {group} cannot be read: {one_line(error)}") from None
             while len(self._groups) > 1 and sum(values.nbytes for values in self._groups.values()) > KEPT:
                 self._groups.popitem(last=False)
         self._groups.move_to_end(key)
