@@ -170,11 +170,13 @@ class Watch:
             still, seen = seen == self._moves, self._moves
             quiet = quiet + self._interval if still and self._bounded else 0.0
             self._note(None)
-            # What may take long without a bound takes a living process: one that is stopped gives no sign of life.
-            silent = max(SILENT, self.seconds) if self.seconds and not self._bounded else float("inf")
+            silent, grace = float("inf"), GRACE  # until the main thread notices
+            if self.seconds and not self._bounded:
+                # What may take long without a bound takes a living process: one that is stopped gives no sign of life.
+                # A tick more: of processes that were all suspended, one goes on first and sees the others silent.
+                silent, grace = max(SILENT, self.seconds), GRACE + self._interval
             gone = gone + self._interval if still and self._lost(silent) else 0.0
-            # The main thread has not noticed; and all were not just suspended, of which one goes on first.
-            if gone > GRACE + self._interval * (silent < float("inf")) and (lost := self._lost(silent)):
+            if gone > grace and (lost := self._lost(silent)):
                 self._exit(lost)
             if self.seconds:
                 if quiet >= self.seconds:
