@@ -8,8 +8,10 @@ and keeps a bounded number of recordings; those of weights that have moved are d
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
+from threading import Lock, get_ident
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 from weakref import WeakKeyDictionary
 
@@ -54,6 +56,21 @@ class Graphs:
         self.enabled = enabled
         self._shapes: WeakKeyDictionary[Transformer, Shapes] = WeakKeyDictionary()
         self._steps: OrderedDict[tuple[Hashable, ...], tuple[Step, Replay]] = OrderedDict()
+        self._lock, self._thread = Lock(), 0
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Record and replay in the block. Recordings hold one state: what other threads generate meanwhile is launched
+        kernel by kernel."""
+        ours = self._lock.acquire(blocking=False)
+        if ours:
+            self._thread = get_ident()
+        try:
+            yield
+        finally:
+            if ours:
+                self._thread = 0
+                self._lock.release()
 
     def __reduce__(self) -> tuple[type[Graphs], tuple[bool]]:
         return Graphs, (self.enabled,)  # copies record anew
@@ -109,7 +126,8 @@ class Graphs:
 
     def _usable(self, device: torch.device) -> bool:
         # Under autocast, weights are converted when they are first used, and forgotten later.
-        return self.enabled and device.type in RECORDED_ON and not torch.is_autocast_enabled(device.type)
+        recorded = device.type in RECORDED_ON and not torch.is_autocast_enabled(device.type)
+        return self.enabled and recorded and self._thread == get_ident()
 
 
 class _Recording(NamedTuple):
@@ -176,8 +194,11 @@ def record(work: Callable[[], object], device: torch.device, pool: Any = None) -
         graph.capture_begin(pool=pool, capture_error_mode="thread_local")
         try:
             work()
-        finally:
-            graph.capture_end()
+        except BaseException:
+            with suppress(RuntimeError):  # of a recording that was broken off
+                graph.capture_end()
+            raise
+        graph.capture_end()
     return graph.replay
 
 

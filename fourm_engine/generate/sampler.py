@@ -96,23 +96,26 @@ class Sampler:
         for network in training:
             network.eval()
         try:
-            for stage in plan:
-                sequence = self._check(stage).layout.kind == "sequence"
-                if sequence:
-                    filled = self._left_to_right(samples, stage, rngs, guide)
-                else:
-                    ways = branches(stage, samples, self.sequences)
-                    sides = [Side(self.network, self.vocabulary, ways, samples, self.graphs)]
-                    if guide is not None:
-                        ways = plain(stage, self.sequences)
-                        sides.append(Side(guide.model.network, guide.model.vocabulary, ways, samples, self.graphs))
-                    filled = Parallel(samples, stage, self.order(stage), rngs, sides, guide).run(self._watch)
-                for sample, result, part in zip(samples, results, filled, strict=True):
-                    result[stage.target] = part
-                    if stage.target in self.inputs:
-                        end = [self.sequences[stage.target].end] if sequence else []
-                        length = self.vocabulary[stage.target].layout.num_tokens
-                        sample.shown[stage.target] = Shown.tokens(np.append(part.ids, end).astype(np.int64)[:length])
+            with self.graphs.in_use():
+                for stage in plan:
+                    sequence = self._check(stage).layout.kind == "sequence"
+                    if sequence:
+                        filled = self._left_to_right(samples, stage, rngs, guide)
+                    else:
+                        ways = branches(stage, samples, self.sequences)
+                        sides = [Side(self.network, self.vocabulary, ways, samples, self.graphs)]
+                        if guide is not None:
+                            ways = plain(stage, self.sequences)
+                            sides.append(Side(guide.model.network, guide.model.vocabulary, ways, samples, self.graphs))
+                        filled = Parallel(samples, stage, self.order(stage), rngs, sides, guide).run(self._watch)
+                    for sample, result, part in zip(samples, results, filled, strict=True):
+                        result[stage.target] = part
+                        if stage.target in self.inputs:
+                            end = [self.sequences[stage.target].end] if sequence else []
+                            length = self.vocabulary[stage.target].layout.num_tokens
+                            sample.shown[stage.target] = Shown.tokens(
+                                np.append(part.ids, end).astype(np.int64)[:length]
+                            )
         finally:
             for network in training:
                 network.train()

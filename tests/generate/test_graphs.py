@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -82,6 +83,17 @@ def test_a_batch_of_known_shape_records_nothing_new(recorded):
         recorded.clear()
         s.run(batches()[1], [stage], [5, 6])
         assert not recorded
+
+
+@pytest.mark.parametrize("stage", [STAGES[0], STAGES[8]], ids=lambda stage: stage.target)
+def test_a_second_thread_leaves_the_recordings_of_the_first_alone(stage, recorded):
+    s, expected = sampler(), tokens(sampler(), stage)
+    recorded.clear()
+    with s.graphs.in_use(), ThreadPoolExecutor(1) as other:
+        assert other.submit(tokens, s, stage).result() == expected
+    assert not recorded
+    assert tokens(s, stage) == expected
+    assert recorded
 
 
 @pytest.mark.parametrize("target", ["height", "words"])
