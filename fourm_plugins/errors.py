@@ -7,5 +7,5 @@ class SampleError(ValueError):
 
 
 def one_line(error: BaseException) -> str:
-    """Its message without line breaks; '' if it has none."""
-    return " ".join(str(error).split())
+    """Its message without line breaks, and without the traceback that follows that of a plugin; '' if it has none."""
+    return " ".join(str(error).partition("\nTraceback ")[0].split())

@@ -103,5 +103,5 @@ def checkpoint_bytes(train: TrainConfig, network: Transformer) -> float:
 def gib(size: float) -> str:
     for power, unit in ((40, "TiB"), (30, "GiB")):
         if size >= 2 ** (power - 1):
-            return f"{size / 2**power:.3g} {unit}"
+            return f"{size / 2**power:,.0f} {unit}" if size >= 1000 * 2**power else f"{size / 2**power:.3g} {unit}"
     return f"{size / 2**20:.3g} MiB"

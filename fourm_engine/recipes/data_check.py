@@ -31,6 +31,7 @@ from fourm_engine.storage.location import Location
 from fourm_engine.storage.url import Url, scheme_of
 from fourm_engine.tokenizers.store import load_fitted
 from fourm_engine.yaml_config import ConfigError, apply_override, validated
+from fourm_plugins.errors import one_line
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
@@ -146,8 +147,7 @@ def _installed(
                 load_modalities(one, manager)
                 usable.append(name)
             except ValueError as error:
-                reason = str(error).partition("\nTraceback ")[0]
-                said = f"{name} is not checked: {reason}"
+                said = f"{name} is not checked: {one_line(error)}"
                 findings.append(Finding("settings", "note", said, "give its settings", source=name))
         chosen = settings.model_copy(update={"select": usable})
     modalities = load_modalities(chosen, manager)

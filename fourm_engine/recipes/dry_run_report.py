@@ -108,7 +108,7 @@ def in_words(seconds: float) -> str:
     """90 -> "1.5 minutes"; 400,000 -> "4.6 days (111 hours)"."""
     hours = seconds / 3600
     if hours < 2:
-        return f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
+        return f"{seconds / 60:.1f} minutes" if seconds >= 60 else counted(round(seconds), "second")
     if hours < 48:
         return f"{hours:.1f} hours"
     days = hours / 24

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from fourm_plugins.discovery import PluginError
 from fourm_plugins.errors import one_line
 from fourm_plugins.suggest import did_you_mean
 
@@ -157,7 +158,8 @@ def explain(error: BaseException) -> str:
     text = one_line(error) or type(error).__name__
     if isinstance(error, CheckFailed):
         return text
-    frames = traceback.extract_tb(error.__traceback__)
+    raised = error.__cause__ or error if isinstance(error, PluginError) else error  # by the plugin's line
+    frames = traceback.extract_tb(raised.__traceback__)
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{where}: {text:.500}"
 
