@@ -6,6 +6,7 @@ import random
 import re
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -158,10 +159,12 @@ def test_a_hang_ends_naming_who_is_behind_with_the_stack_of_each_process(begin, 
 
 def test_a_process_that_is_stopped_where_others_may_wait_for_long_is_lost(begin, tmp_path):
     processes = begin(tmp_path, {"rest_on_rank": "0", "silent": 2}, watchdog_s=3.0)
-    last = time.monotonic() + SECONDS
-    while not (tmp_path / FOLDER / "rank-00001.json").exists():
+    last, signs = time.monotonic() + SECONDS, set()
+    while len(signs) < 2:  # of the thread, which begins once both processes are there
         assert time.monotonic() < last
         time.sleep(0.01)
+        with suppress(OSError):
+            signs.add((tmp_path / FOLDER / "rank-00001.json").stat().st_mtime_ns)
     processes[0].send_signal(signal.SIGSTOP)
     try:
         ((code, said),) = ended(processes[1:])
