@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 NORM_EPS = 1e-6  # of every LayerNorm of the model, QK-norm included
 #: Devices whose SDPA gives 0 to a query that sees nothing, and no gradient, and makes its mask anew in every layer.
 ZERO_ON = ("cpu",)
-#: Devices where SDPA may choose cuDNN; its tiles of queries and keys, in numbers; the kernels beside it.
+#: Devices where SDPA may choose cuDNN; how many queries, or keys, one of its tiles holds; the other kernels.
 CUDNN_ON, CUDNN_TILE = ("cuda",), 128
 WITHOUT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
