@@ -1,8 +1,8 @@
 """How blocks are computed: with a residual stream in bf16, with less memory for activations, or compiled.
 
-Changes the blocks of a model in place, whether training or not; what they compute, but for rounding, their parameters and
-the names of these stay the same. Only `forward` is replaced, not the module's call, so that hooks (FSDP2 gathers weights in them)
-run outside of the compiled code and not again in the backward pass.
+Changes the blocks of a model in place, whether training or not; what they compute, but for rounding, their parameters
+and the names of these stay the same. Only `forward` is replaced, not the module's call, so that hooks (FSDP2 gathers
+weights in them) run outside of the compiled code and not again in the backward pass.
 """
 
 from __future__ import annotations
