@@ -25,14 +25,15 @@ print("#", torch.cuda.get_device_name(), "· torch", torch.__version__, "· CUDA
 PY
 printf '%s, commit %s\n' "$(date -u +%F)" "$(git describe --always --dirty 2>/dev/null || echo unknown)"
 
-part "A step of 4M-L, 128 samples" 120 train_step --size L --batch 128 --steps 5 \
+part "A step of 4M-L, 128 samples" 110 train_step --size L --batch 128 --steps 5 \
   --variant fast --variant compiled --variant compiled-half --variant compiled-selective --variant obvious
-part "A step of 4M-XL, 4 x 48 samples" 100 train_step --size XL --batch 48 --accumulate 4 --steps 3 \
+part "A step of 4M-XL, 4 x 48 samples" 90 train_step --size XL --batch 48 --accumulate 4 --steps 3 \
   --variant compiled-selective --variant compiled-selective-half
-part "Generation, 4M-B" 110 generation --size B --batch 16 --dtype bfloat16
-part "Tokenizers" 70 tokenizer_speed --codec ViT --repeat 2
-part "A step of 4M-B, 256 samples" 80 train_step --size B --batch 256 --steps 5 \
+part "A step of 4M-L, 4 x 192 samples" 60 train_step --size L --batch 192 --accumulate 4 --steps 3 --variant compiled-half
+part "Generation, 4M-B" 90 generation --size B --batch 16 --dtype bfloat16
+part "Tokenizers" 60 tokenizer_speed --codec ViT --repeat 2
+part "A step of 4M-B, 256 samples" 60 train_step --size B --batch 256 --steps 5 \
   --variant fast --variant compiled --variant compiled-half --variant obvious
-part "A step of 4M-XL, 64 samples" 60 train_step --size XL --batch 64 --steps 3 --variant compiled-selective --variant full
+part "A step of 4M-XL, 48 samples" 60 train_step --size XL --batch 48 --steps 3 --variant selective --variant full
 
 printf '\n%s s in all\n' "$((SECONDS - began))"
