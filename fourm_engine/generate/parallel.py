@@ -222,7 +222,8 @@ class Parallel:
                 at_K = kept_T.nonzero()[:, 0]
         sample_K, position_K = sample_T[at_K], position_T[at_K]
         self.ids_Bn[sample_K, position_K] = new_T[at_K]
-        self.known_Bn[sample_K, position_K] = True
+        # Assigned as `True`, it would be sent from the host, which would wait.
+        self.known_Bn[sample_K, position_K] = torch.ones_like(position_K, dtype=torch.bool)
         self.confidence_Bn[sample_K, position_K] = confidence_T[at_K]
         if self.probabilities is not None:
             self.probabilities[sample_K, position_K] = logits_TV[at_K].softmax(-1)

@@ -72,11 +72,12 @@ def attend(
     if mask is not None and mask.dtype != torch.bool:
         mask = mask.to(q_BHMd.dtype)  # some kernels misread one of another type
     tiled = q_BHMd.shape[2] % CUDNN_TILE == 0 and k_BHNd.shape[2] % CUDNN_TILE == 0
-    if tiled or q_BHMd.device.type not in CUDNN_ON or not torch.is_grad_enabled():
+    if tiled or q_BHMd.device.type not in CUDNN_ON:
         out_BHMd = F.scaled_dot_product_attention(q_BHMd, k_BHNd, v_BHNd, attn_mask=mask)
     else:
-        # cuDNN's backward pass, torch's first choice on an H100, can give NaN for a tile that is filled in part: with a
-        # mask and 64 keys in the last tile (pytorch#196678), or for one query (cudnn-frontend#1072).
+        # cuDNN, torch's first choice on an H100, is not to be trusted with a tile that is filled in part. Its backward
+        # pass can give NaN: with a mask and 64 keys in the last tile (pytorch#196678), or for one query
+        # (cudnn-frontend#1072). In generation with 196 keys, equal calls gave unequal captions (benchmarks/README.md).
         with sdpa_kernel(WITHOUT_CUDNN):
             out_BHMd = F.scaled_dot_product_attention(q_BHMd, k_BHNd, v_BHNd, attn_mask=mask)
     if seen is not None:

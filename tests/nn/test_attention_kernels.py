@@ -28,10 +28,11 @@ def allowed(monkeypatch):
         (CUDNN_TILE, 2 * CUDNN_TILE, True, True),
         (CUDNN_TILE, CUDNN_TILE + 64, True, False),
         (1, CUDNN_TILE, True, False),
-        (1, CUDNN_TILE + 64, False, True),
+        (1, CUDNN_TILE + 64, False, False),
+        (2 * CUDNN_TILE, CUDNN_TILE, False, True),
     ],
 )
-def test_in_training_cudnn_gets_whole_tiles_alone(allowed, queries, keys, training, cudnn):
+def test_cudnn_gets_whole_tiles_alone(allowed, queries, keys, training, cudnn):
     q, k = torch.randn(1, 2, queries, 8), torch.randn(1, 2, keys, 8)
     with torch.set_grad_enabled(training):
         attend(q, k, k, torch.ones(1, 1, 1, keys, dtype=torch.bool), None)
