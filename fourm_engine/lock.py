@@ -51,8 +51,8 @@ def at_work(folder: Path, *, replaced: bool = False, needed: bool = True) -> Ite
             _held[entry] = _held[entry][0], _held[entry][1] + 1
         else:
             try:
-                made = _make(parent)
-                undo.callback(lambda: _remove(parent, made))
+                made = make_folders(parent)
+                undo.callback(lambda: remove_empty(parent, made))
                 gate = _open_gate(parent / stem)
                 try:
                     others, killed = _others(folder, parent, stem, Path(entry).name)
@@ -98,15 +98,15 @@ def _leave(entry: str, gate: Path) -> None:
         _close_gate(_open_gate(gate), gate, keep=False)
 
 
-def _make(folder: Path) -> int:
+def make_folders(folder: Path) -> int:
     """Make a folder and those above it; returns how many of them are new."""
     new = sum(not path.exists() for path in (folder, *folder.parents))
     folder.mkdir(parents=True, exist_ok=True)
     return new
 
 
-def _remove(folder: Path, made: int) -> None:
-    """Remove a folder and those above it, `made` in all, while they are empty."""
+def remove_empty(folder: Path, made: int) -> None:
+    """Remove a folder and those above it, `made` in all (of `make_folders`), while they are empty."""
     with suppress(OSError):
         for path in (folder, *folder.parents)[:made]:
             path.rmdir()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import math
 import os
 import re
 import sys
@@ -19,8 +20,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fourm_engine.lock import now, process_lives, this_process
-from fourm_engine.train.distributed import describe, rank, together, world_size
+from torch.distributed import DistError
+
+from fourm_engine.device import rank_and_world
+from fourm_engine.lock import at_work, make_folders, now, process_lives, remove_empty, this_process
+from fourm_engine.train.distributed import describe
+from fourm_engine.train.run_folder import check_run_folder
 from fourm_engine.train.stopping import Stopped
 
 FOLDER = "processes"
@@ -30,9 +35,13 @@ AGAIN = 75
 INTERVAL = 5.0
 #: Seconds for the others to notice why a process ended.
 GRACE = 3.0
+#: Seconds by which a process may start later than another.
+LATE = 120.0
 #: A broken connection is blamed on a process without a sign of life for this many seconds.
 SILENT = 20.0
+STARTS = "starts"
 _CONNECTION = re.compile(r"gloo|nccl|connection|broken pipe|timed? ?out", re.IGNORECASE)
+_active: Watch | None = None
 _AGAIN = "the last checkpoint is intact; run the same command again to continue"
 
 
@@ -41,12 +50,19 @@ class Watch:
     for a stalled process forever, but still notice one that is gone. `step()`: finished steps of this process."""
 
     def __init__(self, run: Path, seconds: float | None, step: Callable[[], int]) -> None:
-        self.folder, self.seconds, self._step = run / FOLDER, seconds, step
-        self._interval = min(INTERVAL, seconds / 10) if seconds else INTERVAL
-        self._moves, self._doing, self._bounded = 0, "starts", False
-        self._made_run = False
+        self.folder, self.seconds, self.step = run / FOLDER, seconds, step
+        self.rank, self.world = rank_and_world()
+        self._moves, self._doing, self._bounded = 0, STARTS, False
+        self._made = 0  # folders that were not there
+        self._clock, self._signs = 0.0, 0  # seconds that the thread has run, without those of a suspended process
+        #: Rank -> its last sign of life, read, and when that was first seen.
+        self._seen: dict[int, tuple[str, dict[str, Any], float]] = {}
         self._over = threading.Event()
         self._ending = threading.Lock()  # one thread ends the process
+
+    @property
+    def _interval(self) -> float:
+        return min(INTERVAL, self.seconds / 10) if self.seconds else INTERVAL
 
     def moves(self, doing: str = "", *, bounded: bool = True) -> None:
         """Call at a point that all processes pass equally often. `bounded`: whether the watchdog may end what
@@ -57,11 +73,10 @@ class Watch:
     def watching(self) -> Iterator[None]:
         """Watch during the block. If it fails because another process is lost, one process reports that in a line and
         all exit with `AGAIN`."""
-        if world_size() == 1 and self.seconds is None:
+        if self.world == 1 and self.seconds is None:
             yield
             return
-        together(lambda: self._clear() if rank() == 0 else None)
-        together(self._begin)
+        self._begin()
         thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         thread.start()
         end = ""
@@ -69,7 +84,7 @@ class Watch:
             yield
         except BaseException as error:
             end = "" if isinstance(error, Stopped) else describe(error)
-            if isinstance(error, RuntimeError) and world_size() > 1:
+            if self.world > 1 and (isinstance(error, RuntimeError) or isinstance(error.__cause__, DistError)):
                 self._ends(error)
             raise
         finally:
@@ -80,66 +95,73 @@ class Watch:
             self._note(end)
             self._clean()
 
-    def _clear(self) -> None:
-        self._made_run = not self.folder.parent.exists()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.folder.glob("*.json"):
-            path.unlink()
-
     def _begin(self) -> None:
-        self._stacks = open(self.folder / f"rank-{rank():05d}.stack", "a", encoding="utf-8")  # noqa: SIM115
+        """The others may be earlier or later, or never come."""
+        self._made = make_folders(self.folder)
+        for number in range(self.world):
+            sign = _read(self._path(number))
+            if number != self.rank and sign is not None and process_lives(sign[1]) is not True:
+                self._seen[number] = *sign, -math.inf  # of an earlier start, unless it changes
+        self._stacks = open(self.folder / f"rank-{self.rank:05d}.stack", "a", encoding="utf-8")  # noqa: SIM115
         self._note(None)
 
     def _note(self, end: str | None, because: str = "") -> None:
         """Update the facts of this process. `end`: why it ended; `because`: of which other process."""
-        if world_size() == 1:
+        if self.world == 1:
             return
-        path, facts = self._path(rank()), self._facts()
+        path, self._signs = self._path(self.rank), self._signs + 1
+        facts = self._facts() | {"sign": self._signs, "made": self._made, "end": end, "because": because}
         with suppress(OSError):  # a full disk must not end a run that needs none of it
-            path.with_suffix(".part").write_text(json.dumps(facts | {"end": end, "because": because}))
+            path.parent.mkdir(exist_ok=True)  # one that left as the last of those that had come removes it
+            path.with_suffix(".part").write_text(json.dumps(facts))
             os.replace(path.with_suffix(".part"), path)
 
     def _facts(self) -> dict[str, Any]:
-        return this_process() | {"moves": self._moves, "step": self._step(), "doing": self._doing}
+        return this_process() | {"moves": self._moves, "step": self.step(), "doing": self._doing}
 
     def _clean(self) -> None:
         """The last process to end removes everything but stacks, unless there was a hang."""
         with suppress(OSError):
-            if all(facts["end"] is not None or _gone(facts) for _, facts, _ in self._others()):
+            others = [facts for _, facts, _ in self._others() if facts is not None]
+            if all(facts["end"] is not None or _gone(facts) for facts in others):
                 for path in self.folder.iterdir():
                     if path.suffix != ".stack" or not path.stat().st_size:
                         path.unlink(missing_ok=True)
-                self.folder.rmdir()
-                if self._made_run:  # nothing else came into it
-                    self.folder.parent.rmdir()
+                remove_empty(self.folder, max([1, self._made, *(facts["made"] for facts in others)]))
 
     def _path(self, number: int) -> Path:
         return self.folder / f"rank-{number:05d}.json"
 
-    def _others(self) -> Iterator[tuple[int, dict[str, Any], float]]:
-        """(rank, facts, age): `age` is how many seconds its last sign of life is older than the newest here."""
-        for number in range(world_size()):
-            with suppress(OSError, ValueError):
-                if number != rank():
-                    path = self._path(number)
-                    facts, age = json.loads(path.read_text()), self._path(rank()).stat().st_mtime - path.stat().st_mtime
-                    yield number, facts, age
+    def _others(self) -> Iterator[tuple[int, dict[str, Any] | None, float]]:
+        """(rank, facts, age): `age` is for how many seconds there has been no new sign of life, by the clock of this
+        process, since those of machines and file systems differ. No facts: none since this process started."""
+        for number in range(self.world):
+            if number == self.rank:
+                continue
+            last, facts, since = self._seen.get(number, ("", {}, -math.inf))
+            if (sign := _read(self._path(number))) is not None and sign[0] != last:
+                last, facts, since = self._seen[number] = *sign, self._clock
+            yield (number, None, self._clock) if since == -math.inf else (number, facts, self._clock - since)
 
     def _lost(self, silent: float = float("inf")) -> dict[int, str]:
         """Rank -> words, for processes that ended by themselves or gave no sign of life for `silent` seconds."""
         lost = dict[int, str]()
         for number, facts, age in self._others():
+            if facts is None:
+                if age >= max(silent, LATE):
+                    lost[number] = f"rank {number} is lost: no sign of life since the start, {age:.0f} s ago"
+                continue
             who = f"rank {number} (process {facts['pid']} on {facts['host']})"
             if facts["end"] is not None:
                 if facts["end"] and not facts["because"]:
                     lost[number] = f"rank {number} ended: {facts['end']}"
             elif _gone(facts):
                 lost[number] = f"{who} is lost: it was killed; by the system, if memory was short"
-            elif age > silent:
+            elif age >= silent:
                 lost[number] = f"{who} is lost: no sign of life for {age:.0f} s"
         return lost
 
-    def _ends(self, error: RuntimeError) -> None:
+    def _ends(self, error: BaseException) -> None:
         """Ends this process if `error` was caused by the loss of another."""
         self._bounded = False
         broken = _CONNECTION.search(str(error)) is not None
@@ -147,7 +169,7 @@ class Watch:
         while time.monotonic() < last:
             if lost := self._lost(SILENT if broken else float("inf")):
                 self._exit(lost)
-            if broken and (why := [facts["because"] for _, facts, _ in self._others() if facts["because"]]):
+            if broken and (why := [facts["because"] for _, facts, _ in self._others() if facts and facts["because"]]):
                 self._exit({}, because=why[0])
             time.sleep(0.05)
 
@@ -156,7 +178,7 @@ class Watch:
         with self._ending:
             words = because or "; ".join(lost.values())
             self._note(f"lost: {words}", words)
-            if not because and rank() == min(set(range(world_size())) - lost.keys()):
+            if not because and self.rank == min(set(range(self.world)) - lost.keys()):
                 print(f"{words}; {_AGAIN}", file=sys.stderr, flush=True)
             time.sleep(GRACE)
             self._clean()
@@ -167,6 +189,7 @@ class Watch:
         seen, quiet, gone = -1, 0.0, 0.0
         while not self._over.wait(self._interval):
             # Ticks, not the clock: a process that was itself stopped has not been quiet for long.
+            self._clock += self._interval
             still, seen = seen == self._moves, self._moves
             quiet = quiet + self._interval if still and self._bounded else 0.0
             self._note(None)
@@ -188,22 +211,62 @@ class Watch:
         with self._ending:
             faulthandler.cancel_dump_traceback_later()
             facts = self._facts()
-            self._stacks.write(f"{now()} rank {rank()}, {_where(facts)}: no move for {quiet:.0f} s\n")
+            self._stacks.write(f"{now()} rank {self.rank}, {_where(facts)}: no move for {quiet:.0f} s\n")
             self._stacks.flush()
             faulthandler.dump_traceback(self._stacks)
-            everyone, silent = {rank(): facts}, set()
+            everyone, silent = {self.rank: facts}, set()
             for number, other, age in self._others():
-                everyone[number] = other
-                if age > 0.75 * quiet or _gone(other):
-                    silent.add(number)
+                if other is not None:
+                    everyone[number] = other
+                    if age > 0.75 * quiet or _gone(other):
+                        silent.add(number)
             least = min(other["moves"] for other in everyone.values())
             behind = sorted(silent or {number for number, other in everyone.items() if other["moves"] == least})
             words = f"no progress for {quiet:.0f} s: {_told(everyone, behind, silent)}; stacks in {self.folder}"
             self._note(f"hang: {words}", words)
-            if rank() == min(everyone.keys() - silent):
+            if self.rank == min(everyone.keys() - silent):
                 print(f"{words}; {_AGAIN}", file=sys.stderr, flush=True)
             time.sleep(4 * self._interval)  # the others write their stacks
             _leave()
+
+
+@contextmanager
+def watched(run: Path, seconds: float | None, step: Callable[[], int] = lambda: 0) -> Iterator[Watch]:
+    """Watch this process as one of `run` during the outermost of these blocks; inner ones have other `seconds` and
+    `step` (see `Watch`). To be entered before the processes meet, so that nothing that they wait for is unwatched.
+    Raises ValueError if the folder cannot be that of a run."""
+    global _active
+    check_run_folder(run)
+    if _active is None:
+        _active = Watch(run, seconds, step)
+        try:
+            with _active.watching():
+                yield _active
+        finally:
+            _active = None
+        return
+    watch, outer = _active, (_active.seconds, _active.step)
+    watch.seconds, watch.step = seconds, step
+    watch.moves(STARTS, bounded=False)
+    try:
+        yield watch
+    finally:
+        watch.seconds, watch.step = outer
+        watch.moves("is between runs", bounded=False)
+
+
+@contextmanager
+def trains_in(run: Path, seconds: float | None) -> Iterator[None]:
+    """Hold the folder `run` for this command (`at_work`), and watch this process, during the block."""
+    with at_work(run), watched(run, seconds):
+        yield
+
+
+def _read(path: Path) -> tuple[str, dict[str, Any]] | None:
+    with suppress(OSError, ValueError):
+        text = path.read_text()
+        return text, json.loads(text)
+    return None
 
 
 def _told(everyone: dict[int, dict[str, Any]], behind: list[int], silent: set[int]) -> str:
