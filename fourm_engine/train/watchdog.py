@@ -1,31 +1,29 @@
 """Watchdog: ends this process in bounded time when another one is lost or nothing progresses, and names the cause.
 
-In: a call for each action of a process. Out, in `<run>/processes/`: during the run, the progress of each of several
-processes (`rank-00000.json`, renewed every few seconds by a thread), which shows the others who is behind; after a
-hang, the Python stacks of each process (`rank-00000.stack`).
+In: a call for each action of a process. Out, in `<run>/processes/`: during the run, signs of life of each of several
+processes (`signs`), given every few seconds by a thread, which show the others who is behind; after a hang, the Python
+stacks of each process (`rank-00000.stack`).
 """
 
 from __future__ import annotations
 
 import faulthandler
-import json
-import math
 import os
 import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from torch.distributed import DistError
 
-from fourm_engine.device import rank_and_world
-from fourm_engine.lock import at_work, make_folders, now, process_lives, remove_empty, this_process
+from fourm_engine.lock import at_work, now, this_process
 from fourm_engine.train.distributed import describe
 from fourm_engine.train.run_folder import check_run_folder
+from fourm_engine.train.signs import Signs, gone
 from fourm_engine.train.stopping import Stopped
 
 FOLDER = "processes"
@@ -50,13 +48,9 @@ class Watch:
     for a stalled process forever, but still notice one that is gone. `step()`: finished steps of this process."""
 
     def __init__(self, run: Path, seconds: float | None, step: Callable[[], int]) -> None:
-        self.folder, self.seconds, self.step = run / FOLDER, seconds, step
-        self.rank, self.world = rank_and_world()
+        self.signs, self.seconds, self.step = Signs(run / FOLDER), seconds, step
+        self.rank, self.world = self.signs.rank, self.signs.world
         self._moves, self._doing, self._bounded = 0, STARTS, False
-        self._made = 0  # folders that were not there
-        self._clock, self._signs = 0.0, 0  # seconds that the thread has run, without those of a suspended process
-        #: Rank -> its last sign of life, read, and when that was first seen.
-        self._seen: dict[int, tuple[str, dict[str, Any], float]] = {}
         self._over = threading.Event()
         self._ending = threading.Lock()  # one thread ends the process
 
@@ -76,7 +70,9 @@ class Watch:
         if self.world == 1 and self.seconds is None:
             yield
             return
-        self._begin()
+        self.signs.begin()
+        self._stacks = open(self.signs.folder / f"rank-{self.rank:05d}.stack", "a", encoding="utf-8")  # noqa: SIM115
+        self._note(None)
         thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         thread.start()
         end = ""
@@ -93,60 +89,18 @@ class Watch:
             faulthandler.cancel_dump_traceback_later()
             self._stacks.close()
             self._note(end)
-            self._clean()
-
-    def _begin(self) -> None:
-        """The others may be earlier or later, or never come."""
-        self._made = make_folders(self.folder)
-        for number in range(self.world):
-            sign = _read(self._path(number))
-            if number != self.rank and sign is not None and process_lives(sign[1]) is not True:
-                self._seen[number] = *sign, -math.inf  # of an earlier start, unless it changes
-        self._stacks = open(self.folder / f"rank-{self.rank:05d}.stack", "a", encoding="utf-8")  # noqa: SIM115
-        self._note(None)
+            self.signs.clean()
 
     def _note(self, end: str | None, because: str = "") -> None:
-        """Update the facts of this process. `end`: why it ended; `because`: of which other process."""
-        if self.world == 1:
-            return
-        path, self._signs = self._path(self.rank), self._signs + 1
-        facts = self._facts() | {"sign": self._signs, "made": self._made, "end": end, "because": because}
-        with suppress(OSError):  # a full disk must not end a run that needs none of it
-            path.parent.mkdir(exist_ok=True)  # one that left as the last of those that had come removes it
-            path.with_suffix(".part").write_text(json.dumps(facts))
-            os.replace(path.with_suffix(".part"), path)
+        self.signs.give(self._facts(), end, because)
 
     def _facts(self) -> dict[str, Any]:
         return this_process() | {"moves": self._moves, "step": self.step(), "doing": self._doing}
 
-    def _clean(self) -> None:
-        """The last process to end removes everything but stacks, unless there was a hang."""
-        with suppress(OSError):
-            others = [facts for _, facts, _ in self._others() if facts is not None]
-            if all(facts["end"] is not None or _gone(facts) for facts in others):
-                for path in self.folder.iterdir():
-                    if path.suffix != ".stack" or not path.stat().st_size:
-                        path.unlink(missing_ok=True)
-                remove_empty(self.folder, max([1, self._made, *(facts["made"] for facts in others)]))
-
-    def _path(self, number: int) -> Path:
-        return self.folder / f"rank-{number:05d}.json"
-
-    def _others(self) -> Iterator[tuple[int, dict[str, Any] | None, float]]:
-        """(rank, facts, age): `age` is for how many seconds there has been no new sign of life, by the clock of this
-        process, since those of machines and file systems differ. No facts: none since this process started."""
-        for number in range(self.world):
-            if number == self.rank:
-                continue
-            last, facts, since = self._seen.get(number, ("", {}, -math.inf))
-            if (sign := _read(self._path(number))) is not None and sign[0] != last:
-                last, facts, since = self._seen[number] = *sign, self._clock
-            yield (number, None, self._clock) if since == -math.inf else (number, facts, self._clock - since)
-
     def _lost(self, silent: float = float("inf")) -> dict[int, str]:
         """Rank -> words, for processes that ended by themselves or gave no sign of life for `silent` seconds."""
         lost = dict[int, str]()
-        for number, facts, age in self._others():
+        for number, facts, age in self.signs.others():
             if facts is None:
                 if age >= max(silent, LATE):
                     lost[number] = f"rank {number} is lost: no sign of life since the start, {age:.0f} s ago"
@@ -155,7 +109,7 @@ class Watch:
             if facts["end"] is not None:
                 if facts["end"] and not facts["because"]:
                     lost[number] = f"rank {number} ended: {facts['end']}"
-            elif _gone(facts):
+            elif gone(facts):
                 lost[number] = f"{who} is lost: it was killed; by the system, if memory was short"
             elif age >= silent:
                 lost[number] = f"{who} is lost: no sign of life for {age:.0f} s"
@@ -169,7 +123,9 @@ class Watch:
         while time.monotonic() < last:
             if lost := self._lost(SILENT if broken else float("inf")):
                 self._exit(lost)
-            if broken and (why := [facts["because"] for _, facts, _ in self._others() if facts and facts["because"]]):
+            if broken and (
+                why := [facts["because"] for _, facts, _ in self.signs.others() if facts and facts["because"]]
+            ):
                 self._exit({}, because=why[0])
             time.sleep(0.05)
 
@@ -181,7 +137,7 @@ class Watch:
             if not because and self.rank == min(set(range(self.world)) - lost.keys()):
                 print(f"{words}; {_AGAIN}", file=sys.stderr, flush=True)
             time.sleep(GRACE)
-            self._clean()
+            self.signs.clean()
             _leave()
 
     def _run(self) -> None:
@@ -189,7 +145,7 @@ class Watch:
         seen, quiet, gone = -1, 0.0, 0.0
         while not self._over.wait(self._interval):
             # Ticks, not the clock: a process that was itself stopped has not been quiet for long.
-            self._clock += self._interval
+            self.signs.clock += self._interval
             still, seen = seen == self._moves, self._moves
             quiet = quiet + self._interval if still and self._bounded else 0.0
             self._note(None)
@@ -215,14 +171,14 @@ class Watch:
             self._stacks.flush()
             faulthandler.dump_traceback(self._stacks)
             everyone, silent = {self.rank: facts}, set()
-            for number, other, age in self._others():
+            for number, other, age in self.signs.others():
                 if other is not None:
                     everyone[number] = other
-                    if age > 0.75 * quiet or _gone(other):
+                    if age > 0.75 * quiet or gone(other):
                         silent.add(number)
             least = min(other["moves"] for other in everyone.values())
             behind = sorted(silent or {number for number, other in everyone.items() if other["moves"] == least})
-            words = f"no progress for {quiet:.0f} s: {_told(everyone, behind, silent)}; stacks in {self.folder}"
+            words = f"no progress for {quiet:.0f} s: {_told(everyone, behind, silent)}; stacks in {self.signs.folder}"
             self._note(f"hang: {words}", words)
             if self.rank == min(everyone.keys() - silent):
                 print(f"{words}; {_AGAIN}", file=sys.stderr, flush=True)
@@ -262,13 +218,6 @@ def trains_in(run: Path, seconds: float | None) -> Iterator[None]:
         yield
 
 
-def _read(path: Path) -> tuple[str, dict[str, Any]] | None:
-    with suppress(OSError, ValueError):
-        text = path.read_text()
-        return text, json.loads(text)
-    return None
-
-
 def _told(everyone: dict[int, dict[str, Any]], behind: list[int], silent: set[int]) -> str:
     where = _where(everyone[behind[0]])
     if len(behind) == len(everyone):
@@ -285,12 +234,3 @@ def _leave() -> NoReturn:
     """End without unwinding: a thread or a library may be waiting for something that will never come."""
     sys.stdout.flush()
     os._exit(AGAIN)
-
-
-def _gone(facts: dict[str, Any]) -> bool:
-    """Whether a process of this machine has ended, even if its parent does not know yet."""
-    if (lives := process_lives(facts)) is not True:
-        return lives is False
-    with suppress(OSError, IndexError):
-        return Path(f"/proc/{facts['pid']}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    return False
