@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from torch.distributed import DistError
 
 from fourm_engine.lock import at_work, now, this_process
-from fourm_engine.train.distributed import describe
+from fourm_engine.train.distributed import OtherProcess, describe
 from fourm_engine.train.run_folder import check_run_folder
 from fourm_engine.train.signs import Signs, gone
 from fourm_engine.train.stopping import Stopped
@@ -50,6 +50,7 @@ class Watch:
     def __init__(self, run: Path, seconds: float | None, step: Callable[[], int]) -> None:
         self.signs, self.seconds, self.step = Signs(run / FOLDER), seconds, step
         self.rank, self.world = self.signs.rank, self.signs.world
+        self.brief = False  # whether errors are told by the first process alone, where it has the same
         self._moves, self._doing, self._bounded = 0, STARTS, False
         self._over = threading.Event()
         self._ending = threading.Lock()  # one thread ends the process
@@ -82,6 +83,8 @@ class Watch:
             end = "" if isinstance(error, Stopped) else describe(error)
             if self.world > 1 and (isinstance(error, RuntimeError) or isinstance(error.__cause__, DistError)):
                 self._ends(error)
+            if isinstance(error, (ValueError, OSError)) and self._told_by_first(error, end):
+                raise SystemExit(1) from error
             raise
         finally:
             self._over.set()
@@ -128,6 +131,17 @@ class Watch:
             ):
                 self._exit({}, because=why[0])
             time.sleep(0.05)
+
+    def _told_by_first(self, error: BaseException, end: str) -> bool:
+        """Whether the first process ends with the same error, or both because of a third: a hundred processes should
+        not say the same."""
+        last = time.monotonic() + GRACE
+        while self.brief and self.rank > 0 and time.monotonic() < last:
+            first = next(facts for number, facts, _ in self.signs.others() if number == 0)
+            if first is not None and first["end"] is not None:
+                return first["end"] == end or (isinstance(error, OtherProcess) and first["end"] != "")
+            time.sleep(0.05)
+        return False
 
     def _exit(self, lost: dict[int, str], *, because: str = "") -> NoReturn:
         """End this process, which waits for something that will never come. The lowest remaining rank reports it."""
@@ -213,8 +227,10 @@ def watched(run: Path, seconds: float | None, step: Callable[[], int] = lambda: 
 
 @contextmanager
 def trains_in(run: Path, seconds: float | None) -> Iterator[None]:
-    """Hold the folder `run` for this command (`at_work`), and watch this process, during the block."""
-    with at_work(run), watched(run, seconds):
+    """Hold the folder `run` for this command (`at_work`), and watch this process, during the block. Of processes that
+    end with the same error, all but the first exit with 1 and say nothing."""
+    with at_work(run), watched(run, seconds) as watch:
+        watch.brief = True
         yield
 
 

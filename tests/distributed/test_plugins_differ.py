@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from fourm_engine.train.watchdog import AGAIN
-from tests.distributed.launching import ROOT, launch, started
+from tests.distributed.launching import ROOT, launch, run, started
 from tests.recipes.test_config import MINIMAL
 from tests.sdk.sites import GOOD, entry, put
 
@@ -49,6 +49,15 @@ def test_another_version_or_layout_is_named_with_rank_and_plugin(tmp_path, other
     assert said in error
     assert "install the same plugins" in error
     assert not (tmp_path / "run").exists()
+
+
+def test_of_processes_that_end_with_the_same_error_the_first_tells_it(tmp_path):
+    program, *arguments = prepare(tmp_path)
+    command = [sys.executable, str(ROOT / "tests" / program), *arguments]
+    (first, _, said), (second, _, silent) = run(command, world=2)
+    assert (first, second) == (1, 1)
+    assert said.count("fourm: error: ") == 1
+    assert "error" not in silent
 
 
 def test_a_process_that_freezes_while_it_imports_a_plugin_is_not_waited_for(tmp_path):
