@@ -46,24 +46,25 @@ class _Sums(torch.autograd.Function):
         ctx: Any, y_TD: Tensor, weight_VD: Tensor, ids_T: Tensor, parts: list[tuple[slice, slice]]
     ) -> tuple[Tensor, ...]:
         """`parts`: (tokens, rows) of each modality; all rows are in one of them."""
-        sums, nats = [], []
+        sums, shares = [], []
         for tokens, rows in parts:
             logits = torch.mm(y_TD[tokens], weight_VD[rows].T)
-            nats.append(torch.log_softmax(logits, 1, out=logits))
-            sums.append(-nats[-1].gather(1, ids_T[tokens, None]).sum())
-        ctx.save_for_backward(y_TD, weight_VD, ids_T, *nats)
+            highest, at = logits.amax(1), logits.gather(1, ids_T[tokens, None])[:, 0]
+            shares.append(torch.softmax(logits, 1, out=logits))
+            # Of the highest one, whose probability is not rounded to 0.
+            sums.append((highest - at - shares[-1].amax(1).log()).sum())
+        ctx.save_for_backward(y_TD, weight_VD, ids_T, *shares)
         ctx.parts = parts
         return tuple(sums)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        y_TD, weight_VD, ids_T, *nats = ctx.saved_tensors
+        y_TD, weight_VD, ids_T, *shares = ctx.saved_tensors
         of_y, of_weight = (
             torch.empty_like(x) if needed else None for x, needed in zip((y_TD, weight_VD), ctx.needs_input_grad)
         )
-        for grad, logp, (tokens, rows) in zip(grads, nats, ctx.parts, strict=True):
-            error = logp.exp_()
+        for grad, error, (tokens, rows) in zip(grads, shares, ctx.parts, strict=True):
             error[torch.arange(len(error)), ids_T[tokens]] -= 1
             if of_y is not None:
                 torch.mm(error, weight_VD[rows], out=of_y[tokens]).mul_(grad)
@@ -139,7 +140,7 @@ class Heads(nn.Module):
         for name, number in zip(self._names, self._rows, strict=True):
             rows[name] = slice(first, first := first + number)
         parts, first = [], 0
-        for name in [*counts, *(rows.keys() - counts.keys())]:
+        for name in [*counts, *(name for name in self.slices() if name not in counts)]:
             parts.append((slice(first, first := first + counts.get(name, 0)), rows[name]))
         return parts
 
