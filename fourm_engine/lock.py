@@ -10,6 +10,7 @@ import errno
 import fcntl
 import getpass
 import json
+import math
 import os
 import shlex
 import socket
@@ -26,6 +27,8 @@ from fourm_plugins.printable import printable
 
 _NAME = ".fourm-lock"
 _MAX_BYTES = 1 << 14
+#: How long a command waits for others to enter or leave, which takes each a moment.
+GATE_SECONDS = 600.0
 #: Entry -> (its open file, how many blocks of this process hold it).
 _held: dict[str, tuple[int, int]] = {}
 
@@ -51,9 +54,9 @@ def at_work(folder: Path, *, replaced: bool = False, needed: bool = True) -> Ite
             _held[entry] = _held[entry][0], _held[entry][1] + 1
         else:
             try:
-                made = _make(parent)
-                undo.callback(lambda: _remove(parent, made))
-                gate = _open_gate(parent / stem)
+                made = make_folders(parent)
+                undo.callback(lambda: remove_empty(parent, made))
+                gate = _open_gate(parent / stem, seconds=GATE_SECONDS)
                 try:
                     others, killed = _others(folder, parent, stem, Path(entry).name)
                     # The last process of the command to leave removes what the first one made, or one that was killed.
@@ -94,30 +97,37 @@ def _leave(entry: str, gate: Path) -> None:
     with suppress(OSError):
         os.unlink(entry)
     os.close(handle)
-    with suppress(OSError):
-        _close_gate(_open_gate(gate), gate, keep=False)
+    with suppress(OSError, Busy):
+        _close_gate(_open_gate(gate, seconds=GATE_SECONDS), gate, keep=False)
 
 
-def _make(folder: Path) -> int:
+def make_folders(folder: Path) -> int:
     """Make a folder and those above it; returns how many of them are new."""
     new = sum(not path.exists() for path in (folder, *folder.parents))
     folder.mkdir(parents=True, exist_ok=True)
     return new
 
 
-def _remove(folder: Path, made: int) -> None:
-    """Remove a folder and those above it, `made` in all, while they are empty."""
+def remove_empty(folder: Path, made: int) -> None:
+    """Remove a folder and those above it, `made` in all (of `make_folders`), while they are empty."""
     with suppress(OSError):
         for path in (folder, *folder.parents)[:made]:
             path.rmdir()
 
 
-def _open_gate(path: Path) -> int:
-    """Serialises entering and leaving."""
+def _open_gate(path: Path, *, seconds: float = math.inf) -> int:
+    """Serialises entering and leaving. Raises Busy if others hold it for `seconds`."""
+    last = time.monotonic() + seconds
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            lock_file(handle, fcntl.LOCK_EX)
+            while not _locked(handle, wait=seconds == math.inf):
+                if time.monotonic() > last:
+                    raise Busy(
+                        f"{path}: held for {seconds:.0f} s by a process that enters or leaves the folder, and seems to "
+                        f"stand still; end it (fuser {path}), and try again"
+                    )
+                time.sleep(0.05)
             if os.fstat(handle).st_ino == os.stat(path).st_ino:
                 return handle
         except FileNotFoundError:  # removed by a process that just left
@@ -126,6 +136,14 @@ def _open_gate(path: Path) -> int:
             os.close(handle)
             raise
         os.close(handle)
+
+
+def _locked(handle: int, *, wait: bool) -> bool:
+    try:
+        lock_file(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _close_gate(handle: int, path: Path, *, keep: bool) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from fourm_engine import lock
 from fourm_engine.files import CannotWrite
 from fourm_engine.lock import Busy, at_work
 
@@ -186,3 +187,14 @@ def test_a_terminated_command_leaves_no_temporary_file(tmp_path):
         assert process.wait() != 0
         assert time.monotonic() - began < 300
         assert not list(tmp_path.iterdir())
+
+
+def test_a_process_that_stands_still_as_it_enters_is_not_waited_for_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "GATE_SECONDS", 0.2)
+    gate = tmp_path / lock._NAME
+    with open(gate, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(Busy, match=r"fourm-lock: held for 0 s by a process .* end it \(fuser"), at_work(tmp_path):
+            pass
+    with at_work(tmp_path):
+        pass

@@ -7,10 +7,11 @@ the cross-entropies in nats (float32) and the number of predicted tokens.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -33,6 +34,43 @@ HEAD_SCALE = 0.1
 def cross_entropy_sum(y_TD: Tensor, weight_VD: Tensor, ids_T: Tensor) -> Float[Tensor, ""]:
     """Σ −log softmax(y Wᵀ)[id] in nats, a float32 scalar."""
     return F.cross_entropy(F.linear(y_TD, weight_VD).float(), ids_T, reduction="sum")
+
+
+class _Sums(torch.autograd.Function):
+    """`cross_entropy_sum` of all modalities, for CPUs, where what counts is how often (T, V) and (V, D) numbers are
+    written: the logits become log-probabilities and then their gradient in the same memory, and the gradients of output
+    rows are written where they belong rather than joined afterwards."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, y_TD: Tensor, weight_VD: Tensor, ids_T: Tensor, parts: list[tuple[slice, slice]]
+    ) -> tuple[Tensor, ...]:
+        """`parts`: (tokens, rows) of each modality; all rows are in one of them."""
+        sums, shares = [], []
+        for tokens, rows in parts:
+            logits = torch.mm(y_TD[tokens], weight_VD[rows].T)
+            highest, at = logits.amax(1), logits.gather(1, ids_T[tokens, None])[:, 0]
+            shares.append(torch.softmax(logits, 1, out=logits))
+            # Of the highest one, whose probability is not rounded to 0.
+            sums.append((highest - at - shares[-1].amax(1).log()).sum())
+        ctx.save_for_backward(y_TD, weight_VD, ids_T, *shares)
+        ctx.parts = parts
+        return tuple(sums)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        y_TD, weight_VD, ids_T, *shares = ctx.saved_tensors
+        of_y, of_weight = (
+            torch.empty_like(x) if needed else None for x, needed in zip((y_TD, weight_VD), ctx.needs_input_grad)
+        )
+        for grad, error, (tokens, rows) in zip(grads, shares, ctx.parts, strict=True):
+            error[torch.arange(len(error)), ids_T[tokens]] -= 1
+            if of_y is not None:
+                torch.mm(error, weight_VD[rows], out=of_y[tokens]).mul_(grad)
+            if of_weight is not None:
+                torch.mm(error.T, y_TD[tokens] * grad, out=of_weight[rows])
+        return of_y, of_weight, None, None
 
 
 class Heads(nn.Module):
@@ -82,11 +120,29 @@ class Heads(nn.Module):
             by_token: for measuring, without gradients: return each token's cross-entropy instead of their sum."""
         lengths, total = list(counts.values()), sum(counts.values())
         y_TD = y_BMD.flatten(0, 1).index_select(0, target_index[:total])
+        ids_T, losses = target_ids[:total], {}
+        if not by_token and self._at_once(y_TD, counts):
+            sums = _Sums.apply(y_TD, self.weight, ids_T, self._parts(counts))
+            return {name: (total, count) for (name, count), total in zip(counts.items(), sums, strict=False)}
         slices = self.slices()
-        losses = {}
-        for name, y, ids in zip(counts, y_TD.split(lengths), target_ids[:total].split(lengths), strict=True):
+        for name, y, ids in zip(counts, y_TD.split(lengths), ids_T.split(lengths), strict=True):
             losses[name] = ((self._nats if by_token else self._loss)(y, slices[name], ids), counts[name])
         return losses
+
+    def _at_once(self, y_TD: Tensor, counts: dict[str, int]) -> bool:
+        rows = dict(zip(self._names, self._rows, strict=True))
+        fits = all(count * rows[name] <= MAX_LOGITS for name, count in counts.items())
+        return fits and y_TD.device.type == "cpu" and y_TD.dtype == torch.float32 and torch.is_grad_enabled()
+
+    def _parts(self, counts: dict[str, int]) -> list[tuple[slice, slice]]:
+        """(tokens, rows) of each modality in `counts`, then of the others, which have no tokens."""
+        rows, first = {}, 0
+        for name, number in zip(self._names, self._rows, strict=True):
+            rows[name] = slice(first, first := first + number)
+        parts, first = [], 0
+        for name in [*counts, *(name for name in self.slices() if name not in counts)]:
+            parts.append((slice(first, first := first + counts.get(name, 0)), rows[name]))
+        return parts
 
     @staticmethod
     def _loss(y_TD: Tensor, weight_VD: Tensor, ids_T: Tensor) -> Tensor:

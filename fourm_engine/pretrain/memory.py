@@ -36,7 +36,8 @@ def memory_of(
     machine: int = MACHINE,
 ) -> dict[str, float]:
     """Bytes on each device, by part: fp32, except for activations under autocast. Sharded weights are split over
-    devices. N, M: rows of encoder and decoder; `targets`: mean tokens of a sample; `machine`: devices in one."""
+    devices, and so is what a checkpoint copies. N, M: rows of encoder and decoder; `targets`: mean tokens of a sample;
+    `machine`: devices in one."""
     split = world // copies(train, world, machine=machine)
     weights = sum(4.0 * p.numel() for p in network.parameters()) / split
     learning = sum(4.0 * p.numel() for p in network.parameters() if p.requires_grad) / split
@@ -49,6 +50,8 @@ def memory_of(
     parts = {"parameters": weights, "gradients": learning, **_beside(train, learning)}
     if split > 1 or (on_gpu and world > 1):  # FSDP2, which copies the shard of a replica, too
         parts["gathered"] = _gathered(network, size=2 if bf16 else 4)
+    if not on_gpu:  # those of a GPU are in its machine's memory
+        parts["copies for checkpoints"] = checkpoint_bytes(train, network) / world
     return {**parts, "activations": sum(activations.values())}
 
 

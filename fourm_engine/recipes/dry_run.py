@@ -29,6 +29,7 @@ from fourm_engine.pretrain.memory import checkpoint_bytes, memory_of
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.dry_run_report import DryRun
 from fourm_engine.recipes.tokens_there import check_tokens_there
+from fourm_engine.train.utilisation import memory as memory_taken
 from fourm_engine.train.utilisation import named_peak, peak
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.counting import counted
@@ -78,6 +79,11 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
     known = named_peak(gpu, bf16=bf16) if gpu else peak(device, bf16=bf16)
     if known is None:
         raise ValueError(f"--gpu {gpu}: its peak is not known; leave it out, or name H100, A100, L4, …")
+    memory = memory_of(
+        config.train, network, vocabulary, N=N, M=M, targets=targets, world=world, bf16=bf16, on_gpu=on_gpu
+    )
+    if not on_gpu:
+        memory["program"] = memory_taken(device) * 2**30  # Python, torch, and what the plugins import
     return DryRun(
         vocabulary,
         _parameters(network),
@@ -87,7 +93,7 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
         of_batch,
         flops,
         training_flops_of(Learning.of(network), config.model, vocabulary, **sizes),
-        memory_of(config.train, network, vocabulary, N=N, M=M, targets=targets, world=world, bf16=bf16, on_gpu=on_gpu),
+        memory,
         checkpoint_bytes(config.train, network),
         config.train.plan(config.masking.sample_tokens),
         config.train,

@@ -62,6 +62,7 @@ class DryRun:
                 f"every {counted(train.checkpoint_every, 'step')}"
                 f" ({in_words(train.checkpoint_every * self.step_seconds)})",
                 f"at most {kept} on disk, {gib(kept * self.checkpoint)}",
+                f"copied in {gib(self.checkpoint / self.processes)} of each process's host memory",
             ]
         )
 

@@ -15,7 +15,6 @@ from fourm_engine.extend.mixture import as_input, as_target, extended, known, on
 from fourm_engine.extend.report import FILE, Report
 from fourm_engine.extend.source import Extension, find_model
 from fourm_engine.extend.task import ExtendTask
-from fourm_engine.lock import at_work
 from fourm_engine.masking.config import MaskingConfig
 from fourm_engine.recipes import started
 from fourm_engine.recipes.config import CONFIG, RunConfig, leave_out_missing, parse_config
@@ -25,6 +24,7 @@ from fourm_engine.recipes.tell import Tell, first_only, say
 from fourm_engine.recipes.tokenize import tokenize_data
 from fourm_engine.train.distributed import processes, sum_numbers
 from fourm_engine.train.loop import Trainer
+from fourm_engine.train.watchdog import trains_in
 from fourm_engine.yaml_config import read_yaml
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.tokenizer import Tokenizer
@@ -80,7 +80,7 @@ def extend(config: RunConfig, *, tell: Tell = say) -> Report:
     after. Called again, it continues.
 
     `config`: with an `extend` section, from `extension_config`. Raises ValueError for what a user can fix."""
-    with at_work(config.run):
+    with trains_in(config.run, config.train.watchdog_s):
         extension = open_extension(config)
         with processes(config.train, width=config.model.width):  # joined once for all that follows
             extension.check_same()
@@ -117,7 +117,8 @@ def train_extension(
 
     Raises ValueError for what a user can fix: a tokenizer that is not fitted, data without a new modality."""
     config.activate(extension.manager, config.train)
-    with at_work(config.run) if replay is None else nullcontext(), processes(config.train, width=config.model.width):
+    held = trains_in(config.run, config.train.watchdog_s) if replay is None else nullcontext()
+    with held, processes(config.train, width=config.model.width):
         extension.check_same()
         trainer = _trainer(config, extension, tell)
         return trainer.run() if replay is None else trainer.replay(replay, tell)

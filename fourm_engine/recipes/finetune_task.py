@@ -11,12 +11,12 @@ import numpy as np
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.documents import documented
 from fourm_engine.data.views import ViewDrawer
-from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager, load_modalities
 from fourm_engine.recipes.task_config import TaskRunConfig
 from fourm_engine.recipes.tell import Tell, first_only, say
 from fourm_engine.train.distributed import check_same, processes
 from fourm_engine.train.loop import Trainer
+from fourm_engine.train.watchdog import trains_in
 from fourm_engine.transfer.altering import altering_of
 from fourm_engine.transfer.classification import Classification
 from fourm_engine.transfer.coco import read_coco
@@ -39,7 +39,7 @@ def finetune(config: TaskRunConfig, *, tell: Tell = say) -> dict[str, float]:
 
     Raises ValueError for what a user can fix: a plugin, the config, the model, labels or data; Busy if another process
     trains in that folder."""
-    with at_work(config.run):
+    with trains_in(config.run, config.train.watchdog_s):
         manager = load_manager(config.modalities)
         inputs, target = modalities_of(config, manager)
         activate_kinds(inputs, manager, maskers=False)

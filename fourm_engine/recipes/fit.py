@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,13 @@ from fourm_engine.modalities import Modalities, activate_kinds, identity, load_m
 from fourm_engine.recipes.config import CONFIG, RunConfig
 from fourm_engine.recipes.tell import Tell, first_only, say
 from fourm_engine.train.distributed import check_same, processes
+from fourm_engine.train.watchdog import watched
 from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
 log = logging.getLogger(__name__)
+#: Below the tokenizers' folder: where several processes are watched between and during their runs.
+WATCH = ".fit/.watch"
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,9 @@ def fit(
     for part in raw.train:  # before the first is fitted
         part.check_usable(spec.name for name in chosen for spec in known[name] if spec.name in part.modalities)
     reports = []
-    with processes(config.tokenizers.fit):  # joined once for all spaces
+    several = rank_and_world()[1] > 1  # one process alone is watched in each run
+    watch = watched(config.tokenizers.folder / WATCH, config.tokenizers.fit.watchdog_s) if several else nullcontext()
+    with watch, processes(config.tokenizers.fit):  # joined once for all spaces
         check_same(identity(modalities, manager))
         for name in chosen:
             reports.append(fit_space(config, manager, modalities, name, raw, refit=refit, tell=tell))

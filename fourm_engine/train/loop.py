@@ -38,14 +38,13 @@ from fourm_engine.train.outcome import AHEAD, MAX_SKIPPED, Diverged, Outcome, Pe
 from fourm_engine.train.profile import Profile
 from fourm_engine.train.record import recorded
 from fourm_engine.train.replay import NotFinite, read_step
-from fourm_engine.train.run_folder import check_run_folder
 from fourm_engine.train.same_run import RunIdentity
 from fourm_engine.train.saving import Checkpoints
 from fourm_engine.train.step import Learner
 from fourm_engine.train.stopping import Stopped, stop_requests
 from fourm_engine.train.task import Task
 from fourm_engine.train.utilisation import describe_devices, memory, peak_of_all
-from fourm_engine.train.watchdog import Watch
+from fourm_engine.train.watchdog import Watch, watched
 from fourm_engine.train.watching import draw, due
 from fourm_plugins.counting import counted
 from fourm_plugins.hookspecs import Run
@@ -76,7 +75,7 @@ class Trainer:
         self.host = host or PluginManager()
         self.accepted = accepted
         self.progress = Progress()
-        self.watch = Watch(run, config.watchdog_s, lambda: self.progress.step)
+        self.watch = Watch(run, config.watchdog_s, lambda: self.progress.step)  # until `run` has one that watches
 
     def run(self) -> dict[str, float]:
         """Train, evaluate, export; returns the last evaluation.
@@ -89,8 +88,8 @@ class Trainer:
             Stopped: SIGTERM, Ctrl-C, SIGHUP or SIGUSR1, after a checkpoint.
 
         If another process is lost, or nothing progresses for `watchdog_s`, the process exits (`watchdog`)."""
-        check_run_folder(self.folder)
-        with processes(self.config) as device, self.watch.watching(), stop_requests() as stop:
+        watch = watched(self.folder, self.config.watchdog_s, lambda: self.progress.step)
+        with watch as self.watch, processes(self.config) as device, stop_requests() as stop:
             self._check()
             self._build(device)
             if self.task.evaluates_first:

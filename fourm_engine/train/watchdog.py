@@ -1,26 +1,29 @@
 """Watchdog: ends this process in bounded time when another one is lost or nothing progresses, and names the cause.
 
-In: a call for each action of a process. Out, in `<run>/processes/`: during the run, the progress of each of several
-processes (`rank-00000.json`, renewed every few seconds by a thread), which shows the others who is behind; after a
-hang, the Python stacks of each process (`rank-00000.stack`).
+In: a call for each action of a process. Out, in `<run>/processes/`: during the run, signs of life of each of several
+processes (`signs`), given every few seconds by a thread, which show the others who is behind; after a hang, the Python
+stacks of each process (`rank-00000.stack`).
 """
 
 from __future__ import annotations
 
 import faulthandler
-import json
 import os
 import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fourm_engine.lock import now, process_lives, this_process
-from fourm_engine.train.distributed import describe, rank, together, world_size
+from torch.distributed import DistError
+
+from fourm_engine.lock import at_work, now, this_process
+from fourm_engine.train.distributed import OtherProcess, describe
+from fourm_engine.train.run_folder import check_run_folder
+from fourm_engine.train.signs import Signs, gone
 from fourm_engine.train.stopping import Stopped
 
 FOLDER = "processes"
@@ -30,9 +33,13 @@ AGAIN = 75
 INTERVAL = 5.0
 #: Seconds for the others to notice why a process ended.
 GRACE = 3.0
+#: Seconds by which a process may start later than another.
+LATE = 120.0
 #: A broken connection is blamed on a process without a sign of life for this many seconds.
 SILENT = 20.0
+STARTS = "starts"
 _CONNECTION = re.compile(r"gloo|nccl|connection|broken pipe|timed? ?out", re.IGNORECASE)
+_active: Watch | None = None
 _AGAIN = "the last checkpoint is intact; run the same command again to continue"
 
 
@@ -41,12 +48,16 @@ class Watch:
     for a stalled process forever, but still notice one that is gone. `step()`: finished steps of this process."""
 
     def __init__(self, run: Path, seconds: float | None, step: Callable[[], int]) -> None:
-        self.folder, self.seconds, self._step = run / FOLDER, seconds, step
-        self._interval = min(INTERVAL, seconds / 10) if seconds else INTERVAL
-        self._moves, self._doing, self._bounded = 0, "starts", False
-        self._made_run = False
+        self.signs, self.seconds, self.step = Signs(run / FOLDER), seconds, step
+        self.rank, self.world = self.signs.rank, self.signs.world
+        self.brief = False  # whether errors are told by the first process alone, where it has the same
+        self._moves, self._doing, self._bounded = 0, STARTS, False
         self._over = threading.Event()
         self._ending = threading.Lock()  # one thread ends the process
+
+    @property
+    def _interval(self) -> float:
+        return min(INTERVAL, self.seconds / 10) if self.seconds else INTERVAL
 
     def moves(self, doing: str = "", *, bounded: bool = True) -> None:
         """Call at a point that all processes pass equally often. `bounded`: whether the watchdog may end what
@@ -57,11 +68,12 @@ class Watch:
     def watching(self) -> Iterator[None]:
         """Watch during the block. If it fails because another process is lost, one process reports that in a line and
         all exit with `AGAIN`."""
-        if world_size() == 1 and self.seconds is None:
+        if self.world == 1 and self.seconds is None:
             yield
             return
-        together(lambda: self._clear() if rank() == 0 else None)
-        together(self._begin)
+        self.signs.begin()
+        self._stacks = open(self.signs.folder / f"rank-{self.rank:05d}.stack", "a", encoding="utf-8")  # noqa: SIM115
+        self._note(None)
         thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         thread.start()
         end = ""
@@ -69,8 +81,10 @@ class Watch:
             yield
         except BaseException as error:
             end = "" if isinstance(error, Stopped) else describe(error)
-            if isinstance(error, RuntimeError) and world_size() > 1:
+            if self.world > 1 and (isinstance(error, RuntimeError) or isinstance(error.__cause__, DistError)):
                 self._ends(error)
+            if isinstance(error, (ValueError, OSError)) and self._told_by_first(error, end):
+                raise SystemExit(1) from error
             raise
         finally:
             self._over.set()
@@ -78,68 +92,33 @@ class Watch:
             faulthandler.cancel_dump_traceback_later()
             self._stacks.close()
             self._note(end)
-            self._clean()
-
-    def _clear(self) -> None:
-        self._made_run = not self.folder.parent.exists()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.folder.glob("*.json"):
-            path.unlink()
-
-    def _begin(self) -> None:
-        self._stacks = open(self.folder / f"rank-{rank():05d}.stack", "a", encoding="utf-8")  # noqa: SIM115
-        self._note(None)
+            self.signs.clean()
 
     def _note(self, end: str | None, because: str = "") -> None:
-        """Update the facts of this process. `end`: why it ended; `because`: of which other process."""
-        if world_size() == 1:
-            return
-        path, facts = self._path(rank()), self._facts()
-        with suppress(OSError):  # a full disk must not end a run that needs none of it
-            path.with_suffix(".part").write_text(json.dumps(facts | {"end": end, "because": because}))
-            os.replace(path.with_suffix(".part"), path)
+        self.signs.give(self._facts(), end, because)
 
     def _facts(self) -> dict[str, Any]:
-        return this_process() | {"moves": self._moves, "step": self._step(), "doing": self._doing}
-
-    def _clean(self) -> None:
-        """The last process to end removes everything but stacks, unless there was a hang."""
-        with suppress(OSError):
-            if all(facts["end"] is not None or _gone(facts) for _, facts, _ in self._others()):
-                for path in self.folder.iterdir():
-                    if path.suffix != ".stack" or not path.stat().st_size:
-                        path.unlink(missing_ok=True)
-                self.folder.rmdir()
-                if self._made_run:  # nothing else came into it
-                    self.folder.parent.rmdir()
-
-    def _path(self, number: int) -> Path:
-        return self.folder / f"rank-{number:05d}.json"
-
-    def _others(self) -> Iterator[tuple[int, dict[str, Any], float]]:
-        """(rank, facts, age): `age` is how many seconds its last sign of life is older than the newest here."""
-        for number in range(world_size()):
-            with suppress(OSError, ValueError):
-                if number != rank():
-                    path = self._path(number)
-                    facts, age = json.loads(path.read_text()), self._path(rank()).stat().st_mtime - path.stat().st_mtime
-                    yield number, facts, age
+        return this_process() | {"moves": self._moves, "step": self.step(), "doing": self._doing}
 
     def _lost(self, silent: float = float("inf")) -> dict[int, str]:
         """Rank -> words, for processes that ended by themselves or gave no sign of life for `silent` seconds."""
         lost = dict[int, str]()
-        for number, facts, age in self._others():
+        for number, facts, age in self.signs.others():
+            if facts is None:
+                if age >= max(silent, LATE):
+                    lost[number] = f"rank {number} is lost: no sign of life since the start, {age:.0f} s ago"
+                continue
             who = f"rank {number} (process {facts['pid']} on {facts['host']})"
             if facts["end"] is not None:
                 if facts["end"] and not facts["because"]:
                     lost[number] = f"rank {number} ended: {facts['end']}"
-            elif _gone(facts):
+            elif gone(facts):
                 lost[number] = f"{who} is lost: it was killed; by the system, if memory was short"
-            elif age > silent:
+            elif age >= silent:
                 lost[number] = f"{who} is lost: no sign of life for {age:.0f} s"
         return lost
 
-    def _ends(self, error: RuntimeError) -> None:
+    def _ends(self, error: BaseException) -> None:
         """Ends this process if `error` was caused by the loss of another."""
         self._bounded = False
         broken = _CONNECTION.search(str(error)) is not None
@@ -147,19 +126,32 @@ class Watch:
         while time.monotonic() < last:
             if lost := self._lost(SILENT if broken else float("inf")):
                 self._exit(lost)
-            if broken and (why := [facts["because"] for _, facts, _ in self._others() if facts["because"]]):
+            if broken and (
+                why := [facts["because"] for _, facts, _ in self.signs.others() if facts and facts["because"]]
+            ):
                 self._exit({}, because=why[0])
             time.sleep(0.05)
+
+    def _told_by_first(self, error: BaseException, end: str) -> bool:
+        """Whether the first process ends with the same error, or both because of a third: a hundred processes should
+        not say the same."""
+        last = time.monotonic() + GRACE
+        while self.brief and self.rank > 0 and time.monotonic() < last:
+            first = next(facts for number, facts, _ in self.signs.others() if number == 0)
+            if first is not None and first["end"] is not None:
+                return first["end"] == end or (isinstance(error, OtherProcess) and first["end"] != "")
+            time.sleep(0.05)
+        return False
 
     def _exit(self, lost: dict[int, str], *, because: str = "") -> NoReturn:
         """End this process, which waits for something that will never come. The lowest remaining rank reports it."""
         with self._ending:
             words = because or "; ".join(lost.values())
             self._note(f"lost: {words}", words)
-            if not because and rank() == min(set(range(world_size())) - lost.keys()):
+            if not because and self.rank == min(set(range(self.world)) - lost.keys()):
                 print(f"{words}; {_AGAIN}", file=sys.stderr, flush=True)
             time.sleep(GRACE)
-            self._clean()
+            self.signs.clean()
             _leave()
 
     def _run(self) -> None:
@@ -167,6 +159,7 @@ class Watch:
         seen, quiet, gone = -1, 0.0, 0.0
         while not self._over.wait(self._interval):
             # Ticks, not the clock: a process that was itself stopped has not been quiet for long.
+            self.signs.clock += self._interval
             still, seen = seen == self._moves, self._moves
             quiet = quiet + self._interval if still and self._bounded else 0.0
             self._note(None)
@@ -188,22 +181,57 @@ class Watch:
         with self._ending:
             faulthandler.cancel_dump_traceback_later()
             facts = self._facts()
-            self._stacks.write(f"{now()} rank {rank()}, {_where(facts)}: no move for {quiet:.0f} s\n")
+            self._stacks.write(f"{now()} rank {self.rank}, {_where(facts)}: no move for {quiet:.0f} s\n")
             self._stacks.flush()
             faulthandler.dump_traceback(self._stacks)
-            everyone, silent = {rank(): facts}, set()
-            for number, other, age in self._others():
-                everyone[number] = other
-                if age > 0.75 * quiet or _gone(other):
-                    silent.add(number)
+            everyone, silent = {self.rank: facts}, set()
+            for number, other, age in self.signs.others():
+                if other is not None:
+                    everyone[number] = other
+                    if age > 0.75 * quiet or gone(other):
+                        silent.add(number)
             least = min(other["moves"] for other in everyone.values())
             behind = sorted(silent or {number for number, other in everyone.items() if other["moves"] == least})
-            words = f"no progress for {quiet:.0f} s: {_told(everyone, behind, silent)}; stacks in {self.folder}"
+            words = f"no progress for {quiet:.0f} s: {_told(everyone, behind, silent)}; stacks in {self.signs.folder}"
             self._note(f"hang: {words}", words)
-            if rank() == min(everyone.keys() - silent):
+            if self.rank == min(everyone.keys() - silent):
                 print(f"{words}; {_AGAIN}", file=sys.stderr, flush=True)
             time.sleep(4 * self._interval)  # the others write their stacks
             _leave()
+
+
+@contextmanager
+def watched(run: Path, seconds: float | None, step: Callable[[], int] = lambda: 0) -> Iterator[Watch]:
+    """Watch this process as one of `run` during the outermost of these blocks; inner ones have other `seconds` and
+    `step` (see `Watch`). To be entered before the processes meet, so that nothing that they wait for is unwatched.
+    Raises ValueError if the folder cannot be that of a run."""
+    global _active
+    check_run_folder(run)
+    if _active is None:
+        _active = Watch(run, seconds, step)
+        try:
+            with _active.watching():
+                yield _active
+        finally:
+            _active = None
+        return
+    watch, outer = _active, (_active.seconds, _active.step)
+    watch.seconds, watch.step = seconds, step
+    watch.moves(STARTS, bounded=False)
+    try:
+        yield watch
+    finally:
+        watch.seconds, watch.step = outer
+        watch.moves("is between runs", bounded=False)
+
+
+@contextmanager
+def trains_in(run: Path, seconds: float | None) -> Iterator[None]:
+    """Hold the folder `run` for this command (`at_work`), and watch this process, during the block. Of processes that
+    end with the same error, all but the first exit with 1 and say nothing."""
+    with at_work(run), watched(run, seconds) as watch:
+        watch.brief = True
+        yield
 
 
 def _told(everyone: dict[int, dict[str, Any]], behind: list[int], silent: set[int]) -> str:
@@ -222,12 +250,3 @@ def _leave() -> NoReturn:
     """End without unwinding: a thread or a library may be waiting for something that will never come."""
     sys.stdout.flush()
     os._exit(AGAIN)
-
-
-def _gone(facts: dict[str, Any]) -> bool:
-    """Whether a process of this machine has ended, even if its parent does not know yet."""
-    if (lives := process_lives(facts)) is not True:
-        return lives is False
-    with suppress(OSError, IndexError):
-        return Path(f"/proc/{facts['pid']}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    return False

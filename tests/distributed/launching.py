@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch.distributed import TCPStore
@@ -23,14 +24,14 @@ def meeting() -> tuple[TCPStore, dict[str, str]]:
     return store, address
 
 
-def run(command: Sequence[str], *, world: int) -> list[tuple[int, str, str]]:
-    """(exit code, standard output, standard error) of each of `world` processes on one machine, which end with the
-    test's time."""
+@contextmanager
+def started(command: Sequence[str], *, world: int) -> Iterator[list[subprocess.Popen]]:
+    """`world` processes on one machine, which end with the block."""
     store, address = meeting()
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     sizes = {"OMP_NUM_THREADS": "1", "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
     environment = {**os.environ, **address, **sizes, "PYTHONPATH": path}
-    started = [
+    processes = [
         subprocess.Popen(
             command,
             env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
@@ -41,12 +42,19 @@ def run(command: Sequence[str], *, world: int) -> list[tuple[int, str, str]]:
         for rank in range(world)
     ]
     try:
-        said = [process.communicate() for process in started]
+        yield processes
     finally:
-        for process in started:
+        for process in processes:
             process.kill()
+            process.wait()
         del store
-    return [(process.returncode, *texts) for process, texts in zip(started, said, strict=True)]
+
+
+def run(command: Sequence[str], *, world: int) -> list[tuple[int, str, str]]:
+    """(exit code, standard output, standard error) of each of `world` processes."""
+    with started(command, world=world) as processes:
+        said = [process.communicate() for process in processes]
+    return [(process.returncode, *texts) for process, texts in zip(processes, said, strict=True)]
 
 
 def launch(program: str, *arguments: str, world: int, fail: bool = False) -> str:

@@ -6,7 +6,6 @@ import random
 import re
 import signal
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -62,17 +61,13 @@ def same(run: Path, other: Path) -> bool:
 
 
 def disturb(processes: list[Forked], how: str, rng: random.Random, *, begun: bool) -> None:
-    """Do it, and check that all others end in bounded time, saying what they should. Before the run has `begun`,
-    processes wait for one another to join, and torchrun ends those that are left."""
+    """Do it, and check that all others end in bounded time, saying what they should. `begun`: whether the processes
+    have met, before which they do not know who the others are."""
     victim = rng.randrange(2)
     other = 1 - victim
     if any(process.poll() is not None for process in processes):  # it was done already
         return
-    if not begun:
-        number = {"term": signal.SIGTERM, "stop": signal.SIGSTOP}.get(how, signal.SIGKILL)
-        processes[victim].send_signal(number)
-        time.sleep(rng.uniform(0, 1))
-    if how == "kill all" or not begun:
+    if how == "kill all":
         for process in processes:
             process.send_signal(signal.SIGKILL)
         ended(processes)
@@ -80,7 +75,8 @@ def disturb(processes: list[Forked], how: str, rng: random.Random, *, begun: boo
         processes[victim].send_signal(signal.SIGKILL)
         (code, said), _ = ended([processes[other], processes[victim]])
         if code == AGAIN:  # else: it was at work outside the loop, before or after
-            assert f"rank {victim} (process {processes[victim].pid}" in said, said
+            assert f"rank {victim} (process {processes[victim].pid}" in said or not begun, said
+            assert f"rank {victim} " in said, said
             assert "Traceback" not in said, said
     elif how == "term":
         processes[victim].send_signal(signal.SIGTERM)
@@ -91,7 +87,7 @@ def disturb(processes: list[Forked], how: str, rng: random.Random, *, begun: boo
         try:
             code, said = ended([processes[other]])[0]
             if code == AGAIN:
-                assert re.search(rf"rank {victim} (is behind.* without a|.* is lost: no) sign of life", said), said
+                assert re.search(rf"rank {victim} (is behind.* without a|.*is lost: no) sign of life", said), said
         finally:
             processes[victim].send_signal(signal.SIGKILL)
             ended([processes[victim]])
@@ -102,7 +98,7 @@ def survive(begin, run: Path, number: int, seed: int) -> set[str]:
     rng, done = random.Random(seed), []
     for i in range(number):
         # Slow enough that it does not end meanwhile.
-        processes = begin(run, {"slow": 0.05}, watchdog_s=3.0)
+        processes = begin(run, {"slow": 0.05, "silent": 5}, watchdog_s=3.0)
         if begun := rng.random() < 0.9:
             learning(run, processes)
         time.sleep(rng.uniform(0, 0.3))
@@ -157,23 +153,31 @@ def test_a_hang_ends_naming_who_is_behind_with_the_stack_of_each_process(begin, 
     assert steps == ["step-00000003", "step-00000006"]
 
 
-def test_a_process_that_is_stopped_where_others_may_wait_for_long_is_lost(begin, tmp_path):
-    processes = begin(tmp_path, {"rest_on_rank": "0", "silent": 2}, watchdog_s=3.0)
-    last, signs = time.monotonic() + SECONDS, set()
-    while len(signs) < 2:  # of the thread, which begins once both processes are there
-        assert time.monotonic() < last
-        time.sleep(0.01)
-        with suppress(OSError):
-            signs.add((tmp_path / FOLDER / "rank-00001.json").stat().st_mtime_ns)
-    processes[0].send_signal(signal.SIGSTOP)
+FROZEN = [
+    *(("starting", 1), ("meeting", 0), ("meeting", 1), ("checking", 0), ("building", 1), ("loading", 1)),
+    *(("saving", 0), ("saving the last", 1), ("evaluating", 1), ("exporting", 0), ("leaving", 1)),
+]
+
+
+@pytest.mark.parametrize(("phase", "rank"), FROZEN)
+def test_a_process_that_freezes_is_not_waited_for_whatever_it_was_doing(begin, tmp_path, phase, rank):
+    if phase == "loading":
+        ended(begin(tmp_path, {"kill_at": 4}, steps=6))
+    processes = begin(tmp_path, {"freeze": (phase, str(rank)), "silent": 2}, steps=6, watchdog_s=2.0)
+    frozen, other = processes[rank], processes[1 - rank]
     try:
-        ((code, said),) = ended(processes[1:])
-        assert code == AGAIN
-        assert f"rank 0 (process {processes[0].pid} on " in said
-        assert "is lost: no sign of life for" in said
+        ((code, said),) = ended([other])
     finally:
-        processes[0].send_signal(signal.SIGKILL)
-        ended(processes[:1])
+        frozen.send_signal(signal.SIGKILL)
+        ended([frozen])
+    if phase == "leaving":  # nobody waits for it
+        assert code == 0, said
+    else:
+        assert code == AGAIN, said
+        assert re.search(rf"rank {rank} (\(process {frozen.pid} on |is lost|is behind).* sign of life", said), said
+        assert "Traceback" not in said
+    assert [code for code, _ in ended(begin(tmp_path, steps=6))] == [0, 0]
+    assert (tmp_path / "finished.json").exists()
 
 
 def test_one_process_that_stands_still_ends_too(begin, tmp_path):

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import yaml
 
-from tests.distributed.launching import launch
+from fourm_engine.train.watchdog import AGAIN
+from tests.distributed.launching import ROOT, launch, run, started
 from tests.recipes.test_config import MINIMAL
 from tests.sdk.sites import GOOD, entry, put
+
+
+def prepare(tmp_path, **other) -> list[str]:
+    """The command of a run of one modality, whose plugin is `other` in the second process."""
+    put(tmp_path / "a", "acme-thermal", entry("thermal", "acme_thermal:Thermal"))
+    put(tmp_path / "b", "acme-thermal", entry("thermal", "acme_thermal:Thermal"), **other)
+    # Neither the data nor the tokenizers are there: whoever looked for them first would complain of that.
+    config = MINIMAL | {
+        "run": str(tmp_path / "run"),
+        "modalities": {"select": ["thermal"]},
+        "data": {"train": str(tmp_path / "nowhere")},
+        "tokenizers": {"folder": str(tmp_path / "none")},
+        "train": MINIMAL["train"] | {"watchdog_s": 2},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    return ["distributed/plugins_run.py", *(str(tmp_path / name) for name in ("config.yaml", "a", "b"))]
 
 
 @pytest.mark.parametrize(
@@ -26,18 +45,27 @@ from tests.sdk.sites import GOOD, entry, put
     ids=["version", "layout"],
 )
 def test_another_version_or_layout_is_named_with_rank_and_plugin(tmp_path, other, said):
-    put(tmp_path / "a", "acme-thermal", entry("thermal", "acme_thermal:Thermal"))
-    put(tmp_path / "b", "acme-thermal", entry("thermal", "acme_thermal:Thermal"), **other)
-    # Neither the data nor the tokenizers are there: whoever looked for them first would complain of that.
-    config = MINIMAL | {
-        "run": str(tmp_path / "run"),
-        "modalities": {"select": ["thermal"]},
-        "data": {"train": str(tmp_path / "nowhere")},
-        "tokenizers": {"folder": str(tmp_path / "none")},
-    }
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    sites = str(tmp_path / "a"), str(tmp_path / "b")
-    error = launch("distributed/plugins_run.py", str(tmp_path / "config.yaml"), *sites, world=2, fail=True)
+    error = launch(*prepare(tmp_path, **other), world=2, fail=True)
     assert said in error
     assert "install the same plugins" in error
     assert not (tmp_path / "run").exists()
+
+
+def test_of_processes_that_end_with_the_same_error_the_first_tells_it(tmp_path):
+    program, *arguments = prepare(tmp_path)
+    command = [sys.executable, str(ROOT / "tests" / program), *arguments]
+    (first, _, said), (second, _, silent) = run(command, world=2)
+    assert (first, second) == (1, 1)
+    assert said.count("fourm: error: ") == 1
+    assert "error" not in silent
+
+
+def test_a_process_that_freezes_while_it_imports_a_plugin_is_not_waited_for(tmp_path):
+    freezes = "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)\n" + GOOD
+    program, *arguments = prepare(tmp_path, source=freezes)
+    with started([sys.executable, str(ROOT / "tests" / program), *arguments], world=2) as (first, second):
+        _, said = first.communicate(timeout=300)
+        assert first.returncode == AGAIN, said
+        assert f"rank 1 (process {second.pid} on " in said
+        assert "is lost: no sign of life for" in said
+        assert "Traceback" not in said

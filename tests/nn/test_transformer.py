@@ -158,6 +158,28 @@ def test_a_loss_computed_in_chunks_is_the_same_with_the_same_gradients(model, ba
     torch.testing.assert_close(chunked_grads, whole_grads, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_target_whose_probability_rounds_to_zero_has_a_finite_loss_and_gradient(model, batch, monkeypatch, frozen):
+    model.heads.weight.requires_grad_(not frozen)
+    with torch.no_grad():
+        model.heads.weight.mul_(3000)
+
+    def run():
+        model.zero_grad()
+        losses = model(batch)
+        sum(loss for loss, _ in losses.values()).backward()
+        named = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+        return [loss.item() for loss, _ in losses.values()], named
+
+    sums, gradients = run()
+    monkeypatch.setattr(heads, "MAX_LOGITS", 24)
+    expected, of_chunks = run()
+    assert max(sums) > 200
+    assert sums == pytest.approx(expected, rel=1e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, of_chunks[name], rtol=1e-3, atol=1e-4 * float(gradient.abs().max()))
+
+
 def test_asking_for_logits_of_an_input_only_modality_is_an_error(model):
     with pytest.raises(ValueError, match="cannot predict 'pixels'"):
         model.logits(torch.zeros(1, 32), "pixels")

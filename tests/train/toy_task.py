@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from fourm_engine.train import watchdog
+from fourm_engine.train import loop, saving, watchdog
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.task import Loss, Task
@@ -47,6 +48,35 @@ def no_memory(self, batch):
 
 def stand_still():
     time.sleep(1000)
+
+
+def stops(owner, name, when=lambda *args: True):
+    """Have this process stop, as if its machine froze, where it calls `owner.name`."""
+    real = getattr(owner, name)
+
+    def stop(*args, **kwargs):
+        if when(*args):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return real(*args, **kwargs)
+
+    setattr(owner, name, stop)
+
+
+def freeze(phase: str, steps: int) -> None:
+    """Stop this process in a phase of a run."""
+    phases = {
+        "starting": (loop, "watched"),
+        "meeting": (dist, "init_process_group"),
+        "checking": (ToyTask, "check"),
+        "building": (ToyTask, "model"),
+        "loading": (loop, "load"),
+        "saving": (saving, "save_file"),
+        "saving the last": (saving, "save_file", lambda _, path: f"step-{steps:08d}" in str(path)),
+        "evaluating": (ToyTask, "evaluate"),
+        "exporting": (ToyTask, "export"),
+        "leaving": (dist, "destroy_process_group"),
+    }
+    stops(*phases[phase])
 
 
 class ToyTask(Task):
@@ -134,7 +164,6 @@ def main() -> None:
     if options.pop("first_start_only", False) and os.environ.get("TORCHELASTIC_RESTART_COUNT") != "0":
         options.pop("kill_at", None)
     if (fail := options.pop("fail_on_rank", None)) is not None and os.environ.get("RANK") == str(fail):
-        from fourm_engine.train import saving
 
         def full(*args, **kwargs):
             raise OSError(28, "No space left on device", "/data/part")
@@ -142,9 +171,10 @@ def main() -> None:
         saving.save_file = full
     if options.pop("raise_on_rank", "none") == os.environ.get("RANK"):
         ToyTask.counts = no_memory
-    if options.pop("rest_on_rank", "none") == os.environ.get("RANK"):
-        ToyTask.check = lambda *_: stand_still()
-    watchdog.SILENT = options.pop("silent", watchdog.SILENT)
+    phase, number = options.pop("freeze", ("", ""))
+    if phase and number == os.environ.get("RANK"):
+        freeze(phase, changes["steps"])
+    watchdog.SILENT = watchdog.LATE = options.pop("silent", watchdog.SILENT)
     Trainer(ToyTask(**options), config(**changes), run, seed=1).run()
 
 
