@@ -129,10 +129,13 @@ def load_tokenizer(
     except TypeError as error:  # a key that is none of a setting
         raise ValueError(f"{folder}: settings that do not fit {names}: {one_line(error)}") from error
     if tokenizer.fingerprint != document["fingerprint"]:
+        here = manager.find("tokenizer", document["kind"])
+        now, then = f"{here.distribution} {here.version}", f"{document['distribution']} {document['version']}"
+        package = f"the code of {now} was changed" if now == then else f"{then} saved it and {now} loads it"
         raise ValueError(
             f"{folder}: the tokenizer of {names} is not the one that was saved (fingerprint "
             f"{tokenizer.fingerprint[:12]}, expected {document['fingerprint'][:12]}): its files were changed, or "
-            f"{document['distribution']} is another version than {document['version']}; fit it again"
+            f"{package}; fit it again"
         )
     return tokenizer
 
