@@ -26,6 +26,7 @@ from fourm_engine.train import finished
 from fourm_engine.train.best import Best
 from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, Progress, load, nearest, state_of
 from fourm_engine.train.config import LENGTHS, TrainConfig
+from fourm_engine.train.console import tell
 from fourm_engine.train.distributed import gathered, processes, rank, seed_of, together, world_size
 from fourm_engine.train.examine import examine
 from fourm_engine.train.exchange import Measure, exchanged, measured
@@ -86,7 +87,7 @@ class Trainer:
             RankMismatch: processes are set up differently.
             Diverged: too many steps without a finite loss or gradient.
             CheckpointError: the last checkpoint could not be written.
-            Stopped: SIGTERM, Ctrl-C, SIGHUP or SIGUSR1, after a checkpoint.
+            Stopped: SIGTERM, Ctrl-C, SIGHUP, SIGUSR1 or an output that nobody reads, after a checkpoint.
 
         If another process is lost, or nothing progresses for `watchdog_s`, the process exits (`watchdog`)."""
         check_run_folder(self.folder)
@@ -111,7 +112,7 @@ class Trainer:
             first, name = rank() == 0, self.task.name
             metrics = together(lambda: Metrics(self.folder, step=step, steps=steps, name=name, active=first))
             devices, facts = describe_devices(device), self._facts()
-            metrics.starts(sum(p.numel() for p in self.model.parameters() if p.requires_grad), devices)
+            learn = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
             trace = self.folder / "profile"
             self.profile = Profile(self.config.profile, trace, rank=rank(), device=device, tell=metrics.note)
             try:
@@ -120,6 +121,7 @@ class Trainer:
                     recorded(facts, devices, lambda: self.progress.step, active=first),
                     self.observers.told(lambda: self.progress.step),
                 ):
+                    metrics.starts(learn, devices)
                     self._loop(metrics, checkpoints, stop)
                     return self._complete(metrics)
             finally:
@@ -337,6 +339,7 @@ class Trainer:
         except CheckpointError as error:
             _tell(str(error))
         name = signal.Signals(signals[0]).name
+        name += ", as nobody reads its output," if signals[0] == signal.SIGPIPE else ""
         kept = f"checkpoint at step {checkpoints.saved}" if checkpoints.saved is not None else "no checkpoint yet"
         _tell(f"stopped by {name} after step {step}, {kept}; run the same command again to continue")
         raise Stopped(128 + signals[0])
@@ -364,4 +367,4 @@ class Trainer:
 
 def _tell(text: str) -> None:
     if rank() == 0:
-        print(text, file=sys.stderr, flush=True)
+        tell([text], sys.stderr)

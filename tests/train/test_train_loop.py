@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fourm_engine.recipes.runs import open_run
 from fourm_engine.train import loop, saving
 from fourm_engine.train.checkpoint import CheckpointError
 from fourm_engine.train.loop import Stopped, Trainer
@@ -56,6 +57,21 @@ def test_a_run_stopped_by_sigterm_saves_and_continues_bit_for_bit(tmp_path, ema,
     assert equal(whole, train(tmp_path / "cut", ema=ema))
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_run_whose_output_nobody_reads_stops_and_is_listed_as_stopped(tmp_path, monkeypatch, capsys):
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as unread:
+        monkeypatch.setattr(sys, "stdout", unread)
+        with pytest.raises(Stopped) as stopped:
+            train(tmp_path / "run")
+    assert stopped.value.code == 128 + signal.SIGPIPE
+    assert "stopped by SIGPIPE, as nobody reads its output, after step 0, no checkpoint yet" in capsys.readouterr().err
+    assert open_run(tmp_path / "run").state == "stopped"
+    monkeypatch.undo()
+    train(tmp_path / "run")
+    assert open_run(tmp_path / "run").state == "ended"
 
 
 def test_a_run_killed_between_checkpoints_continues_bit_for_bit(tmp_path):
