@@ -79,10 +79,7 @@ def test_an_output_that_nobody_reads_ends_a_listing_without_a_word(tmp_path):
         (["train", "c.yaml", "--dryrun"], "no such option: --dryrun; did you mean --dry-run?"),
         (["trian"], "no such command 'trian'; did you mean 'train'?"),
         (["runs", "plot", "a"], "missing option '--out'; see fourm runs plot --help"),
-        (
-            ["generate", "run", "--steps", "x"],
-            "invalid value for '--steps': must be an integer; see fourm generate -",
-        ),
+        (["train", "c.yaml", "--mfu", "x"], "invalid value for '--mfu': must be a number; see fourm train --help"),
     ],
 )
 def test_a_command_line_that_is_not_understood_is_one_line_like_every_error(words, line):

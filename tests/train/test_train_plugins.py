@@ -156,10 +156,6 @@ def test_an_observer_is_told_of_a_run_that_is_stopped_goes_on_or_fails(tmp_path,
 
 @pytest.mark.parametrize(("times", "error"), [(1, Stopped), (2, KeyboardInterrupt)])
 def test_ctrl_c_that_meets_an_observer_is_no_fault_of_it(tmp_path, host, capsys, times, error):
-    pressed = "        for _ in range(TIMES): signal.raise_signal(signal.SIGINT)\n".replace("TIMES", str(times))
-    source = (
-        f"import signal\nfrom fourm_plugins import hookimpl\nclass Slow:\n    @hookimpl\n    def fourm_step(self):\n"
-    )
     with pytest.raises(error):
         train(tmp_path / "run", host=host(slow=PRESSED.replace("TIMES", str(times))), steps=6, warmup=1, log_every=2)
     assert "observer" not in capsys.readouterr().err
