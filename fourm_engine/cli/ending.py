@@ -52,7 +52,7 @@ def stopped(end: SystemExit, arguments: Sequence[str]) -> str | None:
 def misused(error: Any) -> str:
     """A command line that is not understood (click's ClickException), in one line; without another remedy, it names
     the command's help. "" where help has been shown instead."""
-    words = error.format_message().rstrip(".").replace(". Did you mean", "; did you mean")
+    words = " ".join(error.format_message().split()).rstrip(".").replace(". Did you mean", "; did you mean")
     context = getattr(error, "ctx", None)
     if not words or context is None:
         return str(words)

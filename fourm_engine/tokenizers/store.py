@@ -99,7 +99,8 @@ def load_tokenizer(
     document = read_document(folder)
     names = ", ".join(spec.name for spec in specs)
     if document is None:
-        raise ValueError(f"{folder}: no fitted tokenizer for {names}; run `fourm tokenizer fit`")
+        absent = "" if folder.parent.is_dir() else f", there is no folder {folder.parent}"
+        raise ValueError(f"{folder}: no fitted tokenizer for {names}{absent}; run `fourm tokenizer fit`")
     try:
         cls = manager.tokenizer_class(document["kind"])
     except PluginError as error:
