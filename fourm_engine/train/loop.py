@@ -9,6 +9,7 @@ checkpoint exactly as if nothing had happened.
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import time
@@ -52,6 +53,7 @@ from fourm_plugins.counting import counted
 from fourm_plugins.hookspecs import Run
 from fourm_plugins.manager import PluginManager
 
+log = logging.getLogger(__name__)
 K = TypeVar("K")
 
 
@@ -98,7 +100,7 @@ class Trainer:
                 self._evaluate()
             self.watch.moves("resuming", bounded=False)
             keep, keep_every = self.config.keep, self.config.keep_every
-            checkpoints = Checkpoints(self.folder / "checkpoints", keep=keep, keep_every=keep_every, report=_tell)
+            checkpoints = Checkpoints(self.folder / "checkpoints", keep=keep, keep_every=keep_every, report=_warn)
             newest = checkpoints.newest()
             if newest is not None:
                 self._resume(newest)
@@ -337,7 +339,7 @@ class Trainer:
                 checkpoints.finish()
             self.observers.checkpoint(checkpoints.saved, checkpoints.folder)
         except CheckpointError as error:
-            _tell(str(error))
+            _warn(str(error))
         name = signal.Signals(signals[0]).name
         name += ", as nobody reads its output," if signals[0] == signal.SIGPIPE else ""
         kept = f"checkpoint at step {checkpoints.saved}" if checkpoints.saved is not None else "no checkpoint yet"
@@ -363,6 +365,11 @@ class Trainer:
         """The last evaluation, if this run has already finished."""
         at_end = self.progress.step == self.plan.steps
         return finished.read(self.folder, self.plan.steps, self.config.exports) if at_end else None
+
+
+def _warn(text: str) -> None:
+    if rank() == 0:
+        log.warning("%s", text)
 
 
 def _tell(text: str) -> None:
