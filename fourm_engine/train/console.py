@@ -74,6 +74,14 @@ def discard(stream: TextIO) -> None:
     os.close(null)
 
 
+def gib(size: float) -> str:
+    """2**31 -> "2 GiB": bytes in a unit that suits them."""
+    for power, unit in ((40, "TiB"), (30, "GiB")):
+        if size >= 2 ** (power - 1):
+            return f"{size / 2**power:,.0f} {unit}" if size >= 1000 * 2**power else f"{size / 2**power:.3g} {unit}"
+    return f"{size / 2**20:.3g} MiB"
+
+
 def si(value: float) -> str:
     """1234 -> "1.23 k", 5e12 -> "5 T": a number to put before a unit."""
     for power, sign in ((15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):

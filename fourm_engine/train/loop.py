@@ -28,6 +28,7 @@ from fourm_engine.train.best import Best
 from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, Progress, load, nearest, state_of
 from fourm_engine.train.config import LENGTHS, TrainConfig
 from fourm_engine.train.console import tell
+from fourm_engine.train.disk import disk_shortage
 from fourm_engine.train.distributed import gathered, processes, rank, seed_of, together, world_size
 from fourm_engine.train.examine import examine
 from fourm_engine.train.exchange import Measure, exchanged, measured
@@ -110,6 +111,9 @@ class Trainer:
             if newest is not None and (scores := self._finished()) is not None:
                 _tell(f"{self.folder}: {self.task.name} is trained ({counted(self.plan.steps, 'step')}); nothing to do")
                 return scores
+            saved = None if newest is None else newest.step
+            if line := disk_shortage(self.folder, self.config, self.model, saved=saved):
+                _warn(line)
             step, steps = self.progress.step, self.plan.steps
             first, name = rank() == 0, self.task.name
             metrics = together(lambda: Metrics(self.folder, step=step, steps=steps, name=name, active=first))

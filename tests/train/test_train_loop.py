@@ -152,7 +152,10 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_names_the_path(tmp_path, 
         train(tmp_path, checkpoint_every=5)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000005"]
     said = caplog.text
-    assert f"{tmp_path}/checkpoints/step-00000010.part/part-00000-of-00001.safetensors: cannot be written: No space left" in said
+    assert (
+        f"{tmp_path}/checkpoints/step-00000010.part/part-00000-of-00001.safetensors: cannot be written: No space left"
+        in said
+    )
     monkeypatch.setattr(saving, "save_file", save)
     assert equal(train(tmp_path, checkpoint_every=5), train(tmp_path.with_suffix(".whole"), checkpoint_every=5))
 
