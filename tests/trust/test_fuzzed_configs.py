@@ -7,7 +7,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fourm_engine.evaluate.config import EvaluateConfig, EvalTask
+from fourm_engine.evaluate.config import EvalTask, EvaluateConfig
 from fourm_engine.recipes.config import parse_config
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.yaml_config import ConfigError
