@@ -24,6 +24,7 @@ from fourm_engine.files import replacing_folder
 from fourm_engine.nn.adapt import merged
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.weights import digest_of, opened
+from fourm_plugins.hub import check_there
 
 ADAPTER = "adapter"
 CONFIG, WEIGHTS = "adapter.json", "adapter.safetensors"
@@ -59,6 +60,7 @@ class Adapter:
     def __init__(self, path: str | Path) -> None:
         folder = next((f for f in (Path(path), Path(path) / ADAPTER) if (f / CONFIG).is_file()), None)
         if folder is None:
+            check_there(Path(path))
             raise ValueError(f"{path}: no adapter: {CONFIG} is missing; runs with finetune.lora write one")
         self.folder = folder
         self.config = read_document(folder / CONFIG, AdapterConfig, lambda config: config.model, refused={})

@@ -128,19 +128,21 @@ def read_document(
         raise ValueError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes, which no config is; it is damaged")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(data, dict) and (why := refused.get(data.get("format"))):
+        if not isinstance(data, dict):
+            raise ValueError("not a JSON object; it is damaged, take it from the original again")
+        if why := refused.get(data.get("format")):
             raise ValueError(why)
         # As JSON again, since the model's section is strict about types and JSON has no tuples.
         document = kind.model_validate_json(json.dumps(data))
         model(document).build_vocabulary()
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON: {error}; it is damaged, take it from the original again") from None
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        where = ": ".join(filter(None, [str(path), ".".join(str(part) for part in first["loc"])]))
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise ValueError(f"{path}: {key}: {plain(first['msg'])}{more}; it is damaged, or of another version") from None
-    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: {plain(first['msg'])}{more}; it is damaged, or of another version") from None
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     config = model(document)
     positions = sum((1 + (e.layout.kind == "sequence")) * e.layout.num_tokens for e in config.vocabulary)

@@ -35,6 +35,7 @@ _UNSUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errn
 _REMEDIES = {
     errno.ENOSPC: "free space, or choose another folder",
     errno.EDQUOT: "free space, or choose another folder",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), or choose another folder",
     errno.EACCES: "change its permissions, or choose another folder",
     errno.EPERM: "change its permissions, or choose another folder",
     errno.EROFS: "choose another folder",
@@ -63,11 +64,12 @@ class CannotWrite(OSError):
 
 
 def words_of(error: BaseException) -> str:
-    """The text of an error; of one that Python raised for a file, the file, the reason and the remedy."""
-    if type(error).__str__ is not OSError.__str__ or not isinstance(error, OSError) or error.filename is None:
+    """The text of an error; of one of the file system that Python raised, the file, the reason and the remedy."""
+    if type(error).__str__ is not OSError.__str__ or not isinstance(error, OSError) or not error.strerror:
         return str(error)
     remedy = _REMEDIES.get(error.errno or 0, "").partition(", or choose")[0]
-    return f"{os.fsdecode(error.filename)}: {error.strerror}" + (f"; {remedy}" if remedy else "")
+    file = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    return f"{file}{error.strerror}" + (f"; {remedy}" if remedy else "")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Hashable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from fourm_plugins.errors import one_line
 from fourm_plugins.explain import explain
+from fourm_plugins.suggest import nearest
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -31,7 +33,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if (remote := re.match(r"[\w+.-]+:/", str(path))) and not path.exists():
         raise ConfigError(f"{remote[0]}/…: a config is a local file; download it")  # the rest may hold a password
     if not path.is_file():
-        raise ConfigError(f"{path}: no such config file")
+        beside = os.listdir(path.parent) if path.parent.is_dir() and os.access(path.parent, os.R_OK) else []
+        near = nearest(path.name, (name for name in beside if name.endswith((".yaml", ".yml"))))
+        remedy = f"; did you mean {path.parent / near}?" if near else ""
+        raise ConfigError(f"{path}: no such config file{remedy}")
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; this is not a config")
     try:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from fourm_plugins.printable import printable
 from fourm_plugins.suggest import nearest
 
 #: User, password and query of a URL.
@@ -53,7 +54,7 @@ def plain(message: str) -> str:
 
 def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """One line for each fault in settings of `model`."""
-    return [_explain(fault, model) for fault in error.errors()]
+    return [printable(_explain(fault, model).replace("\n", " ")) for fault in error.errors()]
 
 
 def _explain(fault: Any, model: type[BaseModel]) -> str:

@@ -8,13 +8,15 @@ import time
 import traceback
 
 
-def ends(seconds, work, *arguments):
-    """Whether `work(*arguments)` comes to its end within some seconds; then its process is killed."""
+def ends(seconds, work, *arguments, number=signal.SIGKILL):
+    """Whether `work(*arguments)` comes to its end within some seconds; then its process gets the signal `number`."""
     child = os.fork()
     if child == 0:
         os.setpgrp()
         try:
             work(*arguments)
+        except SystemExit:
+            os._exit(1)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
@@ -26,5 +28,5 @@ def ends(seconds, work, *arguments):
             assert status == 0
             return True
         time.sleep(0.001)
-    os.kill(child, signal.SIGKILL)
+    os.kill(child, number)
     return os.waitpid(child, 0)[1] == 0

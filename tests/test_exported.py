@@ -177,11 +177,11 @@ def test_a_plugin_name_that_nothing_provides_is_merely_missing(model, tmp_path):
     assert "antigravity" not in sys.modules
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, '{"format": "fourm"}'])
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", "[" * 100_000, '{"format": "fourm"}'])
 def test_a_config_that_is_none_is_refused(model, tmp_path, text):
     model.save_pretrained(tmp_path / "model")
     (tmp_path / "model" / "config.json").write_text(text)
-    with pytest.raises(ValueError, match=r"config\.json"):
+    with pytest.raises(ValueError, match=r"config\.json: \w.*; it is damaged"):
         FourM.from_pretrained(tmp_path / "model")
 
 

@@ -1,6 +1,6 @@
 """The command line `fourm`, one file per command group. Heavy imports happen inside the commands, so that listing
 plugins stays instant. Errors that the user can fix (ValueError, OSError, a device out of memory) end a command with
-exit code 1 and one line; `FOURM_TRACEBACK=1` shows the traceback. Any other exception is a bug and always shows it.
+one line (`ending`); `FOURM_TRACEBACK=1` shows the traceback. Any other exception is a bug and always shows it.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from fourm_engine.cli import (
     vary,
 )
 from fourm_engine.cli.commands import Commands
+from fourm_engine.cli.ending import stopped, tell_error
 from fourm_engine.cli.memory import out_of_memory
 from fourm_engine.cli.no_plugin import add_no_plugin
 from fourm_engine.cli.streams import settle_streams
@@ -108,12 +109,21 @@ class Once(logging.Filter):
         return len(self._told) > before
 
 
+class Plain(logging.Formatter):
+    """What a command tells, as it is; before a warning or an error stands what it is."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        return line if record.levelno < logging.WARNING else f"fourm: {record.levelname.lower()}: {line}"
+
+
 def main() -> None:
     settle_streams()
     told = logging.StreamHandler()
     told.addFilter(Once())
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", handlers=[told])
-    for noisy in ("httpx", "filelock", "urllib3", "matplotlib", "PIL"):
+    told.setFormatter(Plain())
+    logging.basicConfig(level=logging.INFO, handlers=[told])
+    for noisy in ("httpx", "filelock", "urllib3", "matplotlib", "PIL", "torch"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # A signal unwinds the command, so that no temporary file is left. Training saves a checkpoint first.
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -121,15 +131,18 @@ def main() -> None:
             signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         app()
+    except SystemExit as end:
+        if line := stopped(end, sys.argv[1:]):
+            print(f"fourm: {line}", file=sys.stderr)
+        raise
     except (RuntimeError, MemoryError) as error:
         if os.environ.get("FOURM_TRACEBACK") or (line := out_of_memory(error, sys.argv[1:])) is None:
             raise
-        print(f"fourm: error: {line}", file=sys.stderr)
+        tell_error(line)
         sys.exit(1)
     except (ValueError, OSError) as error:
         if os.environ.get("FOURM_TRACEBACK"):
             raise
         said, plugin, _ = words_of(error).partition("\nTraceback ")  # a plugin's, which is for its author
-        said += " (FOURM_TRACEBACK=1 shows where)" if plugin else ""
-        print(f"fourm: error: {said}", file=sys.stderr)
+        tell_error(said + (" (FOURM_TRACEBACK=1 shows where)" if plugin else ""))
         sys.exit(1)

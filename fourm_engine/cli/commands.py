@@ -4,6 +4,8 @@ imported only when its command runs."""
 from __future__ import annotations
 
 import importlib.metadata
+import signal
+import sys
 import traceback
 from collections.abc import Iterable
 from dataclasses import replace
@@ -12,6 +14,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from fourm_engine.cli.ending import misused, tell_error
 from fourm_engine.cli.no_plugin import add_no_plugin
 from fourm_plugins.discovery import Plugin, PluginError
 from fourm_plugins.distributions import find_distribution
@@ -44,8 +47,9 @@ def _taken(plugin: Plugin) -> Plugin:
 
 #: typer vendors click and does not export the base classes of its errors.
 _USAGE: Any = typer.BadParameter.mro()[1]
+_SHOWN: Any = _USAGE.mro()[1]
 #: Deliberate exits.
-_MEANT: tuple[Any, ...] = (typer.Exit, typer.Abort, _USAGE.mro()[1], ValueError, OSError)
+_MEANT: tuple[Any, ...] = (typer.Exit, typer.Abort, _SHOWN, ValueError, OSError)
 
 
 class Commands(TyperGroup):
@@ -67,6 +71,21 @@ class Commands(TyperGroup):
         plugins = [p for p in PluginManager().plugins if (p.kind, p.name) == ("command", cmd_name)]
         return _Added(plugins[0]) if plugins else None
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        """A command line that is not understood ends with one line, as every error, and exit code 2."""
+        exits = options.get("standalone_mode", True)
+        try:
+            code = super().main(*args, **{**options, "standalone_mode": False})
+        except _SHOWN as error:
+            if not exits:
+                raise
+            if line := misused(error):
+                tell_error(line)
+            sys.exit(error.exit_code)
+        if exits:
+            sys.exit(code if isinstance(code, int) else 0)
+        return code
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
@@ -74,10 +93,17 @@ class Commands(TyperGroup):
             from fourm_plugins.explain import plain  # lazy: pydantic takes longer than a listing
 
             error.message = plain(error.message)
+            alike, error.possibilities = getattr(error, "possibilities", None), None
             if hint := self._elsewhere(getattr(error, "option_name", None) or ""):
                 error.message += hint
-                error.possibilities = None  # alike by their letters alone
+            elif alike:
+                error.message += f"; did you mean {' or '.join(sorted(alike))}?"
             raise
+        except BrokenPipeError:  # nobody reads the output, as in `fourm … | head`
+            from fourm_engine.train.console import discard
+
+            discard(sys.stdout)
+            sys.exit(128 + signal.SIGPIPE)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         try:

@@ -82,11 +82,14 @@ def check(
     from fourm_engine.recipes.config import load_config
     from fourm_engine.recipes.tell import warn
     from fourm_engine.storage.url import Url, parse, scheme_of
+    from fourm_plugins.hub import FILES, check_there
 
     read = recipe.Reading(samples, seed, os.cpu_count() or 0 if workers is None else workers)
     if isinstance(parse(source), Url):
         raise ValueError(f"{source}: remote data is checked through a config that names it; set data.train to this URL")
     path = Path(source)
+    if not (scheme_of(source) or is_pattern(path) or path.suffix in FILES):
+        check_there(path)
     if path.is_dir() and recipe.is_tokens(path):
         result = recipe.check_tokens(path)
     elif path.is_dir() or (scheme_of(source) and not path.exists()) or is_pattern(path):

@@ -17,6 +17,7 @@ import numpy as np
 from fourm_engine.files import replacing_folder
 from fourm_plugins.errors import one_line
 from fourm_plugins.extras import optional
+from fourm_plugins.hub import check_there
 from fourm_plugins.permitted import check_permitted
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Index:
     @classmethod
     def load(cls, folder: Path) -> Index:
         """Load an index; features are memory-mapped. Raises ValueError if there is no index, or a damaged one."""
+        check_there(folder)
         path = folder / DESCRIPTION
         if not path.is_file():
             raise ValueError(f"{folder}: no index of features, {DESCRIPTION} is not there; {_REMEDY}")

@@ -2,7 +2,8 @@
 can launch them one by one.
 
 In: work on tensors whose shapes come again. Out: the same work, recorded when they do. `Graphs` belongs to a sampler
-and keeps a bounded number of recordings; those of weights that have moved are dropped.
+and keeps a bounded number of recordings, of sequences at most `MOST_BYTES`; those of weights that have moved are
+dropped.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from fourm_engine.nn.transformer import Transformer
 #: Devices whose work is recorded.
 RECORDED_ON = ("cuda",)
 #: Recordings that are kept: of shapes of parallel decoding, for each network; of batches of sequences, which hold the
-#: keys and values of all tokens.
-MOST_SHAPES, MOST_SEQUENCES = 64, 2
+#: keys and values of all tokens, at most so many bytes of these together.
+MOST_SHAPES, MOST_SEQUENCES, MOST_BYTES = 64, 2, 1 << 30
 #: Tokens decoded before their step is recorded, since kernels settle in the first; sequences of fewer than `FEWEST`
 #: tokens are not.
 BEFORE, FEWEST = 2, 8
@@ -48,9 +49,17 @@ class Step(Protocol):
         """What decides, beside the shapes of the tensors, which kernels run."""
         ...
 
+    def memory(self) -> int:
+        """Bytes that it holds: its tensors, and the keys and values of the tokens to come."""
+        ...
+
 
 class Graphs:
-    """The recordings of one sampler. `enabled`: whether work is recorded."""
+    """The recordings of one sampler. `enabled`: whether work is recorded.
+
+    They stay on the device after a generation, for the next of the same shapes: those of sequences with their keys and
+    values, the latest `MOST_SEQUENCES` as far as these take `MOST_BYTES` together. A larger one goes with its
+    generation; `clear` frees all."""
 
     def __init__(self, enabled: bool = True) -> None:
         self.enabled = enabled
@@ -118,6 +127,8 @@ class Graphs:
                 else:
                     if alone:
                         self._steps[key] = step, run[0]
+                        while sum(kept.memory() for kept, _ in self._steps.values()) > MOST_BYTES:
+                            self._steps.popitem(last=False)
                         _keep(self._steps, MOST_SEQUENCES)
             run[0]()
             runs += 1

@@ -81,6 +81,12 @@ class TokenStep:
         read = [self.uniform_BL, self.stops, self.weight_L, *heat, self.id_B, self.done_B, self.index_1]
         return [*read, *self.cached.tensors(), *([] if self.other is None else self.other.tensors())]
 
+    def memory(self) -> int:
+        sides = [self.cached] if self.other is None else [self.cached, self.other]
+        blocks = [block for side in sides for block in side.cache.blocks]
+        held = [*self.tensors(), *(x for block in blocks for x in (block.self_k_RHLd, block.self_v_RHLd))]
+        return sum(x.numel() * x.element_size() for x in [*held, self.ids_BL, self.sure_BL])
+
     def kind(self) -> Hashable:
         sides = [self.cached] if self.other is None else [self.cached, self.other]
         groups = tuple((g.first, g.count, g.rows, g.mask is None) for side in sides for g in side.cache.contexts)

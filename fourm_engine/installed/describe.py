@@ -20,6 +20,7 @@ import numpy as np
 from fourm_engine.installed.settings import describe_settings
 from fourm_engine.tokenizers.store import read_document
 from fourm_plugins.distributions import find_distribution
+from fourm_plugins.hub import check_there
 from fourm_plugins.manager import Plugin, PluginError, PluginManager
 from fourm_plugins.modality import Modality
 from fourm_plugins.suggest import did_you_mean
@@ -136,6 +137,7 @@ def tokenizers_of(run: Path) -> Path:
     for folder in (run / "model" / "tokenizers", run / "tokenizers", run):
         if folder.is_dir() and any((child / "tokenizer.json").is_file() for child in folder.iterdir()):
             return folder
+    check_there(run)
     raise ValueError(f"{run}: holds no fitted tokenizers; give a run, an exported model or `tokenizers.folder`")
 
 

@@ -1,4 +1,4 @@
-"""The memory of a run, and the size of its checkpoints, before it begins.
+"""The memory of a run, before it begins.
 
 In: the `train` section, the network without memory, the mean number of targets. Out: bytes; an error for a run that a
 machine without a GPU cannot hold, which its kernel would end without a word.
@@ -14,6 +14,8 @@ from fourm_engine.device import Memory, local_world
 from fourm_engine.nn.memory import activation_bytes
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.train.config import TrainConfig
+from fourm_engine.train.console import gib
+from fourm_engine.train.disk import kept_beside
 from fourm_engine.train.parallel import copies
 from fourm_engine.vocabulary import Vocabulary
 
@@ -47,7 +49,7 @@ def memory_of(
     activations = activation_bytes(
         network.config, vocabulary, B=B, N=N, M=M, targets=of_batch, bf16=bf16, checkpointing=how
     )
-    parts = {"parameters": weights, "gradients": learning, **_beside(train, learning)}
+    parts = {"parameters": weights, "gradients": learning, **kept_beside(train, learning)}
     if split > 1 or (on_gpu and world > 1):  # FSDP2, which copies the shard of a replica, too
         parts["gathered"] = _gathered(network, size=2 if bf16 else 4)
     if not on_gpu:  # those of a GPU are in its machine's memory
@@ -74,16 +76,6 @@ def shortage(parts: Mapping[str, float], train: TrainConfig, memory: Memory | No
     return f"{said}, and {gib(memory.free)} are free; if the system ends the run, {remedy}"
 
 
-def _beside(train: TrainConfig, learning: float) -> dict[str, float]:
-    """Bytes kept beside the weights, by part; `learning`: bytes of the weights that learn."""
-    parts = {}
-    if train.optimiser == "adamw":  # the state of other optimisers is not known in advance
-        parts["optimiser (2 moments)"] = 2 * learning
-    if train.ema is not None:
-        parts["averages"] = learning
-    return parts
-
-
 def _gathered(network: Transformer, *, size: int) -> float:
     """Bytes that FSDP2 gathers for a while: a block, the next one, and a block's gradients before they are divided;
     from the first use to the last, what lies outside the blocks, and its gradients."""
@@ -95,16 +87,3 @@ def _gathered(network: Transformer, *, size: int) -> float:
     outside = count(network) - sum(map(count, blocks))
     learning = count(network, learning=True) - sum(count(block, learning=True) for block in blocks)
     return 4 * (outside + learning) + max(map(count, blocks)) * (3 * size + 4)
-
-
-def checkpoint_bytes(train: TrainConfig, network: Transformer) -> float:
-    """Bytes of a checkpoint: weights, moments, averages, in fp32."""
-    learning = 4.0 * sum(p.numel() for p in network.parameters() if p.requires_grad)
-    return 4.0 * sum(p.numel() for p in network.parameters()) + sum(_beside(train, learning).values())
-
-
-def gib(size: float) -> str:
-    for power, unit in ((40, "TiB"), (30, "GiB")):
-        if size >= 2 ** (power - 1):
-            return f"{size / 2**power:,.0f} {unit}" if size >= 1000 * 2**power else f"{size / 2**power:.3g} {unit}"
-    return f"{size / 2**20:.3g} MiB"

@@ -25,10 +25,11 @@ from fourm_engine.masking.budgets import Budgets
 from fourm_engine.modalities import Modalities, load_manager, load_modalities
 from fourm_engine.nn.flops import Learning, forward_flops, training_flops_of
 from fourm_engine.nn.transformer import Transformer
-from fourm_engine.pretrain.memory import checkpoint_bytes, memory_of
+from fourm_engine.pretrain.memory import memory_of
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.dry_run_report import DryRun
 from fourm_engine.recipes.tokens_there import check_tokens_there
+from fourm_engine.train.disk import checkpoint_bytes
 from fourm_engine.train.utilisation import memory as memory_taken
 from fourm_engine.train.utilisation import named_peak, peak
 from fourm_engine.vocabulary import Vocabulary

@@ -5,9 +5,8 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass
 
-from fourm_engine.pretrain.memory import gib
 from fourm_engine.train.config import TrainConfig
-from fourm_engine.train.console import packed, si
+from fourm_engine.train.console import gib, packed, si
 from fourm_engine.train.schedule import Plan
 from fourm_engine.train.utilisation import Peak
 from fourm_engine.vocabulary import Vocabulary

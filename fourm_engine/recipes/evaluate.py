@@ -40,7 +40,7 @@ from fourm_engine.storage.url import Folder
 from fourm_engine.train.metrics import duration
 from fourm_engine.yaml_config import ConfigError
 from fourm_plugins.counting import counted
-from fourm_plugins.hub import check_there, is_path
+from fourm_plugins.hub import HUB_ID, check_there, is_path
 from fourm_plugins.modality import Metric
 
 log = logging.getLogger(__name__)
@@ -90,8 +90,8 @@ def evaluate(
 
     Raises ValueError for no model, no config, no held-out data, or data that cannot be used or scored."""
     folder = Path(run)
-    if published.find(folder) is None and (folder.exists() or is_path(run)):
-        exported.locate(folder)  # what is wrong with it, before what is wrong with its config
+    if published.find(folder) is None and (folder.exists() or is_path(run) or not HUB_ID.fullmatch(str(run))):
+        exported.locate(run)  # what is wrong with it, before what is wrong with its config
     run_config = _read_config(folder, overrides, config, data)
     settings = run_config.evaluate if run_config else EvaluateConfig()
     given = {"samples": samples, "seed": seed, "agreement": agreement, "draws": draws}

@@ -30,11 +30,12 @@ def check_tokens_there(config: RunConfig, modalities: Mapping[str, Modality]) ->
 
 
 def _nearest(folder: Path) -> Path | None:
-    """The existing folder with the most similar name to this one, or to the first part of it that does not exist."""
+    """An existing folder like this one but for the first part of its path that does not exist."""
     there = next((parent for parent in folder.absolute().parents if parent.is_dir()), None)
     if there is None:
         return None
     name, *below = folder.absolute().relative_to(there).parts
     near = nearest(name, (path.name for path in there.iterdir() if path.is_dir()))
     at = len(folder.parts) - 1 - len(below)
-    return None if near is None else Path(*folder.parts[:at], near, *below)
+    meant = None if near is None else Path(*folder.parts[:at], near, *below)
+    return meant if meant is not None and meant.is_dir() else None

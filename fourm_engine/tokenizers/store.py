@@ -99,7 +99,8 @@ def load_tokenizer(
     document = read_document(folder)
     names = ", ".join(spec.name for spec in specs)
     if document is None:
-        raise ValueError(f"{folder}: no fitted tokenizer for {names}; run `fourm tokenizer fit`")
+        absent = "" if folder.parent.is_dir() else f", there is no folder {folder.parent}"
+        raise ValueError(f"{folder}: no fitted tokenizer for {names}{absent}; run `fourm tokenizer fit`")
     try:
         cls = manager.tokenizer_class(document["kind"])
     except PluginError as error:
@@ -129,10 +130,13 @@ def load_tokenizer(
     except TypeError as error:  # a key that is none of a setting
         raise ValueError(f"{folder}: settings that do not fit {names}: {one_line(error)}") from error
     if tokenizer.fingerprint != document["fingerprint"]:
+        here = manager.find("tokenizer", document["kind"])
+        now, then = f"{here.distribution} {here.version}", f"{document['distribution']} {document['version']}"
+        package = f"the code of {now} was changed" if now == then else f"{then} saved it and {now} loads it"
         raise ValueError(
             f"{folder}: the tokenizer of {names} is not the one that was saved (fingerprint "
             f"{tokenizer.fingerprint[:12]}, expected {document['fingerprint'][:12]}): its files were changed, or "
-            f"{document['distribution']} is another version than {document['version']}; fit it again"
+            f"{package}; fit it again"
         )
     return tokenizer
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
+from typing import TextIO
+
+from fourm_engine.train.stopping import ask_to_stop
 
 WIDTH = 79
 BETWEEN = 0.2  # seconds between redraws of the bar
@@ -51,8 +56,30 @@ class Bar:
             self._drawn = False
 
 
-def tell(lines: Sequence[str]) -> None:
-    print("\n".join(lines), flush=True)
+def tell(lines: Sequence[str], stream: TextIO | None = None) -> None:
+    """Print lines, by default on stdout. A run whose lines nobody reads is asked to stop."""
+    stream = stream or sys.stdout
+    try:
+        print("\n".join(lines), file=stream, flush=True)
+    except BrokenPipeError:
+        discard(stream)
+        if not ask_to_stop(signal.SIGPIPE):
+            raise
+
+
+def discard(stream: TextIO) -> None:
+    """Let all further output of a stream, whose reader is gone, vanish."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
+
+
+def gib(size: float) -> str:
+    """2**31 -> "2 GiB": bytes in a unit that suits them."""
+    for power, unit in ((40, "TiB"), (30, "GiB")):
+        if size >= 2 ** (power - 1):
+            return f"{size / 2**power:,.0f} {unit}" if size >= 1000 * 2**power else f"{size / 2**power:.3g} {unit}"
+    return f"{size / 2**20:.3g} MiB"
 
 
 def si(value: float) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from fourm_engine.device import keep_memory, local_rank, rank_and_world, settle_threads
+from fourm_engine.files import words_of
 from fourm_plugins.errors import one_line
 
 if TYPE_CHECKING:
@@ -141,12 +142,10 @@ def attempt(action: Callable[[], T]) -> tuple[T | None, BaseException | None]:
 
 def describe(error: BaseException) -> str:
     """One line: the message of an error for users; for other errors also the type."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
-    words = one_line(error)
-    return (
-        words if words and isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {words}".rstrip(": ")
-    )
+    words = words_of(error) if isinstance(error, OSError) else one_line(error)
+    if words and isinstance(error, (ValueError, OSError)):
+        return words
+    return f"{type(error).__name__}: {words}".rstrip(": ")
 
 
 def check_same(identity: Mapping[str, Any]) -> None:

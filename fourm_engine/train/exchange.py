@@ -14,7 +14,7 @@ from torch import nn
 from fourm_engine.data.order import Share
 from fourm_engine.train.distributed import sum_numbers
 from fourm_engine.train.step import Learner
-from fourm_engine.train.stopping import SIGNALS
+from fourm_engine.train.stopping import STOPS
 from fourm_engine.train.task import Task, means
 
 K = TypeVar("K")
@@ -33,10 +33,10 @@ def exchanged(
             counts[name] += count
     tokens = float(sum(task.tokens(batch) for batch in micro_batches))
     flops = sum(task.flops(batch) for batch in micro_batches)
-    flags = [float(stop["signal"] == number) for number in SIGNALS]
+    flags = [float(stop["signal"] == number) for number in STOPS]
     tokens, flops, *numbers = sum_numbers([tokens, flops, *flags, *counts.values()])
-    signals = [int(number) for number, flag in zip(SIGNALS, numbers, strict=False) if flag]
-    numbers = numbers[len(SIGNALS) :]
+    signals = [int(number) for number, flag in zip(STOPS, numbers, strict=False) if flag]
+    numbers = numbers[len(STOPS) :]
     return dict(zip(counts, numbers, strict=True)), (tokens, flops), signals
 
 

@@ -9,6 +9,7 @@ checkpoint exactly as if nothing had happened.
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import time
@@ -26,6 +27,8 @@ from fourm_engine.train import finished
 from fourm_engine.train.best import Best
 from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, Progress, load, nearest, state_of
 from fourm_engine.train.config import LENGTHS, TrainConfig
+from fourm_engine.train.console import tell
+from fourm_engine.train.disk import disk_shortage
 from fourm_engine.train.distributed import gathered, processes, rank, seed_of, together, world_size
 from fourm_engine.train.examine import examine
 from fourm_engine.train.exchange import Measure, exchanged, measured
@@ -50,6 +53,7 @@ from fourm_plugins.counting import counted
 from fourm_plugins.hookspecs import Run
 from fourm_plugins.manager import PluginManager
 
+log = logging.getLogger(__name__)
 K = TypeVar("K")
 
 
@@ -85,7 +89,7 @@ class Trainer:
             RankMismatch: processes are set up differently.
             Diverged: too many steps without a finite loss or gradient.
             CheckpointError: the last checkpoint could not be written.
-            Stopped: SIGTERM, Ctrl-C, SIGHUP or SIGUSR1, after a checkpoint.
+            Stopped: SIGTERM, Ctrl-C, SIGHUP, SIGUSR1 or an output that nobody reads, after a checkpoint.
 
         If another process is lost, or nothing progresses for `watchdog_s`, the process exits (`watchdog`)."""
         watch = watched(self.folder, self.config.watchdog_s, lambda: self.progress.step)
@@ -96,7 +100,7 @@ class Trainer:
                 self._evaluate()
             self.watch.moves("resuming", bounded=False)
             keep, keep_every = self.config.keep, self.config.keep_every
-            checkpoints = Checkpoints(self.folder / "checkpoints", keep=keep, keep_every=keep_every, report=_tell)
+            checkpoints = Checkpoints(self.folder / "checkpoints", keep=keep, keep_every=keep_every, report=_warn)
             newest = checkpoints.newest()
             if newest is not None:
                 self._resume(newest)
@@ -106,11 +110,14 @@ class Trainer:
             if newest is not None and (scores := self._finished()) is not None:
                 _tell(f"{self.folder}: {self.task.name} is trained ({counted(self.plan.steps, 'step')}); nothing to do")
                 return scores
+            saved = None if newest is None else newest.step
+            if line := disk_shortage(self.folder, self.config, self.model, saved=saved):
+                _warn(line)
             step, steps = self.progress.step, self.plan.steps
             first, name = rank() == 0, self.task.name
             metrics = together(lambda: Metrics(self.folder, step=step, steps=steps, name=name, active=first))
             devices, facts = describe_devices(device), self._facts()
-            metrics.starts(sum(p.numel() for p in self.model.parameters() if p.requires_grad), devices)
+            learn = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
             trace = self.folder / "profile"
             self.profile = Profile(self.config.profile, trace, rank=rank(), device=device, tell=metrics.note)
             try:
@@ -119,6 +126,7 @@ class Trainer:
                     recorded(facts, devices, lambda: self.progress.step, active=first),
                     self.observers.told(lambda: self.progress.step),
                 ):
+                    metrics.starts(learn, devices)
                     self._loop(metrics, checkpoints, stop)
                     return self._complete(metrics)
             finally:
@@ -334,8 +342,9 @@ class Trainer:
                 checkpoints.finish()
             self.observers.checkpoint(checkpoints.saved, checkpoints.folder)
         except CheckpointError as error:
-            _tell(str(error))
+            _warn(str(error))
         name = signal.Signals(signals[0]).name
+        name += ", as nobody reads its output," if signals[0] == signal.SIGPIPE else ""
         kept = f"checkpoint at step {checkpoints.saved}" if checkpoints.saved is not None else "no checkpoint yet"
         _tell(f"stopped by {name} after step {step}, {kept}; run the same command again to continue")
         raise Stopped(128 + signals[0])
@@ -361,6 +370,11 @@ class Trainer:
         return finished.read(self.folder, self.plan.steps, self.config.exports) if at_end else None
 
 
+def _warn(text: str) -> None:
+    if rank() == 0:
+        log.warning("%s", text)
+
+
 def _tell(text: str) -> None:
     if rank() == 0:
-        print(text, file=sys.stderr, flush=True)
+        tell([text], sys.stderr)

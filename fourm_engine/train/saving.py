@@ -50,6 +50,7 @@ from fourm_engine.train.distributed import (
     together,
     world_size,
 )
+from fourm_plugins.counting import counted
 
 
 class Checkpoints:
@@ -78,6 +79,7 @@ class Checkpoints:
             raise CheckpointError(f"{self.folder}: a file, where checkpoints are kept; move it away")
         steps = together(lambda: steps_in(self.folder) if rank() == 0 else [], self._group)
         steps = gather_json(steps, self._group)[0]
+        passed = dict[int, str]()
         for step in reversed(steps):
             opened = partial(open_checkpoint, step_folder(self.folder, step), share=(rank(), world_size()))
             checkpoint, caught = attempt(opened)
@@ -85,6 +87,9 @@ class Checkpoints:
             reports = gather_json(None if caught is None else [damaged, describe(caught)], self._group)
             errors = [error for error in reports if error is not None]
             if not errors:
+                for later, words in passed.items():
+                    again = f"{counted(later - step, 'step')} after step {step} {'is' if later - step == 1 else 'are'}"
+                    self.report(f"passed over: {words}; {again} computed again")
                 self.saved = step
                 return checkpoint
             if caught is not None and not damaged:
@@ -92,7 +97,9 @@ class Checkpoints:
             if fatal := [words for damaged, words in errors if not damaged]:
                 raise CheckpointError(fatal[0])
             self._damaged.add(step)
-            self.report(f"passed over: {errors[0][1]}")
+            passed[step] = errors[0][1]
+        for words in passed.values():
+            self.report(f"passed over: {words}")
         if steps:
             raise CheckpointError(
                 f"{self.folder}: none of {len(steps)} checkpoints is whole, see above; put a copy in place, or move "
@@ -171,7 +178,7 @@ class Checkpoints:
         of_disk = all(disk for disk, _ in errors)
         words = next(words for disk, words in errors if disk == of_disk)
         if of_disk:
-            self.report(f"checkpoint not saved: {words}; free space or choose another folder. Earlier ones are intact")
+            self.report(f"checkpoint not saved: {words}. Earlier ones are intact")
             return None
         raise CheckpointError(f"checkpoint not saved: {words}. Earlier checkpoints are intact") from caught
 

@@ -32,6 +32,7 @@ from fourm_engine.transfer.network import TaskNetwork, head_spec, make_head
 from fourm_engine.transfer.objective import Objective
 from fourm_engine.vocabulary import Vocabulary
 from fourm_engine.weights import opened
+from fourm_plugins.hub import check_there
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
@@ -139,8 +140,10 @@ def locate(path: Path) -> Path:
     for candidate in (path, path / HEAD):
         if (candidate / exported.CONFIG).is_file() and (candidate / exported.WEIGHTS).is_file():
             return candidate
-    what = "no such folder" if not path.exists() else f"neither it nor {HEAD}/ in it holds a trained task"
-    raise ValueError(f"{path}: {what}; `fourm finetune` makes one, in <run>/{HEAD}")
+    check_there(path)
+    raise ValueError(
+        f"{path}: neither it nor {HEAD}/ in it holds a trained task; `fourm finetune` makes one, in <run>/{HEAD}"
+    )
 
 
 def is_task(path: str) -> bool:

@@ -94,4 +94,4 @@ def test_a_command_of_a_package_that_cannot_be_imported_is_named(fourm, install)
     code, _, told = fourm("torn")
     assert code == 1
     assert "command 'torn' cannot be activated: acme-torn 1.2 (acme_torn:torn) failed with RuntimeError: torn" in told
-    assert "No such command 'tron'" in fourm("tron")[2]
+    assert "no such command 'tron'" in fourm("tron")[2]

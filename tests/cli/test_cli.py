@@ -78,10 +78,10 @@ def test_an_error_is_one_line_without_a_traceback(arguments, message):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["doctor"], "No such command 'doctor'; there is `fourm plugins doctor`"),
+        (["doctor"], "no such command 'doctor'; there is `fourm plugins doctor`"),
         (["check", "photos"], "there is `fourm plugins check` and `fourm data check`"),
-        (["generate", "run", "--steps", "x"], "'--steps': must be an integer "),
-        (["export", "run", "--format", "tf"], "'--format': 'tf' is not one of 'onnx', 'torch'."),
+        (["generate", "run", "--steps", "x"], "'--steps': must be an integer"),
+        (["export", "run", "--format", "tf"], "'--format': 'tf' is not one of 'onnx', 'torch'"),
     ],
 )
 def test_a_wrong_command_or_value_is_told_in_a_users_words(monkeypatch, words, says):

@@ -225,8 +225,9 @@ def test_info_tells_the_fingerprint_of_a_fitted_tokenizer(fourm, install, vqvae)
         "array": "float32 (4, 4), 0 to 0, mean 0",
         "largest difference after denormalising": 0.0,
     }
-    with pytest.raises(ValueError, match="holds no fitted tokenizers"):
-        fourm("plugins", "info", "thermal", "--run", str(vqvae[0] / "nowhere"))
+    (vqvae[0] / "none").mkdir()
+    with pytest.raises(ValueError, match="none: holds no fitted tokenizers"):
+        fourm("plugins", "info", "thermal", "--run", str(vqvae[0] / "none"))
 
 
 EXAMPLES = """

@@ -56,3 +56,25 @@ def test_a_file_that_is_there_with_another_content_stays(tmp_path, monkeypatch):
         inputs.main()
     assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
     assert (tmp_path / "photo.png").read_bytes() == b"mine"
+
+
+def test_a_folder_that_holds_something_else_stays_as_it_is(tmp_path, monkeypatch):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/mine.png").write_bytes(b"mine")
+    monkeypatch.setattr(sys, "argv", ["inputs.py", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"pictures holds mine\.png, too; move it away"):
+        inputs.main()
+    assert [path.name for path in tmp_path.rglob("*")] == ["pictures", "mine.png"]
+
+
+def test_what_the_recipes_in_python_read_is_made_and_the_truth_is_in_metres(made):
+    text = (ROOT / "docs/python.md").read_text()
+    assert set(re.findall(r'(?<!save\()"(\w+\.(?:png|npy|json))"', text)) <= made.keys()
+    truth = np.load(io.BytesIO(made["truth.npy"]))
+    depth = np.asarray(Image.open(io.BytesIO(made["depth.png"])))
+    np.testing.assert_allclose(truth, depth / 1000, atol=6e-4)
+
+
+def test_the_name_of_a_users_own_data_in_the_readme_is_not_taken(made):
+    folders = {name.split("/")[0] for name in made}
+    assert not folders & set(re.findall(r"(\w+)/", (ROOT / "README.md").read_text()))

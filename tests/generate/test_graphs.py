@@ -141,6 +141,20 @@ def test_recordings_are_few_and_go_with_the_sampler(recorded, monkeypatch):
     assert net() is None
 
 
+def test_what_recordings_of_sequences_hold_is_bounded_in_bytes(recorded, monkeypatch):
+    stages, s = STAGES[7:10], sampler()
+    expected = [s.run(batches()[0], [stage], [5, 6])[0]["words"].ids.tolist() for stage in stages]
+    kept = [step.memory() for step, _ in s.graphs._steps.values()]
+    config, length = s.network.config, MODALITIES["words"].spec.layout.num_tokens - 1
+    keys_and_values = 2 * 4 * config.decoder_blocks * 2 * length * config.width  # float32, of two sequences
+    assert all(memory > keys_and_values for memory in kept)
+    for most, number in ((sum(kept) - 1, 1), (0, 0)):
+        monkeypatch.setattr(graphs, "MOST_BYTES", most)
+        s = sampler()
+        assert [s.run(batches()[0], [stage], [5, 6])[0]["words"].ids.tolist() for stage in stages] == expected
+        assert len(s.graphs._steps) == number
+
+
 def test_a_recording_that_does_not_fit_is_done_without(recorded, monkeypatch):
     def full(*_):
         recorded.append(1)

@@ -73,10 +73,10 @@ def test_several_samples_are_written_each_or_as_one_with_its_spread(run, tmp_pat
 def test_an_option_of_another_command_is_told_with_that_command(run):
     for words, hint in {
         ("generate", "--edit", "mask.png"): "there is a command `fourm edit`",
-        ("generate", "--mask", "mask.png"): "No such option: --mask; `fourm edit` has it",
-        ("edit", "--overlap", "2"): "No such option: --overlap; `fourm generate` has it",
-        ("edit", "--stepps", "2"): "No such option: --stepps (Possible options: --steps",
-        ("vary", "--nothing"): "No such option: --nothing",
+        ("generate", "--mask", "mask.png"): "no such option: --mask; `fourm edit` has it",
+        ("edit", "--overlap", "2"): "no such option: --overlap; `fourm generate` has it",
+        ("edit", "--stepps", "2"): "no such option: --stepps; did you mean --step",
+        ("vary", "--nothing"): "no such option: --nothing",
     }.items():
         told = re.sub(r"[^ -~]|\s+", " ", run(words[0], *GIVEN, *words[1:]))
         assert hint in re.sub(" +", " ", told)

@@ -22,7 +22,13 @@ def config(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("named", "meant"), [("tokens/phtos", "tokens/photos"), ("token/photos", "tokens/photos"), ("elsewhere", None)]
+    ("named", "meant"),
+    [
+        ("tokens/phtos", "tokens/photos"),
+        ("token/photos", "tokens/photos"),
+        ("token/other", None),
+        ("elsewhere", None),
+    ],
 )
 def test_a_folder_of_tokens_that_is_not_there_is_an_error_that_names_the_nearest(config, tmp_path, named, meant):
     with pytest.raises(ValueError, match=r"^data\.tokens: ") as caught:

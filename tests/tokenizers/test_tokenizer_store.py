@@ -1,6 +1,7 @@
 """Fitted tokenizers on disk."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -76,8 +77,14 @@ def test_changed_weights_are_noticed(grid, tmp_path):
     save_tokenizer(grid, tmp_path / "map", manager=Host())
     grid.network.quantiser.codes.normal_()
     grid.save(tmp_path / "map")
-    with pytest.raises(ValueError, match="map is not the one that was saved"):
-        load_tokenizer(tmp_path / "map", grid.specs, Host())
+    load = partial(load_tokenizer, tmp_path / "map", grid.specs, Host())
+    said = "map is not the one that was saved .*: its files were changed, or "
+    with pytest.raises(ValueError, match=rf"{said}the code of fourm-engine 0\.0\.1 was changed; fit it again$"):
+        load()
+    path = tmp_path / "map/tokenizer.json"
+    path.write_text(path.read_text().replace('"0.0.1"', '"0.0.2"'))
+    with pytest.raises(ValueError, match=rf"{said}fourm-engine 0\.0\.2 saved it and fourm-engine 0\.0\.1 loads it"):
+        load()
 
 
 def test_a_modality_of_another_size_is_told_what_differs(grid, tmp_path):

@@ -114,7 +114,8 @@ def test_an_edited_state_is_noticed_though_it_is_well_formed(checkpoints, tmp_pa
     edit(path, before, after)
     assert checkpoints.newest().step == 1
     assert checkpoints.said == [
-        f"passed over: {path}: not a checkpoint's state, damaged or edited: other content than was written"
+        f"passed over: {path}: not a checkpoint's state, damaged or edited: other content than was written; "
+        "1 step after step 1 is computed again"
     ]
 
 
@@ -164,7 +165,7 @@ assert checkpoints.saved == 1
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert f"checkpoint not saved: {tmp_path}/step-00000002.part" in done.stdout
-    assert "File too large; free space or choose another folder" in done.stdout
+    assert "File too large; raise the limit on the size of files (ulimit -f), or choose another folder. " in done.stdout
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
 
 
@@ -181,7 +182,9 @@ def test_a_changed_byte_is_noticed_and_the_checkpoint_before_is_taken(checkpoint
     content[-3] ^= 1
     part.write_bytes(content)
     assert checkpoints.newest().step == 1
-    assert checkpoints.said == [f"passed over: {part}: not the file that was saved, damaged or truncated"]
+    assert checkpoints.said == [
+        f"passed over: {part}: not the file that was saved, damaged or truncated; 1 step after step 1 is computed again"
+    ]
     saved(checkpoints, 3)  # keeps two that are whole
     assert open_checkpoint(tmp_path / "step-00000001").step == 1
     saved(checkpoints, 4)
@@ -286,7 +289,8 @@ def test_a_checkpoint_whose_step_is_not_its_folders_is_passed_over(checkpoints, 
     rewrite(path, step=step)
     assert checkpoints.newest().step == 1
     assert checkpoints.said == [
-        f"passed over: {path}: says step {step!r}; the folder was renamed, or the file was edited"
+        f"passed over: {path}: says step {step!r}; the folder was renamed, or the file was edited; "
+        "1 step after step 1 is computed again"
     ]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fourm_engine.recipes.runs import open_run
 from fourm_engine.train import loop, saving
 from fourm_engine.train.checkpoint import CheckpointError
 from fourm_engine.train.loop import Stopped, Trainer
@@ -56,6 +57,21 @@ def test_a_run_stopped_by_sigterm_saves_and_continues_bit_for_bit(tmp_path, ema,
     assert equal(whole, train(tmp_path / "cut", ema=ema))
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_run_whose_output_nobody_reads_stops_and_is_listed_as_stopped(tmp_path, monkeypatch, capsys):
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as unread:
+        monkeypatch.setattr(sys, "stdout", unread)
+        with pytest.raises(Stopped) as stopped:
+            train(tmp_path / "run")
+    assert stopped.value.code == 128 + signal.SIGPIPE
+    assert "stopped by SIGPIPE, as nobody reads its output, after step 0, no checkpoint yet" in capsys.readouterr().err
+    assert open_run(tmp_path / "run").state == "stopped"
+    monkeypatch.undo()
+    train(tmp_path / "run")
+    assert open_run(tmp_path / "run").state == "ended"
 
 
 def test_a_run_killed_between_checkpoints_continues_bit_for_bit(tmp_path):
@@ -122,7 +138,7 @@ def test_the_newest_checkpoints_are_kept(tmp_path):
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-00000018", "step-00000020"]
 
 
-def test_a_full_disk_leaves_the_earlier_checkpoint_and_names_the_path(tmp_path, monkeypatch, capsys):
+def test_a_full_disk_leaves_the_earlier_checkpoint_and_names_the_path(tmp_path, monkeypatch, caplog):
     save = saving.save_file
 
     def full(tensors, path, metadata):
@@ -135,20 +151,29 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_names_the_path(tmp_path, 
     with pytest.raises(CheckpointError, match="could not be saved"):
         train(tmp_path, checkpoint_every=5)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000005"]
-    said = capsys.readouterr().err
-    assert f"{tmp_path}/checkpoints/step-00000010.part/part-00000-of-00001.safetensors: No space left on device" in said
+    said = caplog.text
+    assert (
+        f"{tmp_path}/checkpoints/step-00000010.part/part-00000-of-00001.safetensors: cannot be written: No space left"
+        in said
+    )
     monkeypatch.setattr(saving, "save_file", save)
     assert equal(train(tmp_path, checkpoint_every=5), train(tmp_path.with_suffix(".whole"), checkpoint_every=5))
 
 
-def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
+def test_damaged_checkpoints_are_passed_over_with_what_is_computed_again(tmp_path, caplog):
     whole = train(tmp_path / "whole")
     with pytest.raises(Stopped):
-        train(tmp_path / "cut", ToyTask(end_at=12), checkpoint_every=5)
-    newest = tmp_path / "cut/checkpoints/step-00000013/part-00000-of-00001.safetensors"
-    newest.write_bytes(newest.read_bytes()[:-8])
+        train(tmp_path / "cut", ToyTask(end_at=12), checkpoint_every=5, keep=3)
+    newest, earlier = (tmp_path / f"cut/checkpoints/step-000000{step}" for step in (13, 10))
+    parts = [folder / "part-00000-of-00001.safetensors" for folder in (newest, earlier)]
+    parts[0].write_bytes(parts[0].read_bytes()[:-8])
+    parts[1].unlink()
     assert equal(whole, train(tmp_path / "cut"))
-    assert f"passed over: {newest}" in capsys.readouterr().err
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"passed over: {parts[0]}: not the file that was saved, damaged or truncated; 8 steps after step 5 are "
+        "computed again",
+        f"passed over: {parts[1]}: No such file or directory; 5 steps after step 5 are computed again",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,15 @@ class Exiting:
     @hookimpl
     def fourm_run_ended(self): raise RuntimeError("never called")
 """
+PRESSED = """
+import signal
+from fourm_plugins import hookimpl
+
+class Slow:
+    @hookimpl
+    def fourm_step(self):
+        for _ in range(TIMES): signal.raise_signal(signal.SIGINT)
+"""
 
 
 @pytest.fixture
@@ -143,6 +152,13 @@ def test_an_observer_is_told_of_a_run_that_is_stopped_goes_on_or_fails(tmp_path,
     step, outcome, error = notes(tmp_path)[-1]["facts"]
     assert (step, outcome) == (13, "failed")
     assert "10 steps in a row" in error
+
+
+@pytest.mark.parametrize(("times", "error"), [(1, Stopped), (2, KeyboardInterrupt)])
+def test_ctrl_c_that_meets_an_observer_is_no_fault_of_it(tmp_path, host, capsys, times, error):
+    with pytest.raises(error):
+        train(tmp_path / "run", host=host(slow=PRESSED.replace("TIMES", str(times))), steps=6, warmup=1, log_every=2)
+    assert "observer" not in capsys.readouterr().err
 
 
 def test_what_an_observer_does_changes_nothing_of_the_run(tmp_path, host, capsys):

@@ -54,7 +54,7 @@ def test_files_that_are_damaged_or_missing_are_named(trained, tmp_path):
     (tmp_path / "head/config.json").write_text("{" * 5000)
     with pytest.raises(ValueError, match=r"config\.json: not JSON"):
         fm.load_head(tmp_path / "head")
-    with pytest.raises(ValueError, match="nowhere: no such folder; `fourm finetune` makes one"):
+    with pytest.raises(ValueError, match="nowhere: no such folder"):
         fm.load_head(tmp_path / "nowhere")
 
 

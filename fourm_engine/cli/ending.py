@@ -1,0 +1,64 @@
+"""How a command ends: every error in one line, `fourm: error: …`, and after a signal what is kept and how to go on.
+
+Exit codes: 0; 1 for an error that the user can fix; 2 for a command line that is not understood; 128 + signal.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+_AGAIN = "run the same command again to continue"
+_NOTHING = "nothing is written before the end, and what was there is unchanged; run the same command again"
+_TRAINING = f"finished checkpoints are kept; {_AGAIN}"
+#: Command -> what is there when it is stopped, and how it goes on; of two words, the first alone or both.
+KEPT = {
+    "embed": _NOTHING,
+    "evaluate": _NOTHING,
+    "export": _NOTHING,
+    "convert": _NOTHING,
+    "init": _NOTHING,
+    "extend": f"tokenizers, tokens and checkpoints so far are kept; {_AGAIN}",
+    "finetune": _TRAINING,
+    "generate": f"results that are finished are kept; {_AGAIN}",
+    "label": f"labels that are finished are kept; {_AGAIN}",
+    "probe": f"features so far are kept; {_AGAIN}",
+    "suite": f"finished trials are kept, and checkpoints of others; {_AGAIN}",
+    "sweep": f"finished trials are kept, and checkpoints of others; {_AGAIN}",
+    "tokenize": f"finished shards are kept; {_AGAIN}",
+    "tokenizer eval": _NOTHING,
+    "tokenizer fit": f"fitted tokenizers are kept, and checkpoints of others; {_AGAIN}",
+    "train": _TRAINING,
+}
+#: Signals that stop a command, by its exit code.
+_STOPS = {128 + number: number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)}
+
+
+def stopped(end: SystemExit, arguments: Sequence[str]) -> str | None:
+    """The line for a command with these `arguments` that a signal ended; None where something else did, or where the
+    line has been told (`end.told`), and for a listing that nobody reads to its end."""
+    number = _STOPS.get(end.code) if isinstance(end.code, int) else None
+    if number is None or getattr(end, "told", False) or int(os.environ.get("RANK") or 0) != 0:
+        return None
+    kept = KEPT.get(" ".join(arguments[:2])) or KEPT.get(arguments[0] if arguments else "")
+    if kept is None:
+        return None if number == signal.SIGPIPE else f"stopped by {number.name}"
+    return f"stopped by {number.name}; {kept}"
+
+
+def misused(error: Any) -> str:
+    """A command line that is not understood (click's ClickException), in one line; without another remedy, it names
+    the command's help. "" where help has been shown instead."""
+    words = " ".join(error.format_message().split()).rstrip(".").replace(". Did you mean", "; did you mean")
+    context = getattr(error, "ctx", None)
+    if not words or context is None:
+        return str(words)
+    words = words[0].lower() + words[1:]
+    return words if "; " in words else f"{words}; see {context.command_path} {context.help_option_names[-1]}"
+
+
+def tell_error(line: str) -> None:
+    print(f"fourm: error: {line}", file=sys.stderr)

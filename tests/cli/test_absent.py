@@ -1,0 +1,54 @@
+"""Of a path that is not there every command says so; it proposes only what is there."""
+
+from __future__ import annotations
+
+import pytest
+
+from fourm_engine.adapter import Adapter
+from fourm_engine.tokenizers.store import load_tokenizer
+from tests.grids import Host, features, map_spec
+from tests.running import refused
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    (tmp_path / "runs/tiny").mkdir(parents=True)
+    (tmp_path / "config.yaml").write_text("run: runs/tiny\n")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("evaluate", "NAME"),
+        ("evaluate", "NAME", "--data", "runs"),
+        ("search", "NAME", "--evaluate", "NAME"),
+        ("predict", "NAME", "--input", "rgb=a.png"),
+        ("plugins", "info", "rgb", "--run", "NAME"),
+        ("data", "check", "NAME"),
+        ("runs", "NAME"),
+        ("generate", "NAME", "--input", "caption=a", "--out", "out"),
+    ],
+)
+def test_an_absent_folder_is_said_to_be_absent(words):
+    def said(name):
+        return refused(*(name if word == "NAME" else word for word in words))
+
+    assert said("nowhere").startswith("nowhere: no such folder")
+    assert said("runs/tony") == "runs/tony: no such folder; did you mean runs/tiny?"
+    assert said("runs/tony/model") == "runs/tony/model: no such folder; did you mean runs/tiny?"
+
+
+def test_an_absent_config_is_told_with_the_one_that_is_meant():
+    assert refused("train", "confg.yml") == "confg.yml: no such config file; did you mean config.yaml?"
+    assert refused("train", "runs/config.yaml") == "runs/config.yaml: no such config file"
+
+
+def test_an_absent_folder_of_an_adapter_or_of_tokenizers_is_said_to_be_absent(tmp_path):
+    with pytest.raises(ValueError, match=r"^runs/tony: no such folder; did you mean runs/tiny\?$"):
+        Adapter("runs/tony")
+    with pytest.raises(ValueError, match=r"^runs/tiny: no adapter: adapter\.json is missing"):
+        Adapter("runs/tiny")
+    folder = tmp_path / "tokenizers"
+    with pytest.raises(ValueError, match=f"no fitted tokenizer for map, there is no folder {folder}; run"):
+        load_tokenizer(folder / "map", [map_spec(features())], Host())

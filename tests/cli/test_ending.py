@@ -1,0 +1,95 @@
+"""How commands end: one look for all lines, exit codes that shells know, and what is kept after a signal."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from fourm_engine import cli
+from fourm_engine.cli.ending import KEPT
+from fourm_engine.recipes import runs
+
+
+def names(command, above=""):
+    """All commands, those of groups in two words."""
+    for name, inner in command.commands.items():
+        yield f"{above}{name}"
+        if hasattr(inner, "commands"):
+            yield from names(inner, f"{name} ")
+
+
+def ended(monkeypatch, code, *words):
+    """The exit code of `fourm words`, which ends with `code`."""
+    monkeypatch.setattr(cli, "app", lambda: sys.exit(code))
+    monkeypatch.setattr(sys, "argv", ["fourm", *words])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return end.value.code
+
+
+def test_what_is_kept_is_told_of_commands_that_exist():
+    assert set(KEPT) <= set(names(typer.main.get_command(cli.app)))
+
+
+@pytest.mark.parametrize(("code", "name"), [(130, "SIGINT"), (143, "SIGTERM"), (129, "SIGHUP"), (141, "SIGPIPE")])
+def test_a_long_command_that_a_signal_ends_says_what_is_kept_and_how_to_go_on(monkeypatch, capsys, code, name):
+    assert ended(monkeypatch, code, "tokenize", "c.yaml") == code
+    line = f"fourm: stopped by {name}; finished shards are kept; run the same command again to continue\n"
+    assert capsys.readouterr().err == line
+    ended(monkeypatch, code, "tokenizer", "fit", "c.yaml")
+    assert f"stopped by {name}; fitted tokenizers are kept" in capsys.readouterr().err
+    ended(monkeypatch, code, "runs")  # keeps nothing; and nobody reads a listing to its end
+    assert capsys.readouterr().err == ("" if name == "SIGPIPE" else f"fourm: stopped by {name}\n")
+
+
+def test_only_the_first_process_tells_it(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    assert ended(monkeypatch, 143, "tokenize", "c.yaml") == 143
+    assert capsys.readouterr().err == ""
+
+
+def test_ctrl_c_within_a_command_is_exit_code_130(monkeypatch):
+    def interrupted(folders):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "find_runs", interrupted)
+    assert CliRunner().invoke(cli.app, ["runs"]).exit_code == 130
+
+
+def test_an_output_that_nobody_reads_ends_a_listing_without_a_word(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "fourm_engine.cli", "runs", tmp_path], stdout=write, stderr=subprocess.PIPE, check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["train"], "missing argument 'config'; see fourm train --help"),
+        (["train", "c.yaml", "--dryrun"], "no such option: --dryrun; did you mean --dry-run?"),
+        (["trian"], "no such command 'trian'; did you mean 'train'?"),
+        (["runs", "plot", "a"], "missing option '--out'; see fourm runs plot --help"),
+        (["train", "c.yaml", "--mfu", "x"], "invalid value for '--mfu': must be a number; see fourm train --help"),
+    ],
+)
+def test_a_command_line_that_is_not_understood_is_one_line_like_every_error(words, line):
+    done = CliRunner().invoke(cli.app, words, prog_name="fourm")
+    assert (done.exit_code, done.output) == (2, f"fourm: error: {line}\n")
+
+
+def test_lines_have_one_look_and_only_warnings_are_marked():
+    lines = [
+        cli.Plain().format(logging.LogRecord("x", level, "", 0, "%s threads", (2,), None))
+        for level in (logging.INFO, logging.WARNING, logging.ERROR)
+    ]
+    assert lines == ["2 threads", "fourm: warning: 2 threads", "fourm: error: 2 threads"]
