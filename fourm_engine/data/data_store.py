@@ -14,6 +14,7 @@ from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.names_table import Names, NameTable
 from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.names import shown
 from fourm_engine.data.raw.store import RawStore
 from fourm_engine.data.splits import Split
 from fourm_engine.data.store import Store
@@ -92,10 +93,27 @@ class DataStore(Store):
             seen = tokens.recorded if tokens else DrawnViews(drawer, data, config.views if training else 1)
             raw = RawStore(data, tokenizers, seen, cache_bytes=config.cache_mb << 20)
         store = cls(split, raw=raw, tokens=tokens)
-        counts = data.counts if data else {}
-        if unread := [name for name in modalities if name not in store._tokenized and not counts.get(name)]:
-            log.warning("no data of %s; samples are used without", ", ".join(unread))
+        store._tell_untokenized(modalities)
         return store
+
+    def _tell_untokenized(self, modalities: Mapping[str, Modality]) -> None:
+        """Warn of modalities that are tokenized again and again, or that the split has none of, which the report of raw
+        data says, too, if they have no file at all."""
+        data = self.raw.data if self.raw is not None else None
+        counts = data.counts if data is not None else {}
+        slow, without = list[str](), list[str]()
+        for name in modalities.keys() - self._tokenized:
+            if counts.get(name):
+                slow += [] if modalities[name].spec.continuous else [name]
+            elif data is None or data.anywhere(name):
+                without.append(name)
+        if slow and self.tokens is not None:
+            what = "no tokens of %s in %s: tokenized whenever a sample is read, which is slow; run `fourm tokenize`"
+            log.warning(what, ", ".join(sorted(slow)), self.tokens.folder)
+        if without:
+            where = self.tokens.folder if data is None and self.tokens is not None else shown(self.split.root)
+            what = "data.%s: no data of %s in %s; its samples are used without"
+            log.warning(what, self.split.part, ", ".join(sorted(without)), where)
 
     def _compare(self, data: AlignedData, tokens: TokenStore) -> None:
         """Report which of some samples have no tokens, or have files that have vanished or may have changed since."""

@@ -107,7 +107,7 @@ def test_samples_and_shards_that_are_not_tokenized_are_reported(tmp_path, caplog
     write_data(tmp_path / "raw", MODALITIES, sample_names(1, start=50))
     open_data(config)
     assert "lacks 1 of 21 samples, such as 0050" in caplog.text
-    assert "tokens/train/b lacks 1 shard of" in caplog.text
+    assert "tokens/train/b/shard-00001.safetensors is missing; its samples are used without b;" in caplog.text
     open_data(config.model_copy(update={"tokens": tmp_path / "elsewhere"}))
     assert "no tokens in" in caplog.text
 

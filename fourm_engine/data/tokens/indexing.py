@@ -26,7 +26,7 @@ from fourm_engine.data.tokens.index import (
     count_masks,
     mask_type,
 )
-from fourm_engine.data.tokens.shards import VIEWS_FOLDER, digest, names_digest, shard_path
+from fourm_engine.data.tokens.shards import VIEWS_FOLDER, digest, missing, names_digest, shard_path
 from fourm_engine.data.tokens.token_shards import Making, TokenShard
 from fourm_engine.data.tokens.view_shards import ViewShard
 from fourm_engine.files import remove_leftovers
@@ -57,6 +57,8 @@ def open_index(folder: Readable, *, write: bool = True) -> Index:
         return index
     folder = Path(folder)
     index, files = Index.load(folder), scan(folder)
+    if write:
+        _tell_removed(folder, files, index)
     if index is not None and _same_files(index, files):
         return index
     if not write or not os.access(folder, os.W_OK):
@@ -78,6 +80,15 @@ def _same_files(index: Index, files: Files) -> bool:
     if sorted(files) != sorted(index.parts) or sorted(files[VIEWS_FOLDER]) != index.shards[:, 0].tolist():
         return False
     return np.array_equal(index.files[:, :, : TIME + 1], file_stamps(files, index.parts))
+
+
+def _tell_removed(folder: Path, files: Files, old: Index | None) -> None:
+    """Warn of shards behind the last that the old index, or tokens without views, tell of. Those that leave a gap are
+    in `Index.missing`."""
+    known = set().union(*files.values(), () if old is None else old.shards[:, 0].tolist())
+    last = max(files[VIEWS_FOLDER])
+    if removed := sorted(number for number in known if number > last):
+        log.warning("%s; run `fourm tokenize` again", missing(folder, VIEWS_FOLDER, removed[0], len(removed)))
 
 
 def build(folder: Path, files: Files, old: Index | None = None) -> Index:
