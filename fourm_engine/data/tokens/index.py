@@ -39,6 +39,7 @@ from fourm_engine.data.tokens.token_shards import Making
 from fourm_engine.files import replacing_folder, write_atomically
 from fourm_engine.storage.errors import Missing, StoreError
 from fourm_engine.storage.location import Location, Readable, content_of
+from fourm_plugins.notes import ALONE
 
 log = logging.getLogger(__name__)
 INDEX_FOLDER = "_index"
@@ -220,9 +221,9 @@ class Index:
                 index, damage = None, error
             if _inode(stored) == before:
                 if isinstance(damage, OtherVersion) and not quiet:
-                    log.info("%s: %s, made anew from the shards", stored, damage)
+                    log.info("%s: %s, made anew from the shards", stored, damage, extra=ALONE)
                 elif damage is not None and before and not quiet:
-                    log.warning("%s: damaged (%.100s); made anew from the shards", stored, damage)
+                    log.warning("%s: damaged (%.100s); made anew from the shards", stored, damage, extra=ALONE)
                 return index
         return None
 
