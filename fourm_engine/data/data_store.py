@@ -29,9 +29,9 @@ from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
-#: Samples whose files are looked for, and whose files' size and time are compared, per modality, with those from which
-#: the tokens were made.
-_COMPARED = 10_000
+#: Samples whose tokens are looked for, and files whose size and time are compared with those from which the tokens were
+#: made: at most a second of processor time, whatever the number of samples.
+_COMPARED, _FILES = 10_000, 20_000
 #: Rows of two tables to join at a time.
 _JOINED = 1 << 22
 
@@ -131,7 +131,7 @@ class DataStore(Store):
     def _compare_files(self, data: AlignedData, tokens: TokenStore) -> None:
         gone, changed, there = list[tuple[str, str]](), list[tuple[str, str]](), 0  # (sample, modality)
         for name in tokens.parts:
-            for sample, stamp in tokens.stamps(name, _COMPARED):
+            for sample, stamp in tokens.stamps(name, max(1, _FILES // len(tokens.parts))):
                 if not data.exists(sample, name):
                     gone.append((sample, name))
                 elif name in data.has(sample):

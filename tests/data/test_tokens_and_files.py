@@ -112,6 +112,17 @@ def test_samples_and_shards_that_are_not_tokenized_are_reported(tmp_path, caplog
     assert "no tokens in" in caplog.text
 
 
+def test_no_more_files_are_compared_than_a_start_has_time_for(tmp_path, monkeypatch):
+    config, seen, stamp = write(tmp_path, sample_names(20)), [], AlignedData.stamp
+    monkeypatch.setattr(AlignedData, "stamp", lambda *args: seen.append(args) or stamp(*args))
+    open_data(config)
+    assert len(seen) == 20 * len(TOKENIZERS)
+    seen.clear()
+    monkeypatch.setattr("fourm_engine.data.data_store._FILES", 30)
+    open_data(config)
+    assert 20 < len(seen) <= 30
+
+
 def test_files_that_changed_after_tokenizing_are_reported(tmp_path, caplog):
     config = write(tmp_path, sample_names(5))
     open_data(config)
