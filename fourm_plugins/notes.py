@@ -10,6 +10,9 @@ from collections.abc import Callable
 from contextvars import ContextVar
 
 log = logging.getLogger(__name__)
+#: For logging's `extra`: of the processes of a run, one alone has met what the line is about. What all of them meet,
+#: the first one tells.
+ALONE = {"alone": True}
 #: Files that a process names; further ones are not.
 MAX_NOTES = 20
 
@@ -37,6 +40,6 @@ def note(text: str) -> None:
     if line in _logged or len(_logged) > MAX_NOTES:
         return
     _logged.add(line)
-    log.warning("%s", line)
+    log.warning("%s", line, extra=ALONE)
     if len(_logged) > MAX_NOTES:
-        log.warning("further files of which there is something to say are not named")
+        log.warning("further files of which there is something to say are not named", extra=ALONE)

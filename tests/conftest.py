@@ -24,6 +24,13 @@ hypothesis.settings.register_profile("shared", deadline=None)
 hypothesis.settings.load_profile("shared")
 
 
+def pytest_collection_modifyitems(items):
+    """Slow tests take minutes on an idle machine and, beside others, longer than the limit of all other tests."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(3600))
+
+
 @pytest.fixture
 def site(tmp_path, monkeypatch):
     """A folder on the path in which the toys are installed."""

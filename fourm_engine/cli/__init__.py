@@ -42,6 +42,7 @@ from fourm_engine.cli.ending import stopped, tell_error
 from fourm_engine.cli.memory import out_of_memory
 from fourm_engine.cli.no_plugin import add_no_plugin
 from fourm_engine.cli.streams import settle_streams
+from fourm_engine.device import rank_and_world
 from fourm_engine.files import words_of
 
 app = typer.Typer(
@@ -95,13 +96,16 @@ def fourm(
 
 
 class Once(logging.Filter):
-    """Lets each warning pass once: a command may open the same data several times."""
+    """Lets each warning pass once: a command may open the same data several times. Of several processes, which open the
+    same data, the first one tells, except for what one has met `ALONE`."""
 
     def __init__(self) -> None:
         super().__init__()
         self._told = set[str]()
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno <= logging.WARNING and rank_and_world()[0] and not hasattr(record, "alone"):
+            return False
         if record.levelno != logging.WARNING:
             return True
         line, before = record.getMessage(), len(self._told)

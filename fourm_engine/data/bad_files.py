@@ -6,6 +6,8 @@ import logging
 from collections import Counter
 from typing import Literal
 
+from fourm_plugins.notes import ALONE
+
 log = logging.getLogger(__name__)
 #: Warnings of unusable files before they are only counted.
 MAX_WARNINGS = 20
@@ -38,9 +40,9 @@ class BadFiles:
             return self._bad[key]
         self._bad[key] = len(self._bad) < MAX_WARNINGS
         if self._bad[key]:
-            log.warning("skipped %s", bad)
+            log.warning("skipped %s", bad, extra=ALONE)
         if len(self._bad) == MAX_WARNINGS:
-            log.warning("further skipped files are only counted")
+            log.warning("further skipped files are only counted", extra=ALONE)
         return self._bad[key]
 
     @property

@@ -14,6 +14,7 @@ from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.names_table import Names, NameTable
 from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.names import shown
 from fourm_engine.data.raw.store import RawStore
 from fourm_engine.data.splits import Split
 from fourm_engine.data.store import Store
@@ -28,9 +29,9 @@ from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
-#: Samples whose files are looked for, and whose files' size and time are compared, per modality, with those from which
-#: the tokens were made.
-_COMPARED = 10_000
+#: Samples whose tokens are looked for, and files whose size and time are compared with those from which the tokens were
+#: made: at most a second of processor time, whatever the number of samples.
+_COMPARED, _FILES = 10_000, 20_000
 #: Rows of two tables to join at a time.
 _JOINED = 1 << 22
 
@@ -92,10 +93,27 @@ class DataStore(Store):
             seen = tokens.recorded if tokens else DrawnViews(drawer, data, config.views if training else 1)
             raw = RawStore(data, tokenizers, seen, cache_bytes=config.cache_mb << 20)
         store = cls(split, raw=raw, tokens=tokens)
-        counts = data.counts if data else {}
-        if unread := [name for name in modalities if name not in store._tokenized and not counts.get(name)]:
-            log.warning("no data of %s; samples are used without", ", ".join(unread))
+        store._tell_untokenized(modalities)
         return store
+
+    def _tell_untokenized(self, modalities: Mapping[str, Modality]) -> None:
+        """Warn of modalities that are tokenized again and again, or that the split has none of, which the report of raw
+        data says, too, if they have no file at all."""
+        data = self.raw.data if self.raw is not None else None
+        counts = data.counts if data is not None else {}
+        slow, without = list[str](), list[str]()
+        for name in modalities.keys() - self._tokenized:
+            if counts.get(name):
+                slow += [] if modalities[name].spec.continuous else [name]
+            elif data is None or data.anywhere(name):
+                without.append(name)
+        if slow and self.tokens is not None:
+            what = "no tokens of %s in %s: tokenized whenever a sample is read, which is slow; run `fourm tokenize`"
+            log.warning(what, ", ".join(sorted(slow)), self.tokens.folder)
+        if without:
+            where = self.tokens.folder if data is None and self.tokens is not None else shown(self.split.root)
+            what = "data.%s: no data of %s in %s; its samples are used without"
+            log.warning(what, self.split.part, ", ".join(sorted(without)), where)
 
     def _compare(self, data: AlignedData, tokens: TokenStore) -> None:
         """Report which of some samples have no tokens, or have files that have vanished or may have changed since."""
@@ -106,13 +124,14 @@ class DataStore(Store):
             lacking = f"{max(len(absent), len(data.names) - len(self))} of {counted(len(data.names), 'sample')}"
             example = f", such as {absent[0]}" if absent else ""
             log.warning("%s lacks %s%s, left out; run `fourm tokenize` again", tokens.folder, lacking, example)
-        if not isinstance(data.root, Location):  # a store has other times
+        if not any(isinstance(folder, Location) for folder in (data.root, tokens.folder)):
+            # A store has other times, and copying shards to look at theirs would take long.
             self._compare_files(data, tokens)
 
     def _compare_files(self, data: AlignedData, tokens: TokenStore) -> None:
         gone, changed, there = list[tuple[str, str]](), list[tuple[str, str]](), 0  # (sample, modality)
         for name in tokens.parts:
-            for sample, stamp in tokens.stamps(name, _COMPARED):
+            for sample, stamp in tokens.stamps(name, max(1, _FILES // len(tokens.parts))):
                 if not data.exists(sample, name):
                     gone.append((sample, name))
                 elif name in data.has(sample):

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fourm_engine.files import lock_file
+from fourm_plugins.notes import ALONE
 
 log = logging.getLogger(__name__)
 #: Only files with such names are counted and removed; the folder may hold others.
@@ -192,7 +193,7 @@ class ShardCache:
         line = f"{self.trouble}; remote data is read without a copy, which is slow"
         if line not in _warned:
             _warned.add(line)
-            log.warning("%s", line)
+            log.warning("%s", line, extra=ALONE)
 
 
 class _NoRoom(OSError):

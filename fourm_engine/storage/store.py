@@ -26,6 +26,7 @@ from fourm_engine.storage.errors import (
 )
 from fourm_engine.storage.url import SCHEMES, Url
 from fourm_plugins.extras import optional
+from fourm_plugins.notes import ALONE
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -171,7 +172,7 @@ class Store:
                     remedy = "check the network, or set data.remote.give_up_s, and start again"
                     raise Away(f"{url}: the store stayed away for {waited:.0f} s ({reason(error)}); {remedy}") from None
                 if first and left:
-                    log.warning("%s: %s; trying again for up to %.0f s", url, reason(error), left)
+                    log.warning("%s: %s; trying again for up to %.0f s", url, reason(error), left, extra=ALONE)
             time.sleep(min(wait * random.uniform(0.5, 1), left))
             wait = min(2 * wait, LONGEST_WAIT)
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import fourm_engine
 from fourm_engine import cli
+from fourm_plugins.notes import ALONE
 
 COMMANDS = ("plugins", "tokenizer", "label", "tokenize", "train", "extend")
 COMMANDS += ("generate", "edit", "embed", "search", "evaluate")
@@ -117,3 +118,19 @@ def test_a_warning_is_told_once_and_every_note(capsys):
         log.warning("rgb is missing")
         log.info("a step")
     assert capsys.readouterr().err.splitlines() == ["depth is missing", "rgb is missing", "a step", "a step"]
+
+
+def test_of_several_processes_the_first_tells_except_for_what_one_has_met_alone(capsys, monkeypatch):
+    handler, log = logging.StreamHandler(sys.stderr), logging.Logger("told")
+    handler.addFilter(cli.Once())
+    log.addHandler(handler)
+    for rank in "0", "1":
+        monkeypatch.setenv("RANK", rank)
+        log.warning("depth is missing")
+        log.info("made anew")
+        log.warning("skipped a file of process %s", rank, extra=ALONE)
+        log.error("error of process %s", rank)
+    assert capsys.readouterr().err.splitlines() == [
+        *("depth is missing", "made anew", "skipped a file of process 0", "error of process 0"),
+        *("skipped a file of process 1", "error of process 1"),
+    ]

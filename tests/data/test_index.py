@@ -240,12 +240,6 @@ def test_a_sample_in_two_shards_is_an_error_that_names_both(root):
         open_store(root)
 
 
-def test_shards_without_views_are_reported(root, caplog):
-    (root / "tokens/_views/shard-00002.safetensors").unlink()
-    assert len(open_store(root)) == 8
-    assert "1 shard such as shard-00002.safetensors left out" in caplog.text
-
-
 def test_damaged_tokens_are_encoded_again_where_contents_are_verified(root):
     path = root / "tokens/a/shard-00001.safetensors"
     before, content = load_file(path), bytearray(path.read_bytes())

@@ -93,7 +93,7 @@ def check(raw, tmp_path, kills, seed):
         if has_tokens(tmp_path / "killed"):
             open_index(tmp_path / "killed", write=False)  # whatever stands there is whole
     assert killed == kills
-    assert ends(60, work, raw, tmp_path / "killed")
+    assert ends(600, work, raw, tmp_path / "killed")
     assert holds(tmp_path / "killed") == holds(tmp_path / "whole")
 
 

@@ -80,7 +80,7 @@ def test_a_stop_at_every_step_is_continued_to_the_very_same(tmp_path, how):
 def test_fifty_kills_are_continued_to_the_very_same(tmp_path, how):
     write_layout(tmp_path / "data", {f"{i:03d}": {"a": b"a%d" % i, "words": b"w"} for i in range(90)}, "mixed")
     began = time.monotonic()
-    assert ends(60, how, tmp_path / "data", tmp_path / "once")
+    assert ends(600, how, tmp_path / "data", tmp_path / "once")
     random, seconds, killed = np.random.default_rng(0), time.monotonic() - began, 0
     for _ in range(1000):
         if not ends(random.uniform(0, seconds), how, tmp_path / "data", tmp_path / "out"):

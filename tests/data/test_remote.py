@@ -110,6 +110,12 @@ def test_a_token_shard_costs_one_request_and_a_copied_one_none(web, remote):
     assert {key: n for key, n in web.requests.items() if "/shard-" in key} == asked
 
 
+def test_opening_remote_tokens_asks_for_no_shard_also_beside_local_files(web, remote, local):
+    for train in (local.train, remote.train):
+        open_data(remote.model_copy(update={"train": train}))
+    assert not [key for key in web.requests if "tokens/" in key and "/shard-" in key]
+
+
 def test_bytes_of_a_token_shard_that_changed_on_the_way_are_never_used(web, remote, local):
     shards = [path for path in web.files if path.startswith("tokens/") and "/shard-" in path]
     web.faults = {path: ["garbled"] for path in shards}

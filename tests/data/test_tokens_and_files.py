@@ -107,9 +107,20 @@ def test_samples_and_shards_that_are_not_tokenized_are_reported(tmp_path, caplog
     write_data(tmp_path / "raw", MODALITIES, sample_names(1, start=50))
     open_data(config)
     assert "lacks 1 of 21 samples, such as 0050" in caplog.text
-    assert "tokens/train/b lacks 1 shard of" in caplog.text
+    assert "tokens/train/b/shard-00001.safetensors is missing; its samples are used without b;" in caplog.text
     open_data(config.model_copy(update={"tokens": tmp_path / "elsewhere"}))
     assert "no tokens in" in caplog.text
+
+
+def test_no_more_files_are_compared_than_a_start_has_time_for(tmp_path, monkeypatch):
+    config, seen, stamp = write(tmp_path, sample_names(20)), [], AlignedData.stamp
+    monkeypatch.setattr(AlignedData, "stamp", lambda *args: seen.append(args) or stamp(*args))
+    open_data(config)
+    assert len(seen) == 20 * len(TOKENIZERS)
+    seen.clear()
+    monkeypatch.setattr("fourm_engine.data.data_store._FILES", 30)
+    open_data(config)
+    assert 20 < len(seen) <= 30
 
 
 def test_files_that_changed_after_tokenizing_are_reported(tmp_path, caplog):

@@ -39,7 +39,7 @@ def test_fifty_kills_change_no_byte_of_the_model_and_no_loss(config, tmp_path):
     config = config.model_copy(update={"data": data, "train": settings})
     tokenize(config, tell=silent, warn=silent)
     began = time.monotonic()
-    assert ends(300, trained, config, tmp_path / "whole")
+    assert ends(600, trained, config, tmp_path / "whole")
     whole, rng, killed = time.monotonic() - began, np.random.default_rng(0), 0
     for _ in range(1000):
         if ends(rng.uniform(0, whole), trained, config, tmp_path / "killed"):

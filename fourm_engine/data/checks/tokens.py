@@ -19,7 +19,7 @@ from fourm_engine.data.checks.statistics import lengths
 from fourm_engine.data.raw.names import shown
 from fourm_engine.data.tokens.index import OUTDATED, Index
 from fourm_engine.data.tokens.indexing import open_index
-from fourm_engine.data.tokens.shards import VIEWS_FOLDER, digest
+from fourm_engine.data.tokens.shards import VIEWS_FOLDER, digest, missing
 from fourm_engine.data.tokens.token_shards import TokenShard
 from fourm_engine.data.tokens.view_shards import ViewShard
 from fourm_plugins.counting import counted
@@ -61,6 +61,8 @@ class TokenCheck:
         except ValueError as error:
             self._say("problem", "", str(error), "training ends there")
             return
+        for part, (first, shards) in index.missing().items():
+            self._say("problem", "" if part == VIEWS_FOLDER else part, missing(folder, part, first, shards))
         self._views(index)
         for name in index.modalities:
             modality = modalities.get(name)

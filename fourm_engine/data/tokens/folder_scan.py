@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from pathlib import Path
 
 import numpy as np
 
-from fourm_engine.data.tokens.shards import VIEWS_FOLDER, shard_path
-from fourm_plugins.counting import counted
+from fourm_engine.data.tokens.shards import VIEWS_FOLDER
 
-log = logging.getLogger(__name__)
 #: Part -> number of the shard -> size and time.
 Files = dict[str, dict[int, tuple[int, int]]]
 _SHARD = re.compile(r"shard-(\d+)\.safetensors", re.ASCII)
@@ -25,16 +22,6 @@ def scan(folder: Path) -> Files:
     files = {part: scan_part(folder / part) for part in (VIEWS_FOLDER, *parts)}
     if not files[VIEWS_FOLDER]:
         raise ValueError(f"{folder / VIEWS_FOLDER}: holds no shard-*.safetensors; run `fourm tokenize`")
-    for part, shards in files.items():
-        if lost := sorted(shards.keys() - files[VIEWS_FOLDER].keys()):
-            log.warning(
-                "%s: %s such as %s left out, for %s lacks what says whose tokens these are; remove them and "
-                "run `fourm tokenize` again",
-                folder / part,
-                counted(len(lost), "shard"),
-                shard_path(Path(), lost[0]),
-                VIEWS_FOLDER,
-            )
     return {part: shards for part, shards in files.items() if shards}
 
 

@@ -39,6 +39,7 @@ from fourm_engine.data.tokens.token_shards import Making
 from fourm_engine.files import replacing_folder, write_atomically
 from fourm_engine.storage.errors import Missing, StoreError
 from fourm_engine.storage.location import Location, Readable, content_of
+from fourm_plugins.notes import ALONE
 
 log = logging.getLogger(__name__)
 INDEX_FOLDER = "_index"
@@ -137,6 +138,17 @@ class Index:
         """int64: positions of the shards that have a file of a modality."""
         return np.flatnonzero(self.files[:, self.parts.index(modality), BYTES])
 
+    def missing(self) -> dict[str, tuple[int, int]]:
+        """Part -> (the first shard without a file of it, how many there are): of views where the numbers leave a gap,
+        which `fourm tokenize` would have filled; of a modality where there are views."""
+        numbers, lacking = self.shards[:, 0], dict[str, tuple[int, int]]()
+        if gaps := (int(numbers[-1]) + 1 if len(numbers) else 0) - len(numbers):
+            lacking[VIEWS_FOLDER] = int(np.flatnonzero(numbers != np.arange(len(numbers), dtype=np.uint64))[0]), gaps
+        for part, name in enumerate(self.modalities, start=1):
+            if len(without := numbers[self.files[:, part, BYTES] == 0]):
+                lacking[name] = int(without[0]), len(without)
+        return lacking
+
     def has(self, modality: str, rows: slice | np.ndarray) -> np.ndarray:
         """bool, which of some rows have tokens of a modality."""
         kind = self.present.dtype.type
@@ -209,9 +221,9 @@ class Index:
                 index, damage = None, error
             if _inode(stored) == before:
                 if isinstance(damage, OtherVersion) and not quiet:
-                    log.info("%s: %s, made anew from the shards", stored, damage)
+                    log.info("%s: %s, made anew from the shards", stored, damage, extra=ALONE)
                 elif damage is not None and before and not quiet:
-                    log.warning("%s: damaged (%.100s); made anew from the shards", stored, damage)
+                    log.warning("%s: damaged (%.100s); made anew from the shards", stored, damage, extra=ALONE)
                 return index
         return None
 

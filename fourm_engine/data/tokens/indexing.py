@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,13 +28,14 @@ from fourm_engine.data.tokens.index import (
     count_masks,
     mask_type,
 )
-from fourm_engine.data.tokens.shards import VIEWS_FOLDER, digest, names_digest, shard_path
+from fourm_engine.data.tokens.shards import VIEWS_FOLDER, digest, missing, names_digest, shard_path
 from fourm_engine.data.tokens.token_shards import Making, TokenShard
 from fourm_engine.data.tokens.view_shards import ViewShard
 from fourm_engine.files import remove_leftovers
 from fourm_engine.lock import one_at_a_time
 from fourm_engine.storage.location import Location, Readable
 from fourm_plugins.counting import counted
+from fourm_plugins.notes import ALONE
 
 log = logging.getLogger(__name__)
 _LOCK = ".fourm-index"
@@ -56,17 +59,23 @@ def open_index(folder: Readable, *, write: bool = True) -> Index:
         assert index is not None
         return index
     folder = Path(folder)
-    index, files = Index.load(folder), scan(folder)
+    shared = write and os.access(folder, os.W_OK)
+    index, files = Index.load(folder, quiet=shared), scan(folder)
+    if write:
+        _tell_removed(folder, files, set().union(*files.values()))
     if index is not None and _same_files(index, files):
         return index
-    if not write or not os.access(folder, os.W_OK):
+    if not shared:
         return build(folder, files, index)
     try:
         with one_at_a_time(folder / _LOCK):
             remove_leftovers(folder, lambda path: path == INDEX_FOLDER, deep=False)
-            index, files = Index.load(folder, quiet=True), scan(folder)
+            index, files = Index.load(folder), scan(folder)
             if index is not None and _same_files(index, files):
                 return index
+            if index is not None:
+                before = set(index.shards[:, 0].tolist()).difference(*files.values())
+                _tell_removed(folder, files, before, extra=ALONE)
             return build(folder, files, index).save()
     except OSError as error:
         log.warning("%s; each process makes an index of its own in memory", error)
@@ -80,12 +89,20 @@ def _same_files(index: Index, files: Files) -> bool:
     return np.array_equal(index.files[:, :, : TIME + 1], file_stamps(files, index.parts))
 
 
+def _tell_removed(folder: Path, files: Files, known: Iterable[int], **options: Any) -> None:
+    """Warn of those of some shards that would lie behind the last. Those that leave a gap are in `Index.missing`."""
+    last = max(files[VIEWS_FOLDER])
+    if removed := sorted(number for number in known if number > last):
+        what = missing(folder, VIEWS_FOLDER, removed[0], len(removed))
+        log.warning("%s; run `fourm tokenize` again", what, **options)
+
+
 def build(folder: Path, files: Files, old: Index | None = None) -> Index:
     """The index of the files that are there. Raises ValueError; see `open_index`."""
     try:
         return _Builder(folder, files, old).index()
     except DamagedColumn as damage:  # of the old one
-        log.warning("%s; made anew from the shards", str(damage).partition("; ")[0])
+        log.warning("%s; made anew from the shards", str(damage).partition("; ")[0], extra=ALONE)
         return _Builder(folder, files, None).index()
 
 

@@ -40,6 +40,14 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.safetensors"
 
 
+def missing(folder: Readable, part: str, number: int, shards: int) -> str:
+    """Says that files of a part are not there, of `shards` shards in all, of which `number` is the first."""
+    path = folder / part / shard_name(number)
+    what = f"{path} is missing" if shards == 1 else f"{shards:,} shards are missing, such as {path}"
+    effect = "left out" if part == VIEWS_FOLDER else f"used without {part}"
+    return f"{what}; {'its' if shards == 1 else 'their'} samples are {effect}"
+
+
 def open_shard(path: Readable, known: Shard | None = None) -> Any:
     """The open file. `known`: what the index says of a remote one. Raises ValueError for a file that is no shard of
     this format."""

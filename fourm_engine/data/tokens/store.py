@@ -16,7 +16,7 @@ from fourm_engine.data.tokens.indexing import open_index
 from fourm_engine.data.tokens.recorded_views import RecordedViews
 from fourm_engine.data.tokens.selection import Selection
 from fourm_engine.data.tokens.shard_files import OPEN_FILES, ShardFiles
-from fourm_engine.data.tokens.shards import VIEWS_FOLDER, column_of, unusable
+from fourm_engine.data.tokens.shards import VIEWS_FOLDER, column_of, missing, unusable
 from fourm_engine.storage.location import Readable
 from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
@@ -60,6 +60,9 @@ class TokenStore(Store):
                 self._check(modality, tokenizers.get(name))
             elif spec.alignment is not None and spec.alignment not in self.index.groups:
                 raise ValueError(f"{folder}: no views of group {spec.alignment!r} ({name}); run `fourm tokenize` again")
+        for part, (first, shards) in self.index.missing().items():
+            if part in self.parts or part == VIEWS_FOLDER:
+                log.warning("%s; run `fourm tokenize` again", missing(folder, part, first, shards))
         self._kinds: dict[int, frozenset[str]] = {}  # of a mask
         self._take(None)
         there = frozenset().union(*map(self.index.modalities_in, self.index.kinds))
@@ -86,8 +89,6 @@ class TokenStore(Store):
             some = f"{counted(int(outdated.sum()), 'sample')}, the first in {first}"
             what = f"made through other views than those in {VIEWS_FOLDER}"
             raise ValueError(f"{folder}: {some}, {what}; run `fourm tokenize` again")
-        if lacking := len(index.shards) - len(index.holding(name)):
-            log.warning("%s lacks %s of others there; run `fourm tokenize` again", folder, counted(lacking, "shard"))
 
     def selecting(self, rows: np.ndarray | None) -> TokenStore:
         """The same tokens of these rows of the index, ascending, alone; None: of all."""

@@ -109,7 +109,7 @@ def tokenize_split(
             progress(job.done, job.total)
     job.finish()
     complete = all(shard_path(out / VIEWS_FOLDER, number).is_file() for number in shards) and all(
-        writer.exists(number) for m, writer in writers.items() if data.counts[m] for number in shards
+        writer.exists(number) for writer in writers.values() for number in shards
     )
     if shards and complete:
         open_index(out)
@@ -229,7 +229,7 @@ class _Job:
             after, stamps = dict(kept), differences.stamps
             for name in encoded:
                 after[name] = Made(stamps[name], encoder.contents[name], views_of.get(name, 0))
-            if after != differences.before or (self.data.counts[modality] and not writer.exists(number)):
+            if after != differences.before or not writer.exists(number):
                 rows = {**(writer.ids(number, names) if kept else {}), **encoded}
                 writer.write(number, names, {name: (after[name], rows[name]) for name in names if name in after})
                 tally.written += 1
