@@ -123,7 +123,8 @@ def measure(
 def samples_of(run: Path, model: FourM, overrides: Sequence[str], count: int) -> Samples:
     """Held-out samples of the run's config, as the model sees them."""
     config = load_config(run / CONFIG, overrides, needed=("data.val",)).data
-    return load_samples(AlignedData.from_config(model.modalities, config, training=False), config, samples=count, seed=0)
+    data = AlignedData.from_config(model.modalities, config, training=False)
+    return load_samples(data, config, samples=count, seed=0)
 
 
 def main() -> None:
@@ -154,9 +155,8 @@ def main() -> None:
         tokenizer, modality = model.tokenizers[target], model.modalities[target]
         coded = tokenizer.decode(tokenizer.encode([held_out.arrays[target][name] for name in names]))
         ceiling = [modality.denormalise(array) for array in coded]
-        metric = modality.metrics()[0]
-        print(f"\n{given} to {target}, {len(names)} samples: coded {metric.compute(ceiling, truths):.3f}, Fréchet ", end="")
-        print(f"{features.distance(ceiling):.3f}")
+        score, distance = modality.metrics()[0].compute(ceiling, truths), features.distance(ceiling)
+        print(f"\n{given} to {target}, {len(names)} samples: coded {score:.3f}, Fréchet {distance:.3f}")
         table: dict[str, dict[str, list[tuple[float, float]]]] = {}
         for order, scheme in ORDERS.items():
             for steps in options.steps:
@@ -164,16 +164,21 @@ def main() -> None:
                 scores = measure(
                     model, inputs, truths, (given, target), features, stage, options.draws, options.batch_size
                 )
-                for name, score in scores.items():
-                    table.setdefault(name, {}).setdefault(order, []).append(score)
-        for name, rows in table.items():
-            if name == "steps taken" and all([mean for mean, _ in row] == options.steps for row in rows.values()):
-                continue
-            error = np.mean([error for row in rows.values() for _, error in row])
-            print(f"\n| {name} ± {error:.2g} | " + " | ".join(f"{steps} steps" for steps in options.steps) + " |")
-            print("|---" * (1 + len(options.steps)) + "|")
-            for order, row in rows.items():
-                print(f"| {order} | " + " | ".join(f"{mean:.3f}" for mean, _ in row) + " |", flush=True)
+                for name, measured in scores.items():
+                    table.setdefault(name, {}).setdefault(order, []).append(measured)
+        show(table, options.steps)
+
+
+def show(table: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], numbers: Sequence[int]) -> None:
+    """Print measure -> order -> (mean, standard error) for each number of steps."""
+    for name, rows in table.items():
+        if name == "steps taken" and all([mean for mean, _ in row] == numbers for row in rows.values()):
+            continue
+        error = np.mean([error for row in rows.values() for _, error in row])
+        print(f"\n| {name} ± {error:.2g} | " + " | ".join(f"{steps} steps" for steps in numbers) + " |")
+        print("|---" * (1 + len(numbers)) + "|")
+        for order, row in rows.items():
+            print(f"| {order} | " + " | ".join(f"{mean:.3f}" for mean, _ in row) + " |", flush=True)
 
 
 if __name__ == "__main__":
