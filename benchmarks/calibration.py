@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 import fourm_engine as fm
-from benchmarks.orders import read
+from benchmarks.shards import read
 
 
 def main() -> None:

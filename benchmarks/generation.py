@@ -5,10 +5,10 @@
 
 For each task: seconds of `benchmarks/obvious_generation.py`, of the engine's sampler, their ratio; the FLOPs of the
 products that the sampler makes (counted as it runs) at the rate of one large product of this machine; and how many
-times that the sampler takes. Left to right, reading the weights once a token takes longer than that arithmetic: the
-floor is then the time of reading them, at the measured rate. Weights are random, and those of the head so large that
-logits spread as those of trained models do. "same tokens" is the share in which the two agree. On a GPU, "launched s"
-is the sampler without CUDA graphs; a line says where its tokens are others.
+times that the sampler takes. Left to right, reading takes longer than that arithmetic: the floor is then the time of
+reading the weights, and the keys and values that each row sees, once a token, at the measured rate. Weights are random,
+and those of the head so large that logits spread as those of trained models do. "same tokens" is the share in which the
+two agree. On a GPU, "launched s" is the sampler without CUDA graphs; a line says where its tokens are others.
 """
 
 from __future__ import annotations
@@ -111,13 +111,17 @@ class Bench:
         )
 
     def floor(self, task: Task, rate: float, bandwidth: float) -> tuple[float, float]:
-        """FLOPs, and the least seconds they take at `rate`, or the weights' bytes at `bandwidth` where it is more."""
+        """FLOPs, and the least seconds they take at `rate`, or what must be read at `bandwidth` where it is more."""
         with FlopCounterMode(display=False) as counter:
             self.ours(task, graphs=False)
         flops = counter.get_total_flops()
         weights = [p for name, p in self.network.decoder.named_parameters() if "cross_attn.kv" not in name]
         head = self.vocabulary[task.stage.target].size * self.network.config.width
-        read = task.length * (sum(p.numel() for p in weights) + head) * weights[0].element_size()
+        # Keys and values: of the context of each sample (without conditions there is none), and of the tokens before.
+        decoded = len(self.given) * (1 if task.stage.guidance is None else 2)
+        seen = len(self.given) * self.n + decoded * (task.length + 1) / 2
+        keys_values = 2 * self.network.config.width * len(self.network.decoder) * seen
+        read = task.length * (sum(p.numel() for p in weights) + head + keys_values) * weights[0].element_size()
         return flops, max(flops / rate, read / bandwidth)
 
     def now(self) -> float:

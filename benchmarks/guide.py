@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import fourm_engine as fm
-from benchmarks.orders import read
+from benchmarks.shards import read
 
 TASKS = ((("boxes", "caption"), "semseg"), (("rgb",), "semseg"), (("rgb",), "depth"))
 DRAWN: dict[str, Any] = {"steps": 8, "temperature": 1.0, "top_p": 0.9, "batch_size": 30}

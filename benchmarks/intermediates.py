@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import fourm_engine as fm
-from benchmarks.orders import read
+from benchmarks.shards import read
 from fourm_plugins.modality import Metric
 
 

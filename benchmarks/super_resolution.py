@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 import fourm_engine as fm
-from benchmarks.orders import read
+from benchmarks.shards import read
 from fourm_engine.drawing import Cell, png, sheet
 from fourm_engine.files import write_atomically
 from fourm_engine.generate.tiles import Tiling

@@ -92,7 +92,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.qkv = Linear(width, 3 * width, bias=bias)
-        self.proj = nn.Linear(width, width, bias=bias)
+        self.proj = Linear(width, width, bias=bias)
         self.q_norm = _head_norm(width // heads, bias=bias, qk_norm=qk_norm)
         self.k_norm = _head_norm(width // heads, bias=bias, qk_norm=qk_norm)
 
@@ -145,9 +145,9 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, heads: int, *, bias: bool, qk_norm: bool) -> None:
         super().__init__()
         self.heads = heads
-        self.q = nn.Linear(width, width, bias=bias)
+        self.q = Linear(width, width, bias=bias)
         self.kv = nn.Linear(width, 2 * width, bias=bias)
-        self.proj = nn.Linear(width, width, bias=bias)
+        self.proj = Linear(width, width, bias=bias)
         self.q_norm = _head_norm(width // heads, bias=bias, qk_norm=qk_norm)
         self.k_norm = _head_norm(width // heads, bias=bias, qk_norm=qk_norm)
 

@@ -141,7 +141,11 @@ class DecoderBlock(nn.Module):
 
     def start_cache(self, contexts_UND: Sequence[Tensor], rows: int, max_len: int) -> BlockCache:
         """Room for `max_len` tokens in each row, and the keys and values of the contexts."""
-        cross = [self.cross_attn.keys_values(self.context_norm(context)) for context in contexts_UND]
+        cross = []
+        for context in contexts_UND:
+            k, v = self.cross_attn.keys_values(self.context_norm(context))
+            # Every token reads them, head by head: a CPU does so faster where those of a head lie together.
+            cross.append((k.contiguous(), v.contiguous()))
         _, heads, _, head_width = cross[0][0].shape
         self_k = cross[0][0].new_zeros(rows, heads, max_len, head_width)
         return BlockCache(self_k, self_k.clone(), cross)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,7 +11,7 @@ from PIL import Image
 from fourm_engine.cli.edit import edit as command
 from fourm_engine.generate.given import Condition
 from fourm_engine.generate.shown import without_halo
-from tests.generate.toys import heights, picture
+from tests.generate.toys import SIDE, heights, picture
 
 
 def corner(rows: int = 3, columns: int = 3, size: int = 8) -> np.ndarray:
@@ -35,6 +37,30 @@ def test_a_larger_picture_is_edited_at_the_models_size(model):
     known = ~corner(3, 2)  # the fifth row touches the third of the small picture
     assert (out.given == known).all()
     assert (out.value[known] == small[known]).all()
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(8, 8), (9, 9), (13, 21), (31, 17), (200, 133)])
+@pytest.mark.parametrize("halo", [0, 1])
+def test_the_command_leaves_what_is_outside_a_mask_of_a_file_of_any_size(model, tmp_path, rows, columns, halo):
+    given, mask = picture(1, rows, columns), np.zeros((rows, columns), np.bool_)
+    mask[rows // 3 : rows // 2, columns // 3 : columns // 2 + 1] = True
+    model.save_pretrained(tmp_path / "model")
+    Image.fromarray(given).save(tmp_path / "photo.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    files = {"given": [f"colour={tmp_path / 'photo.png'}"], "mask": tmp_path / "mask.png", "out": tmp_path / "out"}
+    command(str(tmp_path / "model"), **files, halo=halo, device="cpu", seed=4)
+    edge = min(rows, columns)
+    left, top = (columns - edge) / 2, (rows - edge) / 2
+    centre = (left, top, left + edge, top + edge)
+    seen = np.asarray(Image.fromarray(given).resize((SIDE, SIDE), Image.Resampling.BOX, box=centre))
+    known = np.empty((SIDE, SIDE), np.bool_)  # where no pixel of the file below is masked
+    for i, j in np.ndindex(SIDE, SIDE):
+        (y0, x0), (y1, x1) = ((top + k * edge / SIDE, left + l * edge / SIDE) for k, l in ((i, j), (i + 1, j + 1)))
+        known[i, j] = not mask[math.floor(y0) : math.ceil(y1), math.floor(x0) : math.ceil(x1)].any()
+    out = np.asarray(Image.open(tmp_path / "out/colour.png"))
+    assert 0 < known.sum() < known.size
+    assert (out[known] == seen[known]).all()
+    assert (out[~known] != seen[~known]).any()
 
 
 def test_the_halo_is_generated_anew_and_its_pixels_stay(model):
