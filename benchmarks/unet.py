@@ -27,38 +27,17 @@ from fourm_engine.recipes.finetune_task import modalities_of, task_of
 from fourm_engine.recipes.task_config import load_task_config
 from fourm_engine.train.distributed import processes
 from fourm_engine.train.loop import Trainer
+from fourm_engine.transfer.map_heads import UNet
 from fourm_engine.transfer.network import TaskBatch, pixels
 from fourm_engine.transfer.source import open_source
 from fourm_engine.transfer.task import HeadTask
-from fourm_plugins.head import HeadSpec
+from fourm_plugins.head import HeadFeatures, HeadSpec
 
 LEVELS = 4
 
 
 def conv(channels: int, width: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(channels, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
-
-
-class UNet(nn.Module):
-    """Two convolutions a level on the way down and on the way up, twice the channels at half the size (arXiv
-    1505.04597)."""
-
-    def __init__(self, channels: int, outputs: int, width: int) -> None:
-        super().__init__()
-        widths = [width << level for level in range(LEVELS)]
-        below = [channels, *widths[:-1]]
-        self.down = nn.ModuleList(nn.Sequential(conv(a, b), conv(b, b)) for a, b in zip(below, widths, strict=True))
-        self.up = nn.ModuleList(nn.Sequential(conv(3 * w, w), conv(w, w)) for w in reversed(widths[:-1]))
-        self.output = nn.Conv2d(width, outputs, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        seen = []
-        for level, block in enumerate(self.down):
-            x = block(F.max_pool2d(x, 2) if level else x)
-            seen.append(x)
-        for block, finer in zip(self.up, reversed(seen[:-1]), strict=True):
-            x = block(torch.cat([F.interpolate(x, finer.shape[2:], mode="bilinear"), finer], 1))
-        return self.output(x)
 
 
 class Residual(nn.Module):
@@ -83,15 +62,24 @@ class ResNet(nn.Sequential):
 
 
 class OfPixels(nn.Module):
-    """A network of pictures in place of an encoder and its head."""
+    """A network of pictures in place of an encoder and its head: the head `unet` without anything from an encoder, or
+    a ResNet."""
 
     def __init__(self, spec: HeadSpec, width: int) -> None:
         super().__init__()
-        self.spec, channels = spec, sum(size[0] for size in spec.pixels.values())
-        self.network = (UNet if spec.size else ResNet)(channels, spec.outputs, width)
+        self.spec = spec
+        channels = sum(size[0] for size in spec.pixels.values())
+        self.network = UNet(spec, width=width) if spec.size else ResNet(channels, spec.outputs, width)
 
     def forward(self, batch: TaskBatch) -> Tensor:
-        return self.network(torch.cat(list(pixels(batch, self.spec).values()), 1))
+        seen = pixels(batch, self.spec)
+        if not self.spec.size:
+            return self.network(torch.cat(list(seen.values()), 1))
+        B, D = len(batch.tokens.pos), self.spec.width
+        device = batch.tokens.pos.device
+        maps = {name: torch.zeros(B, D, *grid, device=device) for name, grid in self.spec.grids.items()}
+        tokens, valid = torch.zeros(B, 1, D, device=device), torch.ones(B, 1, dtype=torch.bool, device=device)
+        return self.network(HeadFeatures(tokens, valid, maps, seen))
 
 
 class Timed(HeadTask):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -28,7 +28,16 @@ Settings = dict[Key, Any]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=1 << 63)], ...], Field(min_length=1)]
 #: Where settings are changed by an override: `settings.train.lr=…` sets the dotted key `train.lr`.
 _OF_SETTINGS = re.compile(r"((?:(?:encoders|tasks)\.[^.]+\.)?(?:settings|in_tasks))\.(.+)")
+#: Keys that the file sets for each trial, and what to do instead of setting them.
+KEPT = {"run": "each trial has a folder below `out`", "seed": "name the seeds in `seeds`"}
 M = TypeVar("M", bound=BaseModel)
+
+
+def refuse_kept(keys: Collection[str], *kept: str) -> None:
+    """Raises ValueError if one of `kept` is among the keys, whose value would be written over."""
+    for key in kept:
+        if key in keys:
+            raise ValueError(f"{key} cannot be varied: {KEPT[key]}")
 
 
 class Strict(BaseModel):
@@ -157,9 +166,7 @@ class SweepConfig(Strict):
         keys.update({key for entry in self.points for key in entry} - {"name"})
         if several := [key for key, number in keys.items() if number > 1]:
             raise ValueError(f"{several[0]} is varied twice; keep one of grid, points and random for it")
-        for key, instead in (("run", "each trial has a folder below `out`"), ("seed", "name the seeds in `seeds`")):
-            if key in keys or key in self.settings:
-                raise ValueError(f"{key} cannot be varied: {instead}")
+        refuse_kept({*keys, *self.settings}, *KEPT)
         if not (axes or self.points or len(self.seeds) > 1):
             raise ValueError("nothing to vary; set grid, points, random or several seeds")
         if empty := [name for name, values in self.grid.items() if not values]:

@@ -20,7 +20,7 @@ from fourm_engine.files import write_atomically
 from fourm_engine.recipes.tell import Tell, say
 from fourm_engine.storage.url import LocalFolder
 from fourm_engine.sweep.along import along, check_along
-from fourm_engine.sweep.config import RESULT, Key, Label, Measure, Seeds, Settings, Strict, read_file
+from fourm_engine.sweep.config import RESULT, Key, Label, Measure, Seeds, Settings, Strict, read_file, refuse_kept
 from fourm_engine.sweep.contents import check_from, content_of, is_task, read_base, with_settings
 from fourm_engine.sweep.folder import SweepFolder
 from fourm_engine.sweep.measured import absence, measured
@@ -55,6 +55,8 @@ class Encoder(Strict):
             raise ValueError("train and source both name the model; keep one")
         if self.settings and self.train is None:
             raise ValueError("settings are those of the config `train`, which is not set; in_tasks are those of tasks")
+        refuse_kept(self.settings, "run")
+        refuse_kept(self.in_tasks, "run", "seed")
         return self
 
 
@@ -77,6 +79,7 @@ class TransferTask(Strict):
             raise ValueError("set train, a config, or command, the words of a fourm command")
         if self.command is not None and self.settings:
             raise ValueError("settings are those of the config `train`; write those of a command among its words")
+        refuse_kept(self.settings, "run", "seed")
         if self.command is not None and not self.measure.key.startswith("result."):
             raise ValueError("measure.key of a command is result.KEY, in the JSON that it leaves")
         for name in re.findall(r"\{(\w+)\}", " ".join(self.command or ())):
@@ -158,7 +161,7 @@ class Suite:
         folder = f"{ENCODERS}/{slug(label)}"
         base = read_base(encoder.train)
         origin = f"{self.path}: encoders.{label}"
-        seed = base.get("seed", 0)
+        seed = encoder.settings.get("seed", base.get("seed", 0))
         content = content_of(base, encoder.settings, seed, self.config.out / folder, origin)
         return Trial(folder, {"encoder": label}, seed, content)
 

@@ -5,6 +5,7 @@ In: (B, D, h, w) of every input that is a grid, stacked on the channels. Out: (B
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import log2
 
 import torch
@@ -158,36 +159,50 @@ class Pyramid(_MapHead):
 
 
 class UNet(_MapHead):
-    """A U-Net on the pixels of the inputs (arXiv 1505.04597), whose coarsest level, that of the tokens' grid, has the
-    encoder's features beside its own (TransUNet, arXiv 2102.04306): it sees edges as they are, and what is between them
-    is known from the encoder. `width`: channels at the size of the map, twice as many at each half."""
+    """A U-Net on the pixels of the inputs (arXiv 1505.04597): two convolutions a level, on the way down and up. The
+    encoder's features are added at the level of the tokens' grid, or at the coarsest, by a projection that starts at
+    0: the head starts as the U-Net alone, and learns what the encoder knows beyond it.
 
-    def __init__(self, spec: HeadSpec, *, width: int = 32) -> None:
+    `width`: channels at the size of the map, twice as many at each half, of which there are `levels`. `norm`: "batch",
+    or "group" (of 8 channels), for batches of a few samples."""
+
+    def __init__(self, spec: HeadSpec, *, width: int = 32, levels: int = 4, norm: str = "batch") -> None:
         super().__init__(spec, "unet")
-        _check_sizes(1, width=width)
+        _check_sizes(1, width=width, levels=levels)
+        if norm not in NORMS:
+            raise ValueError(f"norm is {norm!r:.40}; it must be {' or '.join(NORMS)}")
         if not spec.pixels:
             raise ValueError("unet is for inputs of pixels, and all inputs are tokens; use convnext or pyramid")
         self.pixels = tuple(spec.pixels)
-        coarser = max(0, round(log2(max(side / n for side, n in zip(self.size, self.grid, strict=True)))))
-        widths = [width << level for level in range(coarser + 1)]
+        widths = [width << level for level in range(levels)]
         below = [sum(spec.pixels[name][0] for name in self.pixels), *widths[:-1]]
-        self.down = nn.ModuleList(_twice(a, b) for a, b in zip(below, widths, strict=True))
-        self.project = nn.Conv2d(self.channels, widths[-1], 1)
-        self.join = _twice(2 * widths[-1], widths[-1])
-        self.up = nn.ModuleList(_twice(3 * w, w) for w in reversed(widths[:-1]))
+        self.down = nn.ModuleList(_twice(a, b, norm) for a, b in zip(below, widths, strict=True))
+        self.up = nn.ModuleList(_twice(3 * w, w, norm) for w in reversed(widths[:-1]))
+        coarser = round(log2(max(side / n for side, n in zip(self.size, self.grid, strict=True))))
+        self.level = min(max(0, coarser), levels - 1)
+        self.project = nn.Conv2d(self.channels, widths[self.level], 1, bias=False)
+        nn.init.zeros_(self.project.weight)
         self.output = nn.Conv2d(width, spec.outputs, 1)
 
     def forward(self, features: HeadFeatures) -> Tensor:
-        x, levels = torch.cat([_resized(features.pixels[name], self.size) for name in self.pixels], dim=1), []
+        x, seen = torch.cat([_resized(features.pixels[name], self.size) for name in self.pixels], dim=1), []
         for level, block in enumerate(self.down):
             x = block(F.max_pool2d(x, 2, ceil_mode=True) if level else x)
-            levels.append(x)
-        known = _resized(self.project(self.stacked(features)), x.shape[2:])
-        x = self.join(torch.cat([x, known], dim=1))
-        for block, finer in zip(self.up, reversed(levels[:-1]), strict=True):
+            if level == self.level:
+                x = x + _resized(self.project(self.stacked(features)), x.shape[2:])
+            seen.append(x)
+        for block, finer in zip(self.up, reversed(seen[:-1]), strict=True):
             x = block(torch.cat([_resized(x, finer.shape[2:]), finer], dim=1))
         return self.output(x)
 
 
-def _twice(channels: int, width: int) -> nn.Sequential:
-    return nn.Sequential(_conv(channels, width, 3), _conv(width, width, 3))
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "group": lambda width: nn.GroupNorm(max(1, width // 8), width),
+}
+
+
+def _twice(channels: int, width: int, norm: str) -> nn.Sequential:
+    """Two convolutions, each with a norm and a ReLU."""
+    layers = ((nn.Conv2d(c, width, 3, padding=1, bias=False), NORMS[norm](width), nn.ReLU()) for c in (channels, width))
+    return nn.Sequential(*(layer for three in layers for layer in three))

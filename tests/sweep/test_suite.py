@@ -163,6 +163,9 @@ def test_a_command_may_leave_its_numbers_in_a_file_of_its_name(suite, sweeps, tm
         ({"tasks": {"a": PROBE | {"settings": {"x": 1}}}}, r"settings are those of the config `train`"),
         ({"tasks": {"a": {**TASK, "settings": {"train.lrr": 1}}}}, r"tasks\.a from 4m: train\.lrr: unknown key"),
         ({"tasks": {"a": {**TASK, "settings": {"train.lr": 0}}}}, r"tasks\.a from 4m: train\.lr: .*greater than 0"),
+        ({"tasks": {"a": {**TASK, "settings": {"seed": 1}}}}, r"tasks\.a: seed cannot be varied: name the seeds in"),
+        ({"encoders": {"4m": {"in_tasks": {"seed": 1}}}}, r"encoders\.4m: seed cannot be varied: name the seeds in"),
+        ({"encoders": {"4m": {"train": "base.yaml", "settings": {"run": "x"}}}}, r"4m: run cannot be varied: each"),
         ({"encoders": {"4m": {"train": "no.yaml"}}}, r"no\.yaml: no such config file"),
         ({"encoders": {"4m": {"train": "base.yaml", "source": "x"}}}, r"encoders\.4m: train and source both name"),
         ({"encoders": {"4m": {"settings": {"train.lr": 1}}}}, r"encoders\.4m: settings are those of the config"),
@@ -178,6 +181,11 @@ def test_a_file_that_cannot_be_used_is_one_line_and_nothing_is_written(suite, tm
         suite(**sections)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_may_be_trained_with_several_seeds_of_its_own(suite, tmp_path):
+    suite(encoders={f"4m-{seed}": {"train": "base.yaml", "settings": {"seed": seed}} for seed in (0, 3)}).run()
+    assert [yaml.safe_load((tmp_path / f"out/encoders/4m-{seed}.yaml").read_text())["seed"] for seed in (0, 3)] == [0, 3]
 
 
 def test_names_of_encoders_stay_in_the_folder(suite, tmp_path):

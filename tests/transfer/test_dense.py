@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 import fourm_engine as fm
 from fourm_engine.masking.pack import Shown, pack_inputs
@@ -58,29 +59,65 @@ def test_pixels_reach_a_head_as_the_encoder_sees_them_and_are_0_where_a_sample_h
     assert not seen["rgb@pixels"].any()
 
 
+def of(known, picture):
+    """Features of one sample: a map of what the encoder knows, and the picture."""
+    valid = torch.ones(1, 6, dtype=torch.bool)
+    return HeadFeatures(torch.zeros(1, 6, 4), valid, {"one": known}, {"one": picture})
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_a_unet_starts_as_that_of_the_pixels_alone_and_learns_from_the_encoder(norm):
+    torch.manual_seed(0)
+    spec = HeadSpec(4, 2, {"one": (4, 4)}, (32, 32), pixels={"one": (3, 32, 32)})
+    head, picture, known = UNet(spec, width=8, norm=norm).eval(), torch.randn(1, 3, 32, 32), torch.randn(1, 4, 4, 4)
+
+    def twice(x, layers):
+        for i in (0, 3):
+            x = torch.relu(layers[i + 1](F.conv2d(x, layers[i].weight, padding=1)))
+        return x
+
+    a = twice(picture, head.down[0])  # as in arXiv 1505.04597, in so many words
+    b = twice(F.max_pool2d(a, 2), head.down[1])
+    c = twice(F.max_pool2d(b, 2), head.down[2])
+    x = twice(F.max_pool2d(c, 2), head.down[3])
+    for finer, layers in zip((c, b, a), head.up, strict=True):
+        x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        x = twice(torch.cat([x, finer], 1), layers)
+    plain = F.conv2d(x, head.output.weight, head.output.bias)
+    assert torch.equal(head(of(known, picture)), plain)
+    assert head.project.out_channels == 64  # of the level of 4 x 4, the tokens' grid
+    head(of(known, picture)).square().sum().backward()
+    assert head.project.weight.grad.abs().max() > 0
+    with torch.no_grad():
+        head.project.weight -= head.project.weight.grad
+    assert (head(of(known, picture)) != plain).any()
+
+
 def test_a_unet_sees_edges_and_what_the_encoder_knows_of_a_picture_whose_sides_are_no_powers_of_two():
     torch.manual_seed(0)
     spec = HeadSpec(4, 2, {"one": (3, 2)}, (26, 18), pixels={"one": (3, 24, 16)})
-    head, picture, known = UNet(spec, width=4), torch.zeros(1, 3, 24, 16), torch.zeros(1, 4, 3, 2)
-    assert len(head.down) == 4  # 26 x 18, 13 x 9, 7 x 5, 4 x 3: the tokens' grid is 3 x 2
-
-    def answer(picture, known):
-        return head(
-            HeadFeatures(torch.zeros(1, 6, 4), torch.ones(1, 6, dtype=torch.bool), {"one": known}, {"one": picture})
-        )
-
-    plain = answer(picture, known)
+    head, picture, known = UNet(spec, width=8).eval(), torch.zeros(1, 3, 24, 16), torch.zeros(1, 4, 3, 2)
+    assert head.level == 3  # 26 x 18, 13 x 9, 7 x 5, 4 x 3: the tokens' grid is 3 x 2
+    torch.nn.init.normal_(head.project.weight)
+    plain = head(of(known, picture))
     assert plain.shape == (1, 2, 26, 18)
     edge = picture.clone()
     edge[..., 8, 5] = 9
-    assert (answer(edge, known) != plain)[0, :, 8:10, 5:7].all()
-    assert (answer(picture, known + 1) != plain).all()
+    assert (head(of(known, edge)) != plain)[0, :, 8:10, 5:7].all()
+    assert (head(of(known + 1, picture)) != plain).any(1).all()
+    assert UNet(spec, width=4, levels=2).level == 1  # the coarsest: finer than the tokens
+
+
+def test_a_unet_that_cannot_be_made_is_refused():
+    spec = HeadSpec(4, 2, {"one": (2, 2)}, (16, 16), pixels={"one": (3, 16, 16)})
     with pytest.raises(
         ValueError, match="unet is for inputs of pixels, and all inputs are tokens; use convnext or pyr"
     ):
         UNet(HeadSpec(4, 2, {"one": (2, 2)}, (16, 16)))
     with pytest.raises(ValueError, match="width is 0; it must be a whole number from 1"):
         UNet(spec, width=0)
+    with pytest.raises(ValueError, match="norm is 'layer'; it must be batch or group"):
+        UNet(spec, norm="layer")
 
 
 def test_detail_sees_edges_within_the_patch_of_a_token():
