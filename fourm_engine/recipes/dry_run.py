@@ -37,6 +37,9 @@ from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
 NONE_HERE = "data found: none here"
+#: Bytes that the first step on a CPU adds to the program: what torch's optimisers import, and by what the heap grows at
+#: least (`device.keep_memory`).
+FIRST_STEP = (75 + 64) << 20
 
 
 def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: int | None = None) -> DryRun:
@@ -84,7 +87,7 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
         config.train, network, vocabulary, N=N, M=M, targets=targets, world=world, bf16=bf16, on_gpu=on_gpu
     )
     if not on_gpu:
-        memory["program"] = memory_taken(device) * 2**30  # Python, torch, and what the plugins import
+        memory["program"] = memory_taken(device) * 2**30 + FIRST_STEP  # Python, torch, and what the plugins import
     return DryRun(
         vocabulary,
         _parameters(network),

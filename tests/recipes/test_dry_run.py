@@ -72,6 +72,13 @@ def test_the_parameters_and_their_memory_are_those_of_the_model(path):
     assert memory == {"parameters": 1, "gradients": 1, "optimiser (2 moments)": 2, "averages": 1}
 
 
+def test_on_a_cpu_the_program_and_the_copies_for_checkpoints_take_memory_too(path):
+    one, two = (dry_run(load_config(path, ["train.device=cpu"]), processes=world) for world in (1, 2))
+    assert one.memory["copies for checkpoints"] == one.checkpoint == 2 * two.memory["copies for checkpoints"]
+    assert one.memory["program"] > 2**27
+    assert "of each process's host memory" in " ".join(" ".join(one.lines()).split())
+
+
 def test_what_is_sharded_and_what_is_computed_again_takes_less_memory(path):
     def memory(*overrides):
         settings = ["train.batch_size=8", "train.accumulate=1", *overrides]
