@@ -57,10 +57,14 @@ class CannotWrite(OSError):
         at = next((p for p in path.parents if p.exists() and not p.is_dir()), None)
         if at is not None:
             reason, remedy = f"{at} is a file, not a folder", "move it away, or choose another folder"
+        self._given = path, error
         self._text = f"{path}: cannot be written: {reason}" + (f"; {remedy}" if remedy else "")
 
     def __str__(self) -> str:
         return self._text
+
+    def __reduce__(self) -> tuple[type[CannotWrite], tuple[Path, OSError]]:
+        return type(self), self._given  # between processes, too, it is this error
 
 
 def words_of(error: BaseException) -> str:

@@ -7,6 +7,7 @@ import builtins
 import errno
 import io
 import os
+import pickle
 import subprocess
 import tarfile
 from contextlib import suppress
@@ -324,3 +325,9 @@ def test_a_checkpoint_that_the_disk_refuses_is_named_and_the_earlier_one_stays(t
     assert f"{tmp_path}/run/checkpoints/step-" in told[0]
     assert "No space left on device" in told[0]
     assert tree(tmp_path) == before
+
+
+def test_the_error_of_another_process_is_the_same(tmp_path):
+    error = CannotWrite(tmp_path / "a", OSError(errno.ENOSPC, "No space left on device"))
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.errno, again.filename) == (str(error), errno.ENOSPC, str(tmp_path / "a"))

@@ -35,6 +35,8 @@ from PIL import Image
 from raycast import Picture, cast
 from world import SPLITS, World, generator, sample_world
 
+from fourm_engine.files import CannotWrite, write_atomically, writing
+
 EXTENSIONS = {"rgb": "png", "depth": "png", "normal": "png", "semseg": "png", "boxes": "json", "caption": "txt"}
 SHARD = 500  # samples
 MIN_SHARE, MIN_PIXELS = 0.5, 0.012  # of the object, of the picture: what must be visible of an object
@@ -128,18 +130,31 @@ class Job:
 
 
 def run_job(job: Job) -> int:
-    """Render and write a job; the number of scenes. Files appear under their final names only when complete."""
-    for modality in EXTENSIONS:
-        (job.out / job.split / modality).mkdir(parents=True, exist_ok=True)
-    if job.format == "folder":
-        for index in range(job.start, job.stop):
-            encoded = encode(render_scene(job.seed, index, split=job.split, size=job.size))
-            for modality, path in job.files(index).items():
-                part = path.with_name(f".{path.name}.part")
-                part.write_bytes(encoded[modality])
-                os.replace(part, path)
-        return job.stop - job.start
-    parts = {m: path.with_name(f".{path.name}.part") for m, path in job.shards.items()}
+    """Render and write a job; the number of scenes. Files appear under their final names only when complete. Raises
+    CannotWrite."""
+    parts = dict[str, Path]()
+    try:
+        with writing(job.out):
+            for modality in EXTENSIONS:
+                (job.out / job.split / modality).mkdir(parents=True, exist_ok=True)
+            return (_write_files if job.format == "folder" else _write_shards)(job, parts)
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+
+
+def _write_files(job: Job, parts: dict[str, Path]) -> int:
+    for index in range(job.start, job.stop):
+        encoded = encode(render_scene(job.seed, index, split=job.split, size=job.size))
+        for modality, path in job.files(index).items():
+            parts[modality] = path.with_name(f".{path.name}.part")
+            parts[modality].write_bytes(encoded[modality])
+            os.replace(parts[modality], path)
+    return job.stop - job.start
+
+
+def _write_shards(job: Job, parts: dict[str, Path]) -> int:
+    parts |= {m: path.with_name(f".{path.name}.part") for m, path in job.shards.items()}
     tars = {m: tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) for m, part in parts.items()}  # noqa: SIM115
     for index in range(job.start, job.stop):
         encoded = encode(render_scene(job.seed, index, split=job.split, size=job.size))
@@ -161,10 +176,7 @@ def render(
     record = out / "scenes.json"
     if record.exists() and (recorded := json.loads(record.read_text())) != settings:
         raise ValueError(f"--out {out} holds scenes of {recorded}, not {settings}; choose another folder, or delete it")
-    out.mkdir(parents=True, exist_ok=True)
-    part = record.with_name(".scenes.json.part")
-    part.write_text(json.dumps(settings) + "\n")
-    os.replace(part, record)
+    write_atomically(record, json.dumps(settings) + "\n")
     work = [
         Job(out, split, start, min(start + SHARD, number), seed, size, format)
         for split, number in zip(SPLITS, (train, val), strict=True)
@@ -195,7 +207,7 @@ def main() -> None:
     options = vars(parser.parse_args())
     try:
         render(options.pop("out"), **options)
-    except ValueError as error:
+    except (ValueError, CannotWrite) as error:
         parser.exit(2, f"{error}\n")
 
 

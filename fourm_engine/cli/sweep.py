@@ -45,7 +45,10 @@ def sweep(
 def _run(
     study: Sweep | Suite, table: Callable[[Any], None], jobs: int, dry_run: bool, report: bool, as_json: bool
 ) -> None:
-    """Run, check or report as the options say, and print the results by `table` or as JSON."""
+    """Run, check or report as the options say, and print the results by `table` or as JSON. Exit code 1 where every
+    trial failed."""
+    from fourm_engine.sweep.folder import FAILED
+
     if dry_run:
         for trial in study.trials:
             outcome = study.folder.outcome(trial)
@@ -56,6 +59,9 @@ def _run(
         typer.echo(json.dumps(results.to_json(), indent=1, default=str))
     else:
         table(results)
+    states = {outcome.state for trial in study.trials if (outcome := study.folder.outcome(trial)) is not None}
+    if not report and states == {FAILED}:
+        raise typer.Exit(1)
 
 
 def _tell(line: str) -> None:

@@ -12,6 +12,7 @@ It gives `pooled` (B, D), `tokens` (B, N, D) and `valid` (B, N), the tokens of o
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import warnings
@@ -231,8 +232,10 @@ def _write_torch(
     module: Exportable, tensors: Sequence[Tensor], names: Sequence[str], facts: FileFacts, path: Path
 ) -> None:
     program = torch.export.export(module, tuple(tensors), dynamic_shapes=_shapes(names))
-    with open(path, "wb") as file:  # of a path, torch raises errors that are not of the file system
-        torch.export.save(program, file, extra_files={_KEY: json.dumps(asdict(facts))})
+    # Into memory: where a file cannot take all, torch aborts the process.
+    torch.export.save(program, buffer := io.BytesIO(), extra_files={_KEY: json.dumps(asdict(facts))})
+    with open(path, "wb") as file:
+        file.write(buffer.getbuffer())
 
 
 def _load_torch(path: Path) -> Callable[[Sequence[Tensor]], list[np.ndarray]]:

@@ -31,9 +31,10 @@ def checkpoint_bytes(train: TrainConfig, network: nn.Module) -> float:
     return 4.0 * sum(p.numel() for p in network.parameters()) + sum(kept_beside(train, learning).values())
 
 
-def disk_shortage(run: Path, train: TrainConfig, network: nn.Module, *, saved: int | None) -> str:
-    """One line about a disk that is too full for the next checkpoint and the trained weights of a run that is at step
-    `saved`, None: before the first; "" for any other. No error, since there may be room by then."""
+def disk_shortage(run: Path, train: TrainConfig, network: nn.Module, *, steps: int, saved: int | None) -> str:
+    """One line about a disk that is too full for the next checkpoint and the trained weights of a run of so many
+    `steps` that is at step `saved`, None: before the first; "" for any other. No error, since there may be room by
+    then."""
     checkpoint = checkpoint_bytes(train, network)
     weights = 4.0 * sum(p.numel() for p in network.parameters()) * len(train.exports)
     # A later checkpoint takes the place of an earlier one.
@@ -41,9 +42,9 @@ def disk_shortage(run: Path, train: TrainConfig, network: nn.Module, *, saved: i
     with suppress(OSError):
         free = shutil.disk_usage(next(folder for folder in (run, *run.absolute().parents) if folder.exists())).free
         if free < need:
-            first = ((saved or 0) // train.checkpoint_every + 1) * train.checkpoint_every
+            due = min(steps, ((saved or 0) // train.checkpoint_every + 1) * train.checkpoint_every)
             return (
                 f"{run}: {gib(free)} of the disk are free, a checkpoint takes {gib(checkpoint)} and the trained model "
-                f"{gib(weights)}; free space before step {first}, when one is saved, or choose another `run` folder"
+                f"{gib(weights)}; free space before step {due}, when one is saved, or choose another folder"
             )
     return ""

@@ -111,7 +111,7 @@ class Trainer:
                 _tell(f"{self.folder}: {self.task.name} is trained ({counted(self.plan.steps, 'step')}); nothing to do")
                 return scores
             saved = None if newest is None else newest.step
-            if line := disk_shortage(self.folder, self.config, self.model, saved=saved):
+            if line := disk_shortage(self.folder, self.config, self.model, steps=self.plan.steps, saved=saved):
                 _warn(line)
             step, steps = self.progress.step, self.plan.steps
             first, name = rank() == 0, self.task.name

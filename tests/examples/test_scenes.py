@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -20,8 +21,11 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "scenes"))
 
 import render as rendering
 from captions import CAPTIONS, Thing, colour_kind_pairs, pair_recall, write_captions
-from render import EXTENSIONS, Scene, encode, render, render_scene
+from render import EXTENSIONS, Job, Scene, encode, render, render_scene, run_job
 from world import CLASSES, COLOURS, KINDS
+
+from fourm_engine.files import CannotWrite
+from tests.test_full_disk import refuse_to_write
 
 scenes = st.integers(0, 10_000).map(lambda index: render_scene(7, index, size=32))
 
@@ -238,6 +242,18 @@ def test_a_killed_render_continues_and_leaves_no_broken_shard(tmp_path: Path, mo
     assert shards(tmp_path / "killed") == shards(tmp_path / "whole")
     assert all(path.stat().st_mtime_ns == then for path, then in kept.items())
     assert not list((tmp_path / "killed").rglob("*.part"))
+
+
+@pytest.mark.parametrize("format", ["tar", "folder"])
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path, monkeypatch, format):
+    job, out = Job(tmp_path / "out", "val", 0, 2, seed=0, size=32, format=format), tmp_path / "out"
+    said = f"^{out}: cannot be written: No space left on device; free space"
+    with monkeypatch.context() as broken:
+        refuse_to_write(broken, errno.ENOSPC)
+        with pytest.raises(CannotWrite, match=said):
+            run_job(job)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert run_job(job) == 2
 
 
 def test_folders_hold_the_same_files_as_shards(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from fourm_engine.features import export as exporting
 from fourm_engine.features.encoder import Encoder
 from fourm_engine.features.export import arrays_of, export
+from fourm_engine.files import CannotWrite
 from fourm_engine.generate.given import Condition, Ids
 from tests.generate.toys import SIDE, make_model, picture
 from tests.running import refused
@@ -85,6 +86,14 @@ def test_a_file_that_differs_is_not_written(encoder, tmp_path, monkeypatch):
         export(encoder, path, "torch")
     assert path.read_text() == "before"
     assert [p.name for p in tmp_path.iterdir() if p.name != "site"] == ["encoder.pt2"]
+
+
+def test_a_full_disk_is_an_error_and_does_not_abort_the_process(encoder, tmp_path, monkeypatch):
+    write, full = exporting._write_torch, Path("/dev/full")
+    monkeypatch.setattr(exporting, "_write_torch", lambda *given: write(*given[:-1], full))
+    with pytest.raises(CannotWrite, match=rf"^{tmp_path}/encoder.pt2: cannot be written: No space left on device"):
+        export(encoder, tmp_path / "encoder.pt2", "torch")
+    assert [p.name for p in tmp_path.iterdir() if p.name != "site"] == []
 
 
 def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(encoder, tmp_path, monkeypatch):

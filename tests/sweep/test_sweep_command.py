@@ -36,6 +36,13 @@ def test_the_table_is_ordered_and_says_what_failed(sweeps):
     assert "[1/6] lr=0.3,seed=0: failed: no [tokens]" in done.stderr
 
 
+def test_a_sweep_of_which_every_trial_failed_has_failed(sweeps):
+    sweeps.program("sys.exit(f'fourm: error: {lr}')")
+    done = CliRunner().invoke(app, ["sweep", str(sweeps.file(grid={"train.lr": [0.3, 0.2]}))])
+    assert done.exit_code == 1
+    assert "[2/2] lr=0.2,seed=0: failed: 0.2" in done.output
+
+
 def test_json_is_all_of_the_standard_output_and_a_dry_run_writes_nothing(sweeps, tmp_path):
     path = sweeps.file(grid={"train.lr": [0.2, 0.1]})
     assert (
