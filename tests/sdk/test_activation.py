@@ -103,8 +103,9 @@ def test_a_failed_activation_leaves_no_module_of_its_distribution_and_keeps_thos
     (tmp_path / "acme_elsewhere.py").write_text("")
     files = ("acme_sonar/__init__.py", "acme_sonar/inner.py", "acme_helper.py")
     install("acme-sonar", entry("sonar", "acme_sonar:Sonar"), source="", files=files)
+    before = set(sys.modules)
     fails("sonar", "ZeroDivisionError")
-    assert {name for name in sys.modules if name.startswith("acme_")} == {"acme_elsewhere"}
+    assert {name for name in sys.modules.keys() - before if name.startswith("acme_")} == {"acme_elsewhere"}
     del sys.modules["acme_elsewhere"]
     # Repaired, it works in the same process.
     (tmp_path / "acme_sonar/__init__.py").write_text(GOOD.replace("Thermal", "Sonar"))

@@ -26,6 +26,7 @@ from fourm_engine.data.tokens.ranged import RangedShard
 from fourm_engine.files import write_atomically
 from fourm_engine.storage.location import Location, Readable
 from fourm_engine.storage.remote import Shard
+from fourm_plugins.counting import counted
 from fourm_plugins.permitted import check_permitted
 
 VIEWS_FOLDER = "_views"
@@ -43,9 +44,10 @@ def shard_name(number: int) -> str:
 def missing(folder: Readable, part: str, number: int, shards: int) -> str:
     """Says that files of a part are not there, of `shards` shards in all, of which `number` is the first."""
     path = folder / part / shard_name(number)
-    what = f"{path} is missing" if shards == 1 else f"{shards:,} shards are missing, such as {path}"
-    effect = "left out" if part == VIEWS_FOLDER else f"used without {part}"
-    return f"{what}; {'its' if shards == 1 else 'their'} samples are {effect}"
+    effect = "samples are left out" if part == VIEWS_FOLDER else f"samples are used without {part}"
+    if shards == 1:
+        return f"{path} is missing; its {effect}"
+    return f"{counted(shards, 'shard')} are missing, such as {path}; their {effect}"
 
 
 def open_shard(path: Readable, known: Shard | None = None) -> Any:
