@@ -1,9 +1,9 @@
 """Whether tiles of a larger picture agree on their seams, on pictures that are larger than a trained run's.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.seams runs/demo FOLDER --target depth
+    python examples/scenes/render.py --out data/large --train 1 --val 12 --size 192
+    OMP_NUM_THREADS=1 python -m benchmarks.seams runs/demo data/large/val/rgb --target depth
 
-FOLDER holds pictures, such as those that `python examples/scenes/render.py --out DATA --train 1 --val 12 --size 192
---format folder` writes to DATA/val/rgb. For tiles drawn in eight steps and tiles computed in one, with and without
+For tiles drawn in eight steps and tiles computed in one, with and without
 overlap: the mean step of the target's array between neighbouring pixels at the edges of tiles, and at the other edges
 of tokens, where the tokenizer's own steps are; their ratio is 1 where a tile's edge cannot be told from a token's.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import fourm_engine as fm
+from benchmarks.shards import read
 from fourm_engine.generate.tiles import Tiling
 from fourm_plugins.spec import Grid
 
@@ -36,7 +37,7 @@ def steps(array: np.ndarray, tiling: Tiling, patch: tuple[int, int]) -> tuple[li
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("pictures", type=Path)
+    parser.add_argument("pictures", type=Path, help="folder of tar shards")
     parser.add_argument("--target", default="depth")
     parser.add_argument("--samples", type=int, default=12)
     options = parser.parse_args()
@@ -48,8 +49,8 @@ def main() -> None:
     for name, how in (("drawn", DRAWN), ("computed", {})):
         for overlap in (0, 2):
             edges, elsewhere = list[float](), list[float]()
-            for path in sorted(options.pictures.glob("*.png"))[: options.samples]:
-                made = fm.tiled(model, {"rgb": str(path)}, options.target, overlap=overlap, **how)
+            for files in read(options.pictures, options.samples).values():
+                made = fm.tiled(model, {"rgb": files["png"]}, options.target, overlap=overlap, **how)
                 array = modality.normalise(made.value)
                 rows, columns = (n // p for n, p in zip(array.shape[1:], modality.spec.patch, strict=True))
                 tiling = Tiling.of((rows, columns), (layout.height, layout.width), overlap)
