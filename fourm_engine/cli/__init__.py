@@ -49,6 +49,7 @@ app = typer.Typer(
     name="fourm",
     cls=Commands,
     help="Any-to-any multimodal models in which a modality is a package you pip-install.",
+    epilog="With data of your own, start with: fourm init FOLDER",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

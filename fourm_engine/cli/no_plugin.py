@@ -21,11 +21,13 @@ _OPTION = Annotated[list[str] | None, typer.Option("--no-plugin", metavar="NAME"
 
 
 def add_no_plugin(app: typer.Typer) -> None:
-    """Adds the option to all commands of `app` and its groups, and joins the lines of their docstrings."""
+    """Adds the option to all commands of `app` and its groups, and joins the lines of their docstrings; a
+    list of commands shows the first sentence of each."""
     for command in app.registered_commands:
         assert command.callback is not None
         paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
         command.help = command.help or "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        command.short_help = command.short_help or command.help.partition(". ")[0].rstrip(".") + "."
         command.callback = _with_option(command.callback)
     for group in app.registered_groups:
         assert group.typer_instance is not None

@@ -87,6 +87,15 @@ def test_a_command_line_that_is_not_understood_is_one_line_like_every_error(word
     assert (done.exit_code, done.output) == (2, f"fourm: error: {line}\n")
 
 
+def test_the_list_of_commands_is_brief_and_says_where_to_start(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = CliRunner().invoke(cli.app, ["--help"]).output
+    assert "start with: fourm init FOLDER" in shown
+    assert "Train an any-to-any model. " in shown
+    assert "Resumes" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
 def test_lines_have_one_look_and_only_warnings_are_marked():
     lines = [
         cli.Plain().format(logging.LogRecord("x", level, "", 0, "%s threads", (2,), None))
