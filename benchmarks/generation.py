@@ -6,9 +6,10 @@
 For each task: seconds of `benchmarks/obvious_generation.py`, of the engine's sampler, their ratio; the FLOPs of the
 products that the sampler makes (counted as it runs) at the rate of one large product of this machine; and how many
 times that the sampler takes. Left to right, reading takes longer than that arithmetic: the floor is then the time of
-reading the weights, and the keys and values that each row sees, once a token, at the measured rate. Weights are random,
-and those of the head so large that logits spread as those of trained models do. "same tokens" is the share in which the
-two agree. On a GPU, "launched s" is the sampler without CUDA graphs; a line says where its tokens are others.
+encoding, and of reading the weights, and the keys and values that each row sees, once a token, at the measured rate of
+reading. Weights are random, and those of the head so large that logits spread as those of trained models do. "same
+tokens" is the share in which the two agree. On a GPU, "launched s" is the sampler without CUDA graphs; a line says
+where its tokens are others.
 """
 
 from __future__ import annotations
@@ -110,11 +111,18 @@ class Bench:
             self.obvious.parallel(self.given, stage.target, counts, uniform, priority=priority, **options).cpu().numpy()
         )
 
-    def floor(self, task: Task, rate: float, bandwidth: float) -> tuple[float, float]:
-        """FLOPs, and the least seconds they take at `rate`, or what must be read at `bandwidth` where it is more."""
+    def flops(self, task: Task) -> float:
         with FlopCounterMode(display=False) as counter:
             self.ours(task, graphs=False)
-        flops = counter.get_total_flops()
+        return counter.get_total_flops()
+
+    def floor(self, task: Task, rate: float, bandwidth: float) -> tuple[float, float]:
+        """FLOPs, and the least seconds they take at `rate`; left to right, those of encoding and then of reading at
+        `bandwidth`, where that is more."""
+        flops = self.flops(task)
+        if not task.length:
+            return flops, flops / rate
+        encoding = self.flops(replace(task, stage=task.stage.model_copy(update={"max_tokens": 1})))
         weights = [p for name, p in self.network.decoder.named_parameters() if "cross_attn.kv" not in name]
         head = self.vocabulary[task.stage.target].size * self.network.config.width
         # Keys and values: of the context of each sample (without conditions there is none), and of the tokens before.
@@ -122,7 +130,7 @@ class Bench:
         seen = len(self.given) * self.n + decoded * (task.length + 1) / 2
         keys_values = 2 * self.network.config.width * len(self.network.decoder) * seen
         read = task.length * (sum(p.numel() for p in weights) + head + keys_values) * weights[0].element_size()
-        return flops, max(flops / rate, read / bandwidth)
+        return flops, max(flops / rate, encoding / rate + read / bandwidth)
 
     def now(self) -> float:
         if self.device.type == "cuda":
