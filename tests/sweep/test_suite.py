@@ -185,10 +185,8 @@ def test_a_file_that_cannot_be_used_is_one_line_and_nothing_is_written(suite, tm
 
 def test_an_encoder_may_be_trained_with_several_seeds_of_its_own(suite, tmp_path):
     suite(encoders={f"4m-{seed}": {"train": "base.yaml", "settings": {"seed": seed}} for seed in (0, 3)}).run()
-    assert [yaml.safe_load((tmp_path / f"out/encoders/4m-{seed}.yaml").read_text())["seed"] for seed in (0, 3)] == [
-        0,
-        3,
-    ]
+    trained = (yaml.safe_load((tmp_path / f"out/encoders/4m-{seed}.yaml").read_text()) for seed in (0, 3))
+    assert [config["seed"] for config in trained] == [0, 3]
 
 
 def test_names_of_encoders_stay_in_the_folder(suite, tmp_path):
