@@ -132,7 +132,8 @@ class Heads(nn.Module):
     def _at_once(self, y_TD: Tensor, counts: dict[str, int]) -> bool:
         rows = dict(zip(self._names, self._rows, strict=True))
         fits = all(count * rows[name] <= MAX_LOGITS for name, count in counts.items())
-        return fits and y_TD.device.type == "cpu" and y_TD.dtype == torch.float32 and torch.is_grad_enabled()
+        plain = y_TD.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+        return fits and plain and y_TD.device.type == "cpu" and torch.is_grad_enabled()
 
     def _parts(self, counts: dict[str, int]) -> list[tuple[slice, slice]]:
         """(tokens, rows) of each modality in `counts`, then of the others, which have no tokens."""

@@ -158,6 +158,15 @@ def test_a_loss_computed_in_chunks_is_the_same_with_the_same_gradients(model, ba
     torch.testing.assert_close(chunked_grads, whole_grads, atol=1e-5, rtol=1e-4)
 
 
+def test_under_autocast_the_loss_is_about_the_same(model, batch):
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(batch)
+        sum(loss for loss, _ in half.values()).backward()
+    assert [loss.item() for loss, _ in half.values()] == pytest.approx(
+        [loss.item() for loss, _ in model(batch).values()], rel=0.02
+    )
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_target_whose_probability_rounds_to_zero_has_a_finite_loss_and_gradient(model, batch, monkeypatch, frozen):
     model.heads.weight.requires_grad_(not frozen)
