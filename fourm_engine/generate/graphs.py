@@ -8,13 +8,12 @@ dropped.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from threading import Lock, get_ident
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, finalize
 
 import torch
 from torch import Tensor
@@ -129,7 +128,8 @@ class Graphs:
                         self._steps[key] = step, run[0]
                         while sum(kept.memory() for kept, _ in self._steps.values()) > MOST_BYTES:
                             self._steps.popitem(last=False)
-                        _keep(self._steps, MOST_SEQUENCES)
+                        while len(self._steps) > MOST_SEQUENCES:
+                            self._steps.popitem(last=False)
             run[0]()
             runs += 1
 
@@ -155,6 +155,7 @@ class Shapes:
         self._pool: Any = None
         self._seen, self._recorded = Counter[Hashable](), OrderedDict[Hashable, _Recording]()
         self._memory = torch.empty(0, dtype=torch.uint8, device=device)
+        self._stream = _lent(device, self) if device.type == "cuda" else None
 
     def __call__(self, work: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """work(*inputs), which is valid until the next call. `work`: always the same, but for the shapes."""
@@ -173,15 +174,16 @@ class Shapes:
             return work(*inputs)
         views = self._views(inputs)
         output = work(*views).clone()
+        if len(self._recorded) >= MOST_SHAPES:
+            self._recorded.clear()  # all, since they share a stream
         if not self._recorded and self.device.type == "cuda":  # a pool does not outlive the recordings that share it
             self._pool = torch.cuda.graph_pool_handle()
         try:
-            replay = record(lambda: output.copy_(work(*views)), self.device, self._pool)
+            replay = record(lambda: output.copy_(work(*views)), self.device, self._pool, self._stream)
         except torch.OutOfMemoryError:
             self._recorded.clear()
         else:
             self._recorded[key] = _Recording(replay, views, output)
-            _keep(self._recorded, MOST_SHAPES)
         return output
 
     def _views(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
@@ -196,12 +198,14 @@ class Shapes:
         return [self._memory[at : at + size].view(x.dtype).view(x.shape).copy_(x) for x, at, size in parts]
 
 
-def record(work: Callable[[], object], device: torch.device, pool: Any = None) -> Replay:
+def record(
+    work: Callable[[], object], device: torch.device, pool: Any = None, stream: torch.cuda.Stream | None = None
+) -> Replay:
     """Records `work`, without running it. It must have run before; addresses and shapes of its tensors stay. `pool`:
-    memory for what is not kept beyond a replay."""
+    memory for what is not kept beyond a replay. `stream`: of recordings that are dropped together; None: its own."""
     graph = torch.cuda.CUDAGraph()
     torch.cuda.synchronize(device)
-    with torch.cuda.stream(_stream(device)):
+    with torch.cuda.stream(stream or _lent(device, graph)):
         graph.capture_begin(pool=pool, capture_error_mode="thread_local")
         try:
             work()
@@ -213,17 +217,17 @@ def record(work: Callable[[], object], device: torch.device, pool: Any = None) -
     return graph.replay
 
 
-@cache
-def _stream(device: torch.device) -> torch.cuda.Stream:
-    """The stream on which work is recorded: one, since each keeps memory for matrix products."""
-    return torch.cuda.Stream(device)
+_FREE: defaultdict[torch.device, list[torch.cuda.Stream]] = defaultdict(list)
+
+
+def _lent(device: torch.device, borrower: object) -> torch.cuda.Stream:
+    """A stream that nothing else records on while the borrower lives. Each keeps memory for matrix products, which
+    torch may free for all recordings of a stream where one of them is dropped (pytorch#193402)."""
+    stream = _FREE[device].pop() if _FREE[device] else torch.cuda.Stream(device)
+    finalize(borrower, _FREE[device].append, stream)
+    return stream
 
 
 def _address(network: Transformer) -> Hashable:
     """Changes where recordings of the network no longer do what it does."""
     return network.compiled, *(parameter.data_ptr() for parameter in network.parameters())
-
-
-def _keep(recorded: OrderedDict[Any, Any], most: int) -> None:
-    while len(recorded) > most:
-        recorded.popitem(last=False)
