@@ -3,9 +3,9 @@
     python examples/scenes/render.py --out data/large --train 1 --val 12 --size 192
     OMP_NUM_THREADS=1 python -m benchmarks.seams runs/demo data/large/val/rgb --target depth
 
-For tiles drawn in eight steps and tiles computed in one, with and without
-overlap: the mean step of the target's array between neighbouring pixels at the edges of tiles, and at the other edges
-of tokens, where the tokenizer's own steps are; their ratio is 1 where a tile's edge cannot be told from a token's.
+For tiles drawn in eight steps and tiles computed in one, with and without overlap: the mean step of the target's array
+between neighbouring pixels at the edges of tiles, and at the other edges of tokens, where the tokenizer's steps are;
+their ratio is 1 where a tile's edge cannot be told from a token's.
 """
 
 from __future__ import annotations

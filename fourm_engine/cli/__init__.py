@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -138,7 +139,8 @@ def main() -> None:
         app()
     except SystemExit as end:
         if line := stopped(end, sys.argv[1:]):
-            print(f"fourm: {line}", file=sys.stderr)
+            with suppress(BrokenPipeError):  # as in `fourm … 2>&1 | head`
+                print(f"fourm: {line}", file=sys.stderr)
         raise
     except (RuntimeError, MemoryError) as error:
         if os.environ.get("FOURM_TRACEBACK") or (line := out_of_memory(error, sys.argv[1:])) is None:

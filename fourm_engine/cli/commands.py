@@ -76,6 +76,11 @@ class Commands(TyperGroup):
         exits = options.get("standalone_mode", True)
         try:
             code = super().main(*args, **{**options, "standalone_mode": False})
+        except typer.Abort:  # of a question in a package's command
+            if not exits:
+                raise
+            tell_error("aborted")
+            sys.exit(1)
         except _SHOWN as error:
             if not exits:
                 raise
@@ -88,7 +93,8 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            super().invoke(ctx)
+            return None  # what a command returns, such as a count, is no exit code
         except _USAGE as error:
             from fourm_plugins.explain import plain  # lazy: pydantic takes longer than a listing
 

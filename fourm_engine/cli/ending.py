@@ -5,17 +5,20 @@ Exit codes: 0; 1 for an error that the user can fix; 2 for a command line that i
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
+
+from fourm_engine.device import rank_and_world
 
 _AGAIN = "run the same command again to continue"
 _NOTHING = "nothing is written before the end, and what was there is unchanged; run the same command again"
 _TRAINING = f"finished checkpoints are kept; {_AGAIN}"
 #: Command -> what is there when it is stopped, and how it goes on; of two words, the first alone or both.
 KEPT = {
+    "data pack": f"finished shards are kept; {_AGAIN}",
+    "data unpack": f"finished files are kept; {_AGAIN}",
     "embed": _NOTHING,
     "evaluate": _NOTHING,
     "export": _NOTHING,
@@ -41,7 +44,7 @@ def stopped(end: SystemExit, arguments: Sequence[str]) -> str | None:
     """The line for a command with these `arguments` that a signal ended; None where something else did, or where the
     line has been told (`end.told`), and for a listing that nobody reads to its end."""
     number = _STOPS.get(end.code) if isinstance(end.code, int) else None
-    if number is None or getattr(end, "told", False) or int(os.environ.get("RANK") or 0) != 0:
+    if number is None or getattr(end, "told", False) or rank_and_world()[0] != 0:
         return None
     kept = KEPT.get(" ".join(arguments[:2])) or KEPT.get(arguments[0] if arguments else "")
     if kept is None:

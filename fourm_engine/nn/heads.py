@@ -38,7 +38,7 @@ def cross_entropy_sum(y_TD: Tensor, weight_VD: Tensor, ids_T: Tensor) -> Float[T
 
 class _Sums(torch.autograd.Function):
     """`cross_entropy_sum` of all modalities, for CPUs, where what counts is how often (T, V) and (V, D) numbers are
-    written: the logits become log-probabilities and then their gradient in the same memory, and the gradients of output
+    written: the logits become probabilities and then their gradient in the same memory, and the gradients of output
     rows are written where they belong rather than joined afterwards."""
 
     @staticmethod

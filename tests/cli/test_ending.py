@@ -12,6 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from fourm_engine import cli
+from fourm_engine.cli.commands import Commands
 from fourm_engine.cli.ending import KEPT
 from fourm_engine.recipes import runs
 
@@ -60,6 +61,21 @@ def test_ctrl_c_within_a_command_is_exit_code_130(monkeypatch):
 
     monkeypatch.setattr(runs, "find_runs", interrupted)
     assert CliRunner().invoke(cli.app, ["runs"]).exit_code == 130
+
+
+def refuse():
+    raise typer.Abort
+
+
+@pytest.mark.parametrize(
+    ("does", "code", "output"), [(lambda: 3, 0, ""), (refuse, 1, "fourm: error: aborted\n")], ids=["number", "refusal"]
+)
+def test_a_number_that_a_command_returns_is_no_exit_code_and_a_refusal_no_traceback(does, code, output):
+    app = typer.Typer(cls=Commands)
+    app.command("ask")(does)
+    app.command("other")(refuse)
+    done = CliRunner().invoke(app, ["ask"])
+    assert (done.exit_code, done.output) == (code, output)
 
 
 def test_an_output_that_nobody_reads_ends_a_listing_without_a_word(tmp_path):
