@@ -125,7 +125,7 @@ def _open_gate(path: Path, *, seconds: float = math.inf) -> int:
                 if time.monotonic() > last:
                     raise Busy(
                         f"{path}: held for {seconds:.0f} s by a process that enters or leaves the folder, and seems to "
-                        f"stand still; end it (fuser {path}), and try again"
+                        f"stand still; end it (fuser {shlex.quote(str(path))}), and try again"
                     )
                 time.sleep(0.05)
             if os.fstat(handle).st_ino == os.stat(path).st_ino:

@@ -106,7 +106,8 @@ class Once(logging.Filter):
         self._told = set[str]()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno <= logging.WARNING and rank_and_world()[0] and not hasattr(record, "alone"):
+        number, world = rank_and_world()
+        if record.levelno <= logging.WARNING and world > 1 and number and not hasattr(record, "alone"):
             return False
         if record.levelno != logging.WARNING:
             return True

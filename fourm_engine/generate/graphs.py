@@ -124,7 +124,7 @@ class Graphs:
                 except torch.OutOfMemoryError:
                     self._steps.clear()
                 else:
-                    if alone:
+                    if alone and step.memory() <= MOST_BYTES:
                         self._steps[key] = step, run[0]
                         while sum(kept.memory() for kept, _ in self._steps.values()) > MOST_BYTES:
                             self._steps.popitem(last=False)

@@ -59,10 +59,14 @@ class Signs:
                 facts, since = self._seen[number] = sign, self.clock
             yield (number, None, self.clock) if since == -math.inf else (number, facts, self.clock - since)
 
-    def clean(self) -> None:
-        """The last process to end removes everything but stacks, unless there was a hang."""
+    def clean(self, end: str = "") -> None:
+        """The last process to end removes everything but stacks, unless there was a hang. `end`: why this one ends, ""
+        if nothing is wrong."""
         with suppress(OSError):
-            others = [facts for _, facts, _ in self.others() if facts is not None]
+            signs = [facts for _, facts, _ in self.others()]
+            if end and None in signs:  # one that is yet to come must read why
+                return
+            others = [facts for facts in signs if facts is not None]
             if all(facts["end"] is not None or gone(facts) for facts in others):
                 for path in self.folder.iterdir():
                     if path.suffix != ".stack" or not path.stat().st_size:

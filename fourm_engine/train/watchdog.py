@@ -40,7 +40,7 @@ SILENT = 20.0
 STARTS = "starts"
 _CONNECTION = re.compile(r"gloo|nccl|connection|broken pipe|timed? ?out", re.IGNORECASE)
 _active: Watch | None = None
-_AGAIN = "the last checkpoint is intact; run the same command again to continue"
+_AGAIN = "checkpoints so far are intact; run the same command again to continue"
 
 
 class Watch:
@@ -80,7 +80,8 @@ class Watch:
         try:
             yield
         except BaseException as error:
-            end = "" if isinstance(error, Stopped) else describe(error)
+            code = error.code if isinstance(error, SystemExit) else None
+            end = "" if isinstance(error, Stopped) else describe(error) if code is None else f"exit code {code}"
             if self.world > 1 and (isinstance(error, RuntimeError) or isinstance(error.__cause__, DistError)):
                 self._ends(error)
             if isinstance(error, (ValueError, OSError)) and self._told_by_first(error, end):
@@ -92,7 +93,7 @@ class Watch:
             faulthandler.cancel_dump_traceback_later()
             self._stacks.close()
             self._note(end)
-            self.signs.clean()
+            self.signs.clean(end)
 
     def _note(self, end: str | None, because: str = "") -> None:
         self.signs.give(self._facts(), end, because)
@@ -176,6 +177,8 @@ class Watch:
                     self._hangs(quiet)
                 # Needs no lock of Python's, which the hanging code may hold.
                 faulthandler.dump_traceback_later(self.seconds + 2 * self._interval, file=self._stacks)
+            else:
+                faulthandler.cancel_dump_traceback_later()  # of an outer block
 
     def _hangs(self, quiet: float) -> NoReturn:
         with self._ending:

@@ -164,7 +164,7 @@ class UNet(_MapHead):
     0: the head starts as the U-Net alone, and learns what the encoder knows beyond it.
 
     `width`: channels at the size of the map, twice as many at each half, of which there are `levels`. `norm`: "batch",
-    or "group" (of 8 channels), for batches of a few samples."""
+    or "group" (of 8 channels where these divide them, else of all), for batches of a few samples."""
 
     def __init__(self, spec: HeadSpec, *, width: int = 32, levels: int = 4, norm: str = "batch") -> None:
         super().__init__(spec, "unet")
@@ -198,7 +198,7 @@ class UNet(_MapHead):
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
-    "group": lambda width: nn.GroupNorm(max(1, width // 8), width),
+    "group": lambda width: nn.GroupNorm(width // 8 if width % 8 == 0 else 1, width),
 }
 
 

@@ -85,3 +85,10 @@ def test_one_that_comes_when_the_others_have_left_makes_the_folder_again(signs):
     assert not first.folder.exists()
     second.give(FACTS)
     assert json.loads((second.folder / "rank-00001.json").read_text())["step"] == 2
+
+
+def test_one_that_comes_later_reads_why_the_first_one_failed(signs):
+    first = signs(0)
+    first.give(FACTS, end="ValueError: no such plugin")
+    first.clean("ValueError: no such plugin")
+    assert json.loads((first.folder / "rank-00000.json").read_text())["end"] == "ValueError: no such plugin"
