@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ class Signs:
         self.folder, self.clock = folder, 0.0
         self.rank, self.world = rank_and_world()
         self._made = self._given = 0  # folders that were not there; signs
+        self._giving, self._ended = threading.Lock(), False
         #: Rank -> its last sign of life, and when that was first seen.
         self._seen: dict[int, tuple[dict[str, Any], float]] = {}
 
@@ -39,15 +41,20 @@ class Signs:
                 self._seen[number] = sign, -math.inf  # of an earlier start, unless it changes
 
     def give(self, facts: dict[str, Any], end: str | None = None, because: str = "") -> None:
-        """Give a sign of life. `end`: why this process ends, "" if nothing is wrong; `because`: of which other one."""
+        """Give a sign of life. `end`: why this process ends, "" if nothing is wrong; `because`: of which other one. No
+        sign without an end follows one that has it, whichever thread gives it."""
         if self.world == 1:
             return
-        path, self._given = self._path(self.rank), self._given + 1
-        facts = this_process() | facts | {"sign": self._given, "made": self._made, "end": end, "because": because}
-        with suppress(OSError):  # a full disk must not end a run that needs none of it
-            path.parent.mkdir(exist_ok=True)  # one that left as the last of those that had come removes it
-            path.with_suffix(".part").write_text(json.dumps(facts))
-            os.replace(path.with_suffix(".part"), path)
+        with self._giving:
+            self._ended = self._ended or end is not None
+            if self._ended and end is None:
+                return
+            path, self._given = self._path(self.rank), self._given + 1
+            facts = this_process() | facts | {"sign": self._given, "made": self._made, "end": end, "because": because}
+            with suppress(OSError):  # a full disk must not end a run that needs none of it
+                path.parent.mkdir(exist_ok=True)  # one that left as the last of those that had come removes it
+                path.with_suffix(".part").write_text(json.dumps(facts))
+                os.replace(path.with_suffix(".part"), path)
 
     def others(self) -> Iterator[tuple[int, dict[str, Any] | None, float]]:
         """(rank, facts, seconds without a new sign) of each; no facts: no sign since this process began."""

@@ -73,7 +73,7 @@ def test_the_memory_has_no_name_that_a_killed_process_could_leave(processes, tmp
 
 def test_where_one_has_no_room_none_shares_and_the_first_says_so(processes):
     assert processes(2, rank_1={"posix_fallocate": _no_room}) == {
-        0: "no memory to share; gradients take the slower way: rank 1: No space left on device\n",
+        0: "no memory to share; gradients take the slower way: rank 1: No space left on device; free space\n",
         1: "",
     }
 

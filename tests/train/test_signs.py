@@ -92,3 +92,11 @@ def test_one_that_comes_later_reads_why_the_first_one_failed(signs):
     first.give(FACTS, end="ValueError: no such plugin")
     first.clean("ValueError: no such plugin")
     assert json.loads((first.folder / "rank-00000.json").read_text())["end"] == "ValueError: no such plugin"
+
+
+def test_a_thread_that_goes_on_does_not_take_back_how_its_process_ends(signs):
+    first, second = signs(0), signs(1)
+    second.give(FACTS, "lost: rank 2", "rank 2 is lost")
+    second.give(FACTS)
+    (facts, *_) = (facts for number, facts, _ in first.others() if number == 1)
+    assert (facts["end"], facts["because"]) == ("lost: rank 2", "rank 2 is lost")
