@@ -12,12 +12,14 @@ from fourm_engine.yaml_config import apply_override
 log = logging.getLogger(__name__)
 #: Sections that say how long something learns; and a length -> the parts of a schedule in its unit.
 _SECTIONS = ("train", "tokenizers.fit")
+#: A run is at least so many times as long as its ramps.
+_RAMPS = 4
 _PARTS = {"steps": ("warmup", "cooldown"), "tokens": ("warmup_tokens", "cooldown_tokens")}
 
 
 def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Set the overrides in `raw`. If one makes a run shorter than the config's warm-up and cool-down, these are
-    shortened by the same factor, which is logged. Raises ConfigError."""
+    """Set the overrides in `raw`. If one makes a run so short that the config's warm-up and cool-down would be more
+    than a quarter of it, these are shortened by the same factor, which is logged. Raises ConfigError."""
     before = {name: dict(_section(raw, name)) for name in _SECTIONS}
     for override in overrides:
         apply_override(raw, override)
@@ -28,7 +30,7 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
             length, full = _number(section.get(unit)), _number(before[name].get(unit))
             ramps = {part: _number(section.get(part)) for part in parts if _number(section.get(part))}
             fixed = given & {f"{name}.{part}" for part in parts}
-            if fixed or not 0 < length < sum(ramps.values()) or length >= full:
+            if fixed or not 0 < length < _RAMPS * sum(ramps.values()) or length >= full:
                 continue
             shorter = {part: max(1, int(value * length / full)) for part, value in ramps.items()}
             section.update(shorter)

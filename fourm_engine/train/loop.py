@@ -356,6 +356,12 @@ class Trainer:
         *beside, exported = (gathered(self.learner.state(averaged=what == "ema")) for what in self.config.exports)
 
         def export() -> None:
+            for weights in (*beside, exported):
+                if bad := [name for name, x in weights.items() if x.is_floating_point() and not x.isfinite().all()]:
+                    raise ValueError(
+                        f"{self.folder}: after step {self.progress.step} {counted(len(bad), 'tensor')} of the weights "
+                        f"({bad[0]}, …) are not finite: nothing is exported; train anew with a smaller train.lr"
+                    )
             for weights in beside:
                 self.task.export_averages(weights, self.folder)
             self.task.export(exported, self.folder, scores)

@@ -124,6 +124,7 @@ def test_of_several_processes_the_first_tells_except_for_what_one_has_met_alone(
     handler, log = logging.StreamHandler(sys.stderr), logging.Logger("told")
     handler.addFilter(cli.Once())
     log.addHandler(handler)
+    monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in "0", "1":
         monkeypatch.setenv("RANK", rank)
         log.warning("depth is missing")

@@ -11,6 +11,7 @@ from fourm_engine.data.checks.tokens import TokenCheck
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.tokens.index import INDEX_FOLDER
+from fourm_engine.data.tokens.indexing import open_index
 from fourm_engine.data.tokens.tokenize import tokenize_split
 from tests.data.training_data import MODALITIES, TOKENIZERS, open_data
 from tests.fakes import sample_names, write_data
@@ -89,3 +90,9 @@ def test_data_check_tells_them(config):
     folder = config.tokens / "train"
     assert f"train: {folder}/_views/shard-00001.safetensors is missing; its samples are left out" in found
     assert f"train: {folder}/b/shard-00002.safetensors is missing; its samples are used without b" in found
+
+
+def test_an_emptied_file_is_damaged_not_missing(config):
+    (config.tokens / "train/b/shard-00002.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"b/shard-00002\.safetensors: damaged, an empty file; remove it and run"):
+        open_index(config.tokens / "train")

@@ -47,7 +47,8 @@ def with_schedule(path, **train):
     [
         ({"steps": 2000, "warmup": 100}, "train.steps=40", {"steps": 40, "warmup": 2}),
         ({"steps": 2000, "warmup": 100}, "train.steps=3", {"steps": 3, "warmup": 1}),
-        ({"steps": 2000, "warmup": 100}, "train.steps=100", {"steps": 100, "warmup": 100}),
+        ({"steps": 2000, "warmup": 100}, "train.steps=100", {"steps": 100, "warmup": 5}),
+        ({"steps": 2000, "warmup": 100}, "train.steps=400", {"steps": 400, "warmup": 100}),
         (
             {"steps": 1000, "warmup": 100, "cooldown": 200, "schedule": "wsd"},
             "train.steps=250",
@@ -56,7 +57,7 @@ def with_schedule(path, **train):
         ({"tokens": 5e11, "warmup_tokens": 1e10}, "train.tokens=1e9", {"tokens": 10**9, "warmup_tokens": 2 * 10**7}),
     ],
 )
-def test_a_run_that_an_override_makes_shorter_than_its_warm_up_has_a_shorter_one_and_says_so(
+def test_a_run_that_an_override_makes_short_has_a_shorter_warm_up_and_says_so(
     path, caplog, schedule, override, shortened
 ):
     masking = ["masking.input_tokens=[1, 64]", "masking.target_tokens=32"]

@@ -115,6 +115,13 @@ def test_a_batch_that_does_not_divide_is_refused(tmp_path):
         train(tmp_path, accumulate=3)
 
 
+def test_weights_that_are_not_finite_at_the_end_are_not_exported(tmp_path):
+    with pytest.raises(ValueError, match=r"after step 3 .* of the weights .* are not finite: nothing is exported"):
+        train(tmp_path, steps=3, warmup=1, lr=1e38)
+    assert not (tmp_path / "finished.json").exists()
+    assert not (tmp_path / "model.safetensors").exists()
+
+
 def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path, capsys):
     weights = train(tmp_path, ToyTask(poison=[3, 7, 8]))
     assert all(tensor.isfinite().all() for tensor in weights.values())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fourm_engine.data.tokens.shards import VIEWS_FOLDER
+from fourm_engine.data.tokens.shards import VIEWS_FOLDER, unusable
 
 #: Part -> number of the shard -> size and time.
 Files = dict[str, dict[int, tuple[int, int]]]
@@ -26,13 +26,15 @@ def scan(folder: Path) -> Files:
 
 
 def scan_part(folder: Path) -> dict[int, tuple[int, int]]:
-    """Number of each shard in the folder of a part -> its size and time."""
+    """Number of each shard in the folder of a part -> its size and time. Raises ValueError for an empty file."""
     shards = {}
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if (match := _SHARD.fullmatch(entry.name)) is not None:
                     state = entry.stat()
+                    if state.st_size == 0:  # which would stand for none
+                        raise unusable(Path(entry.path), "damaged, an empty file")
                     shards[int(match[1])] = state.st_size, state.st_mtime_ns
     except (FileNotFoundError, NotADirectoryError):
         return {}
