@@ -73,23 +73,18 @@ class Commands(TyperGroup):
 
     def main(self, *args: Any, **options: Any) -> Any:
         """A command line that is not understood ends with one line, as every error, and exit code 2."""
-        exits = options.get("standalone_mode", True)
+        if not options.get("standalone_mode", True):
+            return super().main(*args, **options)
         try:
             code = super().main(*args, **{**options, "standalone_mode": False})
         except typer.Abort:  # of a question in a package's command
-            if not exits:
-                raise
             tell_error("aborted")
             sys.exit(1)
         except _SHOWN as error:
-            if not exits:
-                raise
             if line := misused(error):
                 tell_error(line)
             sys.exit(error.exit_code)
-        if exits:
-            sys.exit(code if isinstance(code, int) else 0)
-        return code
+        sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: Any) -> Any:
         try:
