@@ -186,3 +186,10 @@ def test_every_file_that_the_pages_name_exists():
             assert (ROOT / name).exists() or (page.parent / name).exists(), f"{page.name} names {name}"
         for name in re.findall(r"\]\((?!http|#)([^)#]+)", text):
             assert (page.parent / name).exists(), f"{page.name} links to {name}"
+
+
+def test_the_changelog_and_the_citation_tell_the_version_of_all_packages():
+    projects = [ROOT / "pyproject.toml", *(ROOT / "plugins").glob("*/pyproject.toml")]
+    versions = {re.search(r'^version = "(.*)"$', path.read_text(), re.MULTILINE)[1] for path in projects}
+    assert versions == {yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]}
+    assert versions == {re.search(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]}
