@@ -188,6 +188,20 @@ def test_every_file_that_the_pages_name_exists():
             assert (page.parent / name).exists(), f"{page.name} links to {name}"
 
 
+def test_the_files_of_the_architecture_page_are_where_its_rule_says():
+    """A file without a folder lies in the folder of the file before it; `fourm_engine/` may be left out."""
+    text = (ROOT / "docs/architecture.md").read_text().partition("## Where to find")[2].partition("\n## ")[0]
+    for line in text.splitlines()[3:]:
+        folder = ROOT
+        for name in re.findall(r"`([\w/]+(?:\.py|/))`", line):
+            tried = [ROOT / name, ROOT / "fourm_engine" / name]
+            if "/" not in name and folder != ROOT:
+                tried = [folder / name]
+            path = next((path for path in tried if path.exists()), None)
+            assert path, f"{name} in: {line}"
+            folder = path.parent if path.is_file() else path
+
+
 def test_the_changelog_and_the_citation_tell_the_version_of_all_packages():
     projects = [ROOT / "pyproject.toml", *(ROOT / "plugins").glob("*/pyproject.toml")]
     versions = {re.search(r'^version = "(.*)"$', path.read_text(), re.MULTILINE)[1] for path in projects}
