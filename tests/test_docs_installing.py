@@ -41,6 +41,13 @@ def test_the_page_tells_of_every_state_and_only_of_those():
     assert re.findall(r"^\| (\w+) \|", PAGE, re.MULTILINE)[1:] == list(typing.get_args(State))
 
 
+def test_the_page_tells_of_every_extra_that_users_install():
+    project = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    section = project.partition("[project.optional-dependencies]\n")[2].partition("\n[")[0]
+    extras = set(re.findall(r"^(\w+) = ", section, re.MULTILINE)) - {"dev", "demo", "conformance"}
+    assert extras == set(re.findall(r"(?:fourm-engine|`)\[(\w+)\]", PAGE))
+
+
 def test_its_example_of_a_choice_is_a_config():
     raw = yaml.safe_load(re.search(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[1])
     assert ModalitiesConfig.model_validate(raw["modalities"]).providers == {"depth": "acme-depth"}
