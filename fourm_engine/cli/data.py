@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,6 +75,7 @@ def check(
     """Check every file of a data set. Prints counts, sizes and statistics, and whatever is damaged, missing, unused,
     duplicated, leaked or misaligned. Exit code 1 if training would stop or lose data."""
     from fourm_engine.data.raw.root import is_pattern
+    from fourm_engine.device import usable_cores
     from fourm_engine.evaluate.data_report import write_report
     from fourm_engine.files import write_atomically
     from fourm_engine.recipes import data_check as recipe
@@ -84,7 +84,7 @@ def check(
     from fourm_engine.storage.url import Url, parse, scheme_of
     from fourm_plugins.hub import FILES, check_there
 
-    read = recipe.Reading(samples, seed, os.cpu_count() or 0 if workers is None else workers)
+    read = recipe.Reading(samples, seed, usable_cores() if workers is None else workers)
     if isinstance(parse(source), Url):
         raise ValueError(f"{source}: remote data is checked through a config that names it; set data.train to this URL")
     path = Path(source)
