@@ -65,7 +65,7 @@ def labels(folder: Path, tar: bool):
 
 def shards(folder: Path):
     modality = fake_modalities(["a"])["a"]
-    writer = TokenShardWriter(folder, modality, "f", 1)
+    writer = TokenShardWriter(folder, modality, SimpleNamespace(fingerprint="f"), 1)
     return lambda: writer.write(0, ["x"], {"x": (Made(0, 0, 0), [np.zeros(modality.spec.layout.num_tokens, np.int32)])})
 
 

@@ -86,7 +86,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 def test_listing_imports_no_torch(tmp_path):
     write(tmp_path / "one", record={"state": "ended"})
     program = (
-        "import sys; from fourm_engine.cli import app; app(['runs', sys.argv[1]], standalone_mode=False); "
+        "import sys; from fourm_engine.cli.app import app; app(['runs', sys.argv[1]], standalone_mode=False); "
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, capture_output=True)
