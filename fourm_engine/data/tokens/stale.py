@@ -30,9 +30,9 @@ def check_fresh(
             except ValueError as error:
                 stale[path.parent] = error
     if stale:
-        (_, error), *others = stale.items()
+        (_, first), *others = stale.items()
         also = [str(folder) for folder, _ in others]
-        raise ValueError(f"{error}; stale, too: {', '.join(also)}" if also else str(error))
+        raise ValueError(f"{first}; stale, too: {', '.join(also)}" if also else str(first))
 
 
 def _made(folder: Readable, modalities: Mapping[str, Modality]) -> Iterator[tuple[str, Readable, Making]]:
