@@ -44,9 +44,9 @@ def test_a_wide_terminal_shows_one_line_a_row(capsys, monkeypatch):
 
 def test_cells_wrap_at_words_where_that_is_enough(capsys, monkeypatch):
     lines = shown(capsys, monkeypatch, 78, table())
-    assert lines[3:5] == [
-        "runs/first     fourm       ended    2000/2000  3.263 (2000)  2 x CPU, 1",
-        " " * 61 + "thread",
+    assert lines[2:4] == [
+        "runs/first     fourm       ended    2000/2000  3.263 (2000)   2 x CPU, 1",
+        " " * 62 + "thread",
     ]
 
 
