@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fourm_engine.cli.options import Config, Overrides
-from fourm_engine.cli.tables import console, literal, new_table
+from fourm_engine.cli.tables import Table
 from fourm_engine.cli.tables import show as show_tables
 from fourm_plugins.counting import counted
 
@@ -112,16 +112,15 @@ def print_check(result: DataCheck) -> None:
     from fourm_engine.data.raw.names import shown
     from fourm_engine.evaluate.data_report import describe_item, tables
 
-    out = console()
     for title, columns, rows in tables(result):
-        table = new_table(*columns, title=title)
+        table = Table(*columns, title=title)
         for row in rows:
-            table.add_row(*map(literal, row))
+            table.add_row(*row)
         show_tables([table])
     for part in result.parts:
         some = len(part.read) < len(part.names)
         read = f", of which {len(part.read):,} were read (seed {result.seed})" if some else ""
-        out.print(f"{part.name}: {counted(len(part.names), 'sample')} of {shown(part.wanted.root)}{read}", markup=False)
+        print(f"{part.name}: {counted(len(part.names), 'sample')} of {shown(part.wanted.root)}{read}")
     for finding in (*result.notes, *result.problems):
         print(f"{finding.level}: {finding.kind}: {finding.message}")
         for item in finding.listed.items[1:SHOWN] if finding.level == "problem" else ():
