@@ -80,8 +80,8 @@ def at_work(folder: Path, *, replaced: bool = False, needed: bool = True) -> Ite
 
 
 def refused(folder: Path, error: OSError) -> CannotWrite:
-    """What to raise where a command cannot begin in `folder`. All its processes meet it before they can tell one another:
-    the first of a machine is to tell the user."""
+    """What to raise where a command cannot begin in `folder`. All its processes meet that before they can tell one
+    another, so the first of each machine is to tell the user."""
     refusal = CannotWrite(folder, error)
     refusal.told = local_rank() > 0
     return refusal

@@ -161,8 +161,8 @@ class TrainConfig(BaseModel):
             raise ValueError(f"a peak learning rate of {peak:.3g} is above {MAX_LR:.0f}; lower lr, or base_lr")
         if self.optimiser in ("adamw", "muon") and peak * self.weight_decay >= 1:
             raise ValueError(
-                f"weight_decay={self.weight_decay:.3g} at a peak learning rate of {peak:.3g} turns the weights' signs in "
-                f"each step (their product is not below 1); lower one of them"
+                f"weight_decay={self.weight_decay:.3g} at a peak learning rate of {peak:.3g} leaves no weight its "
+                f"sign (their product is not below 1); lower one of them"
             )
         if self.profile is not None and self.profile[0] > length:
             raise ValueError(f"profile={list(self.profile)} begins after the last step, {length}; choose earlier ones")

@@ -98,8 +98,8 @@ def _tell_removed(folder: Path, files: Files, known: Iterable[int], **options: A
 
 
 def build(folder: Path, files: Files, old: Index | None = None, **options: Any) -> Index:
-    """The index of the files that are there. `options`: of the line that tells of a damaged `old` one. Raises ValueError;
-    see `open_index`."""
+    """The index of the files that are there. `options`: of logging a damaged `old` one. Raises ValueError; see
+    `open_index`."""
     try:
         return _Builder(folder, files, old).index()
     except DamagedColumn as damage:  # of the old one
