@@ -48,6 +48,8 @@ _REMEDIES = {
 class CannotWrite(OSError):
     """A file or folder that could not be written; the message names it, the reason and the remedy."""
 
+    told = False  # whether another process tells it
+
     def __init__(self, path: Path, error: OSError) -> None:
         reason = error.strerror or str(error)
         if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):

@@ -37,7 +37,7 @@ from fourm_engine.cli import (
     vary,
 )
 from fourm_engine.cli.commands import Commands
-from fourm_engine.cli.ending import stopped, tell_error
+from fourm_engine.cli.ending import stopped, tell_error, told_elsewhere
 from fourm_engine.cli.logs import log_to_stderr
 from fourm_engine.cli.memory import out_of_memory
 from fourm_engine.cli.no_plugin import add_no_plugin
@@ -116,6 +116,8 @@ def run() -> None:
         tell_error(line)
         sys.exit(1)
     except (ValueError, OSError) as error:
+        if told_elsewhere(error):
+            sys.exit(1)
         if os.environ.get("FOURM_TRACEBACK"):
             raise
         said, plugin, _ = words_of(error).partition("\nTraceback ")  # a plugin's, which is for its author

@@ -14,7 +14,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from fourm_engine.cli.ending import misused, tell_error
+from fourm_engine.cli.ending import misused, tell_error, told_elsewhere
 from fourm_engine.cli.no_plugin import add_no_plugin
 from fourm_engine.cli.streams import unread
 from fourm_plugins.discovery import Plugin, PluginError
@@ -82,7 +82,7 @@ class Commands(TyperGroup):
             tell_error("aborted")
             sys.exit(1)
         except _SHOWN as error:
-            if line := misused(error):
+            if not told_elsewhere(error) and (line := misused(error)):
                 tell_error(line)
             sys.exit(error.exit_code)
         sys.exit(code if isinstance(code, int) else 0)

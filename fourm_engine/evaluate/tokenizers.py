@@ -25,7 +25,7 @@ from fourm_engine.files import write_together
 from fourm_engine.fit.samples import held_out_values, named_values
 from fourm_engine.modalities import Modalities
 from fourm_engine.tokenizers.neural import NeuralTokenizer
-from fourm_engine.tokenizers.quantisers.base import usage_of
+from fourm_engine.tokenizers.quantisers.base import SAYING, usage_of
 from fourm_plugins.counting import counted
 from fourm_plugins.modality import Metric, Modality
 from fourm_plugins.tokenizer import Tokenizer
@@ -41,7 +41,8 @@ BATCH = 64
 class TokenizerScores:
     """One modality's tokenizer on held-out samples. `scores`: `prediction` is the score of the reconstruction,
     `constants` those of the best constant predictors. `used`, `dead` and `perplexity` are averaged over positions with
-    separate codes, and None for sequences, whose vocabulary is not a codebook."""
+    separate codes, and None for sequences, whose vocabulary is not a codebook, and where too few tokens per code were
+    seen to say."""
 
     modality: str
     kind: str
@@ -102,7 +103,13 @@ def evaluate_tokenizers(
         constants = modality.constants(known) if known else {}
         ids, decoded = _round_trip(modality, tokenizer, list(values.values()))
         scores = _scores(name, metrics, decoded, list(values.values()), constants, notes)
-        measured.append(_describe(name, tokenizer, ids, scores, held_out.errors.get(name, 0)))
+        measured.append(one := _describe(name, tokenizer, ids, scores, held_out.errors.get(name, 0)))
+        if one.used is None and modality.spec.layout.kind != "sequence":
+            book = "each position's codes" if tokenizer.positional else "codes"
+            notes.append(
+                f"{name}: {counted(one.samples, 'sample')} are too few to say which of {one.codes} {book} are in use: "
+                f"fewer than {SAYING} tokens per code"
+            )
         for (sample, value), again in zip(list(values.items())[: 4 * pictures], decoded):
             shown.setdefault(sample, {})[name] = (value, again)
         log.info("%s: %s encoded and decoded", name, counted(len(values), "sample"))
@@ -163,9 +170,10 @@ def _describe(
 ) -> TokenizerScores:
     tokens = float(np.mean([len(row) for row in ids]))
     spec = next(spec for spec in tokenizer.specs if spec.name == name)
-    book: dict[str, Any] = {}
+    use, book = dict[str, float](), dict[str, Any]()
     if spec.layout.kind != "sequence":
-        use = usage_of(ids, tokenizer.size, positional=tokenizer.positional)
+        use = usage_of(ids, tokenizer.size, positional=tokenizer.positional, least=SAYING)
+    if use:
         used = round(use["usage"] * tokenizer.size)
         book = {"used": used, "dead": tokenizer.size - used, "perplexity": use["perplexity"] * tokenizer.size}
     return TokenizerScores(
