@@ -1,7 +1,7 @@
-"""Handwritten digits of scikit-learn as pictures, for digits.yaml: 10 of each class to learn from, the rest to measure on.
+"""Handwritten digits of scikit-learn as pictures: 10 of each class to learn from, the others to measure on.
 
     pip install scikit-learn
-    python examples/ablations/digits.py data/digits    # writes data/digits/train/CLASS/0001.png, data/digits/val/CLASS/…
+    python examples/ablations/digits.py data/digits    # data/digits/train/CLASS/0001.png, data/digits/val/CLASS/…
 
 Pictures are 64x64 pixels, grey, interpolated from 8x8.
 """

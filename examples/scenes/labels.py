@@ -1,6 +1,6 @@
-"""Labels of rendered scenes, for the heads in examples/ablations/tasks/: what no modality says by itself, from boxes, classes and depth.
+"""Labels of rendered scenes that no modality spells out, from boxes, classes and depth, for examples/ablations/tasks:
 
-    python examples/scenes/labels.py data/demo     # writes data/demo/kinds-train.json, kinds-val.json, counts-…, orders-…
+    python examples/scenes/labels.py data/demo     # data/demo/kinds-train.json, kinds-val.json, counts-…, orders-…
 
 kinds: the kind of the object with the largest box. counts: the number of objects, 1 to 4. orders: which of the two
 objects with the largest boxes is nearer to the camera, the "left" or the "right" one; a scene has no label where it has
@@ -37,8 +37,8 @@ def kind(boxes: list[Box]) -> str:
 
 
 def distance(box: Box, depth: np.ndarray, classes: np.ndarray) -> float:
-    """Metres to an object: the median over the pixels of its kind in its box. `depth` (S, S) in metres, `classes` (S, S)
-    the ids of `world.CLASSES`."""
+    """Metres to an object: the median over the pixels of its kind in its box. `depth` (S, S) in metres, `classes`
+    (S, S) the ids of `world.CLASSES`."""
     left, top, right, bottom = (round(edge * len(depth)) for edge in box["bbox"])
     inside = np.s_[top:bottom, left:right]
     return float(np.median(depth[inside][classes[inside] == CLASSES.index(box["label"])]))
