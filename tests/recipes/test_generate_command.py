@@ -70,6 +70,12 @@ def test_several_samples_are_written_each_or_as_one_with_its_spread(run, tmp_pat
     assert np.load("one/height.spread.npy").shape == (8, 8)
 
 
+def test_an_edit_of_nothing_names_the_options_that_say_what(run):
+    assert "nothing to edit; give --mask FILE, or --change NAME=VALUE" in run("edit", *GIVEN)
+    told = run("edit", *GIVEN, "--change", "words=red", "--halo", "2", "--out", "out")
+    assert "--halo has no effect without --mask" in told
+
+
 def test_an_option_of_another_command_is_told_with_that_command(run):
     for words, hint in {
         ("generate", "--edit", "mask.png"): "there is a command `fourm edit`",
