@@ -11,7 +11,7 @@ import pytest
 import typer
 import yaml
 
-from fourm_engine.cli import app
+from fourm_engine.cli.app import app
 from fourm_engine.cli.new import write_package
 from fourm_engine.fit.fitting import make_tokenizer
 from fourm_engine.masking.pack import build_maskers

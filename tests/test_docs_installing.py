@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fourm_engine.cli import app
+from fourm_engine.cli.app import app
 from fourm_engine.data.raw.folder import MAX_FILE_BYTES
 from fourm_engine.modalities import ModalitiesConfig
 from fourm_plugins import images
