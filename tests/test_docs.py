@@ -93,6 +93,13 @@ def test_the_pages_modality_gets_rows_of_the_vocabulary(thermal):
     assert Vocabulary.build([thermal.spec])["thermal"].size == 16
 
 
+def test_the_readmes_modality_reads_its_examples():
+    made: dict = {}
+    exec(blocks("python", (ROOT / "README.md").read_text())[1], made)
+    thermal = made["Thermal"]("thermal")
+    assert [thermal.read(files).ndim for files in thermal.example_samples(2, seed=0)] == [2, 2]
+
+
 def test_the_pages_test_is_the_one_that_new_writes(thermal_package):
     assert (thermal_package / "test_fourm_thermal.py").read_text().endswith(blocks("python")[1])
 
