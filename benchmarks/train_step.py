@@ -1,19 +1,26 @@
 """Time of a training step: by variant, beside the obvious implementation, and by part.
 
-    python -m benchmarks.train_step --size Ti --batch 16 --tokens 128 --variant fast --variant obvious
+    OMP_NUM_THREADS=1 python -m benchmarks.train_step --variant fast --variant obvious --variant obvious-kept
     python -m benchmarks.train_step --size B --size L --variant fast --variant compiled --variant obvious --batch 32
 
 Prints a row of a table for each size and variant: milliseconds of a step (median), samples/s, model-FLOPs utilisation
 (docs/training.md: the share of a GPU's data sheet, or on a CPU of one large product measured between the steps), how
 many times as fast as `obvious` (benchmarks/obvious.py, the same weights and batches), a GPU's memory, and the step by
-part. On a CPU, seconds are of CPU time per thread; on a GPU, steps run under bf16 autocast, as in training.
+part. On a CPU, seconds are of CPU time per thread, and `obvious` runs as the plain program that it is, in a process of
+its own, which takes a step after each of ours: freed memory goes back to the system, as the C library has it.
+`obvious-kept` is the same beside ours, in this process, which keeps its memory as the trainer does: what is gained by all
+else. On a GPU, steps run under bf16 autocast, as in training.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import time
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
+from multiprocessing.connection import Connection
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -31,7 +38,8 @@ from fourm_engine.nn.flops import forward_flops, training_flops
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.train.utilisation import named_peak
 
-#: "fast" is eager; "selective" and "full" are checkpointing; "half" has a residual stream in bf16.
+#: "fast" is eager; "selective" and "full" are checkpointing; "half" has a residual stream in bf16; "obvious-kept" is
+#: for CPUs.
 VARIANTS = (
     "fast",
     "compiled",
@@ -41,7 +49,9 @@ VARIANTS = (
     "compiled-half",
     "compiled-selective-half",
     "obvious",
+    "obvious-kept",
 )
+OBVIOUS = ("obvious", "obvious-kept")
 CHECKPOINTING: tuple[Checkpointing, ...] = ("selective", "full")
 WARM_UP = 3  # steps that do not count: allocations, compilation
 
@@ -96,7 +106,7 @@ def build(name: str, size: str, samples: Samples, batches: list[Batch], device: 
     checkpoint_blocks(blocks, next((how for how in CHECKPOINTING if how in parts), "none"))
     if "compiled" in parts:
         compile_blocks(blocks)
-    if name == "obvious":
+    if name in OBVIOUS:
         shape = batches[0].encoder.ids.shape[1], batches[0].decoder.ids.shape[1]
         whole = [dense(batch, samples.vocabulary).to(device) for batch in batches]
         return Variant(Obvious(model, samples.vocabulary, *shape), obvious_optimiser(model), whole)
@@ -130,6 +140,35 @@ def step(variant: Variant, number: int, device: torch.device, accumulate: int = 
     variant.optimiser.zero_grad()
     marks.append(mark(device))
     return marks
+
+
+class Plain:
+    """Steps of `obvious` on a CPU in a process of its own; call it as `step`, with their number."""
+
+    def __init__(self, size: str, samples: Samples, batches: list[Batch], accumulate: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        arguments = theirs, size, samples, batches, accumulate, torch.get_num_threads()
+        self._process = context.Process(target=_plain_steps, args=arguments, daemon=True)
+        self._process.start()
+
+    def __call__(self, number: int) -> list[Any]:
+        self._connection.send(number)
+        return self._connection.recv()
+
+    def close(self) -> None:
+        self._connection.send(None)
+        self._process.join()
+
+
+def _plain_steps(
+    connection: Connection, size: str, samples: Samples, batches: list[Batch], accumulate: int, threads: int
+) -> None:
+    torch.set_num_threads(threads)
+    device = torch.device("cpu")
+    variant = build("obvious", size, samples, batches, device)
+    while (number := connection.recv()) is not None:
+        connection.send(step(variant, number, device, accumulate))
 
 
 def flops(size: str, samples: Samples, batches: list[Batch]) -> float:
@@ -166,13 +205,20 @@ def timed(
     measured after each round, to `rates`."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    variants = {name: build(name, size, samples, batches, device) for name in names}
+    plain = Plain(size, samples, batches, accumulate) if device.type == "cpu" and "obvious" in names else None
+    takes: dict[str, Callable[[int], list[Any]]] = {"obvious": plain} if plain is not None else {}
+    for name in names:
+        if name not in takes:
+            variant = build(name, size, samples, batches, device)
+            takes[name] = partial(step, variant, device=device, accumulate=accumulate)
     marks: dict[str, list[list[Any]]] = {name: [] for name in names}
     for number in range(steps + WARM_UP):
-        for name, variant in variants.items():
-            marks[name].append(step(variant, number, device, accumulate))
+        for name in names:
+            marks[name].append(takes[name](number))
         if number >= WARM_UP:
             rates.append(rate(device))
+    if plain is not None:
+        plain.close()
     if device.type == "cuda":
         torch.cuda.synchronize()
     spent = {}
@@ -195,6 +241,8 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         keep_memory()  # as the trainer does
+    elif "obvious-kept" in (options.variant or ()):
+        parser.error("obvious-kept is for CPUs; leave it out")
     samples, rng = Samples(tokens=options.tokens), np.random.default_rng(0)
     began = time.perf_counter()
     batches = [samples.batch(options.batch, rng) for _ in range(4)]
@@ -202,28 +250,30 @@ def main() -> None:
     times = f"{options.accumulate} x " if options.accumulate > 1 else ""
     shape = f"{times}{options.batch} samples of {options.tokens} + {options.tokens} tokens"
     print(f"{shape}; masking and packing one batch: {1000 * packing:.0f} ms\n")
-    print("| size | variant | ms a step | samples/s | mfu | times obvious | GiB | forward, backward, optimiser |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        "| size | variant | ms a step | samples/s | mfu | times obvious | times obvious-kept | GiB | forward, backward, optimiser |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for size in options.size or ["Ti"]:
-        # The one that the others are compared with first: a row is printed as soon as it is known.
-        names = sorted(options.variant or ["fast"], key=lambda name: name != "obvious")
+        # Those that the others are compared with first: a row is printed as soon as it is known.
+        names = sorted(options.variant or ["fast"], key=lambda name: name not in OBVIOUS)
         work, seconds, rates = options.accumulate * flops(size, samples, batches), dict[str, float](), list[float]()
         # Alone on a GPU, which has room for one; in turns on a CPU, so that other load hits all alike.
         for group in [[name] for name in names] if device.type == "cuda" else [names]:
             try:
                 spent, memory = timed(group, size, samples, batches, device, options.steps, options.accumulate, rates)
             except torch.OutOfMemoryError:
-                print(f"| 4M-{size} | {group[0]} | out of memory |" + " |" * 5, flush=True)
+                print(f"| 4M-{size} | {group[0]} | out of memory |" + " |" * 6, flush=True)
                 continue
             finally:
                 if device.type == "cuda":
                     torch.cuda.empty_cache()
             for name in group:
                 seconds[name] = median(map(sum, spent[name]))
-                times = f"{seconds['obvious'] / seconds[name]:.2f}" if "obvious" in seconds else ""
+                ratios = [f"{seconds[other] / seconds[name]:.2f}" if other in seconds else "" for other in OBVIOUS]
                 shares = ", ".join(f"{median(part) / seconds[name]:.0%}" for part in zip(*spent[name], strict=True))
                 speed = f"{1000 * seconds[name]:.1f}", f"{options.accumulate * options.batch / seconds[name]:.1f}"
-                row = f"4M-{size}", name, *speed, f"{work / seconds[name] / median(rates):.0%}", times, memory, shares
+                row = f"4M-{size}", name, *speed, f"{work / seconds[name] / median(rates):.0%}", *ratios, memory, shares
                 print("|", " | ".join(row), "|", flush=True)
         if rates:
             print(f"\nmfu: share of {median(rates) / 1e9:.1f} GFLOP/s ({device}, {torch.get_num_threads()} threads)\n")

@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fourm_engine.device import rank_and_world
+from fourm_engine.device import local_rank, rank_and_world
 from fourm_engine.files import CannotWrite, alive, lock_file, remove_leftovers
 from fourm_plugins.printable import printable
 
@@ -35,6 +35,8 @@ _held: dict[str, tuple[int, int]] = {}
 
 class Busy(ValueError):
     """Another command is at work in the folder; the message says which."""
+
+    told = False  # whether another process tells it
 
 
 @contextmanager
@@ -67,11 +69,22 @@ def at_work(folder: Path, *, replaced: bool = False, needed: bool = True) -> Ite
                         remove_leftovers(parent, lambda path: path == name or not replaced, deep=False)
                 finally:
                     _close_gate(gate, parent / stem, keep=entry in _held)
+            except Busy as error:
+                error.told = local_rank() > 0
+                raise
             except OSError as error:
                 if needed or not whole.is_dir() or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                    raise CannotWrite(folder, error) from error
+                    raise refused(folder, error) from error
         undo.callback(_leave, entry, parent / stem)
         yield
+
+
+def refused(folder: Path, error: OSError) -> CannotWrite:
+    """What to raise where a command cannot begin in `folder`. All its processes meet that before they can tell one
+    another, so the first of each machine is to tell the user."""
+    refusal = CannotWrite(folder, error)
+    refusal.told = local_rank() > 0
+    return refusal
 
 
 @contextmanager

@@ -47,7 +47,8 @@ def guarded(what: str, remedy: str, *, witness: bool = True) -> Iterator[list[st
     changed: list[str] = []
     with _lock, contextlib.ExitStack() as stack:
         if witness:
-            stack.enter_context(_witnessed(f"fourm: error: the process ended inside {what}; {remedy}"))
+            unless = "unless it was killed, as the system does where memory is short"  # its shell cannot know
+            stack.enter_context(_witnessed(f"fourm: error: the process ended inside {what}; {remedy}, {unless}"))
         state = _state()
         environment = dict(os.environ)
         hung = threading.Event()

@@ -81,6 +81,9 @@ def probe(plugin: Plugin, *, timeout: float = TIMEOUT) -> Probe:
     if answer is None:
         if code is None:
             reason = f"hangs: not activated after {timeout:g} s"
+        elif code == -signal.SIGKILL:  # which no crash is
+            reason = "not activated: the process was killed, by the system if memory was short"
+            remedy = f"free memory, and try again, or run without it: --no-plugin {plugin.name}"
         else:
             reason = f"ends the process with {'signal ' if code < 0 else 'exit code '}{abs(code)} when it is activated"
         return Probe(replace(plugin, state="broken", reason=reason, remedy=remedy), seconds, printed)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from fourm_engine.device import rank_and_world
+from fourm_engine.device import local_rank, rank_and_world
 
 _AGAIN = "run the same command again to continue"
 _NOTHING = "nothing is written before the end, and what was there is unchanged; run the same command again"
@@ -50,6 +50,15 @@ def stopped(end: SystemExit, arguments: Sequence[str]) -> str | None:
     if kept is None:
         return None if number == signal.SIGPIPE else f"stopped by {number.name}"
     return f"stopped by {number.name}; {kept}"
+
+
+def told_elsewhere(error: Exception) -> bool:
+    """Whether another process of this command tells the error: it has said so (`told`), or the error is one of the
+    config or the command line, which all processes of a machine read and the first of them tells."""
+    from fourm_engine.yaml_config import ConfigError  # lazy: listings need none
+
+    of_all = isinstance(error, ConfigError) or not isinstance(error, (ValueError, OSError))
+    return getattr(error, "told", False) or (of_all and local_rank() > 0)
 
 
 def misused(error: Any) -> str:

@@ -23,7 +23,7 @@ from fourm_engine.evaluate.tasks import Task, kept_tokens
 from fourm_engine.generate.given import Condition, Ids
 from fourm_engine.generate.plan import Stage, default_plan
 from fourm_engine.model import FourM
-from fourm_engine.tokenizers.quantisers.base import usage_of
+from fourm_engine.tokenizers.quantisers.base import SAYING, usage_of
 from fourm_plugins.modality import Metric
 from fourm_plugins.spec import Grid
 
@@ -100,22 +100,22 @@ class Predictor:
 
     def tokenizers(self) -> dict[str, dict[str, Any]]:
         """Token modality -> statistics of its tokenizer on the held-out samples: kind, codes, used codes and perplexity
-        (exp of the entropy; both averaged over positions with separate codes), tokens per sample, and the
-        reconstruction in the modality's metrics."""
+        (exp of the entropy; both averaged over positions with separate codes, and left out where there are too few
+        tokens per code to say), tokens per sample, and the reconstruction in the modality's metrics."""
         rows = {}
         for name, modality in self.model.modalities.items():
             if modality.spec.continuous or not self.ids(name):
                 continue
             tokenizer, ids = self.model.tokenizers[name], list(self.ids(name).values())
-            use = usage_of(ids, tokenizer.size, positional=tokenizer.positional)
+            use = usage_of(ids, tokenizer.size, positional=tokenizer.positional, least=SAYING)
             samples = list(self.ids(name))
             truths = [self.held_out.values[name][sample] for sample in samples]
             beside = self._beside_prediction(name, samples, truths)
             rows[name] = {
                 "kind": tokenizer.kind,
                 "codes": tokenizer.size,
-                "in use": round(use["usage"] * tokenizer.size),
-                "perplexity": use["perplexity"] * tokenizer.size,
+                "in use": round(use["usage"] * tokenizer.size) if use else None,
+                "perplexity": use["perplexity"] * tokenizer.size if use else None,
                 "tokens a sample": float(np.mean([len(row) for row in ids])),
                 "reconstruction": {metric.name: beside[metric.name][0] for metric in self.metrics[name]},
             }

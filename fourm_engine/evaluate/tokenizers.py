@@ -21,11 +21,11 @@ from fourm_engine.data.views import ViewDrawer
 from fourm_engine.drawing import png
 from fourm_engine.evaluate.pictures import Output, SamplePictures, contact_sheet
 from fourm_engine.evaluate.results import Score, measure
-from fourm_engine.files import write_atomically
+from fourm_engine.files import write_together
 from fourm_engine.fit.samples import held_out_values, named_values
 from fourm_engine.modalities import Modalities
 from fourm_engine.tokenizers.neural import NeuralTokenizer
-from fourm_engine.tokenizers.quantisers.base import usage_of
+from fourm_engine.tokenizers.quantisers.base import SAYING, usage_of
 from fourm_plugins.counting import counted
 from fourm_plugins.modality import Metric, Modality
 from fourm_plugins.tokenizer import Tokenizer
@@ -41,7 +41,8 @@ BATCH = 64
 class TokenizerScores:
     """One modality's tokenizer on held-out samples. `scores`: `prediction` is the score of the reconstruction,
     `constants` those of the best constant predictors. `used`, `dead` and `perplexity` are averaged over positions with
-    separate codes, and None for sequences, whose vocabulary is not a codebook."""
+    separate codes, and None for sequences, whose vocabulary is not a codebook, and where too few tokens per code were
+    seen to say."""
 
     modality: str
     kind: str
@@ -102,17 +103,24 @@ def evaluate_tokenizers(
         constants = modality.constants(known) if known else {}
         ids, decoded = _round_trip(modality, tokenizer, list(values.values()))
         scores = _scores(name, metrics, decoded, list(values.values()), constants, notes)
-        measured.append(_describe(name, tokenizer, ids, scores, held_out.errors.get(name, 0)))
+        measured.append(one := _describe(name, tokenizer, ids, scores, held_out.errors.get(name, 0)))
+        if one.used is None and modality.spec.layout.kind != "sequence":
+            book = "each position's codes" if tokenizer.positional else "codes"
+            notes.append(
+                f"{name}: {counted(one.samples, 'sample')} are too few to say which of {one.codes} {book} are in use: "
+                f"fewer than {SAYING} tokens per code"
+            )
         for (sample, value), again in zip(list(values.items())[: 4 * pictures], decoded):
             shown.setdefault(sample, {})[name] = (value, again)
         log.info("%s: %s encoded and decoded", name, counted(len(values), "sample"))
-    files = [_write(out, measured, notes)]
+    files: dict[Path, str | bytes] = {out / JSON: _document(measured, notes)}
     # Prefer samples with the most modalities.
     best = sorted(sorted(shown), key=lambda sample: -len(shown[sample]))[:pictures]
     if best:
         names = [name for name in tokenizers if any(name in shown[sample] for sample in best)]
-        files.append(_draw(out, modalities, names, shown, best))
-    return TokenizerEvaluation(measured, notes, files)
+        files[out / SHEET] = _picture(modalities, names, shown, best)
+    write_together(files)
+    return TokenizerEvaluation(measured, notes, list(files))
 
 
 def _share(parts: Sequence[AlignedData], modality: str, views: ViewDrawer, samples: int) -> list[Any]:
@@ -162,9 +170,10 @@ def _describe(
 ) -> TokenizerScores:
     tokens = float(np.mean([len(row) for row in ids]))
     spec = next(spec for spec in tokenizer.specs if spec.name == name)
-    book: dict[str, Any] = {}
+    use, book = dict[str, float](), dict[str, Any]()
     if spec.layout.kind != "sequence":
-        use = usage_of(ids, tokenizer.size, positional=tokenizer.positional)
+        use = usage_of(ids, tokenizer.size, positional=tokenizer.positional, least=SAYING)
+    if use:
         used = round(use["usage"] * tokenizer.size)
         book = {"used": used, "dead": tokenizer.size - used, "perplexity": use["perplexity"] * tokenizer.size}
     return TokenizerScores(
@@ -181,19 +190,17 @@ def _describe(
     )
 
 
-def _write(out: Path, measured: Sequence[TokenizerScores], notes: Sequence[str]) -> Path:
+def _document(measured: Sequence[TokenizerScores], notes: Sequence[str]) -> str:
     document = {"format": FORMAT, "tokenizers": [asdict(scores) for scores in measured], "notes": list(notes)}
-    write_atomically(out / JSON, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    return out / JSON
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
-def _draw(
-    out: Path,
+def _picture(
     modalities: Modalities,
     names: Sequence[str],
     shown: Mapping[str, Mapping[str, tuple[Any, Any]]],
     samples: Sequence[str],
-) -> Path:
+) -> bytes:
     rows = []
     for sample in samples:
         outputs = []
@@ -202,5 +209,4 @@ def _draw(
             rendered = (None, None) if value is None else modalities[name].render_all([again, value])
             outputs.append(Output(name, *rendered))
         rows.append(SamplePictures(sample, {}, outputs))
-    write_atomically(out / SHEET, png(contact_sheet(rows, above="reconstruction")))
-    return out / SHEET
+    return png(contact_sheet(rows, above="reconstruction"))

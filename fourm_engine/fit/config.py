@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fourm_engine.storage.url import LocalFolder
-from fourm_engine.train.config import LENGTHS, RATES, WATCHING, TrainConfig
+from fourm_engine.train.config import LENGTHS, MAX_BATCH, MAX_LR, MAX_STEPS, RATES, WATCHING, TrainConfig
 
 
 class AdaptConfig(BaseModel):
@@ -19,19 +19,19 @@ class AdaptConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=1, le=MAX_STEPS)
     #: [height, width] in pixels, in addition to the modality's own size; each batch has one of them, drawn by its step.
     sizes: tuple[tuple[int, int], ...] = Field(min_length=1)
-    batch_size: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1, le=MAX_BATCH)
     #: null: a fifth of the first fit's.
-    lr: float | None = Field(default=None, gt=0)
+    lr: float | None = Field(default=None, gt=0, le=MAX_LR)
 
 
 class FitConfig(TrainConfig):
     """How tokenizers that are networks learn: by default 2000 steps at a rate of 1.5e-3. In a given time, many small
     steps learn more than few large ones."""
 
-    batch_size: int = Field(default=8, ge=1)
+    batch_size: int = Field(default=8, ge=1, le=MAX_BATCH)
     weight_decay: float = Field(default=0.01, ge=0)
     #: Memory in MiB for the arrays of one modality in each process; what does not fit is read again each time.
     cache_mb: int = Field(default=1024, ge=0)
@@ -75,11 +75,11 @@ class FitOverride(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
-    batch_size: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1, le=MAX_BATCH)
     accumulate: int | None = Field(default=None, ge=1)
     steps: int | None = Field(default=None, ge=1)
     samples: int | None = Field(default=None, ge=1)
-    lr: float | None = Field(default=None, gt=0)
+    lr: float | None = Field(default=None, gt=0, le=MAX_LR)
     base_lr: float | None = Field(default=None, gt=0)
     weight_decay: float | None = Field(default=None, ge=0)
     warmup: int | None = Field(default=None, ge=0)

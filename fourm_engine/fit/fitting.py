@@ -22,7 +22,7 @@ from fourm_engine.fit.request import check_same_settings, request_of, up_to_date
 from fourm_engine.fit.samples import ArrayData, Sized
 from fourm_engine.fit.task import TokenizerTask, fitted_folder
 from fourm_engine.tokenizers.neural import NeuralTokenizer
-from fourm_engine.tokenizers.quantisers.base import usage_of
+from fourm_engine.tokenizers.quantisers.base import SAYING, usage_of
 from fourm_engine.tokenizers.store import read_document, save_tokenizer
 from fourm_engine.tokenizers.vit import with_position_grid
 from fourm_engine.train.checkpoint import step_folder
@@ -214,14 +214,15 @@ def fit_network(
 def reconstruction(tokenizer: Tokenizer, modality: Modality, values: Sequence[Any]) -> dict[str, float]:
     """How well held-out values survive encoding and decoding: the ceiling of any model that predicts these tokens.
     Returns the modality's metrics, and for unordered tokens the codebook's "usage" and "perplexity" in (0, 1] (means
-    over positions, if each has its own codes), and its "dead codes", which no held-out value has."""
+    over positions, if each has its own codes), and its "dead codes", which no held-out value has; these three only
+    where there are at least `SAYING` held-out tokens per code."""
     if not values:
         return {}
     ids = tokenizer.encode([modality.normalise(value) for value in values])
     decoded = [modality.denormalise(array) for array in tokenizer.decode(ids)]
     report = {metric.name: float(metric.compute(decoded, list(values))) for metric in modality.metrics()}
     if not isinstance(modality.spec.layout, SequenceLayout):
-        report |= usage_of(ids, tokenizer.size, positional=tokenizer.positional)
+        report |= usage_of(ids, tokenizer.size, positional=tokenizer.positional, least=SAYING)
     return report
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.console import gib, packed, si
+from fourm_engine.train.disk import checkpoints_kept
 from fourm_engine.train.schedule import Plan
 from fourm_engine.train.utilisation import Peak
 from fourm_engine.vocabulary import Vocabulary
@@ -54,7 +55,7 @@ class DryRun:
         lines = packed([*lines, *rates, f"peak rate {plan.lr:.3g}"])
         parts = counted(train.accumulate, "micro-batch", "micro-batches")
         lines += packed([f"each device: {counted(batch // self.processes, 'sample')} per step", f"{parts} of {each}"])
-        kept = train.keep + 1 + (plan.steps // train.keep_every if train.keep_every else 0)  # 1: being written
+        kept = 1 + checkpoints_kept(train, -(-plan.steps // train.checkpoint_every) - 1)  # 1: being written
         return lines + packed(
             [
                 f"checkpoints: {gib(self.checkpoint)} each",

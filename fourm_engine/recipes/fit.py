@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
 log = logging.getLogger(__name__)
-#: Below the tokenizers' folder: where several processes are watched between and during their runs.
+#: Below the tokenizers' folder: where several processes are watched, from before plugins are imported.
 WATCH = ".fit/.watch"
 
 
@@ -75,6 +75,15 @@ def fit(
     if config.finetune is not None:
         source = config.finetune.source
         raise ValueError(f"finetune: {source} knows the ids of its tokenizers alone; name their tokenizers.folder")
+    folder = config.tokenizers.folder
+    several = rank_and_world()[1] > 1  # one process alone is watched in each run
+    if several and (not folder.is_dir() or os.access(folder, os.W_OK)):  # elsewhere all are fitted, or it is an error
+        with watched(folder / WATCH, config.tokenizers.fit.watchdog_s, brief=True):
+            return _fit(config, spaces, jobs=jobs, refit=refit, tell=tell)
+    return _fit(config, spaces, jobs=jobs, refit=refit, tell=tell)
+
+
+def _fit(config: RunConfig, spaces: Collection[str], *, jobs: int, refit: bool, tell: Tell) -> list[FitReport]:
     manager = load_manager(config.modalities)
     modalities = config.load_modalities(manager)
     activate_kinds(modalities, manager, maskers=False)
@@ -102,9 +111,7 @@ def fit(
     for part in raw.train:  # before the first is fitted
         part.check_usable(spec.name for name in chosen for spec in known[name] if spec.name in part.modalities)
     reports = []
-    several = rank_and_world()[1] > 1  # one process alone is watched in each run
-    watch = watched(config.tokenizers.folder / WATCH, config.tokenizers.fit.watchdog_s) if several else nullcontext()
-    with watch, processes(config.tokenizers.fit):  # joined once for all spaces
+    with processes(config.tokenizers.fit):  # joined once for all spaces
         check_same(identity(modalities, manager))
         for name in chosen:
             reports.append(fit_space(config, manager, modalities, name, raw, refit=refit, tell=tell))

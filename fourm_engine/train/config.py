@@ -15,6 +15,9 @@ BASE_BATCH = 256
 MAX_THREADS = 4096
 #: Steps of the longest trace; no viewer opens a larger one.
 MAX_PROFILED = 100
+#: The most steps, samples a step, and learning rate that can be meant: 10**9 steps of 10 ms take four months, and
+#: beyond 1e4 any optimiser's first step ends the run.
+MAX_STEPS, MAX_BATCH, MAX_LR = 10**9, 10**7, 1e4
 #: Settings that show more of a run without changing it.
 WATCHING = ("pairs_every", "pairs_samples", "pairs_inputs", "pictures_every", "pictures", "profile")
 #: Settings of which exactly one is set.
@@ -27,7 +30,7 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     #: Samples per step, over all processes and micro-batches; must be divisible by processes x `accumulate`.
-    batch_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1, le=MAX_BATCH)
     #: Micro-batches per step in each process: takes less memory, with the same result.
     accumulate: int = Field(default=1, ge=1)
     #: The length of the run, one of these three: optimiser steps; samples, where a sample counts each time that it is
@@ -147,10 +150,20 @@ class TrainConfig(BaseModel):
         assert length is not None  # see `_consistent`
         warmup = steps(None, self.warmup_tokens, "warmup_tokens") or self.warmup
         cooldown = steps(None, self.cooldown_tokens, "cooldown_tokens") or self.cooldown
+        if length > MAX_STEPS:
+            name = next(name for name in LENGTHS if getattr(self, name) is not None)
+            raise ValueError(f"{name}: more than {MAX_STEPS:,} steps; lower it")
         if warmup + cooldown > length:
             raise ValueError(f"warmup={warmup} and cooldown={cooldown} exceed steps={length}; lower them")
         peak = self.lr if self.base_lr is None else self.base_lr * self.batch_size / BASE_BATCH
         assert peak is not None
+        if peak > MAX_LR:
+            raise ValueError(f"a peak learning rate of {peak:.3g} is above {MAX_LR:.0f}; lower lr, or base_lr")
+        if self.optimiser in ("adamw", "muon") and peak * self.weight_decay >= 1:
+            raise ValueError(
+                f"weight_decay={self.weight_decay:.3g} at a peak learning rate of {peak:.3g} leaves no weight its "
+                f"sign (their product is not below 1); lower one of them"
+            )
         if self.profile is not None and self.profile[0] > length:
             raise ValueError(f"profile={list(self.profile)} begins after the last step, {length}; choose earlier ones")
         if self.min_lr > peak:

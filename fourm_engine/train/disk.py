@@ -1,16 +1,19 @@
 """What a run writes to its disk, before it begins.
 
-In: the `train` section and the network. Out: bytes of a checkpoint, and one line where they do not fit.
+In: the `train` section and the network. Out: bytes of a checkpoint, how many are kept, and one line where they do not
+fit.
 """
 
 from __future__ import annotations
 
 import shutil
+from bisect import bisect_right
 from contextlib import suppress
 from pathlib import Path
 
 from torch import nn
 
+from fourm_engine.train.checkpoint import steps_in
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.console import gib
 
@@ -31,20 +34,35 @@ def checkpoint_bytes(train: TrainConfig, network: nn.Module) -> float:
     return 4.0 * sum(p.numel() for p in network.parameters()) + sum(kept_beside(train, learning).values())
 
 
+def checkpoints_kept(train: TrainConfig, saves: int) -> int:
+    """How many checkpoints are on the disk after so many saves: the newest `keep`, and of the others those of every
+    `keep_every` steps. While one is written it is there in addition."""
+    others = max(0, saves - train.keep) * train.checkpoint_every
+    return min(saves, train.keep) + (others // train.keep_every if train.keep_every else 0)
+
+
 def disk_shortage(run: Path, train: TrainConfig, network: nn.Module, *, steps: int, saved: int | None) -> str:
-    """One line about a disk that is too full for the next checkpoint and the trained weights of a run of so many
-    `steps` that is at step `saved`, None: before the first; "" for any other. No error, since there may be room by
-    then."""
-    checkpoint = checkpoint_bytes(train, network)
-    weights = 4.0 * sum(p.numel() for p in network.parameters()) * len(train.exports)
-    # A later checkpoint takes the place of an earlier one.
-    need = checkpoint + weights if saved is None else max(checkpoint, weights)
+    """One line about a disk that is too full for the checkpoints and the trained weights of a run of so many `steps`
+    that is at step `saved`, None: before the first; "" for any other. No error, since there may be room by then."""
+    each = checkpoint_bytes(train, network)
+    weights = 4.0 * sum(p.numel() for p in network.parameters()) * (len(train.exports) + train.keep_best)
+    there, every = len(steps_in(run / "checkpoints")), train.checkpoint_every
+
+    def more(save: int) -> int:
+        """Checkpoints in addition to those that are there, while this one is written."""
+        return max(1, checkpoints_kept(train, save - 1) + 1 - there)
+
+    last = -(-steps // every)
+    first = min(last, (saved or 0) // every + 1)
+    need = max(more(last) * each, (checkpoints_kept(train, last) - there) * each + weights)
     with suppress(OSError):
         free = shutil.disk_usage(next(folder for folder in (run, *run.absolute().parents) if folder.exists())).free
         if free < need:
-            due = min(steps, ((saved or 0) // train.checkpoint_every + 1) * train.checkpoint_every)
+            saves = range(first, last)
+            due = min(steps, (first + bisect_right(saves, free, key=lambda save: more(save) * each)) * every)
+            what = "a checkpoint takes" if more(last) == 1 else f"each of {more(last)} more checkpoints takes"
             return (
-                f"{run}: {gib(free)} of the disk are free, a checkpoint takes {gib(checkpoint)} and the trained model "
-                f"{gib(weights)}; free space before step {due}, when one is saved, or choose another folder"
+                f"{run}: {gib(free)} of the disk are free, {what} {gib(each)} and the trained model {gib(weights)}; "
+                f"free space before step {due}, or choose another folder"
             )
     return ""

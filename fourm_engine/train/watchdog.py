@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from torch.distributed import DistError
 
-from fourm_engine.lock import at_work, now, this_process
+from fourm_engine.lock import at_work, now, refused, this_process
 from fourm_engine.train.distributed import OtherProcess, describe
 from fourm_engine.train.run_folder import check_run_folder
 from fourm_engine.train.signs import Signs, gone
@@ -45,12 +45,12 @@ _AGAIN = "checkpoints so far are intact; run the same command again to continue"
 
 class Watch:
     """Watches the processes of a run. `seconds`: all processes end after this long without progress; None: they wait
-    for a stalled process forever, but still notice one that is gone. `step()`: finished steps of this process."""
+    for a stalled process forever, but still notice one that is gone. `step()`: finished steps of this process.
+    `brief`: of processes that end with the same error, the first is to tell it; in the others it has `told` set."""
 
-    def __init__(self, run: Path, seconds: float | None, step: Callable[[], int]) -> None:
-        self.signs, self.seconds, self.step = Signs(run / FOLDER), seconds, step
+    def __init__(self, run: Path, seconds: float | None, step: Callable[[], int], *, brief: bool = False) -> None:
+        self.signs, self.seconds, self.step, self.brief = Signs(run / FOLDER), seconds, step, brief
         self.rank, self.world = self.signs.rank, self.signs.world
-        self.brief = False  # whether errors are told by the first process alone, where it has the same
         self._moves, self._doing, self._bounded = 0, STARTS, False
         self._over = threading.Event()
         self._ending = threading.Lock()  # one thread ends the process
@@ -71,8 +71,11 @@ class Watch:
         if self.world == 1 and self.seconds is None:
             yield
             return
-        self.signs.begin()
-        self._stacks = open(self.signs.folder / f"rank-{self.rank:05d}.stack", "a", encoding="utf-8")  # noqa: SIM115
+        try:
+            self.signs.begin()
+            self._stacks = open(self.signs.folder / f"rank-{self.rank:05d}.stack", "a", encoding="utf-8")  # noqa: SIM115
+        except OSError as error:
+            raise refused(self.signs.folder, error) from error
         self._note(None)
         thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         thread.start()
@@ -85,7 +88,7 @@ class Watch:
             if self.world > 1 and (isinstance(error, RuntimeError) or isinstance(error.__cause__, DistError)):
                 self._ends(error)
             if isinstance(error, (ValueError, OSError)) and self._told_by_first(error, end):
-                raise SystemExit(1) from error
+                error.told = True  # type: ignore[union-attr]
             raise
         finally:
             self._over.set()
@@ -204,14 +207,16 @@ class Watch:
 
 
 @contextmanager
-def watched(run: Path, seconds: float | None, step: Callable[[], int] = lambda: 0) -> Iterator[Watch]:
+def watched(
+    run: Path, seconds: float | None, step: Callable[[], int] = lambda: 0, *, brief: bool = False
+) -> Iterator[Watch]:
     """Watch this process as one of `run` during the outermost of these blocks; inner ones have other `seconds` and
     `step` (see `Watch`). To be entered before the processes meet, so that nothing that they wait for is unwatched.
     Raises ValueError if the folder cannot be that of a run."""
     global _active
     check_run_folder(run)
     if _active is None:
-        _active = Watch(run, seconds, step)
+        _active = Watch(run, seconds, step, brief=brief)
         try:
             with _active.watching():
                 yield _active
@@ -230,10 +235,8 @@ def watched(run: Path, seconds: float | None, step: Callable[[], int] = lambda: 
 
 @contextmanager
 def trains_in(run: Path, seconds: float | None) -> Iterator[None]:
-    """Hold the folder `run` for this command (`at_work`), and watch this process, during the block. Of processes that
-    end with the same error, all but the first exit with 1 and say nothing."""
-    with at_work(run), watched(run, seconds) as watch:
-        watch.brief = True
+    """Hold the folder `run` for this command (`at_work`), and watch this process, briefly, during the block."""
+    with at_work(run), watched(run, seconds, brief=True):
         yield
 
 

@@ -194,7 +194,7 @@ def test_an_index_is_kept_in_memory_where_writing_fails_whatever_the_permissions
 def test_one_of_many_that_open_tokens_at_once_makes_the_index(root, monkeypatch):
     shutil.rmtree(root / "tokens" / INDEX_FOLDER)
     built, real = [], indexing.build
-    monkeypatch.setattr(indexing, "build", lambda *args: built.append(1) or real(*args))
+    monkeypatch.setattr(indexing, "build", lambda *args, **options: built.append(1) or real(*args))
     found = []
     threads = [threading.Thread(target=lambda: found.append(facts(open_index(root / "tokens")))) for _ in range(6)]
     for thread in threads:

@@ -64,6 +64,14 @@ def test_scores_are_those_of_the_round_trip_beside_constants_and_the_codebook_is
     assert (found["words"].used, found["words"].scores[0].prediction) == (None, 1.0)
 
 
+def test_of_a_few_samples_it_is_said_that_they_do_not_show_which_codes_are_in_use(config, tmp_path):
+    found = evaluate_tokenizers(config, samples=3)
+    one = found.tokenizers[0]
+    assert (one.modality, one.samples, one.used, one.dead, one.perplexity) == ("a", 3, None, None, None)
+    assert "a: 3 samples are too few to say which of 16 codes are in use: fewer than 4 tokens per code" in found.notes
+    assert not any("words" in note for note in found.notes)  # a vocabulary, no codebook
+
+
 def test_the_report_can_be_read_and_the_sheet_shows_reconstructions_above_the_truth(config, tmp_path):
     found = evaluate_tokenizers(config, out=tmp_path / "out", pictures=2)
     assert [path.name for path in found.files] == ["tokenizers.json", "sheet.png"]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from fourm_engine.cli import app
+from fourm_engine.cli.app import app
 from fourm_engine.generate.given import Condition
 from fourm_engine.generate.guidance import Guide
 from fourm_engine.generate.tiles import tiled

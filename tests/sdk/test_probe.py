@@ -16,6 +16,11 @@ CASES = {
     "breaks": ("1 / 0", "broken", "ZeroDivisionError: division by zero"),
     "exits": ("raise SystemExit(3)", "broken", "SystemExit: 3"),
     "kills": ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "broken", "ends the process with signal 11"),
+    "killed": (
+        "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+        "broken",
+        "not activated: the process was killed, by the system if memory was short",
+    ),
     "leaves": ("import os; os._exit(7)", "broken", "ends the process with exit code 7"),
     "prints": ("print('hello, world')\n" + GOOD, "ok", "prints when it is activated: hello, world"),
     "asks": ("input('your name? ')", "broken", "EOFError"),

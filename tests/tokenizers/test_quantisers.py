@@ -3,13 +3,14 @@
 import itertools
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from fourm_engine.tokenizers.quantisers.base import codebook_use, count_codes
+from fourm_engine.tokenizers.quantisers.base import codebook_use, count_codes, usage_of
 from fourm_engine.tokenizers.quantisers.fsq import FiniteScalarQuantiser
 from fourm_engine.tokenizers.quantisers.lfq import LookupFreeQuantiser
 from fourm_engine.tokenizers.quantisers.product import PositionQuantiser, ProductQuantiser
@@ -309,3 +310,11 @@ def test_where_each_position_has_codes_of_its_own_their_use_is_the_mean_over_pos
     )
     assert float(codebook_use(count_codes(ids, 4))["usage"]) == 0.5
     assert set(map(float, codebook_use(torch.zeros(2, 4)).values())) == {0.0}
+
+
+@pytest.mark.parametrize(("positional", "rows"), [(False, 4), (True, 8)])  # 8 codes; 4 ids a row
+def test_use_of_too_few_ids_per_code_says_nothing(positional, rows):
+    ids = [np.arange(4) + 4 * (row % 2) for row in range(rows)]
+    options = {"positional": positional, "least": 2 if not positional else 1}
+    assert usage_of(ids, 8, **options).keys() == {"usage", "perplexity", "dead codes"}
+    assert usage_of(ids[:-1], 8, **options) == {}

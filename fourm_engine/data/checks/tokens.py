@@ -182,7 +182,7 @@ class _Tokens:
             "shards": len(self.index.holding(self.name)),
             "ids": len(self.counts),
             "used": len(used),
-            "perplexity": float(np.exp(-(share * np.log(share)).sum())) if len(used) else 0.0,
+            "perplexity": float(np.exp(-(share * np.log(share)).sum())) if len(used) else None,
             "constant": self.constant.count,
             "damaged": self.damaged.count,
         }

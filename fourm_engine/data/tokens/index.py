@@ -205,14 +205,14 @@ class Index:
         return loaded
 
     @classmethod
-    def load(cls, folder: Readable, *, quiet: bool = False) -> Index | None:
+    def load(cls, folder: Readable, *, quiet: bool = False, alone: bool = False) -> Index | None:
         """The index that is stored in a folder of tokens; None where there is none, or one that is damaged or of
         another version, which a line says. That of remote tokens must be there: raises ValueError otherwise.
 
-        quiet: without the line."""
+        quiet: without the line; alone: no other process tells it."""
         if isinstance(folder, Location):
             return cls._load_remote(folder)
-        stored = Path(folder) / INDEX_FOLDER
+        stored, extra = Path(folder) / INDEX_FOLDER, ALONE if alone else {}
         for _ in range(10):  # another process may replace it just now
             before = _inode(stored)
             try:
@@ -221,9 +221,9 @@ class Index:
                 index, damage = None, error
             if _inode(stored) == before:
                 if isinstance(damage, OtherVersion) and not quiet:
-                    log.info("%s: %s, made anew from the shards", stored, damage, extra=ALONE)
+                    log.info("%s: %s, made anew from the shards", stored, damage, extra=extra)
                 elif damage is not None and before and not quiet:
-                    log.warning("%s: damaged (%.100s); made anew from the shards", stored, damage, extra=ALONE)
+                    log.warning("%s: damaged (%.100s); made anew from the shards", stored, damage, extra=extra)
                 return index
         return None
 

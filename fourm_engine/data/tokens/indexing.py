@@ -70,13 +70,13 @@ def open_index(folder: Readable, *, write: bool = True) -> Index:
     try:
         with one_at_a_time(folder / _LOCK):
             remove_leftovers(folder, lambda path: path == INDEX_FOLDER, deep=False)
-            index, files = Index.load(folder), scan(folder)
+            index, files = Index.load(folder, alone=True), scan(folder)
             if index is not None and _same_files(index, files):
                 return index
             if index is not None:
                 before = set(index.shards[:, 0].tolist()).difference(*files.values())
                 _tell_removed(folder, files, before, extra=ALONE)
-            return build(folder, files, index).save()
+            return build(folder, files, index, extra=ALONE).save()
     except OSError as error:
         log.warning("%s; each process makes an index of its own in memory", error)
         return build(folder, files, index)
@@ -97,12 +97,13 @@ def _tell_removed(folder: Path, files: Files, known: Iterable[int], **options: A
         log.warning("%s; run `fourm tokenize` again", what, **options)
 
 
-def build(folder: Path, files: Files, old: Index | None = None) -> Index:
-    """The index of the files that are there. Raises ValueError; see `open_index`."""
+def build(folder: Path, files: Files, old: Index | None = None, **options: Any) -> Index:
+    """The index of the files that are there. `options`: of logging a damaged `old` one. Raises ValueError; see
+    `open_index`."""
     try:
         return _Builder(folder, files, old).index()
     except DamagedColumn as damage:  # of the old one
-        log.warning("%s; made anew from the shards", str(damage).partition("; ")[0], extra=ALONE)
+        log.warning("%s; made anew from the shards", str(damage).partition("; ")[0], **options)
         return _Builder(folder, files, None).index()
 
 

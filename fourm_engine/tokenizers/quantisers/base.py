@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 #: A code is in use while its average use is above this share of the mean use, and dead otherwise.
 IN_USE = 0.05
+#: Held-out ids per code from which on the use of a codebook is reported: of codes that are all used alike, 2% are
+#: missing by chance.
+SAYING = 4
 COMMITMENT, ENTROPY = "commitment", "entropy"
 
 
@@ -143,8 +146,11 @@ def count_codes(ids: Tensor, size: int, *, positional: bool = False) -> Tensor:
     return torch.stack([count_codes(column, size) for column in ids.reshape(-1, ids.shape[-1]).unbind(1)])
 
 
-def usage_of(ids: Iterable[np.ndarray], size: int, *, positional: bool = False) -> dict[str, float]:
-    """`codebook_use` of rows of ids, int64 (tokens,) each, as `Tokenizer.encode` returns them."""
+def usage_of(ids: Iterable[np.ndarray], size: int, *, positional: bool = False, least: float = 0.0) -> dict[str, float]:
+    """`codebook_use` of rows of ids, int64 (tokens,) each, as `Tokenizer.encode` returns them; {} where a codebook has
+    fewer than `least` ids per code, so that codes are missing by chance."""
     rows = (np.stack if positional else np.concatenate)(list(ids))
+    if len(rows) < least * size:
+        return {}
     counts = count_codes(torch.from_numpy(rows), size, positional=positional)
     return {name: value.item() for name, value in codebook_use(counts).items()}
