@@ -2,7 +2,7 @@
 
 In: logits (..., V), and uniform numbers drawn beforehand, one per token. Out: ids and their log-probabilities. Every
 sample has its own generator, so its result depends neither on its index in the batch nor on the other samples. On a CPU
-nothing here sorts a vocabulary: a threshold suffices.
+a whole vocabulary is sorted only where top-p keeps more than an eighth of it.
 """
 
 from __future__ import annotations
