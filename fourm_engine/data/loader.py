@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from fourm_engine.batch import Batch, PackedSample, collate
 from fourm_engine.data.order import Share
 from fourm_engine.data.samples import MaskedSamples
-from fourm_engine.data.workers import Told, end_with_parent, items
+from fourm_engine.data.workers import ErrorsAsItems, end_with_parent, items
 from fourm_engine.device import local_world, usable_cores
 
 #: More workers than this do not speed up the GPU that they serve.
@@ -62,7 +62,7 @@ def batches(
     that any of its samples uses, rounded up to a multiple of `ROWS`."""
     on_gpu = torch.cuda.is_initialized()
     loader = DataLoader(
-        Told(data),
+        ErrorsAsItems(data),
         batch_sampler=MicroBatches(share, start_step),
         num_workers=default_workers(on_gpu=on_gpu) if workers is None else workers,
         collate_fn=partial(

@@ -16,6 +16,8 @@ from fourm_engine.data.columns import Entries, map_column
 from fourm_engine.storage.location import Readable
 from fourm_plugins.counting import counted
 
+#: Rows that are made Python's numbers at a time.
+CHUNK = 1 << 16
 #: Column -> kinds of its dtype.
 _COLUMNS = {"offsets": "iu", "blob": "u", "hashes": "u", "order": "iu"}
 # A name may hold lone surrogates (file names that are not UTF-8); ordered by these bytes, names are in `str` order.
@@ -184,7 +186,8 @@ class Names(LazyNames):
         return self.table.name(int(self.rows[row]))
 
     def __iter__(self) -> Iterator[str]:
-        return map(self.table.name, self.rows.tolist())
+        for start in range(0, len(self.rows), CHUNK):  # rather than a number object for each at once
+            yield from map(self.table.name, self.rows[start : start + CHUNK].tolist())
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self.at(name) is not None

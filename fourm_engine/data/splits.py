@@ -11,10 +11,12 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Collection, Set
+from collections.abc import Callable, Collection, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.names_table import Names
@@ -163,8 +165,8 @@ class Split:
         if self.taken == 1:
             return chosen
         # Another draw than that of `held_out`, whose samples would otherwise be the first to be taken.
-        taken = frozenset(name for name in chosen if drawn(f"share/{name}") < self.taken)
-        if not taken:
+        taken = _those(chosen, lambda name: drawn(f"share/{name}") < self.taken)
+        if not len(taken):
             total = counted(len(chosen), "sample")
             raise ValueError(f"data.train_share: a share of {self.taken} of {total} is none; raise it")
         return taken
@@ -199,16 +201,16 @@ class Split:
             return chosen
         return chosen.minus(chosen.among(overlap)) if isinstance(chosen, Names) else frozenset(chosen) - set(overlap)
 
-    def _shared(self, names: Collection[str]) -> frozenset[str]:
+    def _shared(self, names: Collection[str]) -> Collection[str]:
         assert self.share is not None
-        if isinstance(self.share, float):
-            val = frozenset(name for name in names if drawn(name) < self.share)
+        val = self.part == "val"
+        if isinstance(share := self.share, float):
+            chosen = _those(names, lambda name: (drawn(name) < share) == val)
         else:
-            below = tuple(f"{plain(folder)}/" for folder in self.share)
-            val = frozenset(name for name in names if name.startswith(below))
-        chosen = val if self.part == "val" else frozenset(names) - val
-        if not chosen:  # tokens are of one part alone, so that the other is empty there
-            which = "all" if val else "none"
+            below = tuple(f"{plain(folder)}/" for folder in share)
+            chosen = _those(names, lambda name: name.startswith(below) == val)
+        if not len(chosen):  # tokens are of one part alone, so that the other is empty there
+            which = "none" if val or not len(names) else "all"
             total = counted(len(names), "sample")
             raise ValueError(f"data.held_out: {self._said()} are {which} of {total}; choose another")
         return chosen
@@ -225,6 +227,13 @@ class Split:
             named = f"held out: {self._said()}" if self.part == "val" else f"all but {self._said()}"
         named = named if self.taken == 1 else f"a share of {self.taken} of {named}"
         return f"{self.part}: {counted(samples, 'sample')} ({named} of {where})"
+
+
+def _those(names: Collection[str], chosen: Callable[[str], bool]) -> Collection[str]:
+    """Those of `names` that are `chosen`; of a table's names without an object a name."""
+    if not isinstance(names, Names):
+        return frozenset(filter(chosen, names))
+    return Names(names.table, names.rows[np.fromiter(map(chosen, names), bool, len(names))])
 
 
 class _Root(NamedTuple):

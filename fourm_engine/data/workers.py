@@ -54,7 +54,7 @@ def ahead(
     if not workers:
         return map(work.__getitem__, tasks)
     loader: DataLoader[Item | Exception] = DataLoader(
-        Told(work),
+        ErrorsAsItems(work),
         sampler=tasks,
         batch_size=None,
         num_workers=workers,
@@ -84,7 +84,7 @@ def preparing_workers(samples: int) -> int:
     return share if share > 1 and samples >= MIN_SAMPLES else 0
 
 
-class Told(Dataset):
+class ErrorsAsItems(Dataset):
     """The items of `data`, or the error, if a user can mend it."""
 
     def __init__(self, data: Any) -> None:
@@ -125,7 +125,8 @@ def _watch(parent: int, forked_by: int) -> None:
 
 
 def items(loader: Iterable[Item | Exception], setting: str = "data.workers") -> Iterator[Item]:
-    """The items that a loader of `Told` yields. Raises the errors of its workers, and WorkerEnded if one ended."""
+    """The items that a loader of `ErrorsAsItems` yields. Raises the errors of its workers, and WorkerEnded if one
+    ended."""
     iterator = iter(loader)
     try:
         while True:

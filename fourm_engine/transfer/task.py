@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from fourm_engine import identity
 from fourm_engine.data.loader import MicroBatches, default_workers
 from fourm_engine.data.order import Share
-from fourm_engine.data.workers import Told, ahead, end_with_parent, items
+from fourm_engine.data.workers import ErrorsAsItems, ahead, end_with_parent, items
 from fourm_engine.finetune.config import FinetuneConfig
 from fourm_engine.modalities import Modalities
 from fourm_engine.train.config import TrainConfig
@@ -97,7 +97,7 @@ class HeadTask(Task):
     def batches(self, start_step: int, share: Share) -> Iterator[TaskBatch]:
         on_gpu = torch.cuda.is_initialized()
         loader = DataLoader(
-            Told(self.data),
+            ErrorsAsItems(self.data),
             batch_sampler=MicroBatches(share, start_step),
             num_workers=default_workers(on_gpu=on_gpu) if self.workers is None else self.workers,
             collate_fn=partial(_collated, self.data),

@@ -291,8 +291,8 @@ def test_memory_does_not_grow_with_the_number_of_files_but_for_their_rows():
         return used
 
     peak(64)  # what is imported and cached once
-    few, many, garbage = peak(100), peak(1600), 200_000
-    assert many - few < 1500 * COLUMNS.itemsize + garbage < 1500 * len(content) / 10
+    few, many, garbage = peak(100), peak(800), 200_000
+    assert many - few < 700 * COLUMNS.itemsize + garbage < 700 * len(content) / 5
 
 
 def test_moments_of_parts_are_those_of_the_whole():

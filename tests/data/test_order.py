@@ -77,8 +77,9 @@ def test_remote_data_is_read_a_quarter_of_its_shards_at_a_time(shards, lanes):
     assert Order.choose(sizes, 0).lanes == 1
     if lanes > 1:
         assert lanes * (order.window + 1) * 4 <= shards
-        rows = {order.row(position) for position in range(shards // 8)}
-        assert len(rows) == shards // 8
+        seen = min(shards // 8, 20_000)
+        rows = {order.row(position) for position in range(seen)}
+        assert len(rows) == seen
     assert order.identity()["lanes"] == lanes
 
 

@@ -9,6 +9,7 @@ import shutil
 import pytest
 
 from fourm_engine.data.config import DataConfig
+from fourm_engine.data.names_table import Names, NameTable
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.data.splits import Split
@@ -167,6 +168,17 @@ def test_sub_folders_are_held_out():
     for training, expected in ((True, {"train/a", "val2/a"}), (False, {"val/a", "test/x/a"})):
         config = DataConfig(train="data", held_out=["val", "test"])
         assert Split.from_config(config, training=training).select(names) == expected
+
+
+@pytest.mark.parametrize("share", [0.3, ("b", "d")])
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_of_names_in_a_table_the_same_are_chosen_without_an_object_each(share, part):
+    names = [f"{folder}/{i}" for folder in "abcd" for i in range(30)]
+    split = Split(part, None, None, share=share, taken=0.5)
+    chosen = split.select(Names(NameTable.build(names)))
+    assert isinstance(chosen, Names)
+    assert frozenset(chosen) == split.select(names)
+    assert 0 < len(chosen) < len(names)
 
 
 @pytest.mark.parametrize(("share", "training"), [(1e-9, False), (1 - 1e-9, True), (["nowhere"], False)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,7 +17,7 @@ from fourm_engine.masking.pack import build_maskers
 from fourm_engine.masking.span import KEEP_DECAY, Spans, mask_sequences, mask_spans, trim
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins import Masked
-from tests.fakes import END, fake_modalities, fake_tokenizers
+from tests.fakes import END, FIRST_WORD, fake_modalities, fake_tokenizers
 from tests.masking.test_maskers import span_masker
 
 MODALITIES = fake_modalities()
@@ -170,3 +172,27 @@ def test_sequences_are_masked_with_the_statistics_of_the_slow_obvious_way(inputs
         assert abs(x.mean() - y.mean()) <= 4.5 * ((x.var() + y.var()) / number) ** 0.5 + 1e-9
         assert abs((x == 0).mean() - (y == 0).mean()) < 4.5 * 0.5 * (2 / number) ** 0.5
         assert x.std() == pytest.approx(y.std(), abs=0.15 * y.std() + 0.05)
+
+
+@given(seed=st.integers(0, 10**6))
+def test_nothing_that_is_asked_for_is_shown_and_labels_are_what_stands_at_their_positions(seed):
+    mask = BatchMasker(MASKERS, VOCABULARY)
+    for sample, packed in zip(samples(seed, 4), mask(samples(seed, 4)), strict=True):
+        for name in sample.drawn.modalities:
+            entry, content = VOCABULARY[name], sample.contents[name]
+            ids, at, _, _ = packed.encoder[:, packed.encoder[2] == entry.index]
+            of_targets = packed.decoder[2] == entry.index
+            given_ids, asked_at, _, order = packed.decoder[:, of_targets]
+            labels = packed.labels[of_targets]
+            if name == "words":
+                assert at.tolist() == list(range(len(at)))
+                assert asked_at.tolist() == order.tolist() == list(range(len(labels)))
+                assert (given_ids[1:] - entry.start).tolist() == labels[:-1].tolist()  # each predicts the next
+                seen = Counter(x for x in [*(ids - entry.start).tolist(), *labels.tolist()] if x >= FIRST_WORD)
+                assert seen <= Counter(content.tolist())  # each token of the text on one side alone
+                continue
+            assert not set(at.tolist()) & set(asked_at.tolist())
+            assert (given_ids == -1).all()
+            if entry.size:
+                assert (content[asked_at] == labels).all()
+                assert (content[at] + entry.start == ids).all()

@@ -16,12 +16,20 @@ from tests.folders import write_examples
 
 @pytest.fixture
 def config(tmp_path):
-    """Of six pictures, one of which cannot be read, and their depth."""
+    write_pictures(tmp_path / "data")
+    return config_in(tmp_path)
+
+
+def write_pictures(data):
+    """Six pictures, one of which cannot be read, and their depth."""
     for name in ("rgb", "depth"):
-        write_examples(tmp_path / "data" / name, name, 6)
-    (tmp_path / "data/rgb/5.png").write_bytes(b"no picture")
-    raw = small(tmp_path, {"rgb": GRID, "depth": GRID}, data={"tokens": str(tmp_path / "tokens")})
-    return load_config(store(tmp_path / "config.yaml", raw))
+        write_examples(data / name, name, 6)
+    (data / "rgb/5.png").write_bytes(b"no picture")
+
+
+def config_in(folder):
+    raw = small(folder, {"rgb": GRID, "depth": GRID}, data={"tokens": str(folder / "tokens")})
+    return load_config(store(folder / "config.yaml", raw))
 
 
 def test_fit_and_tokenize_return_reports_and_a_callable_takes_their_lines(config, capfd, monkeypatch):

@@ -25,19 +25,34 @@ from fourm_engine.recipes.tokenize import tokenize
 from tests.configs import GRID, small, store
 from tests.data.test_remote import serve
 from tests.folders import write_examples
-from tests.recipes.test_recipes import config
+from tests.recipes.test_recipes import config_in, write_pictures
 from tests.storage.conftest import fast, web
 
-__all__ = ["config", "fast", "web"]
+__all__ = ["fast", "web"]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A folder of data, tokenizers and tokens."""
+    folder = tmp_path_factory.mktemp("prepared")
+    write_pictures(folder / "data")
+    config = config_in(folder)
+    fit(config, tell=lambda line: None)
+    tokenize(config, tell=lambda line: None, warn=lambda line: None)
+    specs = [modality.spec for modality in config.load_modalities(load_manager(config.modalities)).values()]
+    open_catalogue(config.data.train, specs, index=True)
+    return folder
+
+
+@pytest.fixture
+def config(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)  # with the files' times
+    return config_in(tmp_path)
 
 
 @pytest.fixture
 def remote(config, web, fast, tmp_path):
     """The config with its data and tokens at a URL."""
-    fit(config, tell=lambda line: None)
-    tokenize(config, tell=lambda line: None, warn=lambda line: None)
-    specs = [modality.spec for modality in config.load_modalities(load_manager(config.modalities)).values()]
-    open_catalogue(config.data.train, specs, index=True)
     serve(web, tmp_path)
     settings = {"cache": tmp_path / "cache", "timeout_s": 20, "give_up_s": 0.3}
     data = {"train": f"{web.url}/data", "tokens": f"{web.url}/tokens", "remote": settings}
