@@ -1,6 +1,6 @@
 """How long a checkpoint holds up training, written at once and by a thread.
 
-    python benchmarks/checkpoints.py FOLDER --size Ti
+    OMP_NUM_THREADS=1 python -m benchmarks.checkpoints FOLDER --size Ti
 
 Saves the weights and AdamW's moments of a model below FOLDER. Prints milliseconds: of a save that is waited for, and of
 one that a thread writes, until training goes on and until it is there.
@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 import torch
-from published import Samples
 
+from benchmarks.published import Samples
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.train.saving import Checkpoints

@@ -15,8 +15,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +199,17 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Text is written as UTF-8. Raises CannotWrite."""
     with replacing_file(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_together(contents: Mapping[Path, str | bytes]) -> None:
+    """Files that belong together: none is replaced before all are on the disk. Text is written as UTF-8. Raises
+    CannotWrite."""
+    with ExitStack() as files:
+        for path, content in contents.items():
+            temporary = files.enter_context(replacing_file(path))
+            with writing(path, temporary):
+                temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+                settle(temporary)
 
 
 @contextmanager

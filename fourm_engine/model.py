@@ -54,8 +54,14 @@ if TYPE_CHECKING:
 class FourM:
     """A trained model with its modalities and tokenizers, from training or `from_pretrained`.
 
-    `vocabulary` may hold modalities whose plugin is not installed; `missing` says why. Their rows are kept, and saved
-    again."""
+    Attributes:
+        network: the encoder-decoder, a `torch.nn.Module`.
+        modalities: {name: `Modality`} of the modalities that can be given or generated.
+        tokenizers: {name: `Tokenizer`} of those with tokens.
+        vocabulary: all modalities that the network knows, and their ids. It may hold some whose plugin is not
+            installed; their weights are kept, and saved again.
+        missing: {name: why it is not in `modalities`, and the remedy}.
+        device: where the network computes."""
 
     def __init__(
         self,
@@ -68,11 +74,8 @@ class FourM:
         origin: tuple[Path, ExportedConfig] | None = None,
         published: dict[str, Any] | None = None,
     ) -> None:
-        """Args:
-        tokenizers: modality name -> tokenizer.
-        missing: modality name -> why it is missing, and the remedy.
-        origin: where the model was loaded from.
-        published: the arguments of the published model, if this is one."""
+        """`origin`: where the model was loaded from. `published`: the arguments of the published model, if this is one.
+        Raises ValueError for a modality without the tokenizer that it needs."""
         self.network, self.modalities, self.tokenizers = network, modalities, dict(tokenizers)
         self.vocabulary = vocabulary
         self.missing = dict(missing or {})
@@ -183,6 +186,7 @@ class FourM:
 
     @property
     def device(self) -> torch.device:
+        """Where the network computes."""
         return self.sampler.device
 
     def to(self, device: torch.device | str) -> FourM:
@@ -243,6 +247,8 @@ class FourM:
             scheme: decoding order of grids and vectors: "halton", "entropy", ...; see `Stage`.
             order: settings of the scheme, {"share": 0.1}.
             prompt_sentinel: as the published models were sampled; see `Stage`.
+
+        Returns {target: `Generated`}: its `value`, in the modality's type and units, and its `tokens`.
 
         Raises ValueError, one line, for names that the model does not know, values that do not fit, and options that
         are unknown or would have no effect."""

@@ -1,9 +1,8 @@
-"""What a head of a task is told, and what it is shown: an encoder's features of a batch.
+"""What the head of a task must produce (`HeadSpec`), and what it is given (`HeadFeatures`): an encoder's features.
 
-A package adds one as an entry point of group `fourm.heads.v1`: a function, or a class of `torch.nn.Module`, that is
-called `make(spec, **options)`. Its `forward(features)` gives (B, outputs), a map (B, outputs, H, W) of `spec.size`, or
-(B, cells, outputs + 5), an object of each cell of `spec.levels`. Losses, metrics and data are the task's; a head is
-the network between.
+A package adds a head as an entry point of group `fourm.heads.v1`: a function, or a class of `torch.nn.Module`, called
+as `make(spec, **options)`. Its `forward(features)` returns (B, outputs); a map (B, outputs, H, W) of `spec.size`; or
+(B, cells, outputs + 5), an object for each cell of `spec.levels`. Loss, metrics and data belong to the task.
 """
 
 from __future__ import annotations
@@ -19,34 +18,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """The shape of what a head takes and gives."""
+    """The shapes of a head's input and output."""
 
-    #: D of the features.
+    #: D, the width of the features.
     width: int
-    #: Numbers a sample, or a pixel: classes, channels.
+    #: Numbers per sample, or per pixel: classes, or channels.
     outputs: int
-    #: (h, w) of each input that is a grid, by its name.
+    #: {name: (h, w)} of the inputs that are grids, in tokens.
     grids: Mapping[str, tuple[int, int]]
-    #: (H, W) of the map that is wanted; None: one vector a sample.
+    #: (H, W) of the output map; None for one vector per sample.
     size: tuple[int, int] | None = None
-    #: (h, w) of the grids of a detector, the finest first. Of each cell, level by level and row by row, are wanted: a
-    #: logit a class; how far the box reaches to the left, top, right and bottom of the cell's middle, in sides of the
-    #: cell; a logit of how central the cell is in the box.
+    #: (h, w) of the grids of a detector, the finest first. For each cell, level by level and row by row, it predicts a
+    #: logit per class; the distances from the middle of the cell to the left, top, right and bottom of the box, in
+    #: sides of the cell; and a logit of how central the cell is in the box.
     levels: tuple[tuple[int, int], ...] = ()
-    #: (C, H, W) of each of the grids that is given as numbers a pixel, not as tokens.
+    #: {name: (C, H, W)} of the inputs that are given as numbers per pixel rather than as tokens.
     pixels: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class HeadFeatures:
-    """Features of B samples of at most N tokens, after the encoder's final norm."""
+    """Features of B samples of at most N tokens, float, after the encoder's final norm."""
 
     tokens: Float[Tensor, "B N D"]
-    #: Which of them are no padding.
+    #: False where a slot is padding, whose features mean nothing.
     valid: Bool[Tensor, "B N"]
-    #: Those of each grid as a map (B, D, h, w); 0 where a sample does not have it.
+    #: The features of each grid as a map; 0 where a sample lacks it.
     maps: Mapping[str, Float[Tensor, "B D h w"]]
-    #: What the encoder saw of each of `HeadSpec.pixels`, normalised, (B, C, H, W); 0 where a sample does not have it.
+    #: What the encoder saw of the inputs in `HeadSpec.pixels`, normalised; 0 where a sample lacks it.
     pixels: Mapping[str, Float[Tensor, "B C H W"]] = field(default_factory=dict)
 
     def pooled(self) -> Float[Tensor, "B D"]:

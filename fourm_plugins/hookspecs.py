@@ -1,8 +1,8 @@
 """The pluggy hooks. An entry point may name a class or function (the usual way: it is the plugin), or a module whose
-functions are marked with `@fourm_plugins.hookimpl`, where one distribution decides at activation what to offer.
+functions are marked with `@fourm_plugins.hookimpl`, for a distribution that decides at activation what to offer.
 
-A function that is marked, or whose name starts with `fourm_`, and that is none of these is an error at activation, not
-silence; so is one that takes arguments which its hook does not give.
+A function that is marked, or whose name starts with `fourm_`, must be one of these hooks and take no arguments but the
+hook's; anything else is an error at activation.
 
 Hooks that *provide* something by name return it, or None for other names:
 
@@ -19,8 +19,8 @@ Hooks that *provide* something by name return it, or None for other names:
 | `fourm_source` | `fourm.sources.v1` | a subclass of `SampleSource`, or a function that opens one |
 
 Hooks that *observe* (group `fourm.observers.v1`: an object with any of them) are called in the first process of a run.
-What they return is ignored, what they raise is reported with their package's name, and the run's numbers are the same
-with them and without.
+What they return is ignored, what they raise is reported with their package's name, and they never change the numbers of
+a run.
 """
 
 from __future__ import annotations
@@ -45,16 +45,18 @@ hookimpl = pluggy.HookimplMarker("fourm")
 class Run:
     """What observers know about a run."""
 
-    #: Folder of its checkpoints and metrics; one run at a time has it.
+    #: Folder of its checkpoints and metrics, which belongs to one run at a time.
     folder: Path
     #: What is trained, such as "fourm" (the model) or "tokenizer".
     task: str
-    #: Finished steps when it started or resumed; the step at which it ends.
+    #: Finished steps when it started (0) or resumed.
     first_step: int
+    #: Its length in steps.
     steps: int
+    #: Numbers of parameters, and of processes.
     parameters: int
     processes: int
-    #: Its training settings, JSON-ready.
+    #: The section of its training settings, JSON-ready.
     config: Mapping[str, Any] = field(repr=False)
 
 
@@ -80,31 +82,34 @@ def fourm_masker(kind: str) -> type[Masker] | None:
 def fourm_optimiser(name: str) -> Any:
     """`make(groups, *, lr, **options) -> torch.optim.Optimizer` for `train.optimiser: name`.
 
-    `groups` are parameter groups as torch takes them, of which one has "weight_decay": 0; `options` are
-    `train.optimiser_options`. The trainer sets the learning rate of every group before each step."""
+    `groups` are parameter groups as torch takes them. Each has its "weight_decay" (0 for biases, norms, vectors and
+    embeddings) and "matrices", the number of weight matrices stacked in each parameter (0 outside blocks). `options`
+    are `train.optimiser_options`. The trainer sets the learning rate of every group before each step. Raises
+    ValueError, one line, for options that it cannot use."""
 
 
 @hookspec(firstresult=True)
 def fourm_schedule(name: str) -> Any:
     """`rate(step, *, steps, lr, min_lr, warmup, cooldown) -> float` for `train.schedule: name`: the learning rate of
-    `step` in [warmup, steps). The warm-up before is the trainer's."""
+    `step` in [warmup, steps). Lengths are in steps; `lr` is the peak. The trainer does the warm-up before."""
 
 
 @hookspec(firstresult=True)
 def fourm_order(name: str) -> Any:
     """`score(confidence_N, unknown_N, step, steps, uniform_N) -> float32 (N,)` for `Stage(scheme=name)`: of the unknown
-    tokens of a grid, row by row, those with the highest scores stay in this step. Or a subclass of `DecodingOrder`,
-    which may also say how many stay, and which are forgotten again.
+    tokens of a grid, row by row, those with the highest scores are kept in this step. Or a subclass of
+    `DecodingOrder`, which may also say how many are kept, and which are masked again.
 
-    Torch tensors: `confidence_N` is the log-probability of the token that was drawn, -inf where one is known;
-    `unknown_N` is bool; `uniform_N` is drawn anew in each step, in [0, 1), from the sample's seed."""
+    Torch tensors: `confidence_N` is the log-probability of the drawn token, -inf where one is known; `unknown_N` is
+    bool; `uniform_N` is drawn in [0, 1) for each step, from the sample's seed."""
 
 
 @hookspec(firstresult=True)
 def fourm_head(name: str) -> Any:
     """`make(spec, **options) -> torch.nn.Module` for `task.head: name`, whose `forward(features)` turns the encoder's
-    `HeadFeatures` into (B, outputs), or where `spec.size` is set into a map (B, outputs, H, W) of that size. `spec` is
-    a `HeadSpec`, `options` are `task.head_options`. Raises ValueError, one line, for what it cannot serve."""
+    `HeadFeatures` into (B, outputs); with `spec.size`, into a map (B, outputs, H, W) of that size; with `spec.levels`,
+    into (B, cells, outputs + 5). `spec` is a `HeadSpec`, `options` are `task.head_options`. Raises ValueError, one
+    line, for what it cannot serve."""
 
 
 @hookspec(firstresult=True)
@@ -123,17 +128,18 @@ def fourm_source(name: str) -> Any:
 
 @hookspec
 def fourm_run_started(run: Run) -> None:
-    """A run starts, or resumes from a checkpoint; no step has been made yet."""
+    """A run starts, or resumes from a checkpoint, before its first step."""
 
 
 @hookspec
 def fourm_step(run: Run, step: int, metrics: Mapping[str, Any]) -> None:
-    """Every `train.log_every` steps: the line of `metrics.jsonl`. `step` counts finished ones; None is not finite."""
+    """Every `train.log_every` steps, with the new line of `metrics.jsonl`. `step` counts finished steps; a number that
+    is not finite is None."""
 
 
 @hookspec
 def fourm_evaluated(run: Run, step: int, scores: Mapping[str, float | None]) -> None:
-    """Held-out losses and metrics after `step` steps."""
+    """An evaluation after `step` steps: {name: held-out loss or metric}, None if it is not finite."""
 
 
 @hookspec

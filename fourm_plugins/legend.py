@@ -50,5 +50,5 @@ def round_numbers(low: float, high: float, *, log: bool = False) -> list[float]:
         return [low]
     step = 10.0 ** math.floor(math.log10(span / 6))
     step = next(step * k for k in (1, 2, 5, 10, 20) if span / (step * k) <= 5)
-    numbers = [round(k * step, 12) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    numbers = [float(f"{k * step:.12g}") for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
     return numbers if len(numbers) > 1 else [low, high]

@@ -44,12 +44,15 @@ class Masked:
 class Specials:
     """Special ids of a sequence's token space: all that a masker needs to know about its tokenizer."""
 
+    #: The end marker, which follows the last token.
     end: int
+    #: Ids that stand for masked spans, in order of use.
     sentinels: tuple[int, ...]
 
 
 class Masker(ABC):
-    """`specials` is None unless the modality is a sequence."""
+    """Masks one modality (4M, arXiv 2312.06647, section 2.3), described by `spec`. `specials` is None unless it is a
+    sequence."""
 
     def __init__(self, spec: ModalitySpec, specials: Specials | None = None) -> None:
         self.spec = spec
@@ -65,6 +68,11 @@ class Masker(ABC):
         keep: str,
         rng: np.random.Generator,
     ) -> Masked:
-        """Choose at most `input_budget` inputs and `target_budget` targets, disjoint. The `ids` of a sequence come
-        without its end marker; those of a continuous modality are arange(tokens), with target_budget = 0. `keep` is the
-        mixture's scheme for sequences: "random", "all" or "binary"."""
+        """Choose at most `input_budget` inputs and `target_budget` targets, disjoint.
+
+        Args:
+            ids: int64, local to the token space; those of a sequence without the end marker, of a continuous modality
+                arange(tokens).
+            input_budget, target_budget: at least 0; of a continuous modality, `target_budget` is 0.
+            keep: the mixture's scheme for sequences: "random", "all" or "binary".
+            rng: the only source of randomness."""

@@ -39,8 +39,8 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Metric:
-    """`compute(predictions, truths) -> float` takes two lists of values of equal length, at least `min_samples` long:
-    with fewer the number means nothing."""
+    """`compute(predictions, truths) -> float` takes two lists of values of equal length, at least `min_samples`: with
+    fewer, the number means nothing. `unit` is that of the number, such as "m" or "dB"."""
 
     name: str
     compute: Callable[[Sequence[Any], Sequence[Any]], float]
@@ -59,8 +59,10 @@ class Labeller(ABC):
 
 
 class Modality(ABC, Generic[Value]):
-    """One modality. `name` is its name in configs, vocabularies and checkpoints; one class may serve several instances
-    (`rgb`, `rgb@448`), which differ in `settings`."""
+    """One modality: subclass it, or one of `fourm_plugins.bases`.
+
+    `name` is the instance's name in configs, vocabularies and checkpoints; one class may serve several instances
+    (`rgb`, `rgb@448`), which differ in `settings`, an instance of `Settings`. `spec` is what `make_spec` returned."""
 
     Settings: ClassVar[type[BaseModel]] = Settings
     #: Settings that the published models and tokenizers of this modality were trained with. They replace the defaults
@@ -73,8 +75,8 @@ class Modality(ABC, Generic[Value]):
     claims: ClassVar[frozenset[str]] = frozenset()
     #: Whether `augment` uses `View.variant`. If not, views that differ only in it are computed once.
     variants: ClassVar[bool] = True
-    #: Whether a sequence has one right answer where a picture is shown, as boxes have and captions have not: its
-    #: likeliest tokens are then a better answer than drawn ones.
+    #: Whether a sequence has one right answer when a picture is given, as boxes do and captions do not: its likeliest
+    #: tokens are then its default.
     one_answer: ClassVar[bool] = False
     #: What a value is, in users' words, for error messages: "a picture, uint8 (H, W, 3)".
     wanted: ClassVar[str] = ""
@@ -195,7 +197,7 @@ class Modality(ABC, Generic[Value]):
         return cast("Value", inputs.numbers(array, self.wants()))
 
     def from_object(self, given: Any) -> Value:
-        """Of anything else: by default the value itself."""
+        """The value of anything else; by default the thing itself."""
         if given is None:
             raise self.refusal(given)
         return cast("Value", given)
@@ -245,17 +247,18 @@ class Modality(ABC, Generic[Value]):
 
     @property
     def reductions(self) -> tuple[How, ...]:
-        """How several values may be made one: of quantities "mean" and "median", of classes and texts "vote"."""
+        """The ways to reduce several values to one: "mean" and "median" for quantities, "vote" for classes and
+        texts."""
         return ("vote",) if isinstance(self.spec.array, (Text, ClassMap)) else ("mean", "median")
 
     def reduce(self, values: Sequence[Value], how: How) -> Value:
-        """One value of several, at this modality's own size; `how` is one of `reductions`."""
+        """Several values, at this modality's own size, reduced to one; `how` is one of `reductions`."""
         return cast("Value", vote(values)[0] if how == "vote" else average(values, how))
 
     def spread(self, values: Sequence[Value]) -> Any:
-        """How far several values lie apart: float (H, W) of values of rows and columns, {name: float} of named
-        numbers, else a float. Of quantities the standard deviation, of classes and texts the share that differs from
-        the commonest. Twice the spread of a value and the truth is its error."""
+        """How far several values lie apart: float (H, W) for maps, {name: float} for named numbers, else a float. For
+        quantities it is the standard deviation in the value's unit, for classes and texts the share that differs from
+        the most common. Twice the spread of a value and the truth is the error of the value."""
         if "vote" in self.reductions:
             return 1 - vote(values)[1]
         return deviation(values)
@@ -275,12 +278,12 @@ class Modality(ABC, Generic[Value]):
         return None
 
     def parts(self, value: Value) -> Mapping[str, float]:
-        """What of a value can be varied by a number, and its number now, such as {"0.x": 0.4} where a first box lies.
-        Empty where nothing can."""
+        """What `fourm vary` can vary of a value, and its present number, such as {"0.x": 0.4} for where the first box
+        lies. Empty if nothing can be varied."""
         return {}
 
     def with_part(self, value: Value, part: str, number: float) -> Value:
-        """`value` with another number for one of its `parts`. Raises `SampleError` for a number that cannot be."""
+        """`value` with another number for one of its `parts`. Raises `SampleError` for an impossible number."""
         raise SampleError(f"no part of it can be varied by a number; {part!r} is none")
 
     def class_names(self) -> tuple[str, ...]:
@@ -301,8 +304,9 @@ class Modality(ABC, Generic[Value]):
         return ()
 
     def contrastive(self, model: str) -> Callable[[Sequence[Value]], Float[np.ndarray, "n D"]] | None:
-        """Features of values by a pretrained contrastive `model` (a name or a folder): unit vectors, float32, that
-        compare with those of other modalities by the same model. None of a modality that such models do not know.
+        """A function from values to their features by a pretrained contrastive `model` (a name or a folder): float32
+        unit vectors, comparable with those of other modalities by the same model. None if such models do not know the
+        modality.
         Raises ValueError, one line, for a model that it cannot use."""
         return None
 

@@ -28,7 +28,7 @@ class Frozen(BaseModel):
 
 
 class Grid(Frozen):
-    """`height` x `width` unordered tokens in row-major order, decoded in parallel."""
+    """`height` x `width` tokens, stored row by row, without an order of decoding: they are decoded in parallel."""
 
     kind: Literal["grid"] = "grid"
     height: int = Field(ge=1, le=1024)
@@ -143,15 +143,19 @@ class ModalitySpec(Frozen):
     #: Folder of the data set that this modality reads, `root/<source>/`; "." is `root` itself. Two modalities may read
     #: one source, as the pixels and the tokens of a picture do.
     source: str = Field(pattern=SOURCE_PATTERN)
+    #: File extensions that `read` takes, lower case, without the dot.
     extensions: tuple[str, ...] = Field(min_length=1)
-    #: Modalities of one group share the crop and flip of a sample; None: its own.
+    #: Modalities of one group share the crop and flip of a sample; with None it is always
+    #: seen whole, and never flipped.
     alignment: str | None = "image"
     #: True if a probability-weighted mean of codes is a better answer than the likeliest code (depth, colours); False
     #: if codes must not be mixed (classes).
     expected_decoding: bool = False
     #: Masker to use in place of the layout's default (an entry point of `fourm.maskers.v1`).
     masker: str | None = None
+    #: Name of its domain in the published 4M models, such as "tok_depth@224".
     published_name: str | None = None
+    #: SPDX identifier of what the plugin ships: code, weights, class names.
     licence: str = "unspecified"
     description: str = ""
 
@@ -162,6 +166,7 @@ class ModalitySpec(Frozen):
 
     @property
     def continuous(self) -> bool:
+        """Whether it is given to the encoder as numbers rather than as tokens."""
         return self.token_space is None
 
     @property

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 
 class Tokenizer(ABC):
-    """`specs` are those of the modalities that use the token space: one, or several if it is shared."""
+    """A tokenizer of one token space. `specs` are those of the modalities that use it: one, or several if it is shared;
+    `settings` are those of the recipe, checked by `Settings`."""
 
+    #: Its name in recipes and configs, the entry point's.
     kind: ClassVar[str]
     Settings: ClassVar[type[BaseModel]] = Settings
     #: Settings that hold the path of a file from which fitting starts. They are not stored: what a fitted tokenizer
@@ -66,14 +68,14 @@ class Tokenizer(ABC):
 
     @property
     def size(self) -> int:
-        """Ids are in [0, size)."""
+        """The number of ids, which are in [0, size)."""
         assert self.spec.token_space is not None
         return self.spec.token_space.size
 
     @property
     def scales(self) -> Sequence[range]:
-        """Ranges of ids that are the steps of one quantity, in order, such as a coordinate; none by default. Where the
-        likeliest token is taken, those of a range count together, since near steps are nearly as good."""
+        """Ranges of ids that are the steps of one quantity, in order, such as a coordinate; none by default. When the
+        likeliest token is chosen, the steps of a range count together, since neighbouring ones are nearly as good."""
         return ()
 
     @property
@@ -129,7 +131,7 @@ class TextTokenizer(Tokenizer):
     @property
     @abstractmethod
     def end_id(self) -> int:
-        """Ends every sequence."""
+        """The id of the end marker, which ends every sequence; `encode` leaves it out."""
 
     @property
     @abstractmethod

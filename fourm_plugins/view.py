@@ -73,6 +73,7 @@ class View:
 
     @classmethod
     def from_row(cls, row: np.ndarray) -> View:
+        """The view that `to_row` stored, as float32 or float64 (6,)."""
         top, left, height, width, flip, variant = (float(x) for x in row)
         # float32 storage may push an edge over 1 by a rounding; the sum is what is bounded.
         return cls(top, left, min(height, 1 - top), min(width, 1 - left), flip > 0.5, int(variant))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from fourm_engine.cli import app
+from fourm_engine.cli.app import app
 
 
 def fourm(*arguments: Any) -> str:

@@ -11,7 +11,7 @@ import pytest
 import typer
 import yaml
 
-from fourm_engine.cli import app
+from fourm_engine.cli.app import app
 from fourm_engine.cli.new import write_package
 from fourm_engine.fit.fitting import make_tokenizer
 from fourm_engine.masking.pack import build_maskers
@@ -20,10 +20,17 @@ from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins import SampleError, View, images
 from fourm_plugins.manager import PluginManager
 from tests.installing import install
+from tests.test_structure import imported
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/plugins.md").read_text()
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").rglob("README.md"))]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "benchmarks/README.md",
+    *sorted((ROOT / "examples").rglob("README.md")),
+    *sorted((ROOT / "plugins").glob("*/README.md")),
+]
 
 
 def blocks(language: str, text: str = PAGE) -> list[str]:
@@ -115,7 +122,7 @@ COMMANDS = [
     (page.relative_to(ROOT).as_posix(), line.partition("#")[0].replace("\\", " ").split())
     for page in PAGES
     for block in blocks("sh", page.read_text())
-    for line in block.replace("\\\n", " ").splitlines()
+    for line in (re.sub(r"^([A-Z_]+=\S* )+", "", line) for line in block.replace("\\\n", " ").splitlines())
     if line.startswith("fourm ") and line.split()[1] not in PACKAGED
 ]
 
@@ -135,12 +142,68 @@ def test_every_command_of_the_pages_exists_with_its_options(page, words):
     assert {word for word in rest if word.startswith("--")} <= known, f"{page}: {' '.join(words)}"
 
 
+BENCHMARKS = [
+    (page.relative_to(ROOT).as_posix(), *found)
+    for page in PAGES
+    for found in re.findall(r"-m benchmarks\.([a-z_]+)([^`|#\n]*)", page.read_text())
+]
+
+
+@pytest.mark.parametrize(("page", "name", "arguments"), BENCHMARKS, ids=lambda x: x.strip().partition(" ")[0])
+def test_every_benchmark_of_the_pages_exists_with_its_options(page, name, arguments):
+    source = (ROOT / f"benchmarks/{name}.py").read_text()
+    assert "__main__" in source, f"{page}: benchmarks.{name} is not a command"
+    for option in re.findall(r"(?<!\S)--[\w-]+", arguments):
+        assert f'"{option}"' in source, f"{page}: benchmarks.{name} has no {option}"
+
+
+def test_the_page_of_benchmarks_names_each():
+    page = (ROOT / "benchmarks/README.md").read_text()
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        assert f"benchmarks.{path.stem}" in page or f"benchmarks/{path.name}" in page, path.name
+        # `python -m` from the repository's folder finds no other way of naming one.
+        assert not imported(path) & {other.stem for other in path.parent.glob("*.py")}, path.name
+
+
+def anchors(page: Path) -> set[str]:
+    """The ids that a code host gives to the headings of a page."""
+    heads = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_to_a_heading_leads_to_one(page):
+    for file, heading in re.findall(r"\]\((?!http)([^)#\s]*)#([^)\s]+)\)", page.read_text()):
+        assert heading in anchors(page.parent / file if file else page), f"{page.name}: {file}#{heading}"
+
+
 def test_every_file_that_the_pages_name_exists():
     for page in PAGES:
         text = page.read_text()
         for name in re.findall(
             r"`((?:fourm_\w+|examples|plugins|tests|docs|benchmarks)/[\w./-]*\.(?:py|yaml|md))`", text
         ):
-            assert (ROOT / name).exists(), f"{page.name} names {name}"
+            assert (ROOT / name).exists() or (page.parent / name).exists(), f"{page.name} names {name}"
         for name in re.findall(r"\]\((?!http|#)([^)#]+)", text):
             assert (page.parent / name).exists(), f"{page.name} links to {name}"
+
+
+def test_the_files_of_the_architecture_page_are_where_its_rule_says():
+    """A file without a folder lies in the folder of the file before it; `fourm_engine/` may be left out."""
+    text = (ROOT / "docs/architecture.md").read_text().partition("## Where to find")[2].partition("\n## ")[0]
+    for line in text.splitlines()[3:]:
+        folder = ROOT
+        for name in re.findall(r"`([\w/]+(?:\.py|/))`", line):
+            tried = [ROOT / name, ROOT / "fourm_engine" / name]
+            if "/" not in name and folder != ROOT:
+                tried = [folder / name]
+            path = next((path for path in tried if path.exists()), None)
+            assert path, f"{name} in: {line}"
+            folder = path.parent if path.is_file() else path
+
+
+def test_the_changelog_and_the_citation_tell_the_version_of_all_packages():
+    projects = [ROOT / "pyproject.toml", *(ROOT / "plugins").glob("*/pyproject.toml")]
+    versions = {re.search(r'^version = "(.*)"$', path.read_text(), re.MULTILINE)[1] for path in projects}
+    assert versions == {yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]}
+    assert versions == {re.search(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]}

@@ -14,7 +14,7 @@ from fourm_normal.labeller import NormalOptions
 from fourm_semseg.labeller import SemSegOptions
 from typer.main import get_command
 
-from fourm_engine.cli import app
+from fourm_engine.cli.app import app
 from fourm_engine.cli.options import by_target, settings_by_target
 from fourm_engine.data.raw.label import plan
 from fourm_engine.masking.budgets import Budgets

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fourm_engine.cli import app
+from fourm_engine.cli.app import app
 from fourm_engine.data.raw.folder import MAX_FILE_BYTES
 from fourm_engine.modalities import ModalitiesConfig
 from fourm_plugins import images
@@ -39,6 +39,13 @@ def test_a_command_of_the_page_works(command, monkeypatch, capsys):
 
 def test_the_page_tells_of_every_state_and_only_of_those():
     assert re.findall(r"^\| (\w+) \|", PAGE, re.MULTILINE)[1:] == list(typing.get_args(State))
+
+
+def test_the_page_tells_of_every_extra_that_users_install():
+    project = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    section = project.partition("[project.optional-dependencies]\n")[2].partition("\n[")[0]
+    extras = set(re.findall(r"^(\w+) = ", section, re.MULTILINE)) - {"dev", "demo", "conformance"}
+    assert extras == set(re.findall(r"(?:fourm-engine|`)\[(\w+)\]", PAGE))
 
 
 def test_its_example_of_a_choice_is_a_config():

@@ -57,10 +57,11 @@ def test_a_key_names_at_most_so_many_entries_and_says_how_many_more():
         (-20.0, 45.0, False, [-20, 0, 20, 40]),
         (0.0, 1.0, False, [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
         (2.0, 2.0, False, [2.0]),
+        (0.0, 1e-13, False, [0, 2e-14, 4e-14, 6e-14, 8e-14, 1e-13]),
     ],
 )
 def test_marks_are_round_numbers_within_the_range(low, high, log, numbers):
-    assert round_numbers(low, high, log=log) == pytest.approx(numbers)
+    assert round_numbers(low, high, log=log) == pytest.approx(numbers, abs=0)
 
 
 def test_depth_is_shown_in_metres_and_classes_by_name():

@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from fourm_engine.cli import app
+from fourm_engine.cli.app import app
 from fourm_engine.model import FourM
 from fourm_engine.recipes.config import load_config
 from fourm_engine.recipes.extend import extension_config, open_extension

@@ -26,11 +26,8 @@ from fourm_engine.cli.new import write_package
 from fourm_engine.convert.published import write_checkpoint
 from fourm_engine.data.raw.label import label
 from fourm_engine.data.tokens.token_shards import Made, TokenShardWriter
-from fourm_engine.evaluate import tokenizers as sheets
-from fourm_engine.evaluate.report import write_report
-from fourm_engine.evaluate.results import Evaluation
 from fourm_engine.extend.report import Report
-from fourm_engine.files import CannotWrite, replacing_file, replacing_folder, write_atomically
+from fourm_engine.files import CannotWrite, replacing_file, replacing_folder, write_atomically, write_together
 from fourm_engine.lock import at_work
 from fourm_engine.recipes.generate import write as write_generated
 from fourm_engine.tokenizers.store import save_tokenizer
@@ -52,9 +49,6 @@ def wordpiece() -> WordPieceTokenizer:
     return made
 
 
-EVALUATION = Evaluation({"model": "x"}, [], None, {}, [])
-
-
 def labels(folder: Path, tar: bool):
     source, target = fake_modalities(["a", "b"]).values()
     roots = iter([folder / "first", folder / "second"])
@@ -65,7 +59,7 @@ def labels(folder: Path, tar: bool):
 
 def shards(folder: Path):
     modality = fake_modalities(["a"])["a"]
-    writer = TokenShardWriter(folder, modality, "f", 1)
+    writer = TokenShardWriter(folder, modality, SimpleNamespace(fingerprint="f"), 1)
     return lambda: writer.write(0, ["x"], {"x": (Made(0, 0, 0), [np.zeros(modality.spec.layout.num_tokens, np.int32)])})
 
 
@@ -91,18 +85,14 @@ def extension(folder: Path):
     return lambda: report.save(folder / "run/extend.json")
 
 
-def sheet(folder: Path):
-    picture = SimpleNamespace(render_all=lambda values: [Image.new("RGB", (4, 4)) for _ in values])
-    return lambda: sheets._draw(folder, {"m": picture}, ["m"], {"s": {"m": (1, 1)}}, ["s"])
+def together(folder: Path):
+    return lambda: write_together({folder / "evaluation.json": "{}", folder / "report.html": "<p>"})
 
 
 #: Writer -> (what makes it in a folder, a part of the path that is named).
 WRITERS = {
     "config": (lambda d: lambda: run_config(d, d / "run").store(), "run/started.json"),
-    "evaluation": (lambda d: lambda: EVALUATION.save(d / "evaluation.json"), "evaluation.json"),
-    "report": (lambda d: lambda: write_report(d / "report.html", EVALUATION, {}, [], title="t"), "report.html"),
-    "tokenizers.json": (lambda d: lambda: sheets._write(d, [], []), "tokenizers.json"),
-    "sheet": (sheet, "sheet.png"),
+    "files that belong together": (together, ""),
     "extension": (extension, "run/extend.json"),
     "metrics": (metrics, "run/metrics.jsonl"),
     "token shard": (shards, "a/shard-"),
@@ -229,6 +219,14 @@ def test_a_disk_that_is_really_full_is_named(small_disk, name):
     assert str(caught.value).startswith(str(place / named))
     assert "cannot be written: No space left on device" in str(caught.value)
     assert tree(place) == before
+
+
+def test_of_files_that_belong_together_none_is_replaced_where_one_does_not_fit(small_disk):
+    place, _ = small_disk
+    write_together({place / "evaluation.json": "old", place / "report.html": "old"})
+    with pytest.raises(CannotWrite, match=r"report.html: cannot be written: No space left on device"):
+        write_together({place / "evaluation.json": "new", place / "report.html": "x" * (2 << 20)})
+    assert tree(place) == {"evaluation.json": b"old", "report.html": b"old"}
 
 
 @pytest.mark.parametrize("number", [errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO])

@@ -169,7 +169,8 @@ def test_a_second_command_ends_with_one_line(tmp_path):
 
 def test_a_terminated_command_leaves_no_temporary_file(tmp_path):
     code = (
-        "import sys, time\nfrom fourm_engine.cli import app, main\nfrom fourm_engine.files import replacing_file\n"
+        "import sys, time\nfrom fourm_engine.cli import main\nfrom fourm_engine.cli.app import app\n"
+        "from fourm_engine.files import replacing_file\n"
         "from pathlib import Path\n"
         "@app.command('wait')\ndef wait(path: Path):\n"
         "    with replacing_file(path) as part:\n"

@@ -33,7 +33,7 @@ import numpy as np
 from captions import Thing, write_captions
 from PIL import Image
 from raycast import Picture, cast
-from world import SPLITS, World, generator, sample_world
+from world import SPLITS, STYLES, World, by_night, generator, sample_world
 
 from fourm_engine.files import CannotWrite, write_atomically, writing
 
@@ -54,10 +54,13 @@ class Scene:
     captions: list[str]
 
 
-def render_scene(seed: int, index: int, *, split: str = "train", size: int = 64) -> Scene:
-    """Scene `index` of a split, `size` x `size` pixels: a pure function of its arguments."""
+def render_scene(seed: int, index: int, *, split: str = "train", size: int = 64, style: str = STYLES[0]) -> Scene:
+    """Scene `index` of a split, `size` x `size` pixels: a pure function of its arguments. A scene has the
+    same objects, boxes and captions in every style."""
     for attempt in count():
         world = sample_world(generator(seed, split, index, 2 + attempt))
+        if style == "night":
+            world = by_night(world, generator(seed, split, index, 0))
         while world.bodies:
             picture = cast(world, size)
             seen = np.bincount(picture.instance.ravel() + 1, minlength=len(world.bodies) + 1)[1:]
@@ -115,6 +118,7 @@ class Job:
     seed: int
     size: int
     format: str
+    style: str = STYLES[0]
 
     @property
     def shards(self) -> dict[str, Path]:
@@ -145,7 +149,7 @@ def run_job(job: Job) -> int:
 
 def _write_files(job: Job, parts: dict[str, Path]) -> int:
     for index in range(job.start, job.stop):
-        encoded = encode(render_scene(job.seed, index, split=job.split, size=job.size))
+        encoded = encode(render_scene(job.seed, index, split=job.split, size=job.size, style=job.style))
         for modality, path in job.files(index).items():
             parts[modality] = path.with_name(f".{path.name}.part")
             parts[modality].write_bytes(encoded[modality])
@@ -157,7 +161,7 @@ def _write_shards(job: Job, parts: dict[str, Path]) -> int:
     parts |= {m: path.with_name(f".{path.name}.part") for m, path in job.shards.items()}
     tars = {m: tarfile.open(part, "w", format=tarfile.USTAR_FORMAT) for m, part in parts.items()}  # noqa: SIM115
     for index in range(job.start, job.stop):
-        encoded = encode(render_scene(job.seed, index, split=job.split, size=job.size))
+        encoded = encode(render_scene(job.seed, index, split=job.split, size=job.size, style=job.style))
         for modality, ext in EXTENSIONS.items():
             member = tarfile.TarInfo(f"scene_{index:06d}.{ext}")  # owner, mode and time are TarInfo's constants
             member.size = len(encoded[modality])
@@ -169,16 +173,25 @@ def _write_shards(job: Job, parts: dict[str, Path]) -> int:
 
 
 def render(
-    out: Path, *, train: int, val: int, size: int = 64, seed: int = 0, jobs: int = 1, format: str = "tar"
+    out: Path,
+    *,
+    train: int,
+    val: int,
+    size: int = 64,
+    seed: int = 0,
+    jobs: int = 1,
+    format: str = "tar",
+    style: str = STYLES[0],
 ) -> None:
     """Render both splits under `out`. Raises ValueError if `out` holds scenes rendered with other settings."""
-    settings = {"train": train, "val": val, "size": size, "seed": seed, "format": format}
+    settings = {"train": train, "val": val, "size": size, "seed": seed, "format": format, "style": style}
     record = out / "scenes.json"
-    if record.exists() and (recorded := json.loads(record.read_text())) != settings:
+    # Scenes rendered before there were styles are by day.
+    if record.exists() and (recorded := {"style": STYLES[0]} | json.loads(record.read_text())) != settings:
         raise ValueError(f"--out {out} holds scenes of {recorded}, not {settings}; choose another folder, or delete it")
     write_atomically(record, json.dumps(settings) + "\n")
     work = [
-        Job(out, split, start, min(start + SHARD, number), seed, size, format)
+        Job(out, split, start, min(start + SHARD, number), seed, size, format, style)
         for split, number in zip(SPLITS, (train, val), strict=True)
         for start in range(0, number, SHARD)
     ]
@@ -204,6 +217,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--format", choices=("tar", "folder"), default="tar")
+    parser.add_argument("--style", choices=STYLES, default=STYLES[0])
     options = vars(parser.parse_args())
     try:
         render(options.pop("out"), **options)

@@ -45,7 +45,10 @@ WALLS = (
     (0.80, 0.75, 0.80),
     (0.66, 0.67, 0.70),
 )
+NIGHT_FLOORS = ((0.30, 0.22, 0.18), (0.20, 0.27, 0.22), (0.25, 0.25, 0.37))
+NIGHT_WALLS = ((0.15, 0.20, 0.36), (0.31, 0.17, 0.22), (0.13, 0.28, 0.26))
 SPLITS = ("train", "val")
+STYLES = ("day", "night")
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,20 @@ def sample_world(rng: np.random.Generator) -> World:
         floor_contrast=float(rng.uniform(0.10, 0.22)),
         wall=_jitter(rng, wall, 0.02),
         wall_y=wall_y,
+    )
+
+
+def by_night(world: World, rng: np.random.Generator) -> World:
+    """The same objects and camera before dark walls and floors, in the light of a lamp behind them: a style to test on
+    what has been learned by day."""
+    x, y, z = world.light
+    floor, wall = NIGHT_FLOORS[int(rng.integers(len(NIGHT_FLOORS)))], NIGHT_WALLS[int(rng.integers(len(NIGHT_WALLS)))]
+    return replace(
+        world,
+        light=(x, -y, z),
+        ambient=float(rng.uniform(0.26, 0.34)),
+        floor=_jitter(rng, floor, 0.02),
+        wall=_jitter(rng, wall, 0.02),
     )
 
 

@@ -16,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from fourm_engine.cli.ending import misused, tell_error, told_elsewhere
 from fourm_engine.cli.no_plugin import add_no_plugin
+from fourm_engine.cli.streams import unread
 from fourm_plugins.discovery import Plugin, PluginError
 from fourm_plugins.distributions import find_distribution
 from fourm_plugins.errors import one_line
@@ -100,10 +101,14 @@ class Commands(TyperGroup):
             elif alike:
                 error.message += f"; did you mean {' or '.join(sorted(alike))}?"
             raise
-        except BrokenPipeError:  # nobody reads the output, as in `fourm … | head`
+        except BrokenPipeError as error:
+            if not (streams := unread()):  # click would end in silence
+                what = "a process or connection that this command writes to has ended"
+                raise ValueError(f"{what} (FOURM_TRACEBACK=1 shows which)") from error
             from fourm_engine.train.console import discard
 
-            discard(sys.stdout)
+            for stream in streams:
+                discard(stream)
             sys.exit(128 + signal.SIGPIPE)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

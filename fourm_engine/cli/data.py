@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fourm_engine.cli.options import Config, Overrides
-from fourm_engine.cli.tables import console, literal, new_table
+from fourm_engine.cli.tables import Table
 from fourm_engine.cli.tables import show as show_tables
 from fourm_plugins.counting import counted
 
@@ -76,6 +75,7 @@ def check(
     """Check every file of a data set. Prints counts, sizes and statistics, and whatever is damaged, missing, unused,
     duplicated, leaked or misaligned. Exit code 1 if training would stop or lose data."""
     from fourm_engine.data.raw.root import is_pattern
+    from fourm_engine.device import usable_cores
     from fourm_engine.evaluate.data_report import write_report
     from fourm_engine.files import write_atomically
     from fourm_engine.recipes import data_check as recipe
@@ -84,7 +84,7 @@ def check(
     from fourm_engine.storage.url import Url, parse, scheme_of
     from fourm_plugins.hub import FILES, check_there
 
-    read = recipe.Reading(samples, seed, os.cpu_count() or 0 if workers is None else workers)
+    read = recipe.Reading(samples, seed, usable_cores() if workers is None else workers)
     if isinstance(parse(source), Url):
         raise ValueError(f"{source}: remote data is checked through a config that names it; set data.train to this URL")
     path = Path(source)
@@ -112,16 +112,15 @@ def print_check(result: DataCheck) -> None:
     from fourm_engine.data.raw.names import shown
     from fourm_engine.evaluate.data_report import describe_item, tables
 
-    out = console()
     for title, columns, rows in tables(result):
-        table = new_table(*columns, title=title)
+        table = Table(*columns, title=title)
         for row in rows:
-            table.add_row(*map(literal, row))
+            table.add_row(*row)
         show_tables([table])
     for part in result.parts:
         some = len(part.read) < len(part.names)
         read = f", of which {len(part.read):,} were read (seed {result.seed})" if some else ""
-        out.print(f"{part.name}: {counted(len(part.names), 'sample')} of {shown(part.wanted.root)}{read}", markup=False)
+        print(f"{part.name}: {counted(len(part.names), 'sample')} of {shown(part.wanted.root)}{read}")
     for finding in (*result.notes, *result.problems):
         print(f"{finding.level}: {finding.kind}: {finding.message}")
         for item in finding.listed.items[1:SHOWN] if finding.level == "problem" else ():

@@ -26,6 +26,10 @@ def edit(
     options: Any = None,
 ) -> None:
     """Edit a sample: regenerate its pictures under --mask, or everything that --change affects."""
+    if mask is None and not change:
+        raise ValueError("nothing to edit; give --mask FILE, or --change NAME=VALUE")
+    if mask is None and halo is not None:
+        raise ValueError("--halo has no effect without --mask; leave it out")
     sample = values("--input", given)
     changes: dict[str, Any] = {"mask": mask, "change": values("--change", change), "keep": keep or (), "halo": halo}
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fourm_engine.cli.options import Device, Run, Sizes, sizes, values
-from fourm_engine.cli.tables import new_table, show
+from fourm_engine.cli.tables import Table, show
 
 
 def embed(
@@ -72,7 +72,7 @@ def search(
     from fourm_engine.recipes import embed as recipe
 
     result = recipe.evaluate(index, queries, labels=labels, out=out)
-    table = new_table("", *(f"recall@{k}" for k in result.chance.recall), "nDCG")
+    table = Table("", *(f"recall@{k}" for k in result.chance.recall), "nDCG")
     for name, scores in (("cosine", result.plain), ("cosine, centred", result.centred), ("chance", result.chance)):
         table.add_row(name, *(f"{share:.3f}" for share in scores.recall.values()), f"{scores.ndcg:.3f}")
     show([table], [f"{result.queries} queries, {result.candidates} candidates"])

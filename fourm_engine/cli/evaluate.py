@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fourm_engine.cli.options import OtherConfig, Overrides
-from fourm_engine.cli.tables import constant_cell, metric_cell, new_table, show
+from fourm_engine.cli.tables import Table, constant_cell, metric_cell, show
 
 if TYPE_CHECKING:
     from fourm_engine.evaluate.results import Evaluation
@@ -52,7 +52,7 @@ def print_summary(evaluation: Evaluation) -> None:
     tables = []
     columns = ("target", "metric", "prediction", "best constant", "ceiling", "÷ constant")
     for task in evaluation.tasks:
-        table = new_table(*columns, title=task.name)
+        table = Table(*columns, title=task.name)
         for target, scores in task.scores.items():
             for k, score in enumerate(scores):
                 ratio = number(score.ratio) if score.ratio is not None else ""
@@ -61,7 +61,7 @@ def print_summary(evaluation: Evaluation) -> None:
         tables.append(table)
     if agrees := [(task.name, row) for task in evaluation.tasks for row in task.agreement]:
         cosines = ("cosine", "of the truth", "with others")
-        table = new_table(
+        table = Table(
             "task",
             "given",
             "target",
@@ -77,7 +77,7 @@ def print_summary(evaluation: Evaluation) -> None:
     if varies := [(task.name, *item) for task in evaluation.tasks for item in task.diversity.items()]:
         between = ("among samples", "to the truth", "among truths")
         title = "how much samples of one input differ"
-        table = new_table("task", "target", "metric", *between, "distinct", title=title)
+        table = Table("task", "target", "metric", *between, "distinct", title=title)
         for name, target, d in varies:
             for k, s in enumerate(d.spreads):
                 first = (name, target) if k == 0 else ("", "")
@@ -86,7 +86,7 @@ def print_summary(evaluation: Evaluation) -> None:
         tables.append(table)
     if (matrix := evaluation.matrix) is not None:
         title = "nats per token; * below nothing by 2 standard errors"
-        table = new_table("given", *matrix.targets, title=title)
+        table = Table("given", *matrix.targets, title=title)
         for name in matrix.inputs:
             cells = [matrix.cells[name].get(target) for target in matrix.targets]
             marks = ["·" if c is None else f"{c.nats:.2f}{'*' if c.lowers and name != NOTHING else ''}" for c in cells]

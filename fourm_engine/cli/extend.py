@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fourm_engine.cli.options import OtherConfig, Overrides
-from fourm_engine.cli.tables import new_table, show
+from fourm_engine.cli.tables import Table, show
 from fourm_plugins.counting import counted
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def print_report(report: Report) -> None:
         f"{report.trained_parameters:,} of {report.parameters:,} parameters; held-out nats per token ± standard error"
     )
     columns = ("modality", "case", "samples", "tokens", "before", "after", "change")
-    table = new_table(*columns, title=title)
+    table = Table(*columns, title=title)
     cases = {"known": "without the new", "new": "new", "given new": "from the new alone"}
     for row in report.rows:
         before, after = number(row.before, row.before_error), number(row.after, row.after_error)

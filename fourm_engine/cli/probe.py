@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fourm_engine.cli.options import Device, Run, Seed, Sizes, sizes
-from fourm_engine.cli.tables import new_table, show
+from fourm_engine.cli.tables import Table, show
 
 
 def probe(
@@ -62,7 +62,7 @@ def probe(
         device=device,
         seed=seed,
     )
-    table = new_table("probe", "top-1", "top-5", "mean of classes", "")
+    table = Table("probe", "top-1", "top-5", "mean of classes", "")
     for name, one in result["probes"].items():
         settings = ", ".join(f"{key.replace('_', ' ')} {one[key]:g}" for key in one if key not in _MEASURES)
         table.add_row(name, *(f"{one[key]:.3f}" if key in one else "–" for key in _MEASURES), settings)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from fourm_engine.cli.tables import new_table, show
+from fourm_engine.cli.tables import Table, show
 from fourm_plugins.printable import printable
 
 
@@ -26,8 +26,6 @@ class _Runs(TyperGroup):
 
 app = typer.Typer(cls=_Runs, help="List runs; compare them, plot their curves (fourm runs [FOLDERS] lists).")
 
-#: Columns for the name of a setting.
-_NAME = 40
 Run = Annotated[Path, typer.Argument(help="A run's folder.")]
 Several = Annotated[list[Path], typer.Argument(help="Folders of runs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -53,8 +51,8 @@ def list_runs(
     if not rows:
         typer.echo(f"no run in {', '.join(map(str, folders))}")
         return
-    columns = ("run", "what", "state", "step", "loss", "best held out", "samples/s", "time", "device", "version")
-    table = new_table(*columns)
+    columns = ("run", "what", "state", "step", "loss", "best held out", "time", "samples/s", "device", "version")
+    table = Table(*columns)
     for row in rows:
         table.add_row(*_cells(row))
     show([table], [printable(f"{row['run']}: {row['error']}") for row in rows if row["error"]])
@@ -70,8 +68,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     seconds = "" if row["seconds"] is None else duration(row["seconds"])
     loss = "" if row["loss"] is None else f"{row['loss']:.4g}"
     what, device = (str(row[name] or "") for name in ("what", "device"))
-    cells = [row["run"], what, row["state"], f"{row['step']}{steps}", loss, best, speed, seconds, device, version]
-    return [printable(cell) for cell in cells]
+    return [row["run"], what, row["state"], f"{row['step']}{steps}", loss, best, seconds, speed, device, version]
 
 
 @app.command()
@@ -88,29 +85,27 @@ def compare(
     if as_json:
         typer.echo(json.dumps(comparison.to_json(), indent=1))
         return
-    settings = new_table("setting", *comparison.names, title="settings that differ")
+    settings = Table("setting", *comparison.names, title="settings that differ")
     every = {}
     for name, row in comparison.settings.items():
         every[name] = ["" if value is None else json.dumps(value, ensure_ascii=False) for value in row]
     shown = every if everything else comparison.brief
-    # Names of settings are read best on one line; the values beside them wrap.
-    settings.columns[0].min_width = min(_NAME, max(map(len, shown), default=0))
     for name, values in shown.items():
-        settings.add_row(*map(printable, (name, *values)))
+        settings.add_row(name, *values)
     tables, left_out = [settings] if shown else [], sum(name not in shown for name in every)
     if comparison.machines:
-        tables.append(new_table("machine", *comparison.names, title="machines and versions that differ"))
+        tables.append(Table("machine", *comparison.names, title="machines and versions that differ"))
         for name, row in comparison.machines.items():
-            tables[-1].add_row(*map(printable, (name, *("-" if value is None else str(value) for value in row))))
+            tables[-1].add_row(name, *("-" if value is None else str(value) for value in row))
     for axis, (where, losses) in comparison.at.items():
-        table = new_table("loss", *comparison.names, title=f"after {where:.6g} {'steps' if axis == 'step' else axis}")
+        table = Table("loss", *comparison.names, title=f"after {where:.6g} {'steps' if axis == 'step' else axis}")
         for name, numbers in losses.items():
             differ = None not in numbers and len(set(numbers)) > 1
             if everything or (differ and (axis == "step" or name == "loss")):
-                table.add_row(printable(name), *("" if number is None else f"{number:.4g}" for number in numbers))
+                table.add_row(name, *("" if number is None else f"{number:.4g}" for number in numbers))
             else:
                 left_out += 1
-        tables += [table] if table.row_count else []
+        tables += [table] if table.rows else []
     notes = [] if comparison.settings else ["the settings are the same"]
     notes += [f"{left_out} more rows: --all"] if left_out else []
     show(tables, notes, width=80)
@@ -146,7 +141,7 @@ def pairs(
         typer.echo(json.dumps({"step": at, "pairs": matrix}, indent=1))
         return
     targets = sorted({target for row in matrix.values() for target in row})
-    table = new_table("given", *targets, title=f"nats per target token, held out, step {at}; * lowest of its column")
+    table = Table("given", *targets, title=f"nats per target token, held out, step {at}; * lowest of its column")
     lowest = {target: min(row[target] for row in matrix.values() if target in row) for target in targets}
     for given, row in matrix.items():
         cells = [f"{row[t]:.3g}{'*' if row[t] == lowest[t] else ''}" if t in row else "·" for t in targets]

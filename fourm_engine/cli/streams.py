@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import sys
+from typing import TextIO
 
 
 def settle_streams() -> None:
@@ -22,3 +24,17 @@ def settle_streams() -> None:
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
         elif number and isinstance(stream := getattr(sys, name), io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def unread() -> list[TextIO]:
+    """Which of standard output and error are pipes that nobody reads any longer, as in `fourm … | head`."""
+    gone = []
+    for stream in (sys.stdout, sys.stderr):
+        poll = select.poll()
+        try:
+            poll.register(stream.fileno(), 0)  # errors are always told
+        except (OSError, ValueError):  # no file, as in a notebook
+            continue
+        if any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
+            gone.append(stream)
+    return gone

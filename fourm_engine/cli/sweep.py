@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from fourm_engine.cli.options import Overrides
-from fourm_engine.cli.tables import literal, new_table, show
+from fourm_engine.cli.tables import Table, show
 from fourm_plugins.printable import printable
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ def show_results(report: Results) -> None:
     columns, rows = table_of(report)
     if not any(row[-1] for row in rows):  # no errors
         columns, rows = columns[:-1], [row[:-1] for row in rows]
-    table = new_table(*map(literal, columns))
+    table = Table(*columns)
     for row in rows:
-        table.add_row(*map(literal, row))
+        table.add_row(*row)
     show([table], list(map(printable, report.notes)))
 
 
@@ -104,9 +104,9 @@ def show_suite(results: SuiteResults, encoders: list[str]) -> None:
 
     heads = [f"{label}: {r.measure.key} ({r.measure.goal})" for label, r in results.tasks.items()]
     ranks = results.mean_ranks()
-    table = new_table("encoder", *map(literal, heads), "mean rank")
+    table = Table("encoder", *heads, "mean rank")
     for name in [*ranks, *(encoder for encoder in encoders if encoder not in ranks)]:
         groups = [results.group(task, name) for task in results.tasks]
         cells = [f"{spread(group)} (rank {group.rank})" if group and group.rank else "" for group in groups]
-        table.add_row(literal(name), *cells, f"{ranks[name]:.3g}" if name in ranks else "")
+        table.add_row(name, *cells, f"{ranks[name]:.3g}" if name in ranks else "")
     show([table], list(map(printable, results.notes)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fourm_engine.cli.options import Config, Overrides
-from fourm_engine.cli.tables import constant_cell, metric_cell, new_table, show
+from fourm_engine.cli.tables import Table, constant_cell, metric_cell, show
 
 if TYPE_CHECKING:
     from fourm_engine.evaluate.tokenizers import TokenizerEvaluation
@@ -41,7 +41,7 @@ def print_scores(evaluation: TokenizerEvaluation) -> None:
     from fourm_engine.evaluate.report import number
 
     columns = ("modality", "tokens", "codes", "used", "dead", "perplexity", "metric", "reconstruction", "best constant")
-    table = new_table(*columns)
+    table = Table(*columns)
     for one in evaluation.tokenizers:
         book = [number(one.tokens), str(one.codes)]
         book += [str(x) if x is not None else "–" for x in (one.used, one.dead)]

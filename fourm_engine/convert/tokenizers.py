@@ -37,15 +37,18 @@ def open_tokenizer(
     manager: PluginManager | None = None,
     revision: str | None = None,
 ) -> Tokenizer:
-    """A fitted tokenizer: a folder of ours, a published tokenizer (its safetensors file, a folder with it, or a Hub id
-    at `revision`), or a WordPiece vocabulary (.json).
+    """A fitted tokenizer by itself. `encode` turns a list of arrays into int64 ids, and `decode` ids into arrays, both
+    as `tokenizer.spec.array` describes: float32 (channels, height, width), as the modality's `normalise` makes it.
 
     Args:
-        modality: the spec, or those that share the token space, that it is for; by default those that a folder of ours
-            was stored with, and one made from the file, called `tokens`, for others.
-        image_size: pixels of a side that a published tokenizer takes, where it is not the file's and no spec says it.
+        source: a tokenizer's folder, a published tokenizer (its safetensors file, a folder with it, or a Hub id at
+            `revision`), or a WordPiece vocabulary (.json).
+        modality: the spec that it is for, or those that share its token space; by default those that its folder was
+            stored with, else one made from the file, called `tokens`.
+        image_size: pixels per side that a published tokenizer takes, if neither the spec nor the file's size will do.
+        device: where its network computes.
 
-    Raises ValueError where there is none, or it is damaged or made for other arrays."""
+    Raises ValueError if there is none, or it is damaged or made for other arrays."""
     device = choose_device(device)
     specs = [modality] if isinstance(modality, ModalitySpec) else list(modality or ())
     path = _find(source, revision)

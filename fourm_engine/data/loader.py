@@ -4,7 +4,6 @@ workers, and from step s on they are those of an uninterrupted run.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,7 @@ from fourm_engine.batch import Batch, PackedSample, collate
 from fourm_engine.data.order import Share
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.data.workers import Told, end_with_parent, items
-from fourm_engine.device import local_world
+from fourm_engine.device import local_world, usable_cores
 
 #: More workers than this do not speed up the GPU that they serve.
 MAX_WORKERS = 8
@@ -82,6 +81,6 @@ def batches(
 
 
 def default_workers(*, on_gpu: bool) -> int:
-    """Workers of a process: with a GPU its part of the machine's cores, up to `MAX_WORKERS`; none on a CPU, whose cores
+    """Workers of a process: with a GPU its part of the usable cores, up to `MAX_WORKERS`; none on a CPU, whose cores
     train."""
-    return min(MAX_WORKERS, max(1, (os.cpu_count() or 1) // local_world())) if on_gpu else 0
+    return min(MAX_WORKERS, max(1, usable_cores() // local_world())) if on_gpu else 0

@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # a loaded model draws views, and opens no data
 SampleViews = dict[str, View]
 #: Random crops that are not recorded are drawn anew each time, among this many.
 FRESH_VIEWS = 1 << 20
+#: Samples whose pictures' shapes a process remembers, the first to come: some 80 MB.
+REMEMBERED = 1 << 18
 
 
 def view_of(spec: ModalitySpec, views: SampleViews, number: int) -> View:
@@ -150,9 +152,11 @@ class DrawnViews:
 
     def get(self, name: str, number: int, value: Callable[[str], Any] | None = None) -> SampleViews:
         """`value`: as `ViewDrawer.aspects` takes it."""
-        if name not in self._aspects:
-            self._aspects[name] = self.drawer.aspects(self.data, name, value)
-        return self.drawer.draw(name, number, self._aspects[name])
+        if (aspects := self._aspects.get(name)) is None:
+            aspects = self.drawer.aspects(self.data, name, value)
+            if len(self._aspects) < REMEMBERED:
+                self._aspects[name] = aspects
+        return self.drawer.draw(name, number, aspects)
 
     def identity(self, names: Sequence[str]) -> dict[str, Any]:
         """Says how the views of these samples are drawn."""

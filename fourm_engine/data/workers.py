@@ -20,6 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from fourm_engine.device import local_world, usable_cores
+from fourm_engine.files import alive
 
 #: One process cannot consume the results of more.
 MAX_WORKERS = 64
@@ -110,11 +111,12 @@ def end_with_parent(_: int = 0) -> None:
     if parent is not None:
         if hasattr(signal, "sigtimedwait"):  # not on macOS
             signal.pthread_sigmask(signal.SIG_BLOCK, _TERM)
-        threading.Thread(target=_watch, args=(parent.pid,), daemon=True).start()
+        threading.Thread(target=_watch, args=(parent.pid or 0, os.getppid()), daemon=True).start()
 
 
-def _watch(parent: int | None) -> None:
-    while os.getppid() == parent:
+def _watch(parent: int, forked_by: int) -> None:
+    """`forked_by`: the parent, or a fork server of its own (the default from Python 3.14 on), which ends with it."""
+    while os.getppid() == forked_by and alive(parent):
         if not hasattr(signal, "sigtimedwait"):
             time.sleep(1)
         elif (sent := signal.sigtimedwait(_TERM, 1)) is not None and sent.si_pid == parent:

@@ -19,7 +19,7 @@ from fourm_engine.data.raw.aspect import array_aspect
 from fourm_engine.drawing import Cell, png, sheet
 from fourm_engine.evaluate.pictures import SamplePictures
 from fourm_engine.evaluate.report import environment, number
-from fourm_engine.files import write_atomically
+from fourm_engine.files import write_together
 from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
 from fourm_plugins.view import View
@@ -39,17 +39,16 @@ def write_report(folder: Path, check: DataCheck, *, title: str) -> list[Path]:
     page = environment().get_template("data_report.html.jinja")
     facts: dict[str, Any] = {"title": title, "check": check, "examples": examples, "tables": tables(check)}
     text = page.render(items=ITEMS, item=describe_item, number=number, **facts)
-    write_atomically(folder / REPORT, text + "\n")
-    files = [folder / REPORT]
+    files: dict[Path, str | bytes] = {folder / REPORT: text + "\n"}
     rows = [
         (f"{part}: {sample.sample}", [Cell(shown, name) for name, shown in sample.inputs.items()])
         for part, samples_of_part in examples.items()
         for sample in samples_of_part
     ]
     if rows:
-        write_atomically(folder / SHEET, png(sheet(rows, title=[title], cell=128)))
-        files.append(folder / SHEET)
-    return files
+        files[folder / SHEET] = png(sheet(rows, title=[title], cell=128))
+    write_together(files)
+    return list(files)
 
 
 def _examples(check: DataCheck, part: Part) -> list[SamplePictures]:

@@ -6,7 +6,6 @@ Jinja escapes every text of data (captions, names, notes); pictures are PNG data
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,23 +14,21 @@ from markupsafe import Markup
 from fourm_engine.evaluate.charts import COLOURS, Curve, draw
 from fourm_engine.evaluate.pictures import SMALL, SamplePictures, data_uri
 from fourm_engine.evaluate.results import NOTHING, Cell, Evaluation, TaskResult
-from fourm_engine.files import write_atomically
 
 
-def write_report(
-    path: Path,
+def page_of(
     evaluation: Evaluation,
     pictures: Mapping[str, Sequence[SamplePictures]],
     curves: Sequence[Curve],
     *,
     title: str,
-) -> None:
-    """Write the page atomically. `pictures`: task -> its samples. Raises ValueError if there are curves to draw
-    and matplotlib is not installed."""
+) -> str:
+    """The page. `pictures`: task -> its samples. Raises ValueError if there are curves to draw and matplotlib is not
+    installed."""
     page = environment().get_template("report.html.jinja")
     charts = [svg for curve in curves if (svg := draw(curve))]
     facts: dict[str, Any] = {"evaluation": evaluation, "pictures": pictures, "charts": charts, "title": title}
-    write_atomically(path, page.render(colours=COLOURS, NOTHING=NOTHING, **facts) + "\n")
+    return page.render(colours=COLOURS, NOTHING=NOTHING, **facts) + "\n"
 
 
 def number(value: float | None) -> str:

@@ -9,10 +9,8 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-from fourm_engine.files import write_atomically
 from fourm_plugins.modality import Metric
 
 #: Version of the layout of `evaluation.json`.
@@ -175,9 +173,9 @@ class Evaluation:
                 record["matrix"]["cells"][name][target]["lowers"] = cell.lowers
         return {"format": FORMAT, **record}
 
-    def save(self, path: Path) -> None:
-        """Write strict JSON (no NaN), atomically."""
-        write_atomically(path, json.dumps(finite(self.to_json()), indent=1, allow_nan=False) + "\n")
+    def text(self) -> str:
+        """Strict JSON, without NaN."""
+        return json.dumps(finite(self.to_json()), indent=1, allow_nan=False) + "\n"
 
 
 def finite(record: Any) -> Any:

@@ -21,7 +21,7 @@ from fourm_engine.data.views import ViewDrawer
 from fourm_engine.drawing import png
 from fourm_engine.evaluate.pictures import Output, SamplePictures, contact_sheet
 from fourm_engine.evaluate.results import Score, measure
-from fourm_engine.files import write_atomically
+from fourm_engine.files import write_together
 from fourm_engine.fit.samples import held_out_values, named_values
 from fourm_engine.modalities import Modalities
 from fourm_engine.tokenizers.neural import NeuralTokenizer
@@ -113,13 +113,14 @@ def evaluate_tokenizers(
         for (sample, value), again in zip(list(values.items())[: 4 * pictures], decoded):
             shown.setdefault(sample, {})[name] = (value, again)
         log.info("%s: %s encoded and decoded", name, counted(len(values), "sample"))
-    files = [_write(out, measured, notes)]
+    files: dict[Path, str | bytes] = {out / JSON: _document(measured, notes)}
     # Prefer samples with the most modalities.
     best = sorted(sorted(shown), key=lambda sample: -len(shown[sample]))[:pictures]
     if best:
         names = [name for name in tokenizers if any(name in shown[sample] for sample in best)]
-        files.append(_draw(out, modalities, names, shown, best))
-    return TokenizerEvaluation(measured, notes, files)
+        files[out / SHEET] = _picture(modalities, names, shown, best)
+    write_together(files)
+    return TokenizerEvaluation(measured, notes, list(files))
 
 
 def _share(parts: Sequence[AlignedData], modality: str, views: ViewDrawer, samples: int) -> list[Any]:
@@ -189,19 +190,17 @@ def _describe(
     )
 
 
-def _write(out: Path, measured: Sequence[TokenizerScores], notes: Sequence[str]) -> Path:
+def _document(measured: Sequence[TokenizerScores], notes: Sequence[str]) -> str:
     document = {"format": FORMAT, "tokenizers": [asdict(scores) for scores in measured], "notes": list(notes)}
-    write_atomically(out / JSON, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    return out / JSON
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
-def _draw(
-    out: Path,
+def _picture(
     modalities: Modalities,
     names: Sequence[str],
     shown: Mapping[str, Mapping[str, tuple[Any, Any]]],
     samples: Sequence[str],
-) -> Path:
+) -> bytes:
     rows = []
     for sample in samples:
         outputs = []
@@ -210,5 +209,4 @@ def _draw(
             rendered = (None, None) if value is None else modalities[name].render_all([again, value])
             outputs.append(Output(name, *rendered))
         rows.append(SamplePictures(sample, {}, outputs))
-    write_atomically(out / SHEET, png(contact_sheet(rows, above="reconstruction")))
-    return out / SHEET
+    return png(contact_sheet(rows, above="reconstruction"))

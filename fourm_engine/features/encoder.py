@@ -112,7 +112,7 @@ class Encoder(nn.Module):
 
     @property
     def num_features(self) -> int:
-        """D."""
+        """D, the width of the features."""
         return self.network.config.width
 
     @property
@@ -211,12 +211,15 @@ def encoder(
     size: Size | Mapping[str, Size] | None = None,
     **options: Any,
 ) -> Encoder:
-    """The encoder of a trained model, from a run's folder, a model's folder, a published file or a Hub id; called with
-    B samples it returns (B, D), D = `num_features`.
+    """The encoder of a trained model, a `torch.nn.Module`. Called with a list of B samples, {name: value}, it returns
+    float32 (B, D), D = `num_features`: the mean over the tokens of each.
 
-    `inputs`: see `Encoder`; `options`: see `FourM.from_pretrained` (device, ...). `to` moves the network; tokenizers
-    stay on the `device` that they were loaded to. `size`: pixels per side, or (height, width), for all inputs that are
-    grids, or {name: size}; by default the sizes of training. Positions are interpolated.
+    Args:
+        path_or_id: a run's folder, a model's folder, a published file or a Hub id.
+        inputs: modalities that samples may have; by default all that the model takes.
+        size: pixels per side, or (height, width), of all inputs that are grids, or {name: size}; by default the sizes
+            of training. Positions are interpolated.
+        options: those of `FourM.from_pretrained`, such as `device`. `to` moves the network later; tokenizers stay.
 
     Raises ValueError, one line, if there is no such model, for inputs that it does not take, and for sizes that an
     input or its tokenizer cannot have."""

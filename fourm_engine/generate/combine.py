@@ -115,11 +115,12 @@ def calibration(generated: Generated | Sequence[Generated], truth: Any, *, group
 
     Args:
         generated: results of `reduce`, for one input or several.
-        truth: the true value at the size of the result and in its units, or one for each result.
+        truth: the true value at the size of the result and in its units, or a list with one for each result.
         groups: number of equally large groups over which to average spread and error; no more than there are elements.
 
-    Elements (pixels, numbers) whose spread or truth is not finite are left out. Raises ValueError for results without a
-    spread, for truths whose number or size differs, and if no element is left."""
+    Returns a `Calibration`: the rank correlation of spread and error, and their means by group. Elements (pixels,
+    numbers) whose spread or truth is not finite are left out. Raises ValueError for results without a spread,
+    for truths whose number or size differs, and if no element is left."""
     results, truths = ([generated], [truth]) if isinstance(generated, Generated) else (list(generated), list(truth))
     if not results or len(results) != len(truths):
         raise ValueError(f"calibration: {counted(len(results), 'result')}, but {counted(len(truths), 'truth')}")

@@ -56,6 +56,7 @@ class ExplainedStage:
 
     @property
     def flops(self) -> float:
+        """Of the matrix products of all its passes."""
         return sum(step.flops for step in self.passes)
 
 
@@ -69,6 +70,7 @@ class Explanation:
 
     @property
     def flops(self) -> float:
+        """Of the matrix products of all stages."""
         return sum(stage.flops for stage in self.stages)
 
     def __repr__(self) -> str:

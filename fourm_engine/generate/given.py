@@ -39,7 +39,8 @@ class Ids:
 
 @dataclass(frozen=True)
 class Typed:
-    """Text to take literally, even if it looks like a path: `Typed("and/or.txt")`."""
+    """Text to take literally, even if it looks like a path: `Typed("and/or.txt")`; for modalities whose values can be
+    typed."""
 
     text: str
 

@@ -77,21 +77,21 @@ def _relative(logits_RV: Tensor, heat_R: Tensor) -> Tensor:
     """Probabilities relative to the likeliest, float32."""
     x = logits_RV.float()
     # Subtracting the maximum first, a tiny temperature gives -inf for the others and never inf - inf.
-    x = (x - x.amax(-1, keepdim=True)) / heat_R[:, None]
-    return F.threshold(x, -87.0, -torch.inf).exp_()  # denormal numbers would make a CPU ten times slower
+    x = (x - x.amax(-1, keepdim=True)).div_(heat_R[:, None])
+    return F.threshold(x, -87.0, -torch.inf, inplace=True).exp_()  # denormals would make a CPU ten times slower
 
 
 def kept(p_RV: Tensor, *, top_k: int | None = None, top_p: float | None = None) -> Tensor:
     """Unnormalised probabilities, (R, V) float32, with 0 for tokens that may not be drawn; see `draw`."""
     vocabulary = p_RV.shape[-1]
     if top_k is not None and top_k < vocabulary:
-        p_RV = torch.where(p_RV >= _kth_largest(p_RV, top_k)[:, None], p_RV, 0.0)
+        p_RV = _at_least(p_RV, _kth_largest(p_RV, top_k)[:, None])
     if top_p is None or top_p >= 1:
         return p_RV
     if not at_hand(p_RV):
         return _nucleus(p_RV, top_p)
-    # The largest sixteenth holds the nucleus of most rows; only the other rows are sorted as a whole.
-    few, values = vocabulary // 16, p_RV.numpy()
+    # The largest eighth holds the nucleus of most rows; only the other rows are sorted as a whole.
+    few, values = vocabulary // 8, p_RV.numpy()
     level_R = top_p * values.sum(-1, dtype=np.float64)
     largest = np.partition(values, vocabulary - few, axis=-1)[:, vocabulary - few :] if few else values[:, :0]
     enough = largest.sum(-1, dtype=np.float64) > level_R
@@ -100,10 +100,15 @@ def kept(p_RV: Tensor, *, top_k: int | None = None, top_p: float | None = None) 
         if rows.any():
             threshold[rows], equals[rows] = _smallest_kept(np.sort(part[rows], axis=-1), level_R[rows])
     threshold_R1, equals_R1 = torch.from_numpy(threshold), torch.from_numpy(equals)
-    out = p_RV.masked_fill(p_RV < threshold_R1, 0.0)
+    out = _at_least(p_RV, threshold_R1)
     if (tied := equals_R1[:, 0] > 0).any():
         out[tied] = _above(p_RV[tied], threshold_R1[tied], equals_R1[tied])
     return out
+
+
+def _at_least(p_RV: Tensor, threshold_R1: Tensor) -> Tensor:
+    """`p_RV` from the threshold on, 0 below: on a CPU a quarter of the time of `masked_fill`, half of `where`."""
+    return p_RV.clone().ge_(threshold_R1).mul_(p_RV)
 
 
 def _kth_largest(p_RV: Tensor, k: int) -> Tensor:
@@ -159,7 +164,8 @@ def _above(p_RV: Tensor, threshold_R1: Tensor, equals_R1: Tensor) -> Tensor:
 
 def _invert(p_RV: Tensor, uniform_R: Tensor) -> Tensor:
     """The first id whose cumulative probability exceeds the fraction `uniform_R` of the total."""
-    blocks = F.pad(p_RV, (0, -p_RV.shape[-1] % _BLOCK)).unflatten(-1, (-1, _BLOCK))
+    missing = -p_RV.shape[-1] % _BLOCK
+    blocks = (F.pad(p_RV, (0, missing)) if missing else p_RV).unflatten(-1, (-1, _BLOCK))
     ends = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
     level = uniform_R.double()[:, None] * ends[:, -1:]
     block = torch.searchsorted(ends, level, right=True).clamp_(max=ends.shape[-1] - 1)

@@ -66,8 +66,7 @@ def tiled(
     batch_size: int = 16,
     **options: Any,
 ) -> Generated:
-    """Generate `target` for a picture of any size, in tiles of which neighbours share `overlap` tokens. The value has
-    as many rows and columns more than the picture as a tile's value has more than a tile.
+    """Generate `target` for a picture of any size, in tiles of which neighbours share `overlap` tokens.
 
     Args:
         model: the `FourM`.
@@ -77,6 +76,9 @@ def tiled(
         seed: where tokens are drawn, tile i, counted row by row, has `seed` + i.
         batch_size: tiles that run at a time.
         options: those of `FourM.generate`, except those that are for several samples.
+
+    Returns the target for the whole picture: of the picture's size, or larger by the factor by which a tile's value is
+    larger than the tile (super-resolution).
 
     Raises ValueError, one line, for what cannot be tiled, before anything is generated."""
     made = _generated_map(model, target)

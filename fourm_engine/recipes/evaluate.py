@@ -26,11 +26,12 @@ from fourm_engine.evaluate.config import EvaluateConfig
 from fourm_engine.evaluate.matrix import measure_matrix
 from fourm_engine.evaluate.pictures import SamplePictures
 from fourm_engine.evaluate.predict import Predictor
-from fourm_engine.evaluate.report import write_report
+from fourm_engine.evaluate.report import page_of
 from fourm_engine.evaluate.results import Evaluation, Matrix, TaskResult
 from fourm_engine.evaluate.samples import Samples, load_samples
 from fourm_engine.evaluate.side_by_side import side_by_side
 from fourm_engine.evaluate.tasks import Task, resolve_tasks
+from fourm_engine.files import write_together
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import check_settings
 from fourm_engine.model import FourM
@@ -131,8 +132,8 @@ def evaluate(
             raise ValueError(f"{location}: no sample has both the inputs and a target of a task")
         facts = _facts(model, run_config, folder, len(held_out.names), settings, time.perf_counter() - began)
         evaluation = Evaluation(facts, results, measured, tokenizers, notes + predictor.notes)
-        evaluation.save(out / JSON)
-        write_report(out / REPORT, evaluation, pictures, curves, title=f"Evaluation of {folder.name}")
+        page = page_of(evaluation, pictures, curves, title=f"Evaluation of {folder.name}")
+        write_together({out / JSON: evaluation.text(), out / REPORT: page})
         return Evaluated(evaluation, pictures, out)
 
 

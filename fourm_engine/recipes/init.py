@@ -103,11 +103,11 @@ def choose_split(surveyed: Survey) -> Chosen:
 
 
 def held_out_share(names: frozenset[str]) -> float:
-    """The fraction with fewest digits, nearest to a tenth, that holds out about a tenth of the names by `drawn`: two
-    thirds to one and a half times as many, at least one and at most 1,000."""
+    """The fraction with fewest digits, nearest to a tenth, that holds out a tenth of the names by `drawn`, of a hundred
+    or more up to a tenth of that more or less; at least one and at most 1,000."""
     wanted = max(1, min(MOST_HELD_OUT, round(HELD_OUT * len(names))))
-    numbers, most = sorted(map(drawn, names)), min((3 * wanted + 1) // 2, MOST_HELD_OUT, len(names) - 1)
-    low, high = numbers[wanted - wanted // 3 - 1], numbers[most]  # more than the first, up to the second
+    numbers, most = sorted(map(drawn, names)), min(wanted + wanted // 10, MOST_HELD_OUT, len(names) - 1)
+    low, high = numbers[wanted - wanted // 10 - 1], numbers[most]  # more than the first, up to the second
     for scale in (10**digits for digits in range(1, 12)):
         least, largest = math.floor(low * scale) + 1, math.floor(high * scale)
         if least <= largest:

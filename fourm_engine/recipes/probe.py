@@ -33,6 +33,9 @@ PROBES = ("knn", "linear", "attentive")
 SHOTS = (1, 2, 5, 10, 20, 50, 100)
 TRAIN, VAL = "train", ("val", "valid", "validation", "test")
 
+#: Names, classes and features of samples, in one order.
+_Classed = tuple[list[str], list[str], dict[str, np.ndarray]]
+
 
 def probe(
     run: str | Path,
@@ -80,21 +83,11 @@ def probe(
         classes = sorted(set(train[1]))
         if len(classes) < 2:
             raise ValueError(f"{data}: all training samples have the class {classes[0]!r}; two classes are needed")
-        known = {label: i for i, label in enumerate(classes)}
-        if held is None:
-            everything = _labelled(train, known)
-            rows = probing.held_out(everything.labels, len(classes), share, seed)
-            fit, other = everything.at((~rows).nonzero()[:, 0]), everything.at(rows.nonzero()[:, 0])
-        else:
-            fit, other = _labelled(train, known), _labelled(held, known)
+        fit, other = _divided(train, held, classes, share, seed)
         if not len(other):
             raise ValueError(f"{val or data}: no validation sample has a class of the training samples")
         counts = torch.bincount(fit.labels, minlength=len(classes))
-        fewest = int(counts.argmin())
-        if shots and max(shots) > counts[fewest]:
-            has = counted(int(counts[fewest]), "training sample")
-            raise ValueError(f"--shots {max(shots)}: class {classes[fewest]!r} has {has}; lower it")
-        shots = sorted(set(shots)) or [number for number in SHOTS if number <= counts[fewest]]
+        shots = _shots(shots, counts, classes)
         result: dict[str, Any] = {
             "run": str(run),
             "data": str(data),
@@ -116,14 +109,39 @@ def probe(
             tell(f"{name}: top-1 {result['probes'][name]['top1']:.3f}")
         for number in shots:
             drawn = [probing.few_shot(fit, other, len(classes), number, seed=seed + i) for i in range(seeds)]
-            top1 = [probing.accuracy(scores, other.labels) for scores in drawn]
-            deviation = float(np.std(top1, ddof=1)) if seeds > 1 else None
-            result["few_shot"].append({"shots": number, "mean": float(np.mean(top1)), "std": deviation, "top1": top1})
+            result["few_shot"].append({"shots": number, **_spread([probing.accuracy(s, other.labels) for s in drawn])})
         if network.fingerprint() != before:
             raise RuntimeError("a probe changed the encoder")
         write_atomically(out / RESULT, json.dumps(result, indent=1, ensure_ascii=False))
     tell(f"{out / RESULT}: {counted(len(fit), 'training sample')}, {len(other)} held out; the encoder is unchanged")
     return result
+
+
+def _divided(
+    train: _Classed, held: _Classed | None, classes: Sequence[str], share: float, seed: int
+) -> tuple[Labelled, Labelled]:
+    """Training and validation samples of the `classes`; where none are `held` out, a `share` of each class is."""
+    known = {label: i for i, label in enumerate(classes)}
+    everything = _labelled(train, known)
+    if held is not None:
+        return everything, _labelled(held, known)
+    rows = probing.held_out(everything.labels, len(classes), share, seed)
+    return everything.at((~rows).nonzero()[:, 0]), everything.at(rows.nonzero()[:, 0])
+
+
+def _shots(wanted: Sequence[int], counts: torch.Tensor, classes: Sequence[str]) -> list[int]:
+    """Numbers of samples per class, ascending: those `wanted`, or those of `SHOTS` that every class has. `counts`
+    (classes,): the training samples of each. Raises ValueError for more than a class has."""
+    fewest = int(counts.argmin())
+    if wanted and max(wanted) > counts[fewest]:
+        has = counted(int(counts[fewest]), "training sample")
+        raise ValueError(f"--shots {max(wanted)}: class {classes[fewest]!r} has {has}; lower it")
+    return sorted(set(wanted)) or [number for number in SHOTS if number <= counts[fewest]]
+
+
+def _spread(top1: Sequence[float]) -> dict[str, Any]:
+    deviation = float(np.std(top1, ddof=1)) if len(top1) > 1 else None
+    return {"mean": float(np.mean(top1)), "std": deviation, "top1": list(top1)}
 
 
 def _run(
@@ -143,10 +161,6 @@ def _measured(scores: torch.Tensor, samples: Labelled) -> dict[str, float]:
     top5 = {"top5": probing.accuracy(scores, samples.labels, top=5)} if scores.shape[1] > 5 else {}
     mean = probing.mean_class_accuracy(scores, samples.labels)
     return {"top1": probing.accuracy(scores, samples.labels), **top5, "mean_class": mean}
-
-
-#: Classes and features of samples, in one order.
-_Classed = tuple[list[str], list[str], dict[str, np.ndarray]]
 
 
 def _samples(

@@ -16,6 +16,7 @@ from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, load_manager
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.tell import Progress, Tell, choose_threads, first_only, say, warn
+from fourm_engine.recipes.tokens_there import check_tokens_fresh
 from fourm_engine.storage.url import refuse_remote
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.tokenizers.store import load_tokenizers
@@ -72,12 +73,10 @@ def tokenize_data(
     if local_device().type == "cpu":
         keep_memory()  # also that of the workers, which are forked
     rank, world = rank_and_world()
-    reports = {}
-    for name, one, training in _splits(config.data, modalities):
+    reports, splits = {}, _splits(config.data, modalities)
+    check_tokens_fresh(config, modalities, tokenizers)  # of all, before the first is tokenized
+    for name, one, training in splits:
         folder, data = one.config.tokens, one.config
-        assert folder is not None
-        key = "data.tokens" if one.entry is None else f"{one.key}.tokens"
-        refuse_remote(folder, key, "tokenize into a local folder, then upload that")
         assert isinstance(folder, Path)
         part = "train" if training else "val"
         with one.named():
@@ -107,7 +106,7 @@ def tokenize_data(
 def _splits(data: DataConfig, modalities: Modalities) -> list[tuple[str, DataSet, bool]]:
     """(name, data set, whether it is for training) for everything to tokenize: the training data, or each entry of the
     list `data.train` that names a folder for its tokens, and the validation data. Raises ValueError if there is
-    none."""
+    none, or if a folder is remote."""
     sets = data_sets(data, modalities)
     splits = [
         (one.key.removeprefix("data."), one, True)
@@ -122,4 +121,8 @@ def _splits(data: DataConfig, modalities: Modalities) -> list[tuple[str, DataSet
         )
     if data.val is not None and data.tokens is not None:
         splits.append(("val", DataSet("data.val", data, modalities), False))
+    for _, one, _ in splits:
+        key = "data.tokens" if one.entry is None else f"{one.key}.tokens"
+        assert one.config.tokens is not None
+        refuse_remote(one.config.tokens, key, "tokenize into a local folder, then upload that")
     return splits

@@ -1,4 +1,5 @@
-"""Check that the tokens that a config names exist: with a misspelt folder, training would silently be slow."""
+"""Check the tokens that a config names before work begins: with a misspelt folder training would silently be slow, and
+stale tokens would be met one folder at a time."""
 
 from __future__ import annotations
 
@@ -6,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fourm_engine.data.sets import data_sets
+from fourm_engine.data.tokens.stale import check_fresh
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.storage.url import absolute
 from fourm_plugins.modality import Modality
 from fourm_plugins.suggest import nearest
+from fourm_plugins.tokenizer import Tokenizer
 
 
 def check_tokens_there(config: RunConfig, modalities: Mapping[str, Modality]) -> None:
@@ -27,6 +30,16 @@ def check_tokens_there(config: RunConfig, modalities: Mapping[str, Modality]) ->
                 + (f"did you mean {near}? If not, " if near else "")
                 + f"run `fourm tokenize`, which writes it, or set {key}=null to tokenize each sample when it is read"
             )
+
+
+def check_tokens_fresh(
+    config: RunConfig, modalities: Mapping[str, Modality], tokenizers: Mapping[str, Tokenizer]
+) -> None:
+    """Raise ValueError if tokens were made with other settings or by other tokenizers, naming all folders of those."""
+    parts = [(one.config, "train", one.modalities) for one in data_sets(config.data, modalities)]
+    parts += [(config.data, "val", modalities)] * (config.data.val is not None)
+    named = [(data, data.tokens / part, chosen) for data, part, chosen in parts if data.tokens is not None]
+    check_fresh([(data.at(folder), chosen) for data, folder, chosen in named], tokenizers)
 
 
 def _nearest(folder: Path) -> Path | None:

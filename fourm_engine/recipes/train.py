@@ -18,7 +18,7 @@ from fourm_engine.pretrain.task import FourMTask
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.extend import open_extension, train_extension
 from fourm_engine.recipes.tell import Tell, first_only, say, warn
-from fourm_engine.recipes.tokens_there import check_tokens_there
+from fourm_engine.recipes.tokens_there import check_tokens_fresh, check_tokens_there
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.train.distributed import check_same, processes
 from fourm_engine.train.loop import Trainer
@@ -88,6 +88,7 @@ def _trainer(
     else:
         tokenizers = source.tokenizers(folder)
     manager.freeze()
+    check_tokens_fresh(config, modalities, tokenizers)
     vocabulary = modalities.vocabulary() if source is None else source.vocabulary
 
     data = partial(open_samples, config, modalities, tokenizers, manager, vocabulary)

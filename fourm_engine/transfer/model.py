@@ -32,7 +32,7 @@ from fourm_plugins.tokenizer import Tokenizer
 
 
 class TaskModel:
-    """`inputs`: the modalities that it sees. Made by `load_head`."""
+    """An encoder with a trained head, made by `load_head`. `inputs` is {name: `Modality`} of what it sees."""
 
     def __init__(
         self,
@@ -52,9 +52,11 @@ class TaskModel:
 
     @property
     def device(self) -> torch.device:
+        """Where the network computes."""
         return next(self.network.parameters()).device
 
     def to(self, device: torch.device | str) -> TaskModel:
+        """Move the network and the tokenizers to `device`; returns self. Raises ValueError if there is none."""
         device = choose_device(device)
         self.network.to(device)
         for tokenizer in self.tokenizers.values():

@@ -181,7 +181,10 @@ class ClassGrid(GridModality):
         return ids
 
     def write(self, value: np.ndarray) -> dict[str, bytes]:
+        """Raises `SampleError` for pixels without a class where `ignore` names no id for them."""
         s = self.settings
+        if s.ignore is None and value.min() < 0:
+            raise SampleError("some pixels have no class, which no id of the files stands for; set ignore")
         ids = value if s.file_ids is None else np.array(s.file_ids)[value]
         stored = np.where(value < 0, s.ignore or 0, ids)
         return {"png": images.encode_png(stored.astype(np.uint8 if stored.max() < 256 else np.uint16))}

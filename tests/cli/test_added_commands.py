@@ -7,7 +7,7 @@ import sys
 import pytest
 from typer.main import get_command
 
-from fourm_engine import cli
+from fourm_engine.cli import app, main
 from fourm_engine.cli.commands import BUILT_IN
 from tests.sdk.sites import entry
 
@@ -44,7 +44,7 @@ def fourm(install, monkeypatch, capsys):
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["fourm", *arguments])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            main()
         printed = capsys.readouterr()
         return ended.value.code or 0, printed.out, printed.err
 
@@ -52,7 +52,7 @@ def fourm(install, monkeypatch, capsys):
 
 
 def test_the_built_in_commands_are_those_that_no_package_takes_over():
-    assert set(BUILT_IN) == set(get_command(cli.app).commands)
+    assert set(BUILT_IN) == set(get_command(app.app).commands)
 
 
 def test_help_lists_the_commands_of_packages_without_importing_them(fourm):

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import fourm_engine
-from fourm_engine import cli
+from fourm_engine.cli import app, logs, main
 from fourm_plugins.notes import ALONE
 
 COMMANDS = ("plugins", "tokenizer", "label", "tokenize", "train", "extend")
@@ -52,7 +52,7 @@ def test_listing_shows_what_the_environment_disables_and_strict_fails_on_it():
 
 def test_listing_imports_neither_torch_nor_a_plugin():
     code = (
-        "import sys\nfrom fourm_engine.cli import app\n"
+        "import sys\nfrom fourm_engine.cli.app import app\n"
         "try: app(['plugins', 'list'])\nexcept SystemExit: pass\n"
         "assert not {'torch', 'fourm_rgb', 'transformers', 'matplotlib'} & set(sys.modules), 'heavy import'\n"
     )
@@ -87,31 +87,31 @@ def test_an_error_is_one_line_without_a_traceback(arguments, message):
 )
 def test_a_wrong_command_or_value_is_told_in_a_users_words(monkeypatch, words, says):
     monkeypatch.setenv("COLUMNS", "200")
-    done = CliRunner().invoke(cli.app, words)
+    done = CliRunner().invoke(app.app, words)
     assert done.exit_code == 2
     assert says in done.output
 
 
 def test_the_version_and_short_help_are_where_one_looks_for_them():
-    assert CliRunner().invoke(cli.app, ["--version"]).output == f"fourm-engine {fourm_engine.__version__}\n"
+    assert CliRunner().invoke(app.app, ["--version"]).output == f"fourm-engine {fourm_engine.__version__}\n"
     for words in ([], ["generate"], ["runs"]):
-        assert "Usage: " in CliRunner().invoke(cli.app, [*words, "-h"]).output
+        assert "Usage: " in CliRunner().invoke(app.app, [*words, "-h"]).output
 
 
 def test_a_plugin_that_breaks_is_one_line_too(monkeypatch, capsys):
     def broken():
         raise ValueError("modality 'boom' cannot be activated\nTraceback (most recent call last):\n  File ...\n")
 
-    monkeypatch.setattr(cli, "app", broken)
+    monkeypatch.setattr(app, "app", broken)
     with pytest.raises(SystemExit):
-        cli.main()
+        main()
     said = "fourm: error: modality 'boom' cannot be activated (FOURM_TRACEBACK=1 shows where)"
     assert capsys.readouterr().err.splitlines()[-1:] == [said]
 
 
 def test_a_warning_is_told_once_and_every_note(capsys):
     handler, log = logging.StreamHandler(sys.stderr), logging.Logger("told")
-    handler.addFilter(cli.Once())
+    handler.addFilter(logs.Once())
     log.addHandler(handler)
     for _ in range(2):
         log.warning("%s is missing", "depth")
@@ -122,7 +122,7 @@ def test_a_warning_is_told_once_and_every_note(capsys):
 
 def test_of_several_processes_the_first_tells_except_for_what_one_has_met_alone(capsys, monkeypatch):
     handler, log = logging.StreamHandler(sys.stderr), logging.Logger("told")
-    handler.addFilter(cli.Once())
+    handler.addFilter(logs.Once())
     log.addHandler(handler)
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in "0", "1":

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fourm_engine import cli
-from fourm_engine.cli import memory
+from fourm_engine.cli import app, main, memory
 
 GPU = torch.OutOfMemoryError(
     "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which 5.06 GiB is "
@@ -17,9 +16,9 @@ GPU = torch.OutOfMemoryError(
 
 def run(error, command, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["fourm", command, "config.yaml"])
-    monkeypatch.setattr(cli, "app", lambda: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(app, "app", lambda: (_ for _ in ()).throw(error))
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main()
     return ended.value.code, capsys.readouterr().err
 
 
@@ -60,6 +59,6 @@ def test_so_is_memory_that_arrays_and_lists_lack(monkeypatch, capsys):
 
 def test_any_other_error_is_a_bug_with_its_traceback(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["fourm", "train"])
-    monkeypatch.setattr(cli, "app", lambda: (_ for _ in ()).throw(RuntimeError("mat1 and mat2")))
+    monkeypatch.setattr(app, "app", lambda: (_ for _ in ()).throw(RuntimeError("mat1 and mat2")))
     with pytest.raises(RuntimeError, match="mat1"):
-        cli.main()
+        main()

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from fourm_engine.cli import app
+from fourm_engine.cli.app import app
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.modalities import ModalitiesConfig, load_manager, load_modalities
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from fourm_engine import cli
+from fourm_engine.cli import app, logs, main
 from fourm_engine.cli.commands import Commands
 from fourm_engine.cli.ending import KEPT
 from fourm_engine.recipes import runs
@@ -27,15 +28,15 @@ def names(command, above=""):
 
 def ended(monkeypatch, code, *words):
     """The exit code of `fourm words`, which ends with `code`."""
-    monkeypatch.setattr(cli, "app", lambda: sys.exit(code))
+    monkeypatch.setattr(app, "app", lambda: sys.exit(code))
     monkeypatch.setattr(sys, "argv", ["fourm", *words])
     with pytest.raises(SystemExit) as end:
-        cli.main()
+        main()
     return end.value.code
 
 
 def test_what_is_kept_is_told_of_commands_that_exist():
-    assert set(KEPT) <= set(names(typer.main.get_command(cli.app)))
+    assert set(KEPT) <= set(names(typer.main.get_command(app.app)))
 
 
 @pytest.mark.parametrize(("code", "name"), [(130, "SIGINT"), (143, "SIGTERM"), (129, "SIGHUP"), (141, "SIGPIPE")])
@@ -60,7 +61,7 @@ def test_ctrl_c_within_a_command_is_exit_code_130(monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runs, "find_runs", interrupted)
-    assert CliRunner().invoke(cli.app, ["runs"]).exit_code == 130
+    assert CliRunner().invoke(app.app, ["runs"]).exit_code == 130
 
 
 def refuse():
@@ -99,13 +100,13 @@ def test_an_output_that_nobody_reads_ends_a_listing_without_a_word(tmp_path):
     ],
 )
 def test_a_command_line_that_is_not_understood_is_one_line_like_every_error(words, line):
-    done = CliRunner().invoke(cli.app, words, prog_name="fourm")
+    done = CliRunner().invoke(app.app, words, prog_name="fourm")
     assert (done.exit_code, done.output) == (2, f"fourm: error: {line}\n")
 
 
 def test_the_list_of_commands_is_brief_and_says_where_to_start(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    shown = CliRunner().invoke(cli.app, ["--help"]).output
+    shown = CliRunner().invoke(app.app, ["--help"]).output
     assert "start with: fourm init FOLDER" in shown
     assert "Train an any-to-any model. " in shown
     assert "Resumes" not in shown
@@ -114,7 +115,22 @@ def test_the_list_of_commands_is_brief_and_says_where_to_start(monkeypatch):
 
 def test_lines_have_one_look_and_only_warnings_are_marked():
     lines = [
-        cli.Plain().format(logging.LogRecord("x", level, "", 0, "%s threads", (2,), None))
+        logs.Plain().format(logging.LogRecord("x", level, "", 0, "%s threads", (2,), None))
         for level in (logging.INFO, logging.WARNING, logging.ERROR)
     ]
     assert lines == ["2 threads", "fourm: warning: 2 threads", "fourm: error: 2 threads"]
+
+
+def test_ctrl_c_while_the_commands_are_imported_is_one_line(tmp_path):
+    (tmp_path / "typer.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(600)\n")
+    started = subprocess.Popen(
+        [sys.executable, "-c", "from fourm_engine.cli import main; main()"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    started.stdout.readline()
+    started.send_signal(signal.SIGINT)
+    assert started.communicate(timeout=60) == ("", "fourm: stopped by SIGINT\n")
+    assert started.returncode == 130

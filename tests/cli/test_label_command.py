@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fourm_engine.cli import app
+from fourm_engine.cli.app import app
 from fourm_engine.cli.options import by_target, settings_by_target
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.modalities import load_manager, load_modalities

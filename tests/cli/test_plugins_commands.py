@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fourm_engine.cli import app
+from fourm_engine.cli.app import app
 from fourm_engine.installed import doctor
 from fourm_engine.installed.describe import CONFORMANCE
 from tests.recipes.test_config import MINIMAL
@@ -130,7 +130,7 @@ def test_listing_many_plugins_imports_neither_them_nor_anything_heavy(tmp_path):
     for i in range(50):
         put(tmp_path, f"acme-m{i}", entry(f"m{i}", f"acme_m{i}:Thermal"), requires="fourm-engine>=0.1")
     code = (
-        "import sys\nfrom fourm_engine.cli import app\n"
+        "import sys\nfrom fourm_engine.cli.app import app\n"
         "app(['plugins', 'list'], standalone_mode=False)\n"
         "heavy = {'torch', 'numpy', 'rich', 'PIL', 'yaml', 'fourm_rgb', 'fourm_plugins.spec'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

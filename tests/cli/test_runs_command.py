@@ -86,7 +86,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 def test_listing_imports_no_torch(tmp_path):
     write(tmp_path / "one", record={"state": "ended"})
     program = (
-        "import sys; from fourm_engine.cli import app; app(['runs', sys.argv[1]], standalone_mode=False); "
+        "import sys; from fourm_engine.cli.app import app; app(['runs', sys.argv[1]], standalone_mode=False); "
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, capture_output=True)
@@ -94,6 +94,6 @@ def test_listing_imports_no_torch(tmp_path):
 
 def test_the_name_of_a_setting_is_on_one_line_and_the_values_beside_it_wrap(tmp_path):
     one, two = write(tmp_path / "one"), write(tmp_path / "two")
-    for folder, value in ((one, "x" * 39), (two, "y")):
+    for folder, value in ((one, "x" * 60), (two, "y")):
         (folder / "config.yaml").write_text(json.dumps({"masking": {"mixture": {"any to any": {"keep": value}}}}))
-    assert " masking.mixture.any to any.keep " in run("compare", one, two)
+    assert "\nmasking.mixture.any to any.keep " in run("compare", one, two)

@@ -56,3 +56,33 @@ def test_a_config_is_utf_8_whatever_the_locale(tmp_path):
     path.write_text(yaml.safe_dump({**MINIMAL, "run": "r\u00fcn"}, allow_unicode=True), encoding="utf-8")
     done = fourm("train", "config.yaml", "--dry-run", cwd=tmp_path, **ASCII)
     assert "not a text file" not in done.stderr
+
+
+WRITES = """
+import os, sys
+from fourm_engine.cli import main
+from fourm_engine.recipes import runs
+def broken(folders):
+    read, write = os.pipe()
+    os.close(read)
+    os.write(write, b"for a process that has ended")
+runs.find_runs = broken
+sys.argv = ["fourm", "runs"]
+main()
+"""
+
+
+def test_another_pipe_that_breaks_is_an_error_and_no_output_that_nobody_reads(tmp_path):
+    done = subprocess.run([sys.executable, "-c", WRITES], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    line = "a process or connection that this command writes to has ended (FOURM_TRACEBACK=1 shows which)"
+    assert done.stderr == f"fourm: error: {line}\n"
+
+
+def test_errors_that_nobody_reads_end_a_command_as_well(tmp_path):
+    code = WRITES.replace("read, write = os.pipe()", "write = 2; return print('x' * 9, file=sys.stderr, flush=True)")
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, stderr=write, check=False)
+    os.close(write)
+    assert (done.returncode, done.stdout) == (141, b"")

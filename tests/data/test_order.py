@@ -168,7 +168,7 @@ def test_lanes_that_do_not_fit_are_an_error_that_names_the_setting():
 
 
 def test_workers_are_chosen_for_the_machine(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    monkeypatch.setattr("fourm_engine.data.loader.usable_cores", lambda: 16)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert default_workers(on_gpu=True) == 4
     monkeypatch.delenv("LOCAL_WORLD_SIZE")

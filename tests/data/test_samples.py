@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
 from itertools import islice
 
@@ -100,11 +101,17 @@ def test_nothing_is_shown_where_a_component_says_so(config):
     assert all(blind[p].encoder.shape == (4, 0) and blind[p].component == "blind" for p in range(20))
 
 
-def test_batches_do_not_depend_on_workers(config):
+@pytest.mark.parametrize(("method", "workers"), [("fork", 2), ("forkserver", 1)])
+def test_batches_do_not_depend_on_workers(config, method, workers):
+    """Nor on how they start: by a fork server from Python 3.14 on."""
     data = open_data(config)
-    alone = list(islice(batches(data, Share(batch_size=6)), 5))
-    for x, y in zip(alone, islice(batches(data, Share(batch_size=6), workers=2), 5)):
-        assert_same(x, y)
+    alone, before = list(islice(batches(data, Share(batch_size=6)), 5)), multiprocessing.get_start_method()
+    multiprocessing.set_start_method(method, force=True)
+    try:
+        for x, y in zip(alone, islice(batches(data, Share(batch_size=6), workers=workers), 5), strict=True):
+            assert_same(x, y)
+    finally:
+        multiprocessing.set_start_method(before, force=True)
 
 
 def test_data_in_use_can_be_sent_to_another_process(config):

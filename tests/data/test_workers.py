@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -19,22 +20,27 @@ def stuck():
     time.sleep(600)
 
 
-def test_a_worker_ends_when_its_parent_is_killed():
-    end, begin = os.pipe()
-    child = os.fork()
-    if child == 0:
-        worker = multiprocessing.get_context("fork").Process(target=stuck)
-        worker.start()
-        os.write(begin, str(worker.pid).encode())
-        os.kill(os.getpid(), signal.SIGKILL)
-    pid = int(os.read(end, 100))
-    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+PARENT = """
+import multiprocessing, os, signal, sys
+from tests.data.test_workers import stuck
+
+worker = multiprocessing.get_context(sys.argv[1]).Process(target=stuck)
+worker.start()
+print(worker.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_a_worker_ends_when_its_parent_is_killed(method):
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, method], stdout=subprocess.PIPE, text=True)
+    pid = int(parent.stdout.readline())
+    parent.stdout.close()
+    assert parent.wait() == -signal.SIGKILL
     ending = time.monotonic() + 120
     while alive(pid):
         assert time.monotonic() < ending
         time.sleep(0.05)
-    os.close(begin)
-    os.close(end)
 
 
 class Process:

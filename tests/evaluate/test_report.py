@@ -11,7 +11,7 @@ import pytest
 from fourm_engine.cli.evaluate import print_summary
 from fourm_engine.evaluate.charts import Curve, draw, read_curves, thin, training_seconds
 from fourm_engine.evaluate.pictures import Output, SamplePictures, contact_sheet
-from fourm_engine.evaluate.report import write_report
+from fourm_engine.evaluate.report import page_of
 from fourm_engine.evaluate.results import Agreement, Cell, Diversity, Evaluation, Matrix, Score, Spread, TaskResult
 
 HOSTILE = '</blockquote><script>alert(\'x\')</script><img src=http://evil.example/x.png onerror="alert(1)"> & "quotes"'
@@ -40,12 +40,11 @@ def evaluation():
 
 
 @pytest.fixture
-def page(evaluation, pixels, tmp_path):
+def page(evaluation, pixels):
     outputs = [Output("depthish", pixels, pixels, pixels), Output("words", HOSTILE, HOSTILE, HOSTILE)]
     pictures = {"picture → all": [SamplePictures(HOSTILE, {HOSTILE: pixels, "words": HOSTILE}, outputs)]}
     curves = [Curve(HOSTILE, [(0, 3.0), (10, 2.0)], [(10, 2.5)])]
-    write_report(tmp_path / "report.html", evaluation, pictures, curves, title=HOSTILE)
-    return (tmp_path / "report.html").read_text()
+    return page_of(evaluation, pictures, curves, title=HOSTILE)
 
 
 class Elements(HTMLParser):
@@ -94,17 +93,8 @@ def test_the_report_shows_scores_beside_constants_and_ceiling_and_the_matrix(pag
     assert page.count("<img") == 4  # the input, and one target's three
 
 
-def test_the_report_replaces_an_earlier_one_whole(evaluation, tmp_path):
-    path = tmp_path / "deep" / "report.html"
-    write_report(path, evaluation, {}, [], title="Earlier one")
-    write_report(path, evaluation, {}, [], title="Later one")
-    assert "Earlier one" not in path.read_text()
-    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
-
-
-def test_evaluation_json_has_no_nan_and_says_what_the_scores_stand_beside(evaluation, tmp_path):
-    evaluation.save(tmp_path / "evaluation.json")
-    record = json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)
+def test_evaluation_json_has_no_nan_and_says_what_the_scores_stand_beside(evaluation):
+    record = json.loads(evaluation.text(), parse_constant=pytest.fail)
     first = record["tasks"][0]["scores"]["depthish"][0]
     assert first["prediction"] == 0.12
     assert first["ceiling"] == 0.04

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "scenes"))
 import render as rendering
 from captions import CAPTIONS, Thing, colour_kind_pairs, pair_recall, write_captions
 from render import EXTENSIONS, Job, Scene, encode, render, render_scene, run_job
-from world import CLASSES, COLOURS, KINDS
+from world import CLASSES, COLOURS, KINDS, STYLES
 
 from fourm_engine.files import CannotWrite
 from tests.test_full_disk import refuse_to_write
@@ -48,6 +48,21 @@ def test_a_scene_is_a_function_of_seed_split_and_index() -> None:
     assert once == again
     others = [render_scene(1, 5), render_scene(0, 6), render_scene(0, 5, split="val")]
     assert all(encode(other)["rgb"] != once["rgb"] for other in others)
+
+
+def test_a_style_changes_colours_alone() -> None:
+    day, night = (encode(render_scene(0, 5, style=style)) for style in STYLES)
+    assert {modality for modality in day if day[modality] != night[modality]} == {"rgb"}
+    by_day, by_night = (np.asarray(Image.open(io.BytesIO(scene["rgb"])), float) for scene in (day, night))
+    assert by_night.mean() < by_day.mean() / 1.5
+
+
+def test_scenes_of_another_style_are_not_mixed(tmp_path: Path) -> None:
+    render(tmp_path, train=1, val=0, size=16)
+    (tmp_path / "scenes.json").write_text('{"train": 1, "val": 0, "size": 16, "seed": 0, "format": "tar"}')
+    render(tmp_path, train=1, val=0, size=16)  # recorded before there were styles
+    with pytest.raises(ValueError, match="'style': 'day'"):
+        render(tmp_path, train=1, val=0, size=16, style="night")
 
 
 def test_the_number_of_jobs_changes_no_byte(tmp_path: Path) -> None:

@@ -46,3 +46,10 @@ def test_views_of_a_sample_in_any_order_are_those_of_reading_it_alone(drawn):
     arrays = training_arrays([drawn], "a", views=4, cache_bytes=0)
     forwards, backwards = list(arrays), [arrays[i] for i in range(11, -1, -1)][::-1]
     assert all((x == y).all() for x, y in zip(forwards, backwards, strict=True))
+
+
+def test_shapes_are_remembered_of_a_bounded_number_of_samples(drawn, reads, monkeypatch):
+    monkeypatch.setattr("fourm_engine.data.views.REMEMBERED", 2)
+    first, again = ([drawn.get(name, 0) for name in drawn.data.names] for _ in range(2))
+    assert first == again
+    assert reads == {"a": 4, "b": 4}  # three, and the third once more

@@ -290,8 +290,8 @@ def test_a_model_in_bf16_generates_compiled_and_not(model):
 
 def test_a_batch_beyond_the_memory_is_one_line_that_names_the_setting(data, tmp_path):
     code = (
-        "import sys, torch; from fourm_engine import cli; sys.argv = ['fourm', 'train', 'x.yaml']\n"
-        "cli.app = lambda: torch.empty(1 << 45, device='cuda')\ncli.main()"
+        "import sys, torch; from fourm_engine.cli import app, main; sys.argv = ['fourm', 'train', 'x.yaml']\n"
+        "app.app = lambda: torch.empty(1 << 45, device='cuda')\nmain()"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.returncode == 1

@@ -196,6 +196,13 @@ def test_what_cannot_be_meant_is_refused_in_one_sentence(name, given, reason):
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_a_file_that_is_not_there_is_told_beside_the_one_that_may_be_meant(tmp_path):
+    (tmp_path / "kitchen.png").touch()
+    for typed, end in (("kitchn.png", rf" \(there is {tmp_path}/kitchen\.png\)"), ("garden.png", "")):
+        with pytest.raises(SampleError, match=rf"no such file: {tmp_path / typed}{end}$"):
+            modality("rgb").value(tmp_path / typed)
+
+
 def test_a_row_of_a_table_is_a_mapping_of_any_numbers(tmp_path):
     from fourm_plugins.bases import Column, ScalarVector
 

@@ -6,7 +6,7 @@ from fourm_boxes import Box
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fourm_plugins import View
+from fourm_plugins import SampleError, View
 from tests.plugins.instances import modality
 
 
@@ -186,6 +186,8 @@ def test_class_maps_of_16_bits_and_without_an_ignored_id():
     semseg = modality("semseg", num_classes=300, ignore=None)
     value = np.array([[0, 299], [255, 7]])
     assert np.array_equal(semseg.read(semseg.write(value)), value)
+    with pytest.raises(SampleError, match=r"some pixels have no class.* set ignore"):
+        semseg.write(value - 1)  # -1 would be stored as class 0
 
 
 def boxes(*rows):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from fourm_engine.cli import app
+from fourm_engine.cli.app import app
 from fourm_engine.generate.given import Condition
 from fourm_engine.generate.guidance import Guide
 from fourm_engine.generate.tiles import tiled
@@ -68,6 +68,12 @@ def test_several_samples_are_written_each_or_as_one_with_its_spread(run, tmp_pat
     }
     assert "one/height.spread.npy" in told
     assert np.load("one/height.spread.npy").shape == (8, 8)
+
+
+def test_an_edit_of_nothing_names_the_options_that_say_what(run):
+    assert "nothing to edit; give --mask FILE, or --change NAME=VALUE" in run("edit", *GIVEN)
+    told = run("edit", *GIVEN, "--change", "words=red", "--halo", "2", "--out", "out")
+    assert "--halo has no effect without --mask" in told
 
 
 def test_an_option_of_another_command_is_told_with_that_command(run):

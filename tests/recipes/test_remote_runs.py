@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fourm_engine import cli
+from fourm_engine.cli import main
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.catalogue import open_catalogue
@@ -48,7 +48,7 @@ def fourm(monkeypatch, config, path, command, *overrides):
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     monkeypatch.setattr(sys, "argv", ["fourm", command, str(path), *overrides])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main()
     return ended.value.code
 
 
@@ -109,7 +109,7 @@ def test_remote_data_is_labelled_into_a_local_folder_as_it_would_be_at_its_place
     monkeypatch.setattr(sys, "argv", ["fourm", "label", str(path), "--from=depth", "--to=normal", f"--out={out}"])
     for _ in range(2):  # what is there is kept
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            main()
         assert not ended.value.code
     assert contents(out / "normal") == contents(data / "normal")
     assert len(contents(out)) == (5 if kind == "files" else 1)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from fourm_engine.cli import app
+from fourm_engine.cli.app import app
 from fourm_engine.recipes.config import load_config
 from fourm_engine.recipes.runs import open_run
 from fourm_engine.recipes.train import train

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import fourm_engine as fm
-from fourm_engine.cli import app
+from fourm_engine.cli.app import app
 from fourm_engine.transfer.classification import Classification
 from fourm_engine.transfer.config import ClassificationConfig
 from fourm_engine.transfer.labels import check_known, classes_of, of_file, only_known

@@ -144,16 +144,8 @@ def label(
             record_labels(folder, source, target, **made_by)
         mine = [unit for number, unit in enumerate(_units(files, folder)) if number % world == rank]
         _clean(folder, mine)
-        report, waiting = LabelReport(), []
-        for shard, names in mine:
-            if shard is None:  # plain files
-                names, all_names = [name for name in names if not _exists(folder, name, target)], names
-                report.kept += len(all_names) - len(names)
-            elif shard.exists():
-                report.kept += len(names)
-                continue
-            if names:
-                waiting.append((shard, names))
+        report = LabelReport()
+        waiting = list(_left(mine, folder, target, report))
         if not waiting:
             return report
         if source is not shares:
@@ -190,6 +182,20 @@ def _units(files: Source, folder: Path) -> Iterator[tuple[Path | None, list[str]
             yield folder / shard, list(names)
         else:
             yield from ((None, batch) for batch in batched(names, BATCH))
+
+
+def _left(
+    mine: Iterable[tuple[Path | None, list[str]]], folder: Path, target: Modality, report: LabelReport
+) -> Iterator[tuple[Path | None, list[str]]]:
+    """What of `mine`, as of `_units`, is not labelled yet; the report counts what is."""
+    for shard, names in mine:
+        if shard is None:
+            left = [name for name in names if not _exists(folder, name, target)]
+        else:
+            left = [] if shard.exists() else names
+        report.kept += len(names) - len(left)
+        if left:
+            yield shard, left
 
 
 def _check_aligned(folder: Path, files: Source, target: Modality) -> None:

@@ -1,8 +1,8 @@
 """Shards of what `fourm tokenize` writes: a table a column in safetensors, for many samples.
 
-    <folder>/_views/shard-00000.safetensors       the names of the samples and their views; see `data.view_shards`
-    <folder>/<modality>/shard-00000.safetensors   the tokens of the same samples, row by row; see `data.tokens`
-    <folder>/_index/                              what all of them hold, for those who read; see `data.index`
+    <folder>/_views/shard-00000.safetensors       the names of the samples and their views; see `view_shards`
+    <folder>/<modality>/shard-00000.safetensors   the tokens of the same samples, row by row; see `token_shards`
+    <folder>/_index/                              what all of them hold, for those who read; see `index`
 
 The views decide which samples a shard holds, and in which order. That never changes: new samples go into new shards, a
 modality that a sample lacks is a row without content. A file appears under its name only when it is whole.

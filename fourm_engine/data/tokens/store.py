@@ -74,15 +74,12 @@ class TokenStore(Store):
         name, folder, index = modality.name, self.folder / modality.name, self.index
         made = index.made(name)
         for way, path in made.items():
-            way.check(modality, path)
+            way.check(modality, path, tokenizer)
             if way.views != index.views:
                 what = f"{counted(way.views, 'view')} a sample, not the {index.views} of {VIEWS_FOLDER}"
                 raise ValueError(f"{path}: {what}; remove {folder} and run `fourm tokenize` again")
         if len(fingerprints := sorted({way.fingerprint for way in made})) > 1:
             raise ValueError(f"{folder}: shards of several tokenizers, {', '.join(fingerprints)}; tokenize again")
-        if tokenizer is not None and fingerprints and tokenizer.fingerprint != fingerprints[0]:
-            what = f"made by tokenizer {fingerprints[0]}, but the tokenizer of {name} is {tokenizer.fingerprint}"
-            raise ValueError(f"{folder}: {what}; run `fourm tokenize` again into an empty folder")
         part, _ = self.parts[name]
         if (outdated := index.files[:, part, OUTDATED]).any():
             first = index.path(part, int(outdated.argmax())).name

@@ -32,6 +32,7 @@ from fourm_engine.identity import digest as identity_digest
 from fourm_engine.storage.location import Readable
 from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
+from fourm_plugins.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -74,23 +75,26 @@ class Making:
             raise damaged(path, error) from None
         return made
 
-    def check(self, modality: Modality, path: Readable) -> None:
-        """Raise ValueError where `modality` has other settings now, naming the first that differs."""
+    def check(self, modality: Modality, path: Readable, tokenizer: Tokenizer | None = None) -> None:
+        """Raise ValueError where `modality` has other settings now, naming the first that differs, or where another
+        `tokenizer` than this one made the tokens."""
         remedy = f"remove {path.parent} and run `fourm tokenize` again"
         if self.alignment != (modality.spec.alignment or ""):
             raise ValueError(
                 f"{path}: made in alignment group {self.alignment or None!r}, but {modality.name} is in "
                 f"{modality.spec.alignment!r}; install the plugin's earlier release, or {remedy}"
             )
-        if self.digest == identity_digest(modality.identity()):
-            return
-        try:
-            identity = json.loads(self.identity)
-            if not isinstance(identity, dict):
-                raise ValueError("the identity of its modality is none")
-        except (ValueError, RecursionError) as error:
-            raise damaged(path, error) from None
-        check_identity(identity, modality, where=str(path), remedy=remedy)
+        if self.digest != identity_digest(modality.identity()):
+            try:
+                identity = json.loads(self.identity)
+                if not isinstance(identity, dict):
+                    raise ValueError("the identity of its modality is none")
+            except (ValueError, RecursionError) as error:
+                raise damaged(path, error) from None
+            check_identity(identity, modality, where=str(path), remedy=remedy)
+        if tokenizer is not None and self.fingerprint != tokenizer.fingerprint:
+            what = f"made by tokenizer {self.fingerprint}, but the tokenizer of {modality.name} is"
+            raise ValueError(f"{path}: {what} {tokenizer.fingerprint}; {remedy}, or use the tokenizer it was made by")
 
 
 class TokenShard:
@@ -136,20 +140,15 @@ class TokenShardWriter:
         self,
         folder: Path,
         modality: Modality,
-        fingerprint: str,
+        tokenizer: Tokenizer,
         views: int,
         known: Mapping[Making, Readable] | None = None,
     ) -> None:
         self.folder, self.spec = Path(folder) / modality.name, modality.spec
-        self.fingerprint, self.views = fingerprint, views
+        self.fingerprint, self.views = tokenizer.fingerprint, views
         self._identity = modality.identity()
         for made, path in (known or {}).items():
-            made.check(modality, path)
-            if made.fingerprint != fingerprint:
-                raise ValueError(
-                    f"{path}: made by tokenizer {made.fingerprint}, but the tokenizer of {modality.name} is "
-                    f"{fingerprint}; remove {self.folder} to tokenize again, or use the tokenizer it was made by"
-                )
+            made.check(modality, path, tokenizer)
             if made.views != views:
                 raise ValueError(f"{path}: {counted(made.views, 'view')} a sample, not {views}; remove {self.folder}")
 

@@ -81,7 +81,7 @@ def tokenize_split(
     recorder = ViewRecorder(out, data, drawer, views, index)
     made = {name: index.made(name) if index is not None else {} for name in with_tokens}
     writers = {
-        name: TokenShardWriter(out, modalities[name], tokenizers[name].fingerprint, views, made[name])
+        name: TokenShardWriter(out, modalities[name], tokenizers[name], views, made[name])
         for name in with_tokens
         if data.counts[name] or made[name]
     }

@@ -1,0 +1,125 @@
+"""All commands, and how each one ends. Errors that the user can fix (ValueError, OSError, a device out of memory) end a
+command with one line (`ending`); `FOURM_TRACEBACK=1` shows the traceback. Any other exception is a bug and always does.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import signal
+import sys
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+
+from fourm_engine.cli import (
+    check,
+    convert,
+    data,
+    edit,
+    embed,
+    evaluate,
+    export,
+    extend,
+    finetune,
+    generate,
+    init,
+    label,
+    plugins,
+    predict,
+    probe,
+    runs,
+    sweep,
+    tokenize,
+    tokenizer,
+    train,
+    vary,
+)
+from fourm_engine.cli.commands import Commands
+from fourm_engine.cli.ending import stopped, tell_error, told_elsewhere
+from fourm_engine.cli.logs import log_to_stderr
+from fourm_engine.cli.memory import out_of_memory
+from fourm_engine.cli.no_plugin import add_no_plugin
+from fourm_engine.cli.streams import settle_streams
+from fourm_engine.files import words_of
+
+app = typer.Typer(
+    name="fourm",
+    cls=Commands,
+    help="Any-to-any multimodal models in which a modality is a package you pip-install.",
+    epilog="With data of your own, start with: fourm init FOLDER",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+plugins.app.command("check")(check.check)
+app.add_typer(plugins.app, name="plugins")
+app.add_typer(tokenizer.app, name="tokenizer")
+app.add_typer(data.app, name="data")
+app.add_typer(runs.app, name="runs")
+app.command("init")(init.init)
+app.command("label")(label.label)
+app.command("tokenize")(tokenize.tokenize)
+app.command("train")(train.train)
+app.command("sweep")(sweep.sweep)
+app.command("suite")(sweep.suite)
+app.command("extend")(extend.extend)
+app.command("finetune")(finetune.finetune)
+app.command("generate")(generate.generate)
+app.command("edit")(edit.edit)
+app.command("vary")(vary.vary)
+app.command("predict")(predict.predict)
+app.command("embed")(embed.embed)
+app.command("search")(embed.search)
+app.command("probe")(probe.probe)
+app.command("export")(export.export)
+app.command("evaluate")(evaluate.evaluate)
+app.command("convert")(convert.convert)
+add_no_plugin(app)  # after all commands are there
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fourm-engine {importlib.metadata.version('fourm-engine')}")
+        raise typer.Exit
+
+
+@app.callback()
+def fourm(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """The options before a command."""
+
+
+def run() -> None:
+    """Run the command that `sys.argv` names. Raises SystemExit, with the exit codes of `ending`."""
+    settle_streams()
+    log_to_stderr()
+    # A signal unwinds the command, so that no temporary file is left. Training saves a checkpoint first.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
+    try:
+        app()
+    except SystemExit as end:
+        if line := stopped(end, sys.argv[1:]):
+            with suppress(BrokenPipeError):  # as in `fourm … 2>&1 | head`
+                print(f"fourm: {line}", file=sys.stderr)
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if os.environ.get("FOURM_TRACEBACK") or (line := out_of_memory(error, sys.argv[1:])) is None:
+            raise
+        tell_error(line)
+        sys.exit(1)
+    except (ValueError, OSError) as error:
+        if told_elsewhere(error):
+            sys.exit(1)
+        if os.environ.get("FOURM_TRACEBACK"):
+            raise
+        said, plugin, _ = words_of(error).partition("\nTraceback ")  # a plugin's, which is for its author
+        tell_error(said + (" (FOURM_TRACEBACK=1 shows where)" if plugin else ""))
+        sys.exit(1)
