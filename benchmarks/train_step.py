@@ -8,8 +8,8 @@ Prints a row of a table for each size and variant: milliseconds of a step (media
 many times as fast as `obvious` (benchmarks/obvious.py, the same weights and batches), a GPU's memory, and the step by
 part. On a CPU, seconds are of CPU time per thread, and `obvious` runs as the plain program that it is, in a process of
 its own, which takes a step after each of ours: freed memory goes back to the system, as the C library has it.
-`obvious-kept` is the same beside ours, in this process, which keeps its memory as the trainer does: what is gained by all
-else. On a GPU, steps run under bf16 autocast, as in training.
+`obvious-kept` is the same in this process, which keeps its memory as the trainer does: what is gained by all else. On a
+GPU, steps run under bf16 autocast, as in training.
 """
 
 from __future__ import annotations
@@ -250,9 +250,8 @@ def main() -> None:
     times = f"{options.accumulate} x " if options.accumulate > 1 else ""
     shape = f"{times}{options.batch} samples of {options.tokens} + {options.tokens} tokens"
     print(f"{shape}; masking and packing one batch: {1000 * packing:.0f} ms\n")
-    print(
-        "| size | variant | ms a step | samples/s | mfu | times obvious | times obvious-kept | GiB | forward, backward, optimiser |"
-    )
+    columns = "size", "variant", "ms a step", "samples/s", "mfu", *(f"times {other}" for other in OBVIOUS), "GiB"
+    print("|", " | ".join([*columns, "forward, backward, optimiser"]), "|")
     print("|---|---|---|---|---|---|---|---|---|")
     for size in options.size or ["Ti"]:
         # Those that the others are compared with first: a row is printed as soon as it is known.

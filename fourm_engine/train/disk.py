@@ -59,7 +59,7 @@ def disk_shortage(run: Path, train: TrainConfig, network: nn.Module, *, steps: i
         free = shutil.disk_usage(next(folder for folder in (run, *run.absolute().parents) if folder.exists())).free
         if free < need:
             saves = range(first, last)
-            due = min(steps, (first + bisect_right(saves, free, key=lambda save: more(save) * each)) * every)
+            due = min(steps, (first + bisect_right(saves, int(free // each), key=more)) * every)
             what = "a checkpoint takes" if more(last) == 1 else f"each of {more(last)} more checkpoints takes"
             return (
                 f"{run}: {gib(free)} of the disk are free, {what} {gib(each)} and the trained model {gib(weights)}; "

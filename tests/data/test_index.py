@@ -175,6 +175,17 @@ def test_an_index_is_kept_in_memory_where_the_folder_cannot_be_written_to(root, 
     assert not (root / "tokens" / INDEX_FOLDER).exists()
 
 
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_damaged_index_is_told_by_the_process_that_makes_it_anew_or_if_all_do_by_the_first(
+    root, monkeypatch, caplog, writable
+):
+    (root / "tokens" / INDEX_FOLDER / "index.json").write_text("{")
+    monkeypatch.setattr(os, "access", lambda path, mode: writable or mode != os.W_OK)
+    open_index(root / "tokens")
+    (record,) = [record for record in caplog.records if "damaged" in record.getMessage()]
+    assert hasattr(record, "alone") == writable
+
+
 @pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EIO])
 def test_an_index_is_kept_in_memory_where_writing_fails_whatever_the_permissions_say(root, monkeypatch, caplog, number):
     shutil.rmtree(root / "tokens" / INDEX_FOLDER)

@@ -12,9 +12,11 @@ from tests.distributed.launching import ROOT, launch, run, started
 from tests.recipes.test_config import MINIMAL
 from tests.sdk.sites import GOOD, entry, put
 
+TRAIN, FIT = ("train", "CONFIG"), ("tokenizer", "fit", "CONFIG")
 
-def prepare(tmp_path, **other) -> list[str]:
-    """The command of a run of one modality, whose plugin is `other` in the second process."""
+
+def prepare(tmp_path, command=TRAIN, **other) -> list[str]:
+    """A command on a run of one modality, whose plugin is `other` in the second process."""
     put(tmp_path / "a", "acme-thermal", entry("thermal", "acme_thermal:Thermal"))
     put(tmp_path / "b", "acme-thermal", entry("thermal", "acme_thermal:Thermal"), **other)
     # Neither the data nor the tokenizers are there: whoever looked for them first would complain of that.
@@ -22,11 +24,11 @@ def prepare(tmp_path, **other) -> list[str]:
         "run": str(tmp_path / "run"),
         "modalities": {"select": ["thermal"]},
         "data": {"train": str(tmp_path / "nowhere")},
-        "tokenizers": {"folder": str(tmp_path / "none")},
+        "tokenizers": {"folder": str(tmp_path / "none"), "fit": {"watchdog_s": 2}},
         "train": MINIMAL["train"] | {"watchdog_s": 2},
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    return ["distributed/plugins_run.py", *(str(tmp_path / name) for name in ("config.yaml", "a", "b"))]
+    return ["distributed/plugins_run.py", *(str(tmp_path / name) for name in ("config.yaml", "a", "b")), *command]
 
 
 @pytest.mark.parametrize(
@@ -51,18 +53,47 @@ def test_another_version_or_layout_is_named_with_rank_and_plugin(tmp_path, other
     assert not (tmp_path / "run").exists()
 
 
-def test_of_processes_that_end_with_the_same_error_the_first_tells_it(tmp_path):
-    program, *arguments = prepare(tmp_path)
+@pytest.mark.parametrize(
+    ("words", "code", "reason"),
+    [
+        (TRAIN, 1, "run `fourm tokenizer fit`"),
+        (FIT, 1, "nowhere"),
+        ((*TRAIN, "train.stepz=2"), 1, "stepz"),
+        ((*TRAIN, "--stepz=2"), 2, "--stepz"),
+        ((*TRAIN, "run=FILE/run"), 1, "FILE/run: cannot be written: "),
+        ((*FIT, "tokenizers.folder=FILE/t"), 1, "FILE/t"),
+    ],
+)
+def test_of_processes_that_end_with_the_same_error_the_first_tells_it(tmp_path, words, code, reason):
+    (tmp_path / "file").write_text("")
+    words = [word.replace("FILE", str(tmp_path / "file")) for word in words]
+    program, *arguments = prepare(tmp_path, words)
     command = [sys.executable, str(ROOT / "tests" / program), *arguments]
     (first, _, said), (second, _, silent) = run(command, world=2)
-    assert (first, second) == (1, 1)
+    assert (first, second) == (code, code), said
     assert said.count("fourm: error: ") == 1
+    assert reason.replace("FILE", str(tmp_path / "file")) in said
     assert "error" not in silent
+    assert not (tmp_path / "none").exists()
 
 
-def test_a_process_that_freezes_while_it_imports_a_plugin_is_not_waited_for(tmp_path):
+def test_callers_from_python_get_the_error_in_every_process(tmp_path):
+    program, *arguments = prepare(tmp_path, ["python"])
+    (_, said, _), (_, other, _) = run([sys.executable, str(ROOT / "tests" / program), *arguments], world=2)
+    assert said.startswith("ValueError: ")
+    assert said.endswith("run `fourm tokenizer fit`\n")
+    assert other == said
+
+
+@pytest.mark.parametrize("words", [TRAIN, FIT])
+def test_a_process_that_freezes_while_it_imports_a_plugin_is_not_waited_for(tmp_path, words):
     freezes = "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)\n" + GOOD
-    program, *arguments = prepare(tmp_path, source=freezes)
+    program, *arguments = prepare(tmp_path, words, source=freezes)
+    # Data that the other one can read: without any, fitting would end before the processes meet.
+    reads = "import numpy as np\n" + GOOD.replace("return files", "return np.zeros((1, 4, 4), np.float32)")
+    (tmp_path / "a/acme_thermal.py").write_text(reads)
+    (tmp_path / "nowhere/thermal").mkdir(parents=True)
+    (tmp_path / "nowhere/thermal/a.npy").write_bytes(b"")
     with started([sys.executable, str(ROOT / "tests" / program), *arguments], world=2) as (first, second):
         _, said = first.communicate(timeout=300)
         assert first.returncode == AGAIN, said

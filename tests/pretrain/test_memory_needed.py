@@ -59,7 +59,7 @@ def test_a_run_is_refused_before_it_reads_a_batch_or_leaves_a_file(data, tmp_pat
     monkeypatch.setattr(memory.Memory, "here", classmethod(lambda cls: machine(16)))
     task = make_task(data, val=None)
     task.batches = None
-    with pytest.raises(ValueError, match=r"^train.batch_size=10000000: training takes about 401 GiB of memory"):
+    with pytest.raises(ValueError, match=r"^train.batch_size=10000000: training takes about 403 GiB of memory"):
         Trainer(task, config(batch_size=10_000_000), tmp_path / "run").run()
     assert not (tmp_path / "run").exists()
 

@@ -93,6 +93,7 @@ def test_what_is_sharded_and_what_is_computed_again_takes_less_memory(path):
 
 def test_a_process_of_a_sharded_run_also_holds_what_is_gathered_and_checkpoints_take_room(path):
     shard = ["train.batch_size=8", "train.accumulate=2", "train.parallel=shard", "train.warmup=100"]
+    shard.append("train.checkpoint_every=100")
     report = dry_run(load_config(path, shard), gpu="H100", processes=2)
     network = Transformer(load_config(path).model, report.vocabulary)
     count = {name: sum(p.numel() for p in part.parameters()) for name, part in network.named_children()}

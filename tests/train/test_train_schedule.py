@@ -101,3 +101,19 @@ def test_biases_norms_vectors_and_embeddings_do_not_decay():
     decayed, free = decay_groups(model, ToyTask())
     assert [id(p) for p in decayed] == [id(model["linear"].weight)]
     assert len(free) == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"steps": 10**9 + 1}, "steps: more than 1,000,000,000 steps; lower it"),
+        ({"steps": None, "samples": 10**15}, "samples: more than 1,000,000,000 steps; lower it"),
+        ({"lr": 1e41}, r"a peak learning rate of 1e\+41 is above 10000; lower lr, or base_lr"),
+        ({"lr": None, "base_lr": 9e3, "batch_size": 512}, "a peak learning rate of 1.8e"),
+        ({"batch_size": 10**9}, "batch_size"),
+        ({"lr": 1.0, "weight_decay": 1.0}, "leaves no weight its sign"),
+    ],
+)
+def test_lengths_and_rates_that_nobody_can_mean_are_refused(settings, said):
+    with pytest.raises(ValueError, match=said):
+        config(**settings)
