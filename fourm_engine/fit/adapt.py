@@ -18,6 +18,7 @@ from torch import nn
 from fourm_engine.data.order import Share, name_rng
 from fourm_engine.fit.samples import ArrayData
 from fourm_engine.fit.task import TokenizerTask
+from fourm_engine.tokenizers.network import TokenizerNetwork
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.train.checkpoint import load, open_checkpoint
 from fourm_plugins.spec import ClassMap, FeatureMap
@@ -50,9 +51,9 @@ class AdaptTask(TokenizerTask):
         self.name = f"tokenizer of {tokenizer.spec.name} at {', '.join(size.name for size in sizes)}"
         self._fitted = tokenizer.state()
 
-    def model(self) -> nn.Module:
+    def model(self) -> TokenizerNetwork:
         """Everything that the run before learned: weights and codebook statistics, or their averages."""
-        network = self.tokenizer.starting_network()
+        network = super().model()
         state, checkpoint = network.state_dict(), open_checkpoint(self.start)
         load(checkpoint, {f"model/{name}": tensor for name, tensor in state.items()})
         load(checkpoint, {f"ema/{name}": tensor for name, tensor in state.items()}, optional=("ema/",))

@@ -32,11 +32,13 @@ class TokenizerTask(Task):
         self.tokenizer, self.train, self.val, self.steps, self.seed = tokenizer, train, val, steps, seed
         self.name = f"tokenizer of {tokenizer.spec.name}"
         self._weights = tokenizer.weights()
-        self._logs = tuple(tokenizer.network.progress())
+        self._network = tokenizer.network  # until `model` makes the one that learns
+        self._logs = tuple(self._network.progress())
         self.count_names = (*self._weights, *self._logs)
 
-    def model(self) -> nn.Module:
-        return self.tokenizer.starting_network()
+    def model(self) -> TokenizerNetwork:
+        self._network = self.tokenizer.starting_network()
+        return self._network
 
     def source(self, step: int) -> tuple[NeuralTokenizer, ArrayData]:
         """What the batches of a step are made of, the same number of arrays in every step."""
@@ -59,7 +61,8 @@ class TokenizerTask(Task):
             step += 1
 
     def counts(self, batch: Tensor) -> dict[str, float]:
-        return self.tokenizer.counts(batch) | dict.fromkeys(self._logs, 1.0)
+        used = bool(self._logs) and self._network.quantiser.counted  # before, their zeros would say nothing
+        return self.tokenizer.counts(batch) | dict.fromkeys(self._logs, float(used))
 
     def tokens(self, batch: Tensor) -> int:
         return self.tokenizer.tokens(batch)

@@ -46,6 +46,7 @@ class Quantiser(nn.Module, ABC):
         # What the forward passes of one optimiser step saw on this rank. Lists, not buffers: they are empty after each
         # step, and so wherever a checkpoint is written.
         self._seen_ids: list[Tensor] = []
+        self._counted = False
 
     @property
     def training_state(self) -> frozenset[str]:
@@ -86,6 +87,12 @@ class Quantiser(nn.Module, ABC):
 
     def mark_fitted(self) -> None:
         """The state was loaded from a fitted tokenizer: quantise from now on."""
+
+    @property
+    def counted(self) -> bool:
+        """Whether codes have been used yet, so that `progress` says something. Asked of the device until it is so."""
+        self._counted = self._counted or bool(self.cluster_size.any())
+        return self._counted
 
     def progress(self) -> dict[str, Tensor]:
         """By the moving averages: share of codes in use, perplexity / size, number of dead codes; 0 before any use."""

@@ -30,6 +30,10 @@ class _Heads(Quantiser):
         return [head for head in self.heads if isinstance(head, Quantiser)]
 
     @property
+    def counted(self) -> bool:
+        return all(head.counted for head in self.each())
+
+    @property
     def training_state(self) -> frozenset[str]:
         of_heads = {f"heads.{i}.{name}" for i, head in enumerate(self.each()) for name in head.training_state}
         return super().training_state | of_heads

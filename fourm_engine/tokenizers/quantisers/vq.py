@@ -162,6 +162,10 @@ class VectorQuantiser(Quantiser):
         self.started.fill_(True)
         self._known = None
 
+    @property
+    def counted(self) -> bool:
+        return self._quantises()
+
     def _quantises(self) -> bool:
         """What `started` says, asked of the device once."""
         if self._known is None:
