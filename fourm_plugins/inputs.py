@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fourm_plugins.errors import SampleError
+from fourm_plugins.suggest import nearest_path
 
 if TYPE_CHECKING:
     from jaxtyping import Shaped
@@ -174,7 +175,8 @@ def read_file(path: Path, extensions: Sequence[str]) -> dict[str, bytes]:
         if not path.is_file():
             if _URL.match(str(path)):  # its user and password are not for logs
                 raise SampleError("files are not read from a URL; download it")
-            raise SampleError(f"no such file: {path}")
+            near = nearest_path(path)
+            raise SampleError(f"no such file: {path}" + (f"; did you mean {near}?" if near else ""))
         extension = next((e for e in extensions if path.name.lower().endswith(f".{e.lower()}")), None)
         if extension is None:
             raise SampleError(f"{path}: expected a file that ends in {_dotted(extensions)}")
