@@ -1,4 +1,4 @@
-"""An error that a plugin's code raises ends a command with one line that names the plugin; one of the engine does not."""
+"""An error that a plugin's code raises ends a command with one line that names it; one of the engine does not."""
 
 from __future__ import annotations
 
