@@ -25,7 +25,7 @@ from fourm_engine.nn.transformer import ModelConfig, Transformer
 from fourm_engine.tokenizers.store import save_tokenizer
 from fourm_engine.vocabulary import Entry, Vocabulary
 from fourm_engine.weights import opened
-from fourm_engine.yaml_config import read_yaml
+from fourm_engine.yaml_config import not_a_run, read_yaml
 from fourm_plugins.discovery import Plugin
 from fourm_plugins.explain import plain
 from fourm_plugins.hub import HUB_ID, check_there
@@ -281,7 +281,7 @@ def locate(path_or_id: str | Path, *, revision: str | None = None) -> Path:
 def _no_model(folder: Path) -> str:
     """Why a folder without a model has none, and where one may be."""
     if folder.is_file():
-        return f"{folder}: is a file; name the folder of a run or an exported model"
+        return not_a_run(folder)
     if (folder / "tokenizer.json").is_file():
         return f"{folder}: holds a tokenizer, not a model; name the folder of a run or an exported model"
     if (folder / "config.yaml").is_file():

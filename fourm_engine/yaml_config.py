@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from fourm_plugins.errors import one_line
 from fourm_plugins.explain import explain
-from fourm_plugins.suggest import nearest
+from fourm_plugins.suggest import nearest, nearest_path
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -22,20 +23,24 @@ Model = TypeVar("Model", bound=BaseModel)
 MAX_CONFIG_BYTES, MAX_VALUES, MAX_DEPTH = 1 << 20, 50_000, 50
 
 
+#: Folders of a run that hold an exported model.
+_EXPORTS = ("model", "model-ema", "head", "best")
+
+
 class ConfigError(ValueError):
     """An invalid config; one line per error, with file, key and remedy."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     if path.is_dir():
-        remedy = f"its config is {path / 'config.yaml'}" if (path / "config.yaml").is_file() else "name a YAML config"
-        raise ConfigError(f"{path}: is a folder; {remedy}")
+        raise ConfigError(f"{path}: is a folder; {_config_of(path)}")
     if (remote := re.match(r"[\w+.-]+:/", str(path))) and not path.exists():
         raise ConfigError(f"{remote[0]}/…: a config is a local file; download it")  # the rest may hold a password
     if not path.is_file():
         beside = os.listdir(path.parent) if path.parent.is_dir() and os.access(path.parent, os.R_OK) else []
         near = nearest(path.name, (name for name in beside if name.endswith((".yaml", ".yml"))))
-        remedy = f"; did you mean {path.parent / near}?" if near else ""
+        meant = path.parent / near if near else None if beside else nearest_path(path)
+        remedy = f"; did you mean {meant}?" if meant else ""
         raise ConfigError(f"{path}: no such config file{remedy}")
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes; this is not a config")
@@ -49,6 +54,36 @@ def read_yaml(path: Path) -> dict[str, Any]:
         held = "the file is empty" if raw is None else f"it holds a {type(raw).__name__}"
         raise ConfigError(f"{path}: expected sections such as `data:` and `train:`, but {held}")
     return raw
+
+
+def _config_of(folder: Path) -> str:
+    """What to name instead of a folder: the config of the run that it is, or of the data that it is."""
+    run = folder.parent if folder.name in _EXPORTS else folder
+    if (run / "config.yaml").is_file():
+        return f"its config is {run / 'config.yaml'}"
+    names = [folder.absolute().with_suffix(end).name for end in (".yaml", ".yml")]
+    for config in (*(folder.parent / name for name in names), *map(Path, names)):
+        if config.is_file():
+            return f"did you mean {config}?"
+    return "name a YAML config; `fourm init FOLDER` writes one for a folder of data"
+
+
+def not_a_run(file: Path) -> str:
+    """What to say of a file that was given in place of the folder of a run."""
+    inside = next((folder for folder in list(file.parents)[:2] if (folder / "model").is_dir()), None)
+    if inside is not None and inside != Path():
+        return f"{file}: is a file; did you mean the run {inside}?"
+    if file.suffix not in (".yaml", ".yml"):
+        return f"{file}: is a file; name the folder of a run or an exported model"
+    try:
+        run = read_yaml(file).get("run")
+    except ConfigError:
+        run = None
+    if not isinstance(run, str):
+        return f"{file}: is a file; name the folder of a run or an exported model"
+    if Path(run).is_dir():
+        return f"{file}: is a config; its run is {run}"
+    return f"{file}: is a config, and its run {run} is not there yet; run `fourm train {shlex.quote(str(file))}` first"
 
 
 def _reason(error: yaml.YAMLError) -> str:

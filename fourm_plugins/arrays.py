@@ -4,12 +4,15 @@ kit."""
 from __future__ import annotations
 
 import re
+import traceback
 from typing import Any
 
 import numpy as np
 
 from fourm_plugins.counting import counted
-from fourm_plugins.errors import SampleError
+from fourm_plugins.discovery import PluginError
+from fourm_plugins.errors import SampleError, one_line
+from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ClassMap, FeatureMap, ModalitySpec, Text
 
 
@@ -52,6 +55,23 @@ def misfit(spec: ModalitySpec, array: Any) -> str:
     if finite.all():
         return ""
     return f"{counted(int((~finite).sum()), 'value is', 'values are')} NaN or infinite"
+
+
+def checked_value(value: Any) -> Any:
+    """What `Modality.read` returned. Raises TypeError for None, which is what a forgotten `return` gives."""
+    if value is None:
+        raise TypeError("read returns None, not a value")
+    return value
+
+
+def failed(modality: Modality[Any], error: Exception, where: str) -> PluginError:
+    """What to raise where a modality's code raised `error`, a fault of its own, over the file `where`."""
+    cls = type(modality)
+    return PluginError(
+        f"{where}: the plugin of {modality.name} ({cls.__module__}:{cls.__qualname__}) failed with "
+        f"{type(error).__name__}: {one_line(error)}; repair or upgrade its package, or leave {modality.name} out of "
+        f"modalities.select\n" + "".join(traceback.format_exception(error)).rstrip()
+    )
 
 
 def as_float32(array: np.ndarray, most: float = float(np.finfo(np.float32).max)) -> np.ndarray:

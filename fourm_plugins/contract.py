@@ -19,6 +19,7 @@ from fourm_plugins.masker import Masker
 from fourm_plugins.modality import Modality
 from fourm_plugins.order import DecodingOrder
 from fourm_plugins.source import SampleSource
+from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.suggest import did_you_mean, nearest
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -32,6 +33,8 @@ _CALLS: dict[Kind, tuple[int, tuple[str, ...]]] = {
     "head": (1, ()),
     "source": (2, ()),
 }
+#: Most ids of a token space: each is a row of two tables of the model.
+MOST_IDS = 1 << 24
 #: What can stand before the colon of `NAME:LOCATION`; a single letter is a drive of Windows.
 SCHEME = re.compile(r"[a-z][a-z0-9_+-]+")
 
@@ -53,6 +56,23 @@ def check(plugin: Plugin, provided: Any) -> Any:
     elif not callable(provided):
         raise TypeError(f"{plugin.value} is a {type(provided).__name__}, neither a function nor a Typer app")
     return provided
+
+
+def check_instance(plugin: Plugin, modality: Modality[Any], name: str) -> Modality[Any]:
+    """Raises TypeError where the spec of an instance called `name` is none, has another name, or is not the same twice;
+    ValueError, since settings may be the cause, for a vocabulary that no model can hold."""
+    spec = modality.spec
+    if not isinstance(spec, ModalitySpec):
+        raise TypeError(f"{plugin.value}: make_spec gives {spec!r:.80}, not a fourm_plugins.ModalitySpec")
+    if spec.name != name:
+        raise TypeError(f"{plugin.value}: make_spec calls {name!r} {spec.name!r}; name it self.name")
+    if (again := modality.make_spec()) != spec:
+        was, now = spec.model_dump(), again.model_dump()
+        field = next(key for key in was if was[key] != now[key])
+        raise TypeError(f"{plugin.value}: make_spec does not give the same spec twice; they differ in {field}")
+    if spec.token_space is not None and spec.token_space.size > MOST_IDS:
+        raise ValueError(f"{spec.token_space.size:,} ids; {MOST_IDS:,} are the most of a modality")
+    return modality
 
 
 def check_hooks(plugin: Any) -> set[str]:

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from fourm_plugins.suggest import nearest
+from fourm_plugins.suggest import nearest_path
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 #: Endings of files that are named by their path.
@@ -41,7 +41,6 @@ def check_there(source: str | os.PathLike[str], *, beside: Path | None = None) -
         raise ValueError(f"{what}; paths are relative to where the command is typed: write {beside / path}")
     if is_path(source):
         there = next((parent for parent in path.parents if parent.is_dir()), Path())
-        name = path.relative_to(there).parts[0]
-        near = nearest(name, os.listdir(there)) if os.access(there, os.R_OK) else None
+        name, near = path.relative_to(there).parts[0], nearest_path(path)
         absent = "" if path == there / name else f"; {there / name} is not there"
-        raise ValueError(what + (f"; did you mean {there / near}?" if near else absent))
+        raise ValueError(what + (f"; did you mean {near}?" if near else absent))

@@ -9,21 +9,18 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fourm_plugins.errors import SampleError
-from fourm_plugins.suggest import nearest
+from fourm_plugins.suggest import nearest_path
 
 if TYPE_CHECKING:
     from jaxtyping import Shaped
 #: Larger files are refused.
 MAX_FILE_BYTES = 1 << 28
-#: Of a folder, as many names are compared with one that is not there.
-SEARCHED = 10_000
 #: Files that people can type.
 TEXT_EXTENSIONS = frozenset({"txt", "json", "jsonl", "csv", "tsv", "yaml", "yml", "xml", "md"})
 
@@ -178,7 +175,8 @@ def read_file(path: Path, extensions: Sequence[str]) -> dict[str, bytes]:
         if not path.is_file():
             if _URL.match(str(path)):  # its user and password are not for logs
                 raise SampleError("files are not read from a URL; download it")
-            raise SampleError(f"no such file: {path}{_alike(path)}")
+            near = nearest_path(path)
+            raise SampleError(f"no such file: {path}" + (f"; did you mean {near}?" if near else ""))
         extension = next((e for e in extensions if path.name.lower().endswith(f".{e.lower()}")), None)
         if extension is None:
             raise SampleError(f"{path}: expected a file that ends in {_dotted(extensions)}")
@@ -189,16 +187,6 @@ def read_file(path: Path, extensions: Sequence[str]) -> dict[str, bytes]:
         raise
     except (OSError, ValueError, RuntimeError) as error:  # no permission, a name too long, no home
         raise SampleError(f"{str(path)[:200]} cannot be read: {_one_line(error)}") from None
-
-
-def _alike(path: Path) -> str:
-    """ " (there is …)" for the name in the folder that is most like the last one of `path`; "" if none is."""
-    try:
-        names = [other.name for other in islice(path.parent.iterdir(), SEARCHED)]
-    except OSError:  # no such folder, or no permission to list it
-        return ""
-    near = nearest(path.name, names)
-    return f" (there is {path.parent / near})" if near else ""
 
 
 def sniff(content: bytes, extensions: Sequence[str]) -> str:

@@ -137,12 +137,16 @@ class PluginManager:
         from pydantic import ValidationError
 
         from fourm_plugins.activation import run
+        from fourm_plugins.contract import check_instance
         from fourm_plugins.explain import explain
+
+        def make() -> Modality[Any]:
+            return check_instance(origin, cls(name, **settings), name)
 
         cls = self.modality_class(plugin or name)
         origin = self.find("modality", plugin or name)
         try:
-            return run(origin, "made with its settings", lambda: cls(name, **settings), changed=self._changed)
+            return run(origin, "made with its settings", make, changed=self._changed)
         except PluginError:
             raise
         except ValueError as error:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import bisect
 import difflib
 import inspect
+import os
 from collections.abc import Callable, Collection, Iterable
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 #: How many neighbours in alphabetical order are compared in full.
 COMPARED = 1000
+#: Of a folder, as many names are compared with one that is not there.
+SEARCHED = 10_000
 
 
 def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
@@ -25,6 +30,20 @@ def nearest_few(name: str, known: Collection[str]) -> list[str]:
     at = bisect.bisect(ordered, name)
     alike = difflib.get_close_matches(name, ordered[max(0, at - COMPARED) : at + COMPARED], n=3, cutoff=0.4)
     return list(dict.fromkeys([*sorted(parts, key=len)[:3], *alike]))[:3]
+
+
+def nearest_path(path: Path) -> Path | None:
+    """What is there, of a path that is not: like it but for its first part that is missing, and for what lies below
+    that if it is missing, too. None if nothing is alike."""
+    there = next((parent for parent in path.parents if parent.is_dir()), None)
+    if there is None or not os.access(there, os.R_OK):
+        return None
+    name, *below = path.relative_to(there).parts
+    near = nearest(name, (other.name for other in islice(there.iterdir(), SEARCHED)))
+    if near is None:
+        return None
+    whole = Path(there, near, *below)
+    return whole if whole.exists() else there / near
 
 
 def did_you_mean(name: str, known: Iterable[str], *, otherwise: str = "known:") -> str:

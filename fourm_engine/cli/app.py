@@ -36,6 +36,7 @@ from fourm_engine.cli import (
     train,
     vary,
 )
+from fourm_engine.cli.blame import fault, source
 from fourm_engine.cli.commands import Commands
 from fourm_engine.cli.ending import stopped, tell_error, told_elsewhere
 from fourm_engine.cli.logs import log_to_stderr
@@ -44,6 +45,8 @@ from fourm_engine.cli.no_plugin import add_no_plugin
 from fourm_engine.cli.streams import settle_streams
 from fourm_engine.files import words_of
 
+#: Ends a line about a plugin's fault.
+SHOWS = " (FOURM_TRACEBACK=1 shows where)"
 app = typer.Typer(
     name="fourm",
     cls=Commands,
@@ -111,7 +114,8 @@ def run() -> None:
                 print(f"fourm: {line}", file=sys.stderr)
         raise
     except (RuntimeError, MemoryError) as error:
-        if os.environ.get("FOURM_TRACEBACK") or (line := out_of_memory(error, sys.argv[1:])) is None:
+        line = out_of_memory(error, sys.argv[1:])
+        if os.environ.get("FOURM_TRACEBACK") or (line := line or _fault(error)) is None:
             raise
         tell_error(line)
         sys.exit(1)
@@ -121,5 +125,15 @@ def run() -> None:
         if os.environ.get("FOURM_TRACEBACK"):
             raise
         said, plugin, _ = words_of(error).partition("\nTraceback ")  # a plugin's, which is for its author
-        tell_error(said + (" (FOURM_TRACEBACK=1 shows where)" if plugin else ""))
+        tell_error(said + source(error) + (SHOWS if plugin else ""))
         sys.exit(1)
+    except Exception as error:
+        if os.environ.get("FOURM_TRACEBACK") or (line := _fault(error)) is None:
+            raise
+        tell_error(line)
+        sys.exit(1)
+
+
+def _fault(error: Exception) -> str | None:
+    line = fault(error)
+    return None if line is None else line + SHOWS

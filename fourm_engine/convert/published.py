@@ -29,12 +29,18 @@ POSITION_TOLERANCE = 1e-3
 OURS = ("fourm", "fourm-head")
 
 
+#: Endings of files that hold no weights: a config, say, in place of its run.
+_OTHERS = (".yaml", ".yml", ".json", ".txt", ".jsonl", ".html", ".png", ".jpg", ".csv")
+
+
 def find(path_or_folder: str | Path) -> Path | None:
     """The weights file of a published checkpoint, given the file or its folder; None for anything else.
 
     Raises ValueError for the weights of a model of ours, whose folder is what loads."""
     path = Path(path_or_folder)
     if path.is_file():
+        if path.suffix in _OTHERS:
+            return None
         beside = _config(path.parent)
         if path.name == WEIGHTS and isinstance(beside, dict) and beside.get("format") in OURS:
             raise ValueError(f"{path}: the weights alone; name their folder, {path.parent}")

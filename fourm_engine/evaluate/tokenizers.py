@@ -27,6 +27,7 @@ from fourm_engine.modalities import Modalities
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.tokenizers.quantisers.base import SAYING, usage_of
 from fourm_plugins.counting import counted
+from fourm_plugins.encoding import encode
 from fourm_plugins.modality import Metric, Modality
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -138,7 +139,7 @@ def _round_trip(modality: Modality, tokenizer: Tokenizer, values: Sequence[Any])
     """The ids of each value, and the values decoded from them."""
     ids, decoded = list[np.ndarray](), list[Any]()
     for start in range(0, len(values), BATCH):
-        rows = tokenizer.encode([modality.normalise(value) for value in values[start : start + BATCH]])
+        rows = encode(tokenizer, [modality.normalise(value) for value in values[start : start + BATCH]])
         ids += rows
         decoded += [modality.denormalise(array) for array in tokenizer.decode(rows)]
     return ids, decoded

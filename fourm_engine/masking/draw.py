@@ -5,8 +5,10 @@ A sample's result depends only on its contents, budgets and generator, not on th
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +20,11 @@ from fourm_engine.masking.pack import pack_rows
 from fourm_engine.masking.rows import MaskedRows
 from fourm_engine.masking.span import SpanMasker, mask_sequences
 from fourm_engine.vocabulary import Vocabulary
+from fourm_plugins.discovery import PluginError
+from fourm_plugins.errors import one_line
 from fourm_plugins.masker import Masked, Masker, Specials
+
+_REMEDY = "repair or upgrade its package, or choose another masker"
 
 
 @dataclass(frozen=True)
@@ -85,10 +91,32 @@ class BatchMasker:
     def _one(self, sample: Unmasked, name: str, ids: np.ndarray) -> Masked:
         drawn, masker = sample.drawn, self.maskers[name]
         inputs, targets = drawn.inputs.get(name, 0), drawn.targets.get(name, 0)
-        m = masker.mask(ids, input_budget=inputs, target_budget=targets, keep=drawn.keep[name], rng=sample.rng)
-        if len(m.input_ids) > inputs or len(m.labels) > targets:
-            raise ValueError(
-                f"masker {type(masker).__name__} of {name} gave {len(m.input_ids)} inputs and "
-                f"{len(m.labels)} targets for budgets {inputs} and {targets}"
-            )
+        try:
+            m = masker.mask(ids, input_budget=inputs, target_budget=targets, keep=drawn.keep[name], rng=sample.rng)
+        except Exception as error:
+            said = f"masker {type(masker).__name__} of {name} failed with {type(error).__name__}: {one_line(error)}"
+            raise PluginError(f"{said}; {_REMEDY}\n{traceback.format_exc()}") from error
+        if wrong := _wrong(m, masker, inputs, targets):
+            raise PluginError(f"masker {type(masker).__name__} of {name} gave {wrong}; {_REMEDY}")
         return m
+
+
+def _wrong(m: Any, masker: Masker, inputs: int, targets: int) -> str:
+    """What is wrong with what a plugin's masker gives for these budgets; "" if nothing is."""
+    if not isinstance(m, Masked):
+        return f"{type(m).__name__}, not a fourm_plugins.masker.Masked"
+    if len(m.input_ids) > inputs or len(m.labels) > targets:
+        return f"{len(m.input_ids)} inputs and {len(m.labels)} targets for budgets {inputs} and {targets}"
+    spec, space = masker.spec, masker.spec.token_space
+    places = spec.layout.num_tokens if spec.layout.kind != "sequence" else None
+    limits = {"input_pos": places, "target_pos": places, "target_order": None}
+    limits |= dict.fromkeys(("input_ids", "labels"), space.size if space is not None else places)
+    for name, limit in limits.items():
+        column = getattr(m, name)
+        if not (isinstance(column, np.ndarray) and column.dtype.kind in "iu" and column.ndim == 1):
+            return f"{name} that are not int64 (n,)"
+        if limit is not None and len(column) and not 0 <= column.min() <= column.max() < limit:
+            return f"{name} from {column.min()} to {column.max()}, outside [0, {limit})"
+    if places is not None and np.intersect1d(m.input_pos, m.target_pos).size:
+        return "tokens that are both input and target"
+    return ""

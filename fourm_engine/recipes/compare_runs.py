@@ -58,9 +58,9 @@ class Comparison:
 
 def compare_runs(folders: Sequence[Path]) -> Comparison:
     """Compare the runs in `folders`. Raises ValueError for fewer than two, and for a folder without a run."""
-    if len(folders) < 2:
-        raise ValueError("name at least two runs to compare: fourm runs compare RUN RUN")
     runs = [open_run(folder) for folder in folders]
+    if len(runs) < 2:
+        raise ValueError("name at least two runs to compare: fourm runs compare RUN RUN")
     each = [settings_of(run) for run in runs]
     settings = differing(each)
     machines = differing([{name: run.facts[name] for name in MACHINE if name in run.facts} for run in runs])

@@ -28,6 +28,7 @@ from fourm_engine.recipes.drawing_samples import Drawing
 from fourm_engine.recipes.train import open_samples
 from fourm_engine.tokenizers.store import load_fitted
 from fourm_plugins.counting import counted
+from fourm_plugins.encoding import encode
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import Grid
 from fourm_plugins.suggest import nearest_few
@@ -201,7 +202,7 @@ def _unmasked(
             decoded = None
             if modality in tokenizers and not reason:
                 array = data.array(sample, modality, view_of(one.modalities[modality].spec, crops, view))
-                ids = tokenizers[modality].encode([array])[0]
+                ids = encode(tokenizers[modality], [array])[0]
                 decoded = _decoded(modalities[modality], tokenizers[modality], ids)
             rows.append(ShownModality(modality, file=file, crop=crop, seen=picture, decoded=decoded, remark=reason))
         crops = _used(crops, modalities, has)

@@ -21,7 +21,7 @@ from fourm_engine.generate.masks import region_tokens
 from fourm_engine.generate.regions import Regions
 from fourm_engine.recipes.sample_inputs import SampleInputs
 from fourm_engine.storage.errors import StoreError
-from fourm_plugins.arrays import check_array
+from fourm_plugins.arrays import check_array, failed
 from fourm_plugins.errors import SampleError, one_line
 from fourm_plugins.inputs import read_file
 from fourm_plugins.modality import Modality
@@ -96,7 +96,7 @@ class Reader:
         except StoreError:  # which names what is read
             raise
         except Exception as error:
-            raise RuntimeError(f"{self.inputs.where(name)}: plugin of {key} failed: {error!r}") from error
+            raise failed(self.shown_as[key], error, self.inputs.where(name)) from error
 
     def _marked(self, key: str, value: Any, view: View) -> list[tuple[float, np.ndarray]]:
         spec = self.shown_as[key].spec

@@ -17,7 +17,7 @@ from fourm_engine.evaluate.metrics_file import LARGEST, Line, read_lines
 from fourm_engine.evaluate.metrics_file import NAME as METRICS
 from fourm_engine.lock import process_lives
 from fourm_engine.train import record
-from fourm_engine.yaml_config import ConfigError, read_yaml
+from fourm_engine.yaml_config import ConfigError, not_a_run, read_yaml
 from fourm_plugins.hub import check_there
 
 #: `fourm_engine.recipes.config.CONFIG`, whose module imports torch; and a file that only finished runs have.
@@ -133,7 +133,7 @@ def open_run(folder: Path) -> KnownRun:
     """The run in `folder`. Raises ValueError for a folder without a run."""
     if not folder.is_dir():
         check_there(folder)
-        raise ValueError(f"{folder}: is a file; name the folder of a run")
+        raise ValueError(not_a_run(folder))
     if not is_run(folder):
         inside = [str(path) for path in sorted(folder.iterdir()) if path.is_dir() and is_run(path)]
         remedy = f"; did you mean {' or '.join(inside[:3])}?" if inside else ""

@@ -11,7 +11,7 @@ from fourm_engine.data.tokens.stale import check_fresh
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.storage.url import absolute
 from fourm_plugins.modality import Modality
-from fourm_plugins.suggest import nearest
+from fourm_plugins.suggest import nearest_path
 from fourm_plugins.tokenizer import Tokenizer
 
 
@@ -24,7 +24,8 @@ def check_tokens_there(config: RunConfig, modalities: Mapping[str, Modality]) ->
             continue
         if absolute(tokens) != absolute(config.run / "tokens"):
             key = "data.tokens" if one.entry is None else f"{one.key}.tokens"
-            near = _nearest(tokens)
+            near = nearest_path(tokens)
+            near = near if near is not None and near.is_dir() and len(near.parts) == len(tokens.parts) else None
             raise ValueError(
                 f"{key}: {tokens} is not there; "
                 + (f"did you mean {near}? If not, " if near else "")
@@ -40,15 +41,3 @@ def check_tokens_fresh(
     parts += [(config.data, "val", modalities)] * (config.data.val is not None)
     named = [(data, data.tokens / part, chosen) for data, part, chosen in parts if data.tokens is not None]
     check_fresh([(data.at(folder), chosen) for data, folder, chosen in named], tokenizers)
-
-
-def _nearest(folder: Path) -> Path | None:
-    """An existing folder like this one but for the first part of its path that does not exist."""
-    there = next((parent for parent in folder.absolute().parents if parent.is_dir()), None)
-    if there is None:
-        return None
-    name, *below = folder.absolute().relative_to(there).parts
-    near = nearest(name, (path.name for path in there.iterdir() if path.is_dir()))
-    at = len(folder.parts) - 1 - len(below)
-    meant = None if near is None else Path(*folder.parts[:at], near, *below)
-    return meant if meant is not None and meant.is_dir() else None

@@ -32,6 +32,7 @@ from fourm_engine.transfer.network import TaskNetwork, head_spec, make_head
 from fourm_engine.transfer.objective import Objective
 from fourm_engine.vocabulary import Vocabulary
 from fourm_engine.weights import opened
+from fourm_engine.yaml_config import not_a_run
 from fourm_plugins.hub import check_there
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
@@ -141,6 +142,8 @@ def locate(path: Path) -> Path:
         if (candidate / exported.CONFIG).is_file() and (candidate / exported.WEIGHTS).is_file():
             return candidate
     check_there(path)
+    if path.is_file():
+        raise ValueError(not_a_run(path))
     raise ValueError(
         f"{path}: neither it nor {HEAD}/ in it holds a trained task; `fourm finetune` makes one, in <run>/{HEAD}"
     )

@@ -13,6 +13,7 @@ from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.views import ViewDrawer, view_of
 from fourm_plugins import SampleError, View
 from fourm_plugins.arrays import check_array
+from fourm_plugins.discovery import PluginError
 from tests.fakes import fake_modalities, sample_names, to_npy, write_data
 
 MODALITIES = fake_modalities()
@@ -161,7 +162,7 @@ def test_a_fault_of_the_plugin_is_never_skipped_and_names_the_file(tmp_path, mon
     write_data(tmp_path, MODALITIES, sample_names(1))
     data = AlignedData(tmp_path, MODALITIES)
     monkeypatch.setattr(type(MODALITIES["b"]), "read", lambda self, files: 1 / 0)
-    with pytest.raises(RuntimeError, match=r"b/0000\.npy: plugin of b failed: ZeroDivisionError"):
+    with pytest.raises(PluginError, match=r"b/0000\.npy: the plugin of b \(.*\) failed with ZeroDivisionError"):
         data.value("0000", "b")
 
 

@@ -198,7 +198,7 @@ def test_what_cannot_be_meant_is_refused_in_one_sentence(name, given, reason):
 
 def test_a_file_that_is_not_there_is_told_beside_the_one_that_may_be_meant(tmp_path):
     (tmp_path / "kitchen.png").touch()
-    for typed, end in (("kitchn.png", rf" \(there is {tmp_path}/kitchen\.png\)"), ("garden.png", "")):
+    for typed, end in (("kitchn.png", rf"; did you mean {tmp_path}/kitchen\.png\?"), ("garden.png", "")):
         with pytest.raises(SampleError, match=rf"no such file: {tmp_path / typed}{end}$"):
             modality("rgb").value(tmp_path / typed)
 

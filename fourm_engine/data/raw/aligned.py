@@ -28,7 +28,7 @@ from fourm_engine.data.raw.root import Root, data_root
 from fourm_engine.data.splits import Split, match_split
 from fourm_engine.modalities import host_of
 from fourm_engine.storage.errors import StoreError
-from fourm_plugins.arrays import check_array
+from fourm_plugins.arrays import check_array, checked_value, failed
 from fourm_plugins.counting import counted
 from fourm_plugins.errors import SampleError, one_line
 from fourm_plugins.manager import PluginError
@@ -154,7 +154,7 @@ class AlignedData(Presence):
         """The value as read, neither cropped nor resized, of `files` where they are read already. Raises BadFile."""
         files = self.files(name, modality) if files is None else files
         with self._blame(name, modality), reading(lambda: self.where(name, modality)):
-            return self.modalities[modality].read(files)
+            return checked_value(self.modalities[modality].read(files))
 
     def augment(self, name: str, modality: str, value: Any, view: View) -> Any:
         """A value as read, through a view, at the modality's size. Raises BadFile, also where the value's shape is
@@ -231,7 +231,7 @@ class AlignedData(Presence):
 
 
 class _Blame:
-    """Names the file in what a plugin raises in the block: BadFile for SampleError, and RuntimeError, which is never
+    """Names the file in what a plugin raises in the block: BadFile for SampleError, and PluginError, which is never
     skipped, for anything else, a fault of the plugin. A class, since it is entered several times for each file."""
 
     __slots__ = "data", "modality", "name"
@@ -251,7 +251,7 @@ class _Blame:
             raise BadFile(self.data.where(self.name, self.modality), self.modality, reason) from error
         if isinstance(error, Exception) and not isinstance(error, (StoreError, PluginError)):  # which name what is read
             where = self.data.where(self.name, self.modality)
-            raise RuntimeError(f"{where}: plugin of {self.modality} failed: {error!r}") from error
+            raise failed(self.data.modalities[self.modality], error, where) from error
 
 
 def _wanted(specs: Iterable[ModalitySpec]) -> str:

@@ -15,6 +15,7 @@ from fourm_engine.data.store import Store
 from fourm_engine.data.tokens.recorded_views import RecordedViews
 from fourm_engine.data.views import FRESH_VIEWS, DrawnViews, view_of
 from fourm_engine.masking.pack import patchify
+from fourm_plugins.encoding import encode
 from fourm_plugins.tokenizer import Tokenizer
 
 
@@ -63,7 +64,7 @@ class RawStore(Store):
             return patchify(array, spec)
         if modality not in self.tokenizers:
             raise ValueError(f"no tokens nor tokenizer of {modality}; run `fourm tokenizer fit`, then `fourm tokenize`")
-        return self.tokenizers[modality].encode([array])[0]
+        return encode(self.tokenizers[modality], [array])[0]
 
     def _augmented(self, name: str, modality: str, view: int) -> Any:
         key = (modality, name, view)

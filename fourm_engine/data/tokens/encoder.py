@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fourm_plugins.encoding import encode
 from fourm_plugins.tokenizer import Tokenizer
 
 #: Arrays that a tokenizer gets at a time.
@@ -33,7 +34,7 @@ class Encoder:
 
     def _encode(self) -> None:
         batch, self._waiting = self._waiting[:ENCODE_BATCH], self._waiting[ENCODE_BATCH:]
-        for (name, view, _), ids in zip(batch, self.tokenizer.encode([array for *_, array in batch]), strict=True):
+        for (name, view, _), ids in zip(batch, encode(self.tokenizer, [array for *_, array in batch]), strict=True):
             self._rows[name][view] = ids
 
     def finish(self) -> dict[str, list[np.ndarray]]:

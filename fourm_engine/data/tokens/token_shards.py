@@ -47,6 +47,10 @@ class Made:
     view: int
 
 
+#: Digits of a fingerprint that are told.
+_SHOWN = 20
+
+
 @dataclass(frozen=True)
 class Making:
     """How the tokens of a shard were made: equal for all shards of a modality that is in order."""
@@ -93,8 +97,9 @@ class Making:
                 raise damaged(path, error) from None
             check_identity(identity, modality, where=str(path), remedy=remedy)
         if tokenizer is not None and self.fingerprint != tokenizer.fingerprint:
-            what = f"made by tokenizer {self.fingerprint}, but the tokenizer of {modality.name} is"
-            raise ValueError(f"{path}: {what} {tokenizer.fingerprint}; {remedy}, or use the tokenizer it was made by")
+            was, now = self.fingerprint[:_SHOWN], tokenizer.fingerprint[:_SHOWN]
+            what = f"made by tokenizer {was}, but the tokenizer of {modality.name} is {now}"
+            raise ValueError(f"{path}: {what}; {remedy}, or use the tokenizer it was made by")
 
 
 class TokenShard:
