@@ -145,8 +145,8 @@ class ModalitySpec(Frozen):
     source: str = Field(pattern=SOURCE_PATTERN)
     #: File extensions that `read` takes, lower case, without the dot.
     extensions: tuple[str, ...] = Field(min_length=1)
-    #: Modalities of one group share the crop and flip of a sample; with None it is always
-    #: seen whole, and never flipped.
+    #: Modalities of one group share the crop and flip of a sample; one without a group is always seen whole, and never
+    #: flipped.
     alignment: str | None = "image"
     #: True if a probability-weighted mean of codes is a better answer than the likeliest code (depth, colours); False
     #: if codes must not be mixed (classes).

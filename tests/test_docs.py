@@ -152,7 +152,7 @@ def test_every_command_of_the_pages_exists_with_its_options(page, words):
 BENCHMARKS = [
     (page.relative_to(ROOT).as_posix(), *found)
     for page in PAGES
-    for found in re.findall(r"-m benchmarks\.([a-z_]+)([^`|#\n]*)", page.read_text())
+    for found in re.findall(r"-m benchmarks\.([a-z_]+)([^`|#\n]*)", page.read_text().replace("\\\n", " "))
 ]
 
 

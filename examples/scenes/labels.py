@@ -68,11 +68,11 @@ def labels(split: Path) -> dict[str, dict[str, str]]:
     """{"kinds", "counts", "orders"} -> {sample: label}."""
     kinds, counts, orders = dict[str, str](), dict[str, str](), dict[str, str]()
     modalities = (files(split / modality) for modality in ("boxes", "depth", "semseg"))
-    for (name, boxes), (_, depth), (_, classes) in zip(*modalities, strict=True):
-        if found := json.loads(boxes):
-            kinds[name], counts[name] = kind(found), str(len(found))
+    for (name, written), (_, depth), (_, classes) in zip(*modalities, strict=True):
+        if boxes := json.loads(written):
+            kinds[name], counts[name] = kind(boxes), str(len(boxes))
             metres = np.asarray(Image.open(io.BytesIO(depth)), np.float32) / 1000
-            if order := nearer(found, metres, np.asarray(Image.open(io.BytesIO(classes)))):
+            if order := nearer(boxes, metres, np.asarray(Image.open(io.BytesIO(classes)))):
                 orders[name] = order
     return {"kinds": kinds, "counts": counts, "orders": orders}
 

@@ -26,7 +26,7 @@ class Table:
     """Rows of cells, shown verbatim but for characters that do not print."""
 
     def __init__(self, *columns: str, title: str | None = None) -> None:
-        self.columns, self.title = tuple(map(printable, columns)), title
+        self.columns, self.title = tuple(map(printable, columns)), printable(title or "")
         self.rows: list[tuple[str, ...]] = []
 
     def add_row(self, *cells: str) -> None:
@@ -47,7 +47,7 @@ def show(tables: Iterable[Table], notes: Iterable[str] = (), *, width: int = 160
     from rich.console import Console
 
     width = shutil.get_terminal_size((width, 24)).columns
-    out = Console(width=width, highlight=False)
+    out = Console(width=width, highlight=False, emoji=False)
     for table in tables:
         if table.title:
             out.print(table.title, style="bold", markup=False, soft_wrap=True)

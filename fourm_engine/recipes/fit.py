@@ -55,7 +55,7 @@ class FitReport:
             lines.append(f"tokenizer {self.space}: {counted(count, 'file')} of {name} left out, see above")
         for name, scores in self.scores.items():
             shown = ", ".join(f"{metric} {value:.4g}" for metric, value in scores.items())
-            lines.append(f"tokenizer {self.space}, {name}: {shown or 'no held-out samples'} ({took})")
+            lines.append(f"tokenizer {self.space}, {name}: {shown or 'no held-out scores'} ({took})")
         return lines
 
 

@@ -103,8 +103,8 @@ def choose_split(surveyed: Survey) -> Chosen:
 
 
 def held_out_share(names: frozenset[str]) -> float:
-    """The fraction with fewest digits, nearest to a tenth, that holds out a tenth of the names by `drawn`, of a hundred
-    or more up to a tenth of that more or less; at least one and at most 1,000."""
+    """The fraction with fewest digits, nearest to a tenth, that holds out a tenth of the names by `drawn`, at least one
+    and at most 1,000. Of a hundred names or more, their number may be a tenth larger or smaller for a shorter one."""
     wanted = max(1, min(MOST_HELD_OUT, round(HELD_OUT * len(names))))
     numbers, most = sorted(map(drawn, names)), min(wanted + wanted // 10, MOST_HELD_OUT, len(names) - 1)
     low, high = numbers[wanted - wanted // 10 - 1], numbers[most]  # more than the first, up to the second

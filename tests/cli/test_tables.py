@@ -68,3 +68,8 @@ def test_a_path_that_is_wider_than_the_terminal_breaks_between_its_parts(capsys,
 def test_wide_characters_count_twice(capsys, monkeypatch):
     lines = shown(capsys, monkeypatch, 80, table(("class", "share"), [("深度", "1%"), ("abcd", "2%")]))
     assert lines[2:4] == ["深度   1%", "abcd   2%"]
+
+
+def test_titles_heads_and_cells_are_shown_verbatim_but_for_what_does_not_print(capsys, monkeypatch):
+    lines = shown(capsys, monkeypatch, 80, table(("a:key:b", "[red]c"), [(":key:", "[red]d")], title="[bold] :key:\x07"))
+    assert lines == ["[bold] :key:?", "a:key:b  [red]c", "─" * 15, ":key:    [red]d", ""]

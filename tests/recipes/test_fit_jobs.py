@@ -11,7 +11,7 @@ import time
 import pytest
 
 from fourm_engine.recipes import fit as fit_jobs
-from fourm_engine.recipes.fit import fit_in_processes, least_busy, visible_gpus
+from fourm_engine.recipes.fit import FitReport, fit_in_processes, least_busy, visible_gpus
 
 
 @pytest.fixture
@@ -76,3 +76,11 @@ def test_each_job_sees_one_gpu_and_those_on_the_cpu_what_was_visible(tmp_path, p
     fit_in_processes(tmp_path, [], ["a", "b", "c", "d"], 3, on_gpu={"a", "b", "c"})
     assert [(tmp_path / space).read_text().strip() for space in "abcd"] == ["3", "5", "3", "3,5"]
     assert "tokenizer b: on GPU 5" in capfd.readouterr().out
+
+
+def test_a_modality_without_metrics_is_not_said_to_have_no_samples():
+    report = FitReport("space", True, 3.0, [], {}, {"a": {"mse": 0.5}, "b": {}})
+    assert report.lines() == [
+        "tokenizer space, a: mse 0.5 (fitted in 3 s)",
+        "tokenizer space, b: no held-out scores (fitted in 3 s)",
+    ]
