@@ -297,7 +297,7 @@ def test_tokens_that_do_not_fit_the_spec_are_an_error(root):
         def encode(self, arrays):
             return [ids[1:] for ids in super().encode(arrays)]
 
-    for kind, message in ((Wrong, "outside its space of 16"), (Short, "15 tokens, not the 16")):
+    for kind, message in ((Wrong, "outside its space of 16"), (Short, "15 ids a sample, not 16")):
         with pytest.raises(ValueError, match=message):
             run(root, tokenizers={**TOKENIZERS, "a": kind([MODALITIES["a"].spec])})
 
