@@ -71,5 +71,7 @@ def test_wide_characters_count_twice(capsys, monkeypatch):
 
 
 def test_titles_heads_and_cells_are_shown_verbatim_but_for_what_does_not_print(capsys, monkeypatch):
-    lines = shown(capsys, monkeypatch, 80, table(("a:key:b", "[red]c"), [(":key:", "[red]d")], title="[bold] :key:\x07"))
+    lines = shown(
+        capsys, monkeypatch, 80, table(("a:key:b", "[red]c"), [(":key:", "[red]d")], title="[bold] :key:\x07")
+    )
     assert lines == ["[bold] :key:?", "a:key:b  [red]c", "─" * 15, ":key:    [red]d", ""]
