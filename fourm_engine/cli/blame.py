@@ -10,7 +10,8 @@ from fourm_plugins.errors import one_line
 
 
 def fault(error: BaseException) -> str | None:
-    """The line for an error that a plugin's code raised, or what it called; None for an error of the engine's own."""
+    """The line for an error that a plugin's code raised, or a library that it called; None for one of the engine's own,
+    even if a plugin called it."""
     if (where := _raised_in(error)) is None:
         return None
     plugin, place = where
@@ -34,6 +35,8 @@ def _raised_in(error: BaseException, *, last: bool = False) -> tuple[Plugin, str
     frames = list(traceback.walk_tb(error.__traceback__))
     for frame, line in reversed(frames[-1:] if last else frames):
         package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if package == "fourm_engine":
+            return None
         if package in owners:
             return owners[package], f"{Path(frame.f_code.co_filename).name}:{line}"
     return None

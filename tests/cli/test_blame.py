@@ -15,6 +15,8 @@ def wrong(error):
     raise error
 def deep(error):
     return (lambda: exec("raise error", {"error": error, "__name__": "numpy.core"}))()
+def engine(error):
+    exec("raise error", {"error": error, "__name__": "fourm_engine.model"})
 """
 
 
@@ -47,6 +49,12 @@ def test_words_that_only_a_plugin_said_name_it(plugin, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main()
     assert capsys.readouterr().err == "fourm: error: too warm (said by fourm-depth 0.1.0, wrong.py:3)\n"
+
+
+def test_an_error_of_the_engine_that_a_plugin_called_is_not_blamed_on_the_plugin(plugin, monkeypatch):
+    monkeypatch.setattr(app, "app", lambda: plugin.engine(KeyError("x")))
+    with pytest.raises(KeyError):
+        main()
 
 
 def test_an_error_of_the_engine_shows_its_traceback(monkeypatch):
