@@ -24,7 +24,8 @@ def source(error: BaseException) -> str:
     if isinstance(error, PluginError) or (where := _raised_in(error, last=True)) is None:
         return ""
     plugin, place = where
-    return "" if plugin.distribution in str(error) else f" (said by {plugin.distribution} {plugin.version}, {place})"
+    known = plugin.kind == "command" or plugin.distribution in str(error)  # who calls a command knows whose it is
+    return "" if known else f" (said by {plugin.distribution} {plugin.version}, {place})"
 
 
 def _raised_in(error: BaseException, *, last: bool = False) -> tuple[Plugin, str] | None:
