@@ -22,7 +22,7 @@ from fourm_engine.masking.span import SpanMasker, mask_sequences
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.discovery import PluginError
 from fourm_plugins.errors import one_line
-from fourm_plugins.masker import Masked, Masker, Specials
+from fourm_plugins.masker import MASK, Masked, Masker, Specials
 
 _REMEDY = "repair or upgrade its package, or choose another masker"
 
@@ -105,18 +105,22 @@ def _wrong(m: Any, masker: Masker, inputs: int, targets: int) -> str:
     """What is wrong with what a plugin's masker gives for these budgets; "" if nothing is."""
     if not isinstance(m, Masked):
         return f"{type(m).__name__}, not a fourm_plugins.masker.Masked"
-    if len(m.input_ids) > inputs or len(m.labels) > targets:
-        return f"{len(m.input_ids)} inputs and {len(m.labels)} targets for budgets {inputs} and {targets}"
     spec, space = masker.spec, masker.spec.token_space
     places = spec.layout.num_tokens if spec.layout.kind != "sequence" else None
-    limits = {"input_pos": places, "target_pos": places, "target_order": None}
-    limits |= dict.fromkeys(("input_ids", "labels"), space.size if space is not None else places)
+    size = space.size if space is not None else places
+    limits = {"input_ids": size, "input_pos": places}
+    limits |= {"labels": size, "target_ids": size, "target_pos": places, "target_order": None}
     for name, limit in limits.items():
-        column = getattr(m, name)
+        column, least = getattr(m, name), MASK if name == "target_ids" else 0
         if not (isinstance(column, np.ndarray) and column.dtype.kind in "iu" and column.ndim == 1):
             return f"{name} that are not int64 (n,)"
-        if limit is not None and len(column) and not 0 <= column.min() <= column.max() < limit:
-            return f"{name} from {column.min()} to {column.max()}, outside [0, {limit})"
+        wanted = m.input_ids if name.startswith("input") else m.labels
+        if len(column) != len(wanted):
+            return f"{len(column)} {name} for {len(wanted)} {'inputs' if wanted is m.input_ids else 'targets'}"
+        if limit is not None and len(column) and not least <= column.min() <= column.max() < limit:
+            return f"{name} from {column.min()} to {column.max()}, outside [{least}, {limit})"
+    if len(m.input_ids) > inputs or len(m.labels) > targets:
+        return f"{len(m.input_ids)} inputs and {len(m.labels)} targets for budgets {inputs} and {targets}"
     if places is not None and np.intersect1d(m.input_pos, m.target_pos).size:
         return "tokens that are both input and target"
     return ""

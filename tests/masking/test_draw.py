@@ -83,6 +83,32 @@ def test_a_masker_of_a_plugin_is_called_for_each_sample_with_its_generator():
     assert seen == [(16, d.inputs.get("b", 0), d.targets.get("b", 0), d.keep["b"], s.rng) for s, d in drawn]
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"input_pos": [0]}, "1 input_pos for 2 inputs"),
+        ({"target_order": []}, "0 target_order for 1 target"),
+        ({"target_ids": [-2]}, r"target_ids from -2 to -2, outside \[-1, 5\)"),
+        ({"target_ids": None}, "target_ids that are not int64"),
+        ({"labels": [5]}, r"labels from 5 to 5, outside \[0, 5\)"),
+        ({"target_pos": [1]}, "tokens that are both input and target"),
+    ],
+)
+def test_tokens_of_a_masker_that_do_not_fit_one_another_are_named(fields, said):
+    right = {"input_ids": [3, 3], "input_pos": [0, 1], "target_ids": [-1], "target_pos": [2], "target_order": [0]}
+    columns = {name: np.array(column, np.int64) for name, column in (right | {"labels": [3]}).items()}
+    changed = {name: column if column is None else np.array(column, np.int64) for name, column in fields.items()}
+
+    class Misfit(GridMasker):
+        def mask(self, ids, **_):
+            return Masked(**columns | changed)
+
+    drawn = Drawn("it", {"b": 2}, {"b": 1}, {"b": "all"})
+    sample = Unmasked(samples(0, 1)[0].contents, drawn, np.random.default_rng(0))
+    with pytest.raises(ValueError, match=f"masker Misfit of b gave {said}.*; repair or upgrade its package"):
+        BatchMasker({"b": Misfit(MODALITIES["b"].spec)}, VOCABULARY)([sample])
+
+
 def test_a_masker_that_exceeds_its_budgets_is_named():
     class Greedy(GridMasker):
         def mask(self, ids, *, input_budget, target_budget, keep, rng):
