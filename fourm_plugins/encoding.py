@@ -17,13 +17,15 @@ from fourm_plugins.tokenizer import Tokenizer
 
 def encode(tokenizer: Tokenizer, arrays: Sequence[Any]) -> list[np.ndarray]:
     """`tokenizer.encode(arrays)`: int64 (tokens,) of each. Raises PluginError, which names the tokenizer, for whatever
-    it raises but SampleError, and for ids of another number, shape, dtype or range."""
+    a plugin's raises but SampleError, and for ids of another number, shape, dtype or range."""
     try:
         ids = tokenizer.encode(arrays)
     except (SampleError, MemoryError, PluginError):
         raise
     except Exception as error:
         if isinstance(error, RuntimeError) and "memory" in str(error):  # of a device, for which there is another remedy
+            raise
+        if type(tokenizer).__module__.startswith("fourm_engine."):  # a bug, whose traceback is wanted
             raise
         said = f"{_named(tokenizer)} failed to encode with {type(error).__name__}: {one_line(error)}; {_REMEDY}"
         raise PluginError(f"{said}\n{traceback.format_exc()}") from error

@@ -48,6 +48,12 @@ def test_wrong_ids_name_the_tokenizer_and_what_to_do(gives, says):
     assert "; repair or upgrade its package" in str(caught.value)
 
 
+def test_a_fault_of_the_engines_own_tokenizer_is_no_plugins():
+    own = type("Own", (Wrong,), {"__module__": "fourm_engine.tokenizers.own"})
+    with pytest.raises(ZeroDivisionError):
+        encode(own(ZeroDivisionError("by zero")), [None])
+
+
 def test_right_ids_pass():
     ids = [np.zeros(TOKENS, np.int64)]
     assert encode(Wrong(ids), [None]) is ids
