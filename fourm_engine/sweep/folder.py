@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from fourm_engine.files import write_atomically, writing
+from fourm_engine.files import remove_leftovers, write_atomically, writing
 from fourm_engine.lock import Busy, at_work, now, one_at_a_time
 from fourm_engine.recipes.runs import flat, is_run
 from fourm_engine.recipes.tell import Tell
@@ -128,6 +128,7 @@ class SweepFolder:
     def write(self, trial: Trial) -> Path:
         """Write what a trial does, as the config to start it with."""
         path = self.config(trial)
+        remove_leftovers(path.parent, lambda name: name == path.name, deep=False)
         write_atomically(path, yaml.safe_dump(trial.content, sort_keys=False, allow_unicode=True))
         return path
 

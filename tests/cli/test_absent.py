@@ -67,7 +67,7 @@ def trained(tmp_path):
 CONFIG_WANTED = [("train",), ("tokenize",), ("tokenizer", "fit"), ("tokenizer", "eval"), ("finetune",), ("sweep",)]
 RUN_WANTED = [
     ("generate", "NAME", "--target", "a", "--out", "out"),
-    ("edit", "NAME", "--input", "a=b", "--out", "out"),
+    ("edit", "NAME", "--input", "a=b", "--change", "c=d", "--out", "out"),
     ("evaluate", "NAME"),
     ("extend", "NAME", "--add", "a"),
     ("embed", "NAME", "photos", "--input", "a", "--out", "out"),

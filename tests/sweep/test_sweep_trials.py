@@ -30,6 +30,18 @@ def test_trials_are_averaged_over_seeds_ordered_and_written_down(sweeps, tmp_pat
     assert facts["trials"][0]["parameters"] == 16_000
 
 
+def test_what_a_killed_sweep_left_beside_a_trial_is_removed(sweeps, tmp_path):
+    path = sweeps.file(grid={"train.lr": [0.1]})
+    sweep(path, tell=silent)
+    (config,) = (tmp_path / "out").glob("*=*.yaml")
+    folder, left = config.with_suffix("") / "outcome.json", config.with_name(f".{config.name}.999999999-1.part")
+    folder.unlink()
+    left.touch()
+    sweep(path, tell=silent)
+    assert folder.exists()
+    assert not left.exists()
+
+
 def test_the_best_config_is_one_that_trains_with_its_settings(sweeps, tmp_path):
     sweep(
         sweeps.file(grid={"train.lr": [0.3, 0.1]}, settings={"train.batch_size": 4}, budget={"steps": 7}), tell=silent
