@@ -33,12 +33,12 @@ def test_trials_are_averaged_over_seeds_ordered_and_written_down(sweeps, tmp_pat
 def test_what_a_killed_sweep_left_beside_a_trial_is_removed(sweeps, tmp_path):
     path = sweeps.file(grid={"train.lr": [0.1]})
     sweep(path, tell=silent)
-    (config,) = (tmp_path / "out").glob("*=*.yaml")
-    folder, left = config.with_suffix("") / "outcome.json", config.with_name(f".{config.name}.999999999-1.part")
-    folder.unlink()
+    (outcome,) = (tmp_path / "out").rglob("outcome.json")
+    left = outcome.parent.with_name(f".{outcome.parent.name}.yaml.999999999-1.part")
+    outcome.unlink()
     left.touch()
     sweep(path, tell=silent)
-    assert folder.exists()
+    assert outcome.exists()
     assert not left.exists()
 
 
