@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig, TrainingSet
+from fourm_engine.data.raw.names import say
+from fourm_engine.data.splits import unused_lists
 from fourm_engine.modalities import Modalities
 from fourm_plugins.modality import Modality
 
@@ -50,6 +52,13 @@ def data_sets(config: DataConfig, modalities: Mapping[str, Modality]) -> list[Da
             taken = {name: modality for name, modality in modalities.items() if name in chosen}
         sets.append(DataSet(f"data.train.{index}", config.of(entry), _moved(taken, entry.sources, index), entry))
     return sets
+
+
+def say_unused_lists(sets: Iterable[DataSet]) -> None:
+    """Warn, once a process, of each `splits.json` that lies beside training data and is not used."""
+    for one in sets:
+        if (unused := unused_lists(one.config, one.key)) is not None:
+            say("; ".join(unused))
 
 
 def _moved(modalities: Mapping[str, Modality], sources: Mapping[str, str], index: int) -> Mapping[str, Modality]:

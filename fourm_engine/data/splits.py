@@ -24,7 +24,7 @@ from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.names import plain, say, shown
 from fourm_engine.data.raw.pairing import difference
 from fourm_engine.data.raw.pipes import open_root
-from fourm_engine.data.raw.root import Root
+from fourm_engine.data.raw.root import Root, is_pattern
 from fourm_engine.storage.location import Readable, content_of
 from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
@@ -66,6 +66,23 @@ def read_split(path: Readable, split: str) -> frozenset[str]:
         if not isinstance(name, str):
             raise ValueError(f"{path}: split {split!r}: entry {index} is {name!r:.40}, not a name; write names")
     return frozenset(map(plain, chosen))
+
+
+def unused_lists(config: DataConfig, key: str) -> tuple[str, str] | None:
+    """Of the one training set of `config`, which the setting `key` names: that its folder has a `splits.json` that no
+    setting uses, and what to do; None where that is not so."""
+    root = config.folder
+    if not isinstance(root, Path) or (config.train_split, config.val_split) != (None, None):
+        return None
+    path = (root.parent if is_pattern(root) and not root.is_dir() else root) / SPLITS
+    if not path.is_file():
+        return None
+    if config.held_out is not None:
+        same = "data.val to the folder of data.train, data.train_split and data.val_split to lists of it"
+        return f"{shown(path)} is not used: data.held_out is set", f"to use it, set {same}, and remove data.held_out"
+    field = "data.train_split" if key == "data.train" else f"{key}.split"
+    others = "" if config.val is not None or key != "data.train" else "; to hold some out, data.val and data.val_split"
+    return f"{shown(path)} is not used: {field} is not set", f"to use it, set {field} to one of its lists{others}"
 
 
 def samples_of(listed: Collection[str], names: Collection[str]) -> dict[str, str]:

@@ -18,14 +18,15 @@ from fourm_engine.data.checks.tokens import Files, TokenCheck
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.documents import documented
 from fourm_engine.data.raw.elsewhere import Elsewhere
+from fourm_engine.data.raw.names import shown
 from fourm_engine.data.raw.present import with_data
 from fourm_engine.data.raw.root import DataRoot, data_root
 from fourm_engine.data.sets import data_sets
-from fourm_engine.data.splits import SPLITS, Split, read_split
+from fourm_engine.data.splits import SPLITS, Split, read_split, unused_lists
 from fourm_engine.data.tokens.indexing import has_tokens
 from fourm_engine.data.views import ViewDrawer
 from fourm_engine.modalities import Modalities, ModalitiesConfig, load_manager, load_modalities
-from fourm_engine.recipes.config import RunConfig
+from fourm_engine.recipes.config import RunConfig, load_config
 from fourm_engine.recipes.tell import Progress, Tell, say
 from fourm_engine.storage.location import Location
 from fourm_engine.storage.url import Url, scheme_of
@@ -60,10 +61,12 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
     data = config.data
     manager = load_manager(config.modalities)
     modalities = config.load_modalities(manager)
-    wanted, tokens, all_held_out = [], [], False
+    wanted, tokens, unused_splits, all_held_out = [], [], list[Finding](), False
     for key, one, training, readers in _sets(data, modalities):
         name = key.removeprefix("data.")
         split = Split.from_config(one, training=training, host=manager)
+        if training and (unused := unused_lists(one, key)) is not None:
+            unused_splits.append(Finding("settings", "note", *unused, part=name))
         all_held_out |= training and split.held_out is None
         if isinstance(split.root, Location) or isinstance(one.tokens, Url):
             raise ValueError(f"{key}: {split.root or one.tokens} is remote; check a local copy, which reads every file")
@@ -84,6 +87,7 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
     check = DataCheck([], modalities, seed=read.seed)
     if wanted:
         check = read.check(wanted, modalities, tell, max_bytes=data.max_file_mb << 20, tokenizers=texts)
+    check.findings += unused_splits
     fitted = any((config.tokenizers.folder / space).exists() for space in spaces)
     for space, reason in unusable.items() if fitted or any(has_tokens(folder) for _, folder in tokens) else ():
         names = ", ".join(spec.name for spec in spaces[space])
@@ -116,10 +120,31 @@ def check_folder(
     manager = load_manager(settings)
     there = DataRoot(Elsewhere(str(folder), manager), None) if scheme_of(folder) else data_root(folder)
     findings = list[Finding]()
-    modalities = _installed(settings, manager, there, findings)
+    config = _config_of(there.folder) if isinstance(there.folder, Path) else None
+    instead = f"check {shown(config)} instead, which says what reads each folder" if config else ""
+    try:
+        modalities = _installed(settings, manager, there, findings)
+    except ValueError as error:
+        raise ValueError(f"{error}; {instead}" if instead else str(error)) from None
     check = read.check(_parts(there, findings), modalities, tell)
     check.findings += findings
+    if instead:  # of folders that no modality reads, the only names that are listed as extra
+        extra = [one.kind == "extra" and one.listed.count > 0 for one in check.findings]
+        check.findings = [replace(one, remedy=instead) if e else one for e, one in zip(extra, check.findings)]
     return check
+
+
+def _config_of(folder: Path) -> Path | None:
+    """A config called as `fourm init` calls it, in the working directory or beside `folder`, that trains on it."""
+    name = f"{folder.resolve().name}.yaml"
+    for path in (Path(name), folder.parent / name):
+        try:
+            train = load_config(path, needed=()).data.train if path.is_file() else None
+        except ValueError:  # another document
+            continue
+        if isinstance(train, Path) and train.resolve() == folder.resolve():
+            return path
+    return None
 
 
 def settings_of(overrides: Sequence[str]) -> ModalitiesConfig:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fourm_engine.data.raw.aligned import AlignedData
-from fourm_engine.data.sets import data_sets
+from fourm_engine.data.sets import data_sets, say_unused_lists
 from fourm_engine.data.views import DrawnViews, ViewDrawer
 from fourm_engine.device import rank_and_world, usable_cores
 from fourm_engine.fit.fitting import base_first, check_settings, fit_tokenizer
@@ -131,8 +131,9 @@ class RawData:
         """Raises ValueError where no data is named."""
         if config.data.train is None:
             raise ValueError("data.train is not set: name the folder of the training data")
-        train = []
-        for one in data_sets(config.data, modalities):
+        train, sets = [], data_sets(config.data, modalities)
+        say_unused_lists(sets)
+        for one in sets:
             if one.config.folder is not None:
                 with one.named():
                     train.append(AlignedData.from_config(one.modalities, one.config, training=True))

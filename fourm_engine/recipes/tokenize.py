@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
-from fourm_engine.data.sets import DataSet, data_sets
+from fourm_engine.data.sets import DataSet, data_sets, say_unused_lists
 from fourm_engine.data.tokens.tally import TokenizeReport
 from fourm_engine.data.tokens.tokenize import tokenize_split
 from fourm_engine.device import keep_memory, local_device, rank_and_world
@@ -74,6 +74,7 @@ def tokenize_data(
         keep_memory()  # also that of the workers, which are forked
     rank, world = rank_and_world()
     reports, splits = {}, _splits(config.data, modalities)
+    say_unused_lists(one for _, one, training in splits if training)
     check_tokens_fresh(config, modalities, tokenizers)  # of all, before the first is tokenized
     for name, one, training in splits:
         folder, data = one.config.tokens, one.config

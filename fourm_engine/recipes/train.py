@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fourm_engine.data.samples import MaskedSamples
+from fourm_engine.data.sets import data_sets, say_unused_lists
 from fourm_engine.evaluate.tasks import task_notes
 from fourm_engine.evaluate.watching import pictures_of
 from fourm_engine.finetune.source import Source
@@ -91,6 +92,7 @@ def _trainer(
     check_tokens_fresh(config, modalities, tokenizers)
     vocabulary = modalities.vocabulary() if source is None else source.vocabulary
 
+    say_unused_lists(data_sets(config.data, modalities))
     data = partial(open_samples, config, modalities, tokenizers, manager, vocabulary)
     held_out = data(training=False) if config.data.val is not None else None
     training = data(training=True)

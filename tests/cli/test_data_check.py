@@ -100,6 +100,47 @@ def test_a_config_is_checked_with_its_splits(pictures, tmp_path):
     assert "no fitted tokenizer for rgb" in fourm(path, "data.val_split=val").output
 
 
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({"held_out": 0.3}, "is not used: data.held_out is set\n  → to use it, set data.val to the folder"),
+        (
+            {},
+            "is not used: data.train_split is not set\n  → to use it, set data.train_split to one of its lists",
+        ),
+        ({"val": "val"}, "→ to use it, set data.train_split to one of its lists\n"),
+        ({"train_split": "train", "val": "train", "val_split": "val"}, None),
+    ],
+)
+def test_lists_that_no_setting_uses_are_noted(pictures, tmp_path, data, says):
+    folders = {"train": str(pictures), "val": str(tmp_path / "val")}
+    data = {"train": str(pictures), **data, **({"val": folders[data["val"]]} if "val" in data else {})}
+    shutil.copytree(pictures, tmp_path / "val", ignore=lambda *_: ["splits.json"])
+    path = store(tmp_path / "config.yaml", small(tmp_path, {"rgb": {}, "caption": {}}, data=data))
+    output = fourm(path).output
+    assert output.count("splits.json is not used") == (says is not None)
+    assert says is None or f"note: settings: {pictures}/splits.json is not used" in output
+    assert says is None or says in output
+    (pictures / "splits.json").unlink()
+    assert (
+        "splits.json" not in fourm(path, *(["data.train_split=null", "data.val=null"] if says is None else [])).output
+    )
+
+
+def test_a_folder_that_a_config_gives_names_to_is_checked_by_that_config(pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (pictures / "rgb").rename(pictures / "photographs")
+    settings = {"rgb": {"source": "photographs"}, "caption": {}}
+    assert "→ `fourm plugins list` shows" in fourm("data").output
+    store(tmp_path / "data.yaml", small(tmp_path, settings, data={"train": str(tmp_path / "other")}))
+    assert "instead" not in fourm("data").output  # which trains on another folder
+    store(tmp_path / "data.yaml", small(tmp_path, settings, data={"train": str(pictures)}))
+    ran = fourm("data")
+    assert "no modality reads: photographs\n  → check data.yaml instead" in ran.output
+    shutil.rmtree(pictures / "caption")
+    assert "; check data.yaml instead" in str(fourm("data").exception)
+
+
 def test_of_a_folder_nothing_but_modalities_can_be_set(pictures):
     ran = fourm(pictures, "train.steps=3")
     assert "a folder has no config; only modalities.… can be set" in str(ran.exception)

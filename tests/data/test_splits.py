@@ -12,6 +12,7 @@ from fourm_engine.data.config import DataConfig
 from fourm_engine.data.names_table import Names, NameTable
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.samples import MaskedSamples
+from fourm_engine.data.sets import data_sets, say_unused_lists
 from fourm_engine.data.splits import Split
 from fourm_engine.data.tokens.tokenize import tokenize_split
 from fourm_engine.masking.config import MaskingConfig
@@ -227,3 +228,23 @@ def test_a_pipe_called_splits_is_not_waited_for(config):
     os.mkfifo(path)
     with pytest.raises(ValueError, match=r"splits\.json: .*no regular file; remove it"):
         Split.from_config(given(config, train_split="train"), training=True)
+
+
+def test_lists_beside_training_data_that_are_not_used_are_said_once(config, caplog):
+    cases = {"held_out": "data.held_out is set", "none": "data.train_split is not set", "list": "data.train.0.split"}
+    modalities = fake_modalities(["a"])
+    for case, says in cases.items():
+        caplog.clear()
+        root = config.train.rename(config.train.parent / case)
+        (root / "splits.json").write_text("{}")
+        train = [{"path": str(root)}] if case == "list" else str(root)
+        given = DataConfig(train=train, **({"held_out": 0.3} if case == "held_out" else {}))
+        for _ in range(2):
+            say_unused_lists(data_sets(given, modalities))
+        (line,) = caplog.messages
+        assert line.startswith(f"{root}/splits.json is not used: ")
+        assert says in line
+        assert "; to use it, set data." in line
+        root.rename(config.train)
+    say_unused_lists(data_sets(DataConfig(train=str(config.train), train_split="train"), modalities))
+    assert len(caplog.messages) == 1

@@ -178,10 +178,10 @@ def test_what_is_not_read_is_named_with_the_remedy(tmp_path):
             lambda root: files(root, "x/a.dat"),
             "1 .dat file; to write a modality that reads them: fourm plugins new NAME",
         ),
-        (lambda root: files(root, "x/a.png", "x/b.png"), "2 of the files looked at are empty, such as "),
+        (lambda root: files(root, "x/a.png", "x/b.png"), "empty files among those looked at: 2, such as "),
         (
             lambda root: files(root, "x/a.png", content=b"version https://git-lfs.github.com/spec/v1\noid"),
-            "1 of the files looked at are pointers of Git LFS, such as ",
+            "pointers of Git LFS among those looked at: 1, such as ",
         ),
     ],
 )
@@ -215,7 +215,7 @@ def test_empty_files_among_others_are_told_and_hide_nothing(tmp_path):
     files(tmp_path / "images", "e.png", "f.png", "g.png", "h.png")
     found = look(tmp_path)
     assert {one.name for one in found.matches} == {"rgb", "rgb@pixels"}
-    assert any(note.startswith("4 of the files looked at are empty") for note in found.notes)
+    assert any(note.startswith("empty files among those looked at: 4, such as ") for note in found.notes)
 
 
 def test_scenes_with_a_folder_per_modality_are_told_to_put_the_modality_first(tmp_path):

@@ -133,6 +133,28 @@ def test_an_existing_file_is_replaced_only_on_request(here):
     load_config("photos.yaml")
 
 
+@pytest.mark.parametrize("fault", ["twice", "truncated"])
+def test_a_modality_that_one_file_leaves_out_is_named_with_what_to_do(here, fault):
+    for folder, kind in (("images", "rgb"), ("depth", "depth")):
+        write(here / "photos", folder, kind, names(4))
+    one = min((here / "photos/depth").glob("*.png"))
+    if fault == "twice":
+        bad = one.with_suffix(".PNG")
+        bad.write_bytes(one.read_bytes())
+    else:
+        bad = here / "photos/depth/0.tar"
+        with tarfile.open(bad, "w") as tar:
+            tar.add(one, "other.png")
+        bad.write_bytes(bad.read_bytes()[:600])
+    report = init("photos", machine=CPU)
+    assert report.config.modalities.select == ["rgb", "rgb@pixels"]
+    (note,) = (line for line in report.lines if line.startswith("note: "))
+    assert bad.name in note
+    assert note.endswith("depth/ is left out of the config until you run `fourm init` again (--force)")
+    bad.unlink()
+    assert "depth" in init("photos", machine=CPU, force=True).config.modalities.select
+
+
 def test_the_lists_of_splits_json_are_used_whatever_they_are_called(here):
     write(here / "photos", "images", "rgb", names(10))
     lists = {"all": names(10), "training": names(7), "valid": names(10)[7:9]}

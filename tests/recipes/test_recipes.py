@@ -10,8 +10,10 @@ from fourm_engine.recipes.config import load_config
 from fourm_engine.recipes.fit import fit
 from fourm_engine.recipes.label import label
 from fourm_engine.recipes.tokenize import tokenize
+from fourm_engine.recipes.train import train
 from tests.configs import GRID, small, store
 from tests.folders import write_examples
+from tests.running import silent
 
 
 @pytest.fixture
@@ -45,6 +47,15 @@ def test_fit_and_tokenize_return_reports_and_a_callable_takes_their_lines(config
     assert len(warned) == 1
     assert "5.png" in warned[0]
     assert not {*told, *warned} & set(capfd.readouterr().out.splitlines())
+
+
+def test_each_command_says_that_lists_are_not_used_as_it_starts(config, tmp_path, monkeypatch, caplog):
+    (tmp_path / "data/splits.json").write_text('{"train": ["0", "1"]}')
+    for command in (fit, tokenize, train):
+        monkeypatch.setattr("fourm_engine.data.raw.names._said", set())  # as in another process
+        caplog.clear()
+        command(config, tell=silent)
+        assert sum("splits.json is not used: data.train_split is not set" in line for line in caplog.messages) == 1
 
 
 def test_several_jobs_get_the_config_as_it_was_resolved(config, tmp_path, monkeypatch):

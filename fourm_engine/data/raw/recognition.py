@@ -41,8 +41,8 @@ COVERED = 0.1
 _COMMON = ("png", "jpg", "jpeg", "webp", "npy", "txt", "json")
 #: What tells files without content -> what they are, and the remedy.
 _HOLLOW: dict[Callable[[bytes], bool], tuple[str, str]] = {
-    lambda content: not content: ("are empty", "copy them anew"),
-    lambda content: content.startswith(b"version https://git-lfs"): ("are pointers of Git LFS", "run `git lfs pull`"),
+    lambda content: not content: ("empty files", "copy them anew"),
+    lambda content: content.startswith(b"version https://git-lfs"): ("pointers of Git LFS", "run `git lfs pull`"),
 }
 
 
@@ -102,7 +102,7 @@ class Recogniser:
         try:
             opened = self._open(source, self.extensions)
         except (ValueError, OSError) as error:
-            self.notes.append(unread(self.root / source, self.extensions) or first_line(error))
+            self.notes.append(unread(self.root / source, self.extensions) or self._closed(source, first_line(error)))
             return []
         if opened is None or not opened.names:
             return []
@@ -115,6 +115,12 @@ class Recogniser:
                 score = (1 + recognised.score) / 2 if named else UNNAMED * recognised.score
                 answers.append(Answer(score, name, recognised))
         return sorted((a for a in answers if a.score >= LEAST), key=lambda a: (-a.score, a.plugin))
+
+    def _closed(self, source: str, why: str) -> str:
+        """A note on a folder that cannot be opened, for a single file perhaps."""
+        inside = source == "." or source in self.inside
+        what = f"the files in {shown(self.root)} itself are" if inside else f"{shown(source)}/ is"
+        return f"{why}; {what} left out of the config until you run `fourm init` again (--force)"
 
     def refusal(self, source: str) -> tuple[str, str] | None:
         """The plugin that a folder is named after, and why it cannot read the files; None if the name says nothing, or
@@ -212,7 +218,7 @@ class Recogniser:
                 break
         if number == MANY or not some:
             for (what, remedy), files in hollow.items():
-                note = f"{len(files)} of the files looked at {what}, such as {files[0]}; {remedy}"
+                note = f"{what} among those looked at: {len(files)}, such as {files[0]}; {remedy}"
                 if note not in self.notes:  # a folder without usable files is read at each size
                     self.notes.append(note)
         if number == MANY:
