@@ -67,7 +67,7 @@ def trained(tmp_path):
 CONFIG_WANTED = [("train",), ("tokenize",), ("tokenizer", "fit"), ("tokenizer", "eval"), ("finetune",), ("sweep",)]
 RUN_WANTED = [
     ("generate", "NAME", "--target", "a", "--out", "out"),
-    ("edit", "NAME", "--input", "a=b", "--out", "out"),
+    ("edit", "NAME", "--input", "a=b", "--change", "a=c", "--out", "out"),
     ("evaluate", "NAME"),
     ("extend", "NAME", "--add", "a"),
     ("embed", "NAME", "photos", "--input", "a", "--out", "out"),
@@ -109,3 +109,16 @@ def test_a_folder_in_place_of_a_config_is_told_with_the_config(words, given, rem
 )
 def test_a_file_in_place_of_a_run_is_told_with_the_run(words, given, says):
     assert refused(*(given if word == "NAME" else word for word in words)) == f"{given}: {says}"
+
+
+@pytest.mark.usefixtures("trained")
+@pytest.mark.parametrize("words", [words for words in RUN_WANTED if words[0] != "predict"], ids=" ".join)
+def test_a_folder_of_data_in_place_of_a_run_is_told_with_the_run_of_its_config(words, tmp_path):
+    def ends(remedy):
+        return refused(*("photos" if word == "NAME" else word for word in words)).endswith(remedy)
+
+    assert ends("; the run of photos.yaml, runs/photos, is not there yet; run `fourm train photos.yaml` first")
+    (tmp_path / "runs/photos").mkdir()
+    assert ends("; did you mean runs/photos, the run of photos.yaml?")
+    (tmp_path / "photos.yaml").unlink()
+    assert not ends("photos.yaml?")
