@@ -25,7 +25,7 @@ from fourm_engine.nn.transformer import ModelConfig, Transformer
 from fourm_engine.tokenizers.store import save_tokenizer
 from fourm_engine.vocabulary import Entry, Vocabulary
 from fourm_engine.weights import opened
-from fourm_engine.yaml_config import not_a_run, read_yaml
+from fourm_engine.yaml_config import not_a_run, read_yaml, run_of_data
 from fourm_plugins.discovery import Plugin
 from fourm_plugins.explain import plain
 from fourm_plugins.hub import HUB_ID, check_there
@@ -288,7 +288,7 @@ def _no_model(folder: Path) -> str:
         command = "finetune" if "task" in read_yaml(folder / "config.yaml") else "train"
         return f"{folder} holds no exported model yet; finish it first: fourm {command} {folder / 'config.yaml'}"
     runs = [path.parent.parent for path in sorted(folder.glob(f"*/model/{CONFIG}"))]
-    remedy = f"; did you mean {' or '.join(map(str, runs[:3]))}?" if runs else ""
+    remedy = f"; did you mean {' or '.join(map(str, runs[:3]))}?" if runs else run_of_data(folder)
     return f"{folder} holds no exported model: neither {CONFIG} nor model/{CONFIG} is there{remedy}"
 
 

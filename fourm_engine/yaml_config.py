@@ -61,11 +61,36 @@ def _config_of(folder: Path) -> str:
     run = folder.parent if folder.name in _EXPORTS else folder
     if (run / "config.yaml").is_file():
         return f"its config is {run / 'config.yaml'}"
-    names = [folder.absolute().with_suffix(end).name for end in (".yaml", ".yml")]
-    for config in (*(folder.parent / name for name in names), *map(Path, names)):
-        if config.is_file():
-            return f"did you mean {config}?"
+    if (config := _config_beside(folder)) is not None:
+        return f"did you mean {config}?"
     return "name a YAML config; `fourm init FOLDER` writes one for a folder of data"
+
+
+def _config_beside(folder: Path) -> Path | None:
+    """The config that is called as a folder of data is, beside it or in the working directory."""
+    names = [folder.absolute().with_suffix(end).name for end in (".yaml", ".yml")]
+    configs = (*(folder.parent / name for name in names), *map(Path, names))
+    return next((config for config in configs if config.is_file()), None)
+
+
+def run_of_data(folder: Path) -> str:
+    """The end of what is said of a folder without a run: the run of the config of these data; "" if there is none."""
+    config = _config_beside(folder)
+    run = None if config is None else _run_of(config)
+    if config is None or run is None:
+        return ""
+    if Path(run).is_dir():
+        return f"; did you mean {run}, the run of {config}?"
+    return f"; the run of {config}, {run}, is not there yet; run `fourm train {shlex.quote(str(config))}` first"
+
+
+def _run_of(config: Path) -> str | None:
+    """The run that a config names; None if it cannot be read, or names none."""
+    try:
+        run = read_yaml(config).get("run")
+    except (ConfigError, OSError):
+        return None
+    return run if isinstance(run, str) else None
 
 
 def not_a_run(file: Path) -> str:
@@ -73,13 +98,8 @@ def not_a_run(file: Path) -> str:
     inside = next((folder for folder in list(file.parents)[:2] if (folder / "model").is_dir()), None)
     if inside is not None and inside != Path():
         return f"{file}: is a file; did you mean the run {inside}?"
-    if file.suffix not in (".yaml", ".yml"):
-        return f"{file}: is a file; name the folder of a run or an exported model"
-    try:
-        run = read_yaml(file).get("run")
-    except ConfigError:
-        run = None
-    if not isinstance(run, str):
+    run = _run_of(file) if file.suffix in (".yaml", ".yml") else None
+    if run is None:
         return f"{file}: is a file; name the folder of a run or an exported model"
     if Path(run).is_dir():
         return f"{file}: is a config; its run is {run}"

@@ -97,6 +97,18 @@ def _model_at(model: type[BaseModel], path: Sequence[Any]) -> type[BaseModel] | 
     return at
 
 
+def keys_named(name: str, model: type[BaseModel], above: str = "") -> list[str]:
+    """Full keys of the settings called `name` in `model` and its sections, without those in entries of lists."""
+    keys = list[str]()
+    for key, info in model.model_fields.items():
+        plain_section = typing.get_origin(info.annotation) not in (list, tuple, dict)
+        if plain_section and (section := _section(info.annotation)) is not None:
+            keys += keys_named(name, section, f"{above}{key}.")
+        elif key == name:
+            keys.append(above + key)
+    return keys
+
+
 def _section(annotation: Any) -> type[BaseModel] | None:
     """The pydantic model inside an annotation such as `list[Component]` or `FitConfig | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

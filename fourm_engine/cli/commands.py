@@ -96,7 +96,8 @@ class Commands(TyperGroup):
 
             error.message = plain(error.message)
             alike, error.possibilities = getattr(error, "possibilities", None), None
-            if hint := self._elsewhere(getattr(error, "option_name", None) or ""):
+            option = getattr(error, "option_name", None) or ""
+            if hint := _as_setting(option, getattr(error, "ctx", None)) or self._elsewhere(option):
                 error.message += hint
             elif alike:
                 error.message += f"; did you mean {' or '.join(sorted(alike))}?"
@@ -127,6 +128,19 @@ class Commands(TyperGroup):
             return f"; there is a command `fourm {option.lstrip('-')}`"
         takers = [name for name in BUILT_IN if any(option in p.opts for p in self.commands[name].params)]
         return f"; `fourm {takers[0]}` has it" if len(takers) == 1 else ""
+
+
+def _as_setting(option: str, context: Any) -> str:
+    """The end of a message about an option that a command lacks: how to give it as a setting of the config."""
+    taken = {parameter.name for parameter in context.command.params} if option and context else set()
+    if "overrides" not in taken or "file" in taken:  # the file of a sweep has other sections
+        return ""
+    from fourm_engine.recipes.config import RunConfig
+    from fourm_plugins.explain import keys_named
+
+    keys = keys_named(option.lstrip("-").replace("-", "_"), RunConfig)
+    keys.sort(key=lambda key: (context.command.name not in key.split("."), key.count(".")))  # the command's own first
+    return f"; settings of the config are given as KEY=VALUE: {'=… or '.join(keys[:2])}=…" if keys else ""
 
 
 class _Added(TyperCommand):

@@ -12,7 +12,7 @@ import torch
 
 from fourm_engine.data.raw.names import shown
 from fourm_engine.features.encoder import Encoder, encoder
-from fourm_engine.features.index import Index, check_free
+from fourm_engine.features.index import DESCRIPTION, Index, check_free
 from fourm_engine.features.labels import read_labels
 from fourm_engine.features.predicted import Predicted
 from fourm_engine.features.reading import DataSamples, batches
@@ -91,6 +91,8 @@ def search(
     `query`: modality -> value, for any inputs of the model, whatever the index was made from.
 
     Raises ValueError if the index is missing, damaged or another model's, and for a query that does not fit."""
+    if (Path(run) / DESCRIPTION).is_file() and not (Path(folder) / DESCRIPTION).is_file():
+        raise ValueError(f"{folder} is no index, and {run} is one: write fourm search {run} {folder} --query …")
     index = Index.load(Path(folder))
     choose_threads(device)
     names: list[str] | None = None

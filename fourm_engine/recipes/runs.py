@@ -17,7 +17,7 @@ from fourm_engine.evaluate.metrics_file import LARGEST, Line, read_lines
 from fourm_engine.evaluate.metrics_file import NAME as METRICS
 from fourm_engine.lock import process_lives
 from fourm_engine.train import record
-from fourm_engine.yaml_config import ConfigError, not_a_run, read_yaml
+from fourm_engine.yaml_config import ConfigError, not_a_run, read_yaml, run_of_data
 from fourm_plugins.hub import check_there
 
 #: `fourm_engine.recipes.config.CONFIG`, whose module imports torch; and a file that only finished runs have.
@@ -136,7 +136,7 @@ def open_run(folder: Path) -> KnownRun:
         raise ValueError(not_a_run(folder))
     if not is_run(folder):
         inside = [str(path) for path in sorted(folder.iterdir()) if path.is_dir() and is_run(path)]
-        remedy = f"; did you mean {' or '.join(inside[:3])}?" if inside else ""
+        remedy = f"; did you mean {' or '.join(inside[:3])}?" if inside else run_of_data(folder)
         raise ValueError(f"{folder} holds no run: neither {record.NAME} nor {METRICS}{remedy}")
     config: dict[str, Any] = {}
     if (folder / CONFIG).is_file():

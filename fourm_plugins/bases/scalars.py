@@ -23,6 +23,9 @@ from fourm_plugins.modality import Metric
 from fourm_plugins.recognition import Recognised, contents, glimpse, median_size, rounded, usable
 from fourm_plugins.spec import FeatureMap, ModalitySpec
 
+#: Share of its range that a quantity must fill; below it, differences are small beside the range, and tokens lose them.
+_FILLED = 1 / 3
+
 
 class ScalarSettings(images.TokenSettings):
     """A subclass gives `lowest` and `highest` defaults; otherwise a config must set them."""
@@ -52,8 +55,8 @@ class ScalarGrid(GridModality):
 
     @classmethod
     def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:
-        """Two-dimensional arrays, or pictures of 16 bits where `png_unit` has a default; a range that misses most of
-        their numbers is replaced by the observed one."""
+        """Two-dimensional arrays, or pictures of 16 bits where `png_unit` has a default. A range that the numbers seen
+        leave, or of which they fill less than `_FILLED`, is replaced by theirs."""
         arrays = usable(contents(samples, ("npy",)), lambda content: images.decode_array(content, ndim=2))
         sizes = [(a.shape[0], a.shape[1]) for a in arrays]
         if not arrays and cls.Settings.model_fields["png_unit"].default is not None:
@@ -67,8 +70,10 @@ class ScalarGrid(GridModality):
         low, high = rounded(*(float(x) for x in np.quantile(known, (0.005, 0.995))))
         fields, settings, score = cls.Settings.model_fields, dict[str, tuple[Any, str]](), 0.7
         now = [fields[name].default for name in ("lowest", "highest")]
-        if any(fields[name].is_required() for name in ("lowest", "highest")) or not now[0] <= low < high <= now[1]:
-            score = 0.5
+        unset = any(fields[name].is_required() for name in ("lowest", "highest"))
+        inside = not unset and now[0] <= low < high <= now[1]
+        if not inside or high - low < _FILLED * (now[1] - now[0]):
+            score = score if inside else 0.5
             if low >= high:
                 low, high = low - 1, high + 1
             settings = {

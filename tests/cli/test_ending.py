@@ -94,6 +94,16 @@ def test_an_output_that_nobody_reads_ends_a_listing_without_a_word(tmp_path):
     [
         (["train"], "missing argument 'config'; see fourm train --help"),
         (["train", "c.yaml", "--dryrun"], "no such option: --dryrun; did you mean --dry-run?"),
+        (
+            ["train", "c.yaml", "--steps", "100"],
+            "no such option: --steps; settings of the config are given as KEY=VALUE: train.steps=…"
+            " or tokenizers.fit.steps=…",
+        ),
+        (
+            ["tokenizer", "fit", "c.yaml", "--batch-size=8"],
+            "no such option: --batch-size; settings of the config are given as KEY=VALUE: tokenizers.fit.batch_size=…"
+            " or tokenizers.fit.adapt.batch_size=…",
+        ),
         (["trian"], "no such command 'trian'; did you mean 'train'?"),
         (["runs", "plot", "a"], "missing option '--out'; see fourm runs plot --help"),
         (["train", "c.yaml", "--mfu", "x"], "invalid value for '--mfu': must be a number; see fourm train --help"),

@@ -113,6 +113,9 @@ def test_what_cannot_be_searched_is_one_line(run, tmp_path):
     other.network.encoder_norm.weight.data.add_(1)
     other.save_pretrained(tmp_path / "other/model")
     refused("made by another model", model=tmp_path / "other")
+    swapped = f"^{run} is no index, and .*/index is one: write fourm search .*/index {run} --query"
+    with pytest.raises(ValueError, match=swapped):
+        search(run, str(tmp_path / "index"), ["words=abc"])
     facts = json.loads((tmp_path / "index/index.json").read_text())
     for text, message in (
         ("{", "not JSON"),

@@ -49,6 +49,13 @@ def test_a_quantity_gets_the_range_that_is_seen_unless_its_own_holds_it():
     assert wide.settings["highest"][0] > 500
 
 
+def test_a_quantity_gets_the_range_that_is_seen_where_it_fills_little_of_its_own():
+    warm = [{"npy": npy(np.linspace(15.2, 33.8, 64, dtype=np.float32).reshape(8, 8))}] * 3
+    seen = Heat.recognise(warm)
+    assert {key: value for key, (value, _) in seen.settings.items()} == {"lowest": 15, "highest": 34}
+    assert seen.score == Heat.recognise(LEVELS).score  # it lies within the quantity's range all the same
+
+
 def test_counts_of_pictures_are_a_quantity_where_the_plugin_has_their_unit():
     class Kelvin(ScalarGrid):
         gaps = True
