@@ -272,6 +272,17 @@ def contents(root):
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in (root / INDEX).rglob("*") if p.is_file()}
 
 
+def test_what_a_process_left_that_was_killed_after_writing_is_removed(tmp_path):
+    write_layout(tmp_path, DATA, "webdataset", shards=4)
+    index(tmp_path)
+    whole = contents(tmp_path)
+    (tmp_path / INDEX / "members-0123456789abcdef").mkdir()
+    (tmp_path / INDEX / "members-0123456789abcdef/flags.npy").touch()
+    (tmp_path / INDEX / ".fourm-lock-0").touch()
+    index(tmp_path)
+    assert contents(tmp_path) == whole
+
+
 def check_kills(root, kills, seed):
     """Indexing a folder for the first time, and after it has grown, killed each time and then continued."""
     write_layout(root, {f"{i:04d}": {"a": b"%d" % i, "words": b"w"} for i in range(400)}, "mixed", shards=20)

@@ -53,9 +53,13 @@ def test_a_run_that_loses_a_machine_goes_on_by_itself_with_those_that_are_left(t
     meet = (f"--rdzv-endpoint=127.0.0.1:{port}", "--rdzv-id=run", "--rdzv-conf=last_call_timeout=5")
     arguments = ("--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=3", "--rdzv-backend=c10d", *meet)
     options = {"slow": 0.2, "silent": 5}
-    first, second = (
-        torchrun(*arguments, run=tmp_path / "cut", options=options, steps=60, watchdog_s=5.0) for _ in range(2)
-    )
+
+    def agent() -> subprocess.Popen:
+        return torchrun(*arguments, run=tmp_path / "cut", options=options, steps=60, watchdog_s=5.0)
+
+    first = agent()
+    wait_for(lambda: listening(port), first)  # the rendezvous lives in this one, and dies with it
+    second = agent()
     try:
         metrics = tmp_path / "cut/metrics.jsonl"
         wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 5, first, second)
@@ -78,6 +82,11 @@ def test_a_run_that_loses_a_machine_goes_on_by_itself_with_those_that_are_left(t
 
 def parent(process: int) -> int:
     return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def wait_for(done, *processes: subprocess.Popen) -> None:

@@ -230,9 +230,18 @@ class DataIndex:
             "views": [view.document() for view in self.views],
         }
         write_atomically(at / FILE, sealed(document))
-        used = {self.members.folder, *(view.stored.folder for view in self.views)}
-        for path in at.iterdir():
-            if path.is_dir() and path.name.startswith(("members-", "view-")) and path.name not in used:
+        self.clean()
+
+    def unused(self) -> list[Path]:
+        """What is in the index's folder and not of this index: of an earlier one, or left by a process at work there."""
+        assert isinstance(self.root, Path) and self.members is not None
+        used = {FILE, self.members.folder, *(view.stored.folder for view in self.views)}
+        return [path for path in (self.root / INDEX).iterdir() if path.name not in used]
+
+    def clean(self) -> None:
+        """Remove columns that the index does not name."""
+        for path in self.unused():
+            if path.is_dir() and path.name.startswith(("members-", "view-")):
                 shutil.rmtree(path, ignore_errors=True)
 
 

@@ -70,6 +70,10 @@ def fresh(index: DataIndex, view: View) -> View | None:
             return None
         folders[number] = _times(listing)
     if folders == view.folders:
+        with suppress(Busy, OSError):
+            if rank_and_world()[0] == 0 and index.unused():  # of a process that was killed after it had written
+                with at_work(root / INDEX):
+                    index.clean()
         return view
     touched = replace(view, folders=folders)
     index.views[index.views.index(view)] = touched
