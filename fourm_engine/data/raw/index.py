@@ -233,8 +233,9 @@ class DataIndex:
         self.clean()
 
     def unused(self) -> list[Path]:
-        """What is in the index's folder and not of this index: of an earlier one, or left by a process at work there."""
-        assert isinstance(self.root, Path) and self.members is not None
+        """What is in the index's folder and not of this index: of an earlier one, or of a process at work there."""
+        assert isinstance(self.root, Path)
+        assert self.members is not None
         used = {FILE, self.members.folder, *(view.stored.folder for view in self.views)}
         return [path for path in (self.root / INDEX).iterdir() if path.name not in used]
 
