@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from fourm_engine.device import keep_memory, local_rank, rank_and_world, settle_threads
 from fourm_engine.files import words_of
+from fourm_engine.train.meeting import store_of_this_start
 from fourm_plugins.errors import one_line
 
 if TYPE_CHECKING:
@@ -63,7 +65,13 @@ def processes(config: TrainConfig, *, width: int = 128) -> Iterator[torch.device
     join = rank_and_world()[1] > 1 and not dist.is_initialized()
     if join:
         try:
-            dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=patience(config.watchdog_s))
+            backend, timeout = "cpu:gloo,cuda:nccl" if on_gpu else "gloo", patience(config.watchdog_s)
+            if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True):  # one store for all starts
+                rank, world = rank_and_world()
+                store = store_of_this_start(rank, world, timeout)
+                dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
+            else:
+                dist.init_process_group(backend, timeout=timeout)
         except (ValueError, dist.DistError) as error:  # variables that do not fit, or a port that is taken
             raise ValueError(
                 f"the processes do not meet: {one_line(error):.300}; start them with torchrun, which sets RANK, "

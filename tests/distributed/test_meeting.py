@@ -1,13 +1,50 @@
-"""Processes that cannot meet say so in one line."""
+"""Processes meet those of their own start, and say in one line why they cannot."""
 
 from __future__ import annotations
 
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
+import torch.distributed as dist
 
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.distributed import processes
+from fourm_engine.train.meeting import meet
+
+WORLD, WAIT = 3, timedelta(seconds=60)
+
+
+@pytest.fixture
+def store():
+    """As torchrun's agent keeps it for all starts of its workers; yields what makes clients of it."""
+    server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    return lambda: dist.TCPStore("127.0.0.1", server.port, wait_for_workers=False)
+
+
+@pytest.mark.parametrize("first", range(WORLD))
+def test_processes_of_each_start_share_a_name_that_no_other_start_has(store, first):
+    """Whichever comes first, and although the store has what a killed process of an earlier start wrote."""
+
+    def start(rank):
+        if rank != first:
+            time.sleep(0.2)
+        return meet(store(), rank, WORLD, WAIT)
+
+    names = []
+    for _ in range(3):
+        with ThreadPoolExecutor(WORLD) as pool:
+            (name,) = set(pool.map(start, range(WORLD)))
+        names.append(name)
+        store().set("fourm/here/1", "killed")
+    assert len(set(names)) == 3
+
+
+def test_a_process_that_does_not_come_is_named(store):
+    with pytest.raises(dist.DistStoreError, match="rank 1 has not come in 0 s"):
+        meet(store(), 0, WORLD, timedelta(seconds=0.2))
 
 
 @pytest.mark.parametrize("variables", [{}, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "abc"}, "taken"])
