@@ -61,27 +61,27 @@ def _config_of(folder: Path) -> str:
     run = folder.parent if folder.name in _EXPORTS else folder
     if (run / "config.yaml").is_file():
         return f"its config is {run / 'config.yaml'}"
-    if (config := _config_beside(folder)) is not None:
-        return f"did you mean {config}?"
+    if configs := configs_beside(folder):
+        return f"did you mean {configs[0]}?"
     return "name a YAML config; `fourm init FOLDER` writes one for a folder of data"
 
 
-def _config_beside(folder: Path) -> Path | None:
-    """The config that is called as a folder of data is, beside it or in the working directory."""
-    names = [folder.absolute().with_suffix(end).name for end in (".yaml", ".yml")]
-    configs = (*(folder.parent / name for name in names), *map(Path, names))
-    return next((config for config in configs if config.is_file()), None)
+def configs_beside(folder: Path) -> list[Path]:
+    """The configs that are called as a folder of data is, as `fourm init` calls them, in the working directory or
+    beside it."""
+    names = [f"{Path(os.path.abspath(folder)).name}{end}" for end in (".yaml", ".yml")]
+    return [path for path in (*map(Path, names), *(folder.parent / name for name in names)) if path.is_file()]
 
 
 def run_of_data(folder: Path) -> str:
     """The end of what is said of a folder without a run: the run of the config of these data; "" if there is none."""
-    config = _config_beside(folder)
-    run = None if config is None else _run_of(config)
-    if config is None or run is None:
+    configs = configs_beside(folder)
+    run = _run_of(configs[0]) if configs else None
+    if run is None:
         return ""
     if Path(run).is_dir():
-        return f"; did you mean {run}, the run of {config}?"
-    return f"; the run of {config}, {run}, is not there yet; run `fourm train {shlex.quote(str(config))}` first"
+        return f"; did you mean {run}, the run of {configs[0]}?"
+    return f"; the run of {configs[0]}, {run}, is not there yet; run `fourm train {shlex.quote(str(configs[0]))}` first"
 
 
 def _run_of(config: Path) -> str | None:

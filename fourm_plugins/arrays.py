@@ -4,14 +4,13 @@ kit."""
 from __future__ import annotations
 
 import re
-import traceback
 from typing import Any
 
 import numpy as np
 
 from fourm_plugins.counting import counted
 from fourm_plugins.discovery import PluginError
-from fourm_plugins.errors import SampleError, one_line
+from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ClassMap, FeatureMap, ModalitySpec, Text
 
@@ -67,11 +66,9 @@ def checked_value(value: Any) -> Any:
 def failed(modality: Modality[Any], error: Exception, where: str) -> PluginError:
     """What to raise where a modality's code raised `error`, a fault of its own, over the file `where`."""
     cls = type(modality)
-    return PluginError(
-        f"{where}: the plugin of {modality.name} ({cls.__module__}:{cls.__qualname__}) failed with "
-        f"{type(error).__name__}: {one_line(error)}; repair or upgrade its package, or leave {modality.name} out of "
-        f"modalities.select\n" + "".join(traceback.format_exception(error)).rstrip()
-    )
+    remedy = f"repair or upgrade its package, or leave {modality.name} out of modalities.select"
+    plugin = f"the plugin of {modality.name} ({cls.__module__}:{cls.__qualname__})"
+    return PluginError.of(f"{where}: {plugin} failed", error, remedy)
 
 
 def as_float32(array: np.ndarray, most: float = float(np.finfo(np.float32).max)) -> np.ndarray:

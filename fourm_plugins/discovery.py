@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import traceback
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, cast
@@ -47,6 +48,14 @@ _CALLED = {"det": "boxes"} | dict.fromkeys(_FURTHER, "more21")
 
 class PluginError(ValueError):
     """A requested plugin cannot be used; the message names the plugin, the cause and the remedy."""
+
+    @classmethod
+    def of(cls, failure: str, error: BaseException, remedy: str = "") -> PluginError:
+        """The `failure`, such as "masker X failed", with which error, and the remedy; below them the traceback, which
+        is for the plugin's author."""
+        words = f"{type(error).__name__}: {one_line(error)}".rstrip(": ")
+        said = f"{failure} with {words}" + (f"; {remedy}" if remedy else "")
+        return cls("\n".join([said, "".join(traceback.format_exception(error)).rstrip()]))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@ end a run in the midst of a step."""
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from fourm_plugins.counting import counted
 from fourm_plugins.discovery import PluginError
-from fourm_plugins.errors import SampleError, one_line
+from fourm_plugins.errors import SampleError
 from fourm_plugins.tokenizer import Tokenizer
 
 
@@ -27,8 +26,7 @@ def encode(tokenizer: Tokenizer, arrays: Sequence[Any]) -> list[np.ndarray]:
             raise
         if type(tokenizer).__module__.startswith("fourm_engine."):  # a bug, whose traceback is wanted
             raise
-        said = f"{_named(tokenizer)} failed to encode with {type(error).__name__}: {one_line(error)}; {_REMEDY}"
-        raise PluginError(f"{said}\n{traceback.format_exc()}") from error
+        raise PluginError.of(f"{_named(tokenizer)} failed to encode", error, _REMEDY) from error
     if wrong := misfit(tokenizer, arrays, ids):
         raise PluginError(f"{_named(tokenizer)} gives {wrong}; {_REMEDY}")
     return ids

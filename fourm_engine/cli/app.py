@@ -113,12 +113,6 @@ def run() -> None:
             with suppress(BrokenPipeError):  # as in `fourm … 2>&1 | head`
                 print(f"fourm: {line}", file=sys.stderr)
         raise
-    except (RuntimeError, MemoryError) as error:
-        line = out_of_memory(error, sys.argv[1:])
-        if os.environ.get("FOURM_TRACEBACK") or (line := line or _fault(error)) is None:
-            raise
-        tell_error(line)
-        sys.exit(1)
     except (ValueError, OSError) as error:
         if told_elsewhere(error):
             sys.exit(1)
@@ -128,12 +122,12 @@ def run() -> None:
         tell_error(said + source(error) + (SHOWS if plugin else ""))
         sys.exit(1)
     except Exception as error:
-        if os.environ.get("FOURM_TRACEBACK") or (line := _fault(error)) is None:
+        if os.environ.get("FOURM_TRACEBACK"):
+            raise
+        line = out_of_memory(error, sys.argv[1:])
+        if line is None and (blamed := fault(error)) is not None:
+            line = blamed + SHOWS
+        if line is None:
             raise
         tell_error(line)
         sys.exit(1)
-
-
-def _fault(error: Exception) -> str | None:
-    line = fault(error)
-    return None if line is None else line + SHOWS

@@ -6,7 +6,6 @@ from __future__ import annotations
 import importlib.metadata
 import signal
 import sys
-import traceback
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -19,7 +18,6 @@ from fourm_engine.cli.no_plugin import add_no_plugin
 from fourm_engine.cli.streams import unread
 from fourm_plugins.discovery import Plugin, PluginError
 from fourm_plugins.distributions import find_distribution
-from fourm_plugins.errors import one_line
 
 #: Built-in commands, which no package can replace.
 BUILT_IN = (
@@ -188,8 +186,4 @@ def _command(name: str, provided: Any) -> Any:
 
 
 def _failed(plugin: Plugin, error: Exception) -> PluginError:
-    words = f"{type(error).__name__}: {one_line(error)}".rstrip(": ")
-    return PluginError(
-        f"the command {plugin.name!r} of {plugin.distribution} {plugin.version} failed with {words}\n"
-        + "".join(traceback.format_exception(error)).rstrip()
-    )
+    return PluginError.of(f"the command {plugin.name!r} of {plugin.distribution} {plugin.version} failed", error)

@@ -23,7 +23,7 @@ REMEDIES = {
 ELSEWHERE = "close what else uses its memory, or choose another device (CUDA_VISIBLE_DEVICES; '' for the CPU)"
 
 
-def out_of_memory(error: RuntimeError | MemoryError, arguments: list[str]) -> str | None:
+def out_of_memory(error: Exception, arguments: list[str]) -> str | None:
     """The line for a command with these `arguments`; None where the error is another one. Imports no torch."""
     torch, text = sys.modules.get("torch"), str(error)
     on_gpu = torch is not None and isinstance(error, torch.OutOfMemoryError)

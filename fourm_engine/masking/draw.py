@@ -5,7 +5,6 @@ A sample's result depends only on its contents, budgets and generator, not on th
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,6 @@ from fourm_engine.masking.rows import MaskedRows
 from fourm_engine.masking.span import SpanMasker, mask_sequences
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.discovery import PluginError
-from fourm_plugins.errors import one_line
 from fourm_plugins.masker import MASK, Masked, Masker, Specials
 
 _REMEDY = "repair or upgrade its package, or choose another masker"
@@ -94,8 +92,7 @@ class BatchMasker:
         try:
             m = masker.mask(ids, input_budget=inputs, target_budget=targets, keep=drawn.keep[name], rng=sample.rng)
         except Exception as error:
-            said = f"masker {type(masker).__name__} of {name} failed with {type(error).__name__}: {one_line(error)}"
-            raise PluginError(f"{said}; {_REMEDY}\n{traceback.format_exc()}") from error
+            raise PluginError.of(f"masker {type(masker).__name__} of {name} failed", error, _REMEDY) from error
         if wrong := _wrong(m, masker, inputs, targets):
             raise PluginError(f"masker {type(masker).__name__} of {name} gave {wrong}; {_REMEDY}")
         return m

@@ -31,7 +31,7 @@ from fourm_engine.recipes.tell import Progress, Tell, say
 from fourm_engine.storage.location import Location
 from fourm_engine.storage.url import Url, scheme_of
 from fourm_engine.tokenizers.store import load_fitted
-from fourm_engine.yaml_config import ConfigError, apply_override, validated
+from fourm_engine.yaml_config import ConfigError, apply_override, configs_beside, validated
 from fourm_plugins.errors import one_line
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
@@ -128,23 +128,26 @@ def check_folder(
         raise ValueError(f"{error}; {instead}" if instead else str(error)) from None
     check = read.check(_parts(there, findings), modalities, tell)
     check.findings += findings
-    if instead:  # of folders that no modality reads, the only names that are listed as extra
-        extra = [one.kind == "extra" and one.listed.count > 0 for one in check.findings]
-        check.findings = [replace(one, remedy=instead) if e else one for e, one in zip(extra, check.findings)]
+    if instead:
+        check.findings = [replace(one, remedy=instead) if _unread(one) else one for one in check.findings]
     return check
 
 
 def _config_of(folder: Path) -> Path | None:
-    """A config called as `fourm init` calls it, in the working directory or beside `folder`, that trains on it."""
-    name = f"{folder.resolve().name}.yaml"
-    for path in (Path(name), folder.parent / name):
+    """The one of `configs_beside` that trains on `folder`."""
+    for path in configs_beside(folder):
         try:
-            train = load_config(path, needed=()).data.train if path.is_file() else None
+            train = load_config(path, needed=()).data.train
         except ValueError:  # another document
             continue
         if isinstance(train, Path) and train.resolve() == folder.resolve():
             return path
     return None
+
+
+def _unread(finding: Finding) -> bool:
+    """Whether it is of folders that no modality reads: no other names are listed as extra."""
+    return finding.kind == "extra" and finding.listed.count > 0
 
 
 def settings_of(overrides: Sequence[str]) -> ModalitiesConfig:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from fourm_engine.adapter import Adapter
 from fourm_engine.tokenizers.store import load_tokenizer
+from fourm_engine.yaml_config import ConfigError, read_yaml
 from tests.grids import Host, features, map_spec
 from tests.running import refused
 
@@ -109,3 +112,11 @@ def test_a_folder_in_place_of_a_config_is_told_with_the_config(words, given, rem
 )
 def test_a_file_in_place_of_a_run_is_told_with_the_run(words, given, says):
     assert refused(*(given if word == "NAME" else word for word in words)) == f"{given}: {says}"
+
+
+def test_the_config_of_a_folder_with_a_dot_in_its_name_is_found(tmp_path):
+    (tmp_path / "photos.v1").mkdir()
+    for name in ("photos.yaml", "photos.v1.yaml"):
+        (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match=r"photos\.v1: is a folder; did you mean photos\.v1\.yaml\?"):
+        read_yaml(Path("photos.v1"))
