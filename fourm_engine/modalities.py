@@ -36,13 +36,14 @@ class ModalitiesConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
+    #: `installed`: every installed modality that has data. A list: exactly these; a missing one is an error.
     select: Literal["installed"] | list[str] = "installed"
-    #: name -> settings of the plugin's class. The key `plugin` names the entry point where it differs from the name,
-    #: which is how one class serves several instances: `rgb@448: {plugin: rgb, image_size: 448}`.
+    #: {modality: settings of its plugin}. `plugin` names the plugin if it differs from the modality's name, so that one
+    #: plugin serves several instances: `rgb@448: {plugin: rgb, image_size: 448}`.
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     #: Installed plugins to ignore; they are never imported.
     disable: list[str] = Field(default_factory=list)
-    #: The distribution to use for a name that two claim: {name: distribution}.
+    #: {name: distribution}, where two installed distributions claim one name.
     providers: dict[str, str] = Field(default_factory=dict)
 
 

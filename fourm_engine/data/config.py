@@ -56,20 +56,21 @@ class TrainingSet(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    #: The raw data, as for `data.train`.
     path: Source | None = None
-    #: Its tokens, in a folder of no other data set.
+    #: Its tokens, in a folder that no other data set uses.
     tokens: AnyFolder | None = None
     #: Like `data.train_split`, for this folder.
     split: str | None = None
-    #: Share of samples drawn from it, relative to the others' weights. Either every entry has one, or none has: then
-    #: the share is its number of samples x `repeats`.
+    #: Share of the drawn samples, relative to the weights of the other entries. Give every entry a weight, or none:
+    #: then an entry counts by its number of samples times `repeats`.
     weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    #: How often its samples come in the time in which those of a data set without `repeats` come once.
+    #: How many times its samples are drawn while those of an entry without `repeats` are drawn once.
     repeats: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     #: Modalities to take from it; null takes all it has.
     modalities: list[str] | None = Field(default=None, min_length=1)
-    #: Modality -> sub-folder of this data set that it reads, if not the one in its setting `source`. Modalities that
-    #: read the same files follow.
+    #: {modality: sub-folder}, where a modality reads another folder here than its setting `source` names. Modalities
+    #: that read the same files follow.
     sources: dict[str, Annotated[str, StringConstraints(pattern=SOURCE_PATTERN)]] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -99,48 +100,50 @@ class DataConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    #: A folder or URL; tars of a folder, by a pattern such as `data/shard-{00..09}.tar`; `pipe:` and a command that
-    #: prints one; `NAME:LOCATION`, opened by the installed source NAME; or a list of data sets that are mixed.
+    #: Training data: a folder or URL; a pattern of tars, such as `data/shard-{00..09}.tar`; `pipe:` and a command that
+    #: prints a tar; `NAME:LOCATION`, opened by the installed source NAME; or a list of data sets to mix.
     train: (
         Annotated[
             Annotated[Source, Tag("(folder)")] | Annotated[tuple[TrainingSet, ...], Tag("(list)")], Discriminator(_kind)
         ]
         | None
     ) = None
+    #: Held-out data, likewise, but no list.
     val: Source | None = None
+    #: Folder or URL of the tokens that `fourm tokenize` writes; null: tokenize on the fly, which is slow.
     tokens: AnyFolder | None = None
+    #: How data at URLs is copied.
     remote: RemoteConfig = Field(default_factory=RemoteConfig)
-    #: Name in the folder's `splits.json`, {name: [samples]}; None takes every sample.
+    #: A list of the data folder's `splits.json`, {name: [samples]}; null: every sample.
     train_split: str | None = None
     val_split: str | None = None
-    #: Without lists: which samples of the folder `train` are held out of training, as `val`. Either a share, decided by
-    #: each sample's name alone, so that samples added later do not move others; or the sub-folders that hold them, such
-    #: as [val] for `<source>/val/…`.
+    #: Hold samples of `train` out, as `val`: a share, such as 0.1, drawn by each sample's name alone, so that samples
+    #: added later do not move others; or sub-folders, such as [val] for `<source>/val/…`.
     held_out: Annotated[float | tuple[SubFolder, ...] | None, BeforeValidator(_held_out)] = None
-    #: Share of the training samples that is trained on, drawn by each sample's name alone: a larger share holds a
-    #: smaller one. Of a list `train`, of each data set.
+    #: Share of the training samples to use (of each data set, if `train` is a list), drawn by each sample's name alone:
+    #: a larger share contains every smaller one.
     train_share: float = Field(default=1.0, gt=0, le=1)
-    #: Crops of each training sample that `fourm tokenize` records; validation has the centre crop alone.
+    #: Views of each training sample that `fourm tokenize` records; held-out samples have the centre crop only.
     views: int = Field(default=1, ge=1, le=1024)
-    #: Random crops and flips; otherwise every view is the centre crop, and views differ only in alternatives
-    #: (captions).
+    #: Random crops and flips. Without, every view is the centre crop, and views differ only in which of several
+    #: captions they take.
     augment: bool = False
     #: Area of a random crop, as a share of the largest crop of the right shape.
     crop_scale: tuple[float, float] = (0.5, 1.0)
     #: Probability that a random crop is mirrored.
     flip: float = Field(default=0.5, ge=0, le=1)
-    #: On a file that cannot be used, `skip` leaves its modality out of the sample, logs and counts it; `raise` ends the
-    #: run.
+    #: At an unusable file: `skip` leaves its modality out of the sample, and logs and counts it; `raise` ends the run.
     on_error: Literal["skip", "raise"] = "skip"
-    #: Lanes in which training samples are read, each a few shards at a time; processes share them evenly, and with 1 an
-    #: epoch is one permutation. null: 1 up to a million samples, otherwise 64; for remote data as many as read a
-    #: quarter of its shards at a time.
+    #: Lanes in which training samples are read, each a few shards at a time; processes share them evenly. With 1, an
+    #: epoch is one permutation. null: 1 up to a million samples, else 64; for remote data, as many as read a quarter of
+    #: its shards at a time.
     lanes: int | None = Field(default=None, ge=1, le=1 << 16)
     #: Shards within which the samples of a lane are shuffled.
     window: int = Field(default=4, ge=1, le=1 << 16)
-    #: Processes that prepare batches; the batches do not depend on it. null: up to 8 beside a GPU, none on a CPU.
+    #: Worker processes that prepare batches; batches do not depend on their number. null: up to 8 with a GPU, none on a
+    #: CPU.
     workers: int | None = Field(default=None, ge=0, le=256)
-    #: Memory in MiB in which a process keeps continuous inputs (pictures at the model's size) that it has read.
+    #: MiB in which each process caches the continuous inputs (pictures at the model's size) that it has read.
     cache_mb: int = Field(default=256, ge=0)
     #: Samples in one token shard.
     shard_size: int = Field(default=1000, ge=1)

@@ -17,19 +17,20 @@ class EvalTask(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
+    #: Title in the report.
     name: str = Field(min_length=1)
     #: Input modalities.
     inputs: list[str] = Field(min_length=1)
-    #: Target modalities, in order of generation. "*" is all that read other sources than the inputs.
+    #: Target modalities, in order of generation. `"*"`: all that read other files than the inputs.
     targets: list[str] = Field(min_length=1)
-    #: Inputs of which only a part is shown, {name: part}. Such an input may also be a target; the rest is then
-    #: predicted.
+    #: {input: part of it that is shown}: `left`, `right`, `top`, `bottom`, `centre`, or a random share, such as 0.5.
+    #: Such an input may also be a target: its rest is predicted.
     keep: dict[str, Part] = Field(default_factory=dict)
-    #: Whether later targets see earlier ones, or the inputs alone.
+    #: Whether later targets see earlier ones, or only the inputs.
     chain: bool = True
-    #: Options of a target, {name: options of `fourm_engine.generate.options`}; others use the default plan.
+    #: {target: options}; other targets use the default plan.
     options: dict[str, Options] = Field(default_factory=dict)
-    #: Use only the first held-out samples; null: all of `evaluate.samples`.
+    #: Use only so many of the `evaluate.samples`; null: all.
     samples: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
@@ -50,8 +51,9 @@ class EvaluateConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
+    #: What to predict from what; empty: everything from each single input, with `chain: false`.
     tasks: list[EvalTask] = Field(default_factory=list)
-    #: Held-out samples to predict, drawn by the seed; all if there are fewer.
+    #: Held-out samples to predict, drawn by `seed`; all if there are fewer.
     samples: int = Field(default=200, ge=1)
     #: Held-out samples of the any-to-any matrix.
     matrix_samples: int = Field(default=100, ge=2)
@@ -59,14 +61,16 @@ class EvaluateConfig(BaseModel):
     constant_samples: int = Field(default=300, ge=1)
     #: Samples shown as pictures, per task.
     pictures: int = Field(default=4, ge=0)
-    #: Answers drawn for each input, whose diversity is measured; null: none.
+    #: Samples drawn for each input, to measure their diversity; null: none.
     draws: int | None = Field(default=None, ge=2, le=64)
-    #: Inputs for which they are drawn.
+    #: Held-out samples with `draws`.
     draw_samples: int = Field(default=32, ge=2)
-    #: Contrastive model of pictures and texts, a folder or Hub id, that says how well they agree; null: none.
+    #: Contrastive model (CLIP, SigLIP), a folder or Hub id, that measures the agreement of pictures and texts; null:
+    #: none.
     agreement: str | None = None
     #: Samples per forward pass.
     batch_size: int = Field(default=32, ge=1)
+    #: Seed of the choice of samples, and of what is drawn.
     seed: int = 0
 
     @model_validator(mode="after")

@@ -18,13 +18,15 @@ class ExtendConfig(BaseModel):
     source: str
     #: The new modalities.
     add: list[str] = Field(min_length=1)
-    #: What is trained. "rows": only the parameters of the new modalities (table rows, modality vectors, projections,
-    #: positions); everything else keeps every bit. "lora": also adapters in every block, merged at the end. "all":
-    #: every weight.
+    #: What is trained: `rows`, only the parameters of the new modalities (table rows, modality vectors, projections,
+    #: positions), while everything else keeps every bit; `lora`, also adapters in every block, merged at the end;
+    #: `all`, every weight.
     train: Literal["rows", "lora", "all"] = "rows"
+    #: The adapters of `lora`.
     lora: LoraConfig = LoraConfig()
-    #: Share of the training samples drawn from `masking.mixture`, whose "*" includes the new modalities. Of the others,
-    #: two thirds have a new modality as target and a third as input. null: 0.5, or 0 with "rows", which cannot forget.
+    #: Share of the training samples drawn from `masking.mixture`, whose `"*"` includes the new modalities. Of the
+    #: others, two thirds have a new modality as target and a third as input. null: 0.5, or 0 with `rows`, which cannot
+    #: forget.
     replay: float | None = Field(default=None, ge=0, le=1)
 
     @field_validator("add")

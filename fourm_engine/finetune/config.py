@@ -17,14 +17,12 @@ class FinetuneConfig(BaseModel):
 
     #: Folder of a run or of an exported model, a published model (file or folder), or a Hub id.
     source: str
-    #: Draw all weights anew: of the model, the shape and the tokenizers alone are used. For a comparison with what the
-    #: model's weights are worth.
+    #: Draw all weights anew, and take only the shape, modalities and tokenizers from the source: for comparison.
     from_scratch: bool = False
-    #: Parameters that keep every bit: their names or beginnings of these, with `*` for any part, such as `encoder` or
-    #: `embedding.*_table`. null: none, or with `lora` all that the model has.
+    #: Parameters to freeze, by name or prefix, with `*` for any part, such as `encoder` or `embedding.*_table`. null:
+    #: none, or with `lora` all.
     freeze: list[str] | None = Field(default=None, min_length=1)
-    #: Low-rank adapters, merged into the weights of the model that is exported. The matrices beside which they are keep
-    #: every bit.
+    #: Low-rank adapters, merged into the exported model; the adapted matrices are frozen. null: none.
     lora: LoraConfig | None = None
 
     @model_validator(mode="after")

@@ -19,11 +19,13 @@ class AdaptConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
+    #: Length of the second fit.
     steps: int = Field(ge=1, le=MAX_STEPS)
-    #: [height, width] in pixels, in addition to the modality's own size; each batch has one of them, drawn by its step.
+    #: [height, width] in pixels, in addition to the modality's size; each batch has one of them, drawn from its step.
     sizes: tuple[tuple[int, int], ...] = Field(min_length=1)
+    #: null: that of the first fit.
     batch_size: int | None = Field(default=None, ge=1, le=MAX_BATCH)
-    #: null: a fifth of the first fit's.
+    #: Peak learning rate; null: a fifth of the first fit's.
     lr: float | None = Field(default=None, gt=0, le=MAX_LR)
 
 
@@ -31,11 +33,13 @@ class FitConfig(TrainConfig):
     """How tokenizers that are networks learn: by default 2000 steps at a rate of 1.5e-3. In a given time, many small
     steps learn more than few large ones."""
 
+    #: Arrays per step.
     batch_size: int = Field(default=8, ge=1, le=MAX_BATCH)
+    #: As in `train`.
     weight_decay: float = Field(default=0.01, ge=0)
-    #: Memory in MiB for the arrays of one modality in each process; what does not fit is read again each time.
+    #: MiB in which each process caches the arrays of one modality; the rest is read again each time.
     cache_mb: int = Field(default=1024, ge=0)
-    #: Adaptation to several sizes, for grids only. null: a tokenizer only serves the modality's own size.
+    #: Adapt a grid's tokenizer to further sizes; null: it serves the modality's size only.
     adapt: AdaptConfig | None = None
 
     @model_validator(mode="before")
@@ -91,9 +95,12 @@ class TokenizersConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
+    #: Folder of the fitted tokenizers, one sub-folder per token space.
     folder: LocalFolder
+    #: How tokenizers are fitted.
     fit: FitConfig = FitConfig()
-    #: Token space -> settings that differ there.
+    #: {token space: settings that differ from `fit`}: lengths, rates, `batch_size`, `accumulate`, `weight_decay`,
+    #: `warmup`, `adapt`.
     spaces: dict[str, FitOverride] = Field(default_factory=dict)
 
     def fit_of(self, space: str) -> FitConfig:

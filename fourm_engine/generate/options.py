@@ -56,13 +56,16 @@ class Options(BaseModel):
     steps: int | None = Field(default=None, ge=1, le=8192)
     #: 0 takes the likeliest token; above 0, tokens are drawn.
     temperature: Temperature | None = None
+    #: Draw from the likeliest tokens whose probabilities sum to this.
     top_p: float | None = Field(default=None, gt=0, le=1)
+    #: Draw from so many of the likeliest tokens.
     top_k: int | None = Field(default=None, ge=1)
+    #: Classifier-free guidance: a weight, {input: weight}, or a list of weights over the steps.
     guidance: Guidance | None = None
-    #: Decoding order of grids and vectors, and its settings; see `Stage`.
+    #: Decoding order of grids and vectors, and its settings.
     scheme: str | None = None
     order: dict[str, float] | None = None
-    #: See `Stage`.
+    #: Show the encoder a sentinel in place of a hidden sequence, as the published code does.
     prompt_sentinel: bool = False
 
     @model_validator(mode="after")

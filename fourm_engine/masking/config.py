@@ -55,26 +55,28 @@ class Component(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    #: For messages and reports.
     name: str
     #: How often it is drawn, relative to the others.
     weight: float = Field(default=1.0, gt=0)
-    #: Dirichlet concentrations of the inputs: large and alone = all inputs from it, 0 = never. With the sampler "aion"
-    #: weights: twice as large = twice as often the first to be filled.
+    #: {modality: Dirichlet concentration}: a large one alone takes all tokens, 0 never any. With the sampler `aion`,
+    #: weights: twice as large is filled first twice as often. `"*"`: all modalities not named.
     input: dict[str, Alpha] = Field(default_factory=lambda: {"*": 0.5})
     target: dict[str, Alpha] = Field(default_factory=lambda: {"*": 0.5})
-    #: Share of a sequence that is shown: drawn uniformly, everything that fits, or all or nothing.
+    #: {modality: how much of a sequence is shown}: `random`, a share drawn uniformly; `all` that fits; `binary`, all or
+    #: nothing.
     keep: dict[str, Keep] = Field(default={"*": "random"})
-    #: Totals of this strategy, if they differ from the mixture's. Inputs of 0: nothing is shown.
+    #: Token totals of this strategy; null: those of `masking`. 0 inputs: nothing is shown.
     input_tokens: TokenCount | None = None
     target_tokens: TokenCount | None = None
-    #: How its totals are divided, if not as the mixture's.
+    #: How the totals are divided; null: as in `masking`.
     sampler: Sampler | None = None
-    #: Drawn only for samples that have all of these, be they inputs, targets or neither.
+    #: Drawn only for samples that have all of these modalities, whether or not they are inputs or targets.
     require: tuple[str, ...] = ()
-    #: {name: factor}. For a sample, the weight is multiplied by the factors of those that it has: above 1 prefers
-    #: samples with the modality, below 1 avoids them.
+    #: {modality: factor} that multiplies the weight for samples that have the modality: above 1 prefers them, below 1
+    #: avoids them.
     prefer: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
-    #: Neither inputs nor targets, as if samples did not have them.
+    #: Modalities that are neither inputs nor targets, as if samples lacked them.
     ignore: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -94,25 +96,27 @@ class MaskingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    #: Token totals per sample: a number, a range [low, high] drawn uniformly, or `all`.
     input_tokens: TokenCount = (128, 128)
     target_tokens: TokenCount = (128, 128)
-    #: Least and most tokens of a modality, {name: tokens}, on either side; by default none, and all that it has. A draw
-    #: that gives a modality less than its least is repeated, `max_tries` times at most; tokens above the most are lost.
+    #: {modality: tokens}, the fewest and most of a modality on either side; by default 0, and all that it has. Tokens
+    #: above the maximum are lost.
     min_tokens: dict[str, Tokens] = Field(default_factory=dict)
     max_tokens: dict[str, Tokens] = Field(default_factory=dict)
+    #: How often a draw that leaves a modality below its minimum is repeated.
     max_tries: int = Field(default=100, ge=1)
-    #: How the totals are divided among modalities: "dirichlet" as in 4M; "fill", the same, but what one cannot take
-    #: others do; or "aion" for lengths that differ much.
+    #: How totals are divided among modalities: `dirichlet` as in 4M; `fill`, likewise, but what one modality cannot
+    #: take goes to the others; `aion`, for modalities of very different lengths.
     sampler: Sampler = "dirichlet"
-    #: With "aion": the Beta(a, b) distribution of the share of a modality that is target; a < b favours few.
+    #: With `aion`: the Beta(a, b) distribution of the share of a modality that becomes target; a < b favours few.
     beta: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 1.0)
-    #: {name: probability} that a sample is treated as if it lacked the modality as input; it may still be a target. "*"
-    #: means every modality that is not named. If no component would be left, none is dropped.
+    #: {modality: probability} of hiding a modality from a sample's inputs; it may still be a target. `"*"`: all
+    #: modalities not named. Nothing is dropped if no component would be left.
     input_dropout: dict[str, Probability] = Field(default_factory=dict)
-    #: Encoder rows N of a batch; the largest input total, if not given.
+    #: Rows of a sample in the encoder and in the decoder, padding included; null: the largest totals.
     encoder_capacity: Capacity | None = None
-    #: Decoder rows M of a batch; the largest target total, if not given.
     decoder_capacity: Capacity | None = None
+    #: The strategies; each sample draws one of those that it can serve.
     mixture: tuple[Component, ...] = Field(default=(Component(name="all2all"),), min_length=1)
 
     def input_range(self, component: Component) -> tuple[int, int]:

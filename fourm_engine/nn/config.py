@@ -30,17 +30,19 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
-    size: Literal["Ti", "S", "B", "L", "XL"] | None = Field(None, description="fills in the four numbers below")
+    size: Literal["Ti", "S", "B", "L", "XL"] | None = Field(
+        None, description="a size of the paper, which fills in the four numbers below"
+    )
     width: int = Field(gt=0, le=MAX_WIDTH, description="width D of the residual stream, a multiple of 4 and of `heads`")
-    encoder_blocks: int = Field(ge=0, le=MAX_BLOCKS)
-    decoder_blocks: int = Field(ge=1, le=MAX_BLOCKS)
-    heads: int = Field(gt=0)
+    encoder_blocks: int = Field(ge=0, le=MAX_BLOCKS, description="blocks of the encoder")
+    decoder_blocks: int = Field(ge=1, le=MAX_BLOCKS, description="blocks of the decoder")
+    heads: int = Field(gt=0, description="attention heads")
     mlp_ratio: float = Field(4.0, gt=0, le=64, description="hidden width of the MLP over D (SwiGLU: two thirds of it)")
-    mlp: Literal["gelu", "swiglu"] = "swiglu"
+    mlp: Literal["gelu", "swiglu"] = Field("swiglu", description="`gelu` or `swiglu`")
     bias: bool = Field(False, description="biases in attention, MLP and norms")
     qk_norm: bool = Field(False, description="LayerNorm over each head's queries and keys")
-    registers: int = Field(0, ge=0, le=4096, description="learned tokens that the encoder has beside those of a sample")
-    decoder_causal: bool = Field(False, description="grid targets, too, attend only to earlier positions")
+    registers: int = Field(0, ge=0, le=4096, description="learned tokens added to every sample in the encoder")
+    decoder_causal: bool = Field(False, description="targets of grids, too, attend only to earlier positions")
 
     @model_validator(mode="before")
     @classmethod
@@ -63,11 +65,12 @@ class LoraConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
+    #: Rank of the adapters.
     rank: int = Field(default=8, ge=1, le=4096)
-    #: An adapter's output is scaled by alpha / rank.
+    #: Adapters are scaled by alpha / rank.
     alpha: float = Field(default=16.0, gt=0)
-    #: Linear layers with an adapter: names or beginnings of names, with `*` for any part, such as `encoder.*.attn.qkv`.
-    #: By default those of attention and MLP in every block.
+    #: Linear layers to adapt, by name or prefix, with `*` for any part, such as `encoder.*.attn.qkv`. By default those
+    #: of attention and MLP in every block.
     matrices: list[str] = Field(default=["encoder", "decoder"], min_length=1)
 
 

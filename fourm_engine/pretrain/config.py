@@ -13,8 +13,7 @@ class LossConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    #: "present": over the modalities that the step has targets of. "all": over every modality that can be a target, so
-    #: that an absent one counts as 0, as in the published models.
-    #: "shares": over those present, each weighted by its number of targets over the tokens that it holds, so that one
-    #: of which little is asked for counts little.
+    #: Average over: `present`, the modalities that have targets in the step; `all` that can be a target, an absent one
+    #: counting as 0, as in the published models; `shares`, those present, each weighted by the share of its tokens that
+    #: are targets, so that a modality of which the step predicts little counts little.
     average_over: Literal["present", "all", "shares"] = "present"

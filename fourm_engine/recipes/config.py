@@ -46,11 +46,11 @@ CONFIG = "config.yaml"  # in a run's folder
 class StoredConfig(BaseModel):
     """A config that a run stores."""
 
-    #: Folder of everything that training writes: config, checkpoints, metrics, the exported model.
+    #: Folder of what training writes: config, checkpoints, metrics, the exported model.
     run: LocalFolder
     #: Seed of the sample order, crops, masks and initial weights.
     seed: int = Field(default=0, ge=0, lt=1 << 63)
-    #: Observers of training: all that are installed and usable, or exactly these.
+    #: Observers of training, such as loggers: `installed`, or a list; `[]` for none.
     observers: Literal["installed"] | list[str] = "installed"
 
     def save(self, path: Path) -> None:

@@ -25,12 +25,11 @@ class RemoteConfig(BaseModel):
 
     #: Folder of the copies, on a fast disk of this machine.
     cache: LocalFolder = Field(default_factory=_user_cache)
-    #: Size of all copies together, in GiB; the least recently used make room. 0: nothing is kept, and every read goes
-    #: to the store.
+    #: GiB of all copies together; the least recently used are evicted. 0: keep none, and read from the store each time.
     cache_gb: float = Field(default=50, ge=0)
-    #: How many shards may wait, in each process, to be copied before they are needed.
+    #: Shards that each process may queue for download before they are needed.
     ahead: int = Field(default=16, ge=0, le=128)
-    #: Seconds to wait for one answer of the store.
+    #: Seconds to wait for one response of the store.
     timeout_s: float = Field(default=60, gt=0)
-    #: Seconds for which a store may stay away before the run gives up.
+    #: Seconds for which the store may be unavailable before the run gives up.
     give_up_s: float = Field(default=300, ge=0)

@@ -29,102 +29,108 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
-    #: Samples per step, over all processes and micro-batches; must be divisible by processes x `accumulate`.
+    #: Samples per step, over all processes and micro-batches; a multiple of processes × `accumulate`.
     batch_size: int = Field(ge=1, le=MAX_BATCH)
-    #: Micro-batches per step in each process: takes less memory, with the same result.
+    #: Micro-batches per step in each process: the same result in less memory.
     accumulate: int = Field(default=1, ge=1)
-    #: The length of the run, one of these three: optimiser steps; samples, where a sample counts each time that it is
-    #: drawn; or tokens, input and target tokens of the batch's shape (samples x those of `masking`), as 4M counts them.
-    #: A begun step is a whole one.
+    #: The length of the run, exactly one of these: optimiser steps; samples drawn, repeats included; or input and
+    #: target tokens of the batch's shape, as 4M counts them. Rounded up to whole steps.
     steps: int | None = Field(default=None, ge=1)
     samples: int | None = Field(default=None, ge=1)
     tokens: int | None = Field(default=None, ge=1)
 
-    #: "adamw"; "muon", for the matrices of the blocks, with AdamW for the rest; or the name of an optimiser of an
-    #: installed package (entry points `fourm.optimisers.v1`).
+    #: `adamw`; `muon` for the matrices of the blocks, with AdamW for the rest; or the name of an installed optimiser
+    #: (entry points `fourm.optimisers.v1`).
     optimiser: str = "adamw"
-    #: Further arguments of that optimiser.
+    #: Further arguments of the optimiser.
     optimiser_options: dict[str, Any] = Field(default_factory=dict)
-    #: The highest learning rate: `lr`, or by batch size as in 4M's appendix `base_lr` · batch_size / 256 (1e-4 there).
+    #: The peak learning rate, exactly one of these: `lr`, or `base_lr` for `base_lr` · batch_size / 256 (1e-4 in 4M).
     lr: float | None = Field(default=None, gt=0)
     base_lr: float | None = Field(default=None, gt=0)
-    #: Layer-wise decay, for fine-tuning: the rate of a layer over that of the layer above it; null: one rate for all.
+    #: For fine-tuning: the learning rate of a layer, divided by that of the layer above it; null: one rate for all.
     layer_decay: float | None = Field(default=None, gt=0, lt=1)
-    # `betas` and `eps` are AdamW's. Biases, norms, vectors and embeddings do not decay. Betas and decay as in 4M.
+    #: Of AdamW; the betas are 4M's.
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(default=1e-8, gt=0)
+    #: For weight matrices; biases, norms, vectors and embeddings do not decay.
     weight_decay: float = Field(default=0.05, ge=0)
-    #: Maximum L2 norm of all gradients together; null: no clipping.
+    #: Clip the L2 norm of all gradients together to this; null: never.
     clip: float | None = Field(default=1.0, gt=0)
 
-    # Learning rate: linear from 0 to the highest in the first `warmup` steps; then "cosine" falls to `min_lr` at the
-    # end, "constant" stays, "wsd" (warm-up, stable, decay) stays and falls linearly to `min_lr` in the last `cooldown`
-    # steps, and "invsqrt" falls with 1 / sqrt(step), in the last `cooldown` steps linearly to `min_lr`; packages add
-    # others (entry points `fourm.schedules.v1`). Both lengths may be given in tokens in place of steps.
+    #: The learning rate after the warm-up: `cosine` falls to `min_lr` at the end; `constant` stays; `wsd` (warm-up,
+    #: stable, decay) stays, and falls linearly to `min_lr` in the last `cooldown` steps; `invsqrt` falls with 1 /
+    #: sqrt(step), and linearly to `min_lr` in the last `cooldown` steps. Or the name of an installed schedule (entry
+    #: points `fourm.schedules.v1`).
     schedule: str = "cosine"
+    #: Steps, or tokens, in which the rate rises linearly from 0 to its peak.
     warmup: int = Field(default=0, ge=0)
     warmup_tokens: int | None = Field(default=None, ge=1)
+    #: Steps, or tokens, of the final fall of `wsd` and `invsqrt`.
     cooldown: int = Field(default=0, ge=0)
     cooldown_tokens: int | None = Field(default=None, ge=1)
+    #: The lowest rate after the warm-up.
     min_lr: float = Field(default=0.0, ge=0)
 
-    #: "auto": bf16 autocast on a GPU, fp32 on CPUs (many of which run bf16 50 times slower). Weights stay in fp32.
+    #: `auto`: bf16 autocast on a GPU, fp32 on CPUs (many of which run bf16 50 times slower); or `bf16`, `fp32`. Weights
+    #: stay in fp32.
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    #: The residual stream under bf16: "fp32", as autocast leaves it, or "bf16": fewer bytes, coarser sums.
+    #: The residual stream of a run in bf16: `fp32`, as autocast leaves it, or `bf16`: faster, with coarser sums.
     residual: Literal["fp32", "bf16"] = "fp32"
-    #: "auto": GPUs if there are any, otherwise the CPU.
+    #: `auto`: GPUs if there are any, else the CPU; or `cpu`, `cuda`.
     device: Literal["auto", "cpu", "cuda"] = "auto"
     #: TF32 for fp32 matrix products on a GPU: faster, with 10 bits of mantissa.
     tf32: bool = False
-    #: Over several processes: "replicate" keeps the whole model in each; "shard" splits weights, gradients and the
-    #: optimiser's state over all of them (FSDP2), for models that fill a GPU; "hybrid" over `shard_over` of them, so
-    #: that the model is there several times, and what is gathered travels no further.
+    #: Of several processes, each holds: `replicate`, the whole model; `shard`, a shard of weights, gradients and
+    #: optimiser state (FSDP2), for models too large for a GPU; `hybrid`, a shard of one of several copies, so that
+    #: weights are gathered only within the `shard_over` processes of a copy.
     parallel: Literal["replicate", "shard", "hybrid"] = "replicate"
-    #: Processes, one after the other, that hold a copy of the model together under "hybrid"; null: those of a machine.
+    #: Consecutive processes that share a copy of the model under `hybrid`; null: those of a machine.
     shard_over: int | None = Field(default=None, ge=1)
-    #: What the backward pass finds of each block: "none" keeps everything; "selective" the results of matrix products
-    #: and of attention, "full" the block's inputs alone, and the rest is computed again.
+    #: What each block keeps for the backward pass, which computes the rest again: `none`, everything; `selective`, the
+    #: results of matrix products and attention; `full`, only the block's input.
     activation_checkpointing: Checkpointing = "none"
-    #: Compile each block with torch.compile; the first step then takes longer.
+    #: Compile each block with torch.compile; the first step takes longer.
     compile: bool = False
-    #: CPU threads per process; null: OMP_NUM_THREADS (one under torchrun), or else the number measured to be fastest
-    #: when the process starts.
+    #: CPU threads per process; null: OMP_NUM_THREADS (1 under torchrun), else the number that is fastest in a short
+    #: measurement at the start.
     threads: int | None = Field(default=None, ge=1, le=MAX_THREADS)
 
-    #: Decay per step of the exponential moving average of all that learns, including codebooks; null: no average. It
-    #: starts lower, so that the initial weights never enter it (`averages`).
+    #: Decay per step of an exponential moving average of all trained weights and codebooks, such as 0.999; null: none.
+    #: The decay starts lower, so that initial weights never enter the average.
     ema: float | None = Field(default=None, gt=0, lt=1)
-    #: What to evaluate and export: "weights", "ema", or "both", with the averages in `model-ema/`; null: the averages
-    #: if there are any.
+    #: What to evaluate and export: `weights`, `ema`, or `both`, with the averages in `model-ema/`; null: the averages
+    #: if `ema` is set, else the weights.
     export: Literal["weights", "ema", "both"] | None = None
 
     #: Steps between checkpoints; one is always written at the end, and when the run is stopped.
     checkpoint_every: int = Field(default=1000, ge=1)
-    #: Number of newest checkpoints to keep, in addition to those of every `keep_every` steps, a multiple of
-    #: `checkpoint_every`.
+    #: Newest checkpoints to keep.
     keep: int = Field(default=2, ge=1)
+    #: Also keep a checkpoint every so many steps, a multiple of `checkpoint_every`.
     keep_every: int | None = Field(default=None, ge=1)
-    #: Seconds without progress (a batch read, a forward pass, a checkpoint written) after which the run ends, naming
+    #: Seconds without progress (a batch read, a forward pass, a checkpoint written) after which the run ends and names
     #: the process that is behind; null: never.
     watchdog_s: float | None = Field(default=600.0, ge=1)
-    #: Steps between evaluations on held-out data, in addition to one at the end; null: only that one.
+    #: Steps between evaluations on held-out data; null: only one, at the end.
     eval_every: int | None = Field(default=None, ge=1)
-    #: Also keep the weights of the best evaluation, in `<run>/best/`; for tasks that say which of two evaluations is
-    #: better.
+    #: Also keep the weights of the best evaluation, in `<run>/best/`; for `fourm finetune`.
     keep_best: bool = False
-    #: Steps between lines of progress (and of metrics.jsonl).
+    #: Steps between lines of progress, on the console and in `metrics.jsonl`.
     log_every: int = Field(default=50, ge=1)
 
-    # Reports, which do not change what is learned.
-    #: Steps between matrices of held-out losses, of every input to every target, on `pairs_samples` samples a set of
-    #: inputs; one more at the end. `pairs_inputs`: the sets of inputs; null: nothing, and each modality alone.
+    # Reports, which do not change what is learned:
+
+    #: Steps between any-to-any matrices of held-out losses; one more at the end. null: none.
     pairs_every: int | None = Field(default=None, ge=1)
+    #: Held-out samples per row of the matrix.
     pairs_samples: int = Field(default=32, ge=1)
+    #: The sets of inputs, a row each; null: nothing, and each modality alone.
     pairs_inputs: tuple[tuple[str, ...], ...] | None = None
-    #: Steps between sheets of predictions on `pictures` fixed held-out samples; one more at the end. null: none.
+    #: Steps between sheets of predictions; one more at the end. null: none.
     pictures_every: int | None = Field(default=None, ge=1)
+    #: Held-out samples on a sheet, always the same.
     pictures: int = Field(default=2, ge=1, le=16)
-    #: The first and the last step of a trace of torch.profiler; null: none.
+    #: First and last step of a trace of torch.profiler; null: none.
     profile: tuple[int, int] | None = None
 
     @property

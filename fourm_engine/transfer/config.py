@@ -11,16 +11,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class _Task(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
-    #: An installed head (entry points `fourm.heads.v1`), and its options.
+    #: `linear`, `attentive`, `convnext`, `pyramid`, `unet`, `fcos`, or another installed head (entry points
+    #: `fourm.heads.v1`).
     head: str
+    #: Options of the head.
     head_options: dict[str, Any] = Field(default_factory=dict)
-    #: Stochastic depth: the share of the samples for which a branch of the last block of the encoder is left out; of
-    #: the first block 0, rising linearly between.
+    #: Stochastic depth: the share of samples that skip the branches of the encoder's last block, falling linearly to 0
+    #: in the first.
     drop_path: float = Field(default=0.0, ge=0, lt=1)
-    #: Probability of dropping each input of a training sample; one always stays.
+    #: Probability of dropping each input of a training sample; one is always kept.
     modality_dropout: float = Field(default=0.0, ge=0, lt=1)
-    #: Brightness, contrast and saturation of pictures are drawn from 1 - this to 1 + this, and hues turned by a quarter
-    #: of it.
+    #: Vary brightness, contrast and saturation by up to this share, and hue by a quarter of it; needs `data.augment`.
     colour_jitter: float = Field(default=0.0, ge=0, le=1)
 
 
@@ -28,20 +29,24 @@ class ClassificationConfig(_Task):
     """One class per sample, or with `several` any number of classes."""
 
     kind: Literal["classification"] = "classification"
+    #: As in `task`.
     head: str = "linear"
-    #: Where the labels are: null, the first folder of a sample's name (`<class>/0001`); or a file for training and
-    #: validation, or one each: CSV of rows `name,label`, JSON {name: label or [labels]}, or COCO's JSON of instances.
+    #: A file of labels: CSV rows `name,label`, JSON {name: label or [labels]}, or COCO's JSON of instances. null: the
+    #: first folder of a sample's name (`<class>/0001`).
     labels: Path | None = None
+    #: Another file for the held-out samples; null: the same.
     val_labels: Path | None = None
+    #: Any number of classes per sample.
     several: bool = False
+    #: Share of the probability that is spread over all classes.
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    #: Parameters of the Beta distributions from which the shares of two mixed samples are drawn: of all their numbers
-    #: (mixup, arXiv 1710.09412), or of the area of a rectangle (cutmix, arXiv 1905.04899); 0: never. With both, each
-    #: pair of samples draws one of the two.
+    #: Parameter of the Beta distribution of the share in which pairs of samples are mixed: of all their numbers (mixup,
+    #: arXiv 1710.09412), or of the area of a rectangle (cutmix, arXiv 1905.04899); 0: never. With both, each pair draws
+    #: one of the two.
     mixup: float = Field(default=0.0, ge=0)
     cutmix: float = Field(default=0.0, ge=0)
-    #: Mean, of 0 to 10, and standard deviation of the strength with which two operations, drawn anew for each sample,
-    #: alter a picture (RandAugment, arXiv 1909.13719).
+    #: [mean, standard deviation] of the strength, 0 to 10, of two operations on each picture (RandAugment, arXiv
+    #: 1909.13719); needs `data.augment`. null: none.
     rand_augment: tuple[Annotated[float, Field(ge=0, le=10)], Annotated[float, Field(ge=0, le=10)]] | None = None
 
     @model_validator(mode="after")
@@ -59,6 +64,7 @@ class SegmentationConfig(_Task):
     """A class per pixel."""
 
     kind: Literal["segmentation"] = "segmentation"
+    #: As in `task`.
     head: str = "convnext"
     #: The modality of class maps to predict; the model need not know it.
     target: str
@@ -70,9 +76,11 @@ class RegressionConfig(_Task):
     """Numbers per pixel, trained in the target's normalised form and evaluated in its units."""
 
     kind: Literal["regression"] = "regression"
+    #: As in `task`.
     head: str = "convnext"
     #: The modality of maps to predict; the model need not know it.
     target: str
+    #: `l1` or `mse`, on normalised values.
     loss: Literal["l1", "mse"] = "l1"
 
 
@@ -83,12 +91,14 @@ class DetectionConfig(_Task):
     """Boxes and their classes."""
 
     kind: Literal["detection"] = "detection"
+    #: As in `task`.
     head: str = "fcos"
-    #: COCO's JSON of instances for training and validation, or one each.
+    #: COCO's JSON of instances.
     labels: Path
+    #: Another file for the held-out samples; null: the same.
     val_labels: Path | None = None
-    #: Sides of the grids on which objects are looked for, of the tokens' grid; the finest first, which finds the
-    #: smallest objects.
+    #: Sides of the grids on which objects are detected, over that of the token grid; the finest first, for the smallest
+    #: objects.
     scales: tuple[float, ...] = Field(default=(2.0, 1.0, 0.5, 0.25), min_length=1)
 
     @model_validator(mode="after")
