@@ -21,6 +21,8 @@ from fourm_engine.train.task import Loss, Task
 
 FITTED = "fitted"
 EVALUATION_ARRAYS = 512  # held-out arrays for the loss curve
+#: What the log calls the quantiser's progress: two shares of the codes, in [0, 1].
+LOGGED = {"usage": "codes used", "perplexity": "perplexity/codes"}
 
 
 class TokenizerTask(Task):
@@ -33,7 +35,7 @@ class TokenizerTask(Task):
         self.name = f"tokenizer of {tokenizer.spec.name}"
         self._weights = tokenizer.weights()
         self._network = tokenizer.network  # until `model` makes the one that learns
-        self._logs = tuple(self._network.progress())
+        self._logs = tuple(LOGGED[name] for name in self._network.progress() if name in LOGGED)
         self.count_names = (*self._weights, *self._logs)
 
     def model(self) -> TokenizerNetwork:
@@ -72,7 +74,8 @@ class TokenizerTask(Task):
 
     def loss(self, model: nn.Module, batch: Tensor, step: int) -> Loss:
         assert isinstance(model, TokenizerNetwork)
-        return Loss(model(batch), {name: value.detach() for name, value in model.progress().items()})
+        progress = model.progress()
+        return Loss(model(batch), {LOGGED[name]: progress[name].detach() for name in LOGGED if name in progress})
 
     def after_step(self, model: nn.Module, step: int) -> None:
         assert isinstance(model, TokenizerNetwork)

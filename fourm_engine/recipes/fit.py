@@ -22,6 +22,7 @@ from fourm_engine.data.views import DrawnViews, ViewDrawer
 from fourm_engine.device import rank_and_world, usable_cores
 from fourm_engine.fit.fitting import base_first, check_settings, fit_tokenizer
 from fourm_engine.fit.samples import at_sizes, held_out_values, training_arrays
+from fourm_engine.fit.task import LOGGED
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager
 from fourm_engine.recipes.config import CONFIG, RunConfig
@@ -54,7 +55,7 @@ class FitReport:
         for name, count in sorted(self.left_out.items()):
             lines.append(f"tokenizer {self.space}: {counted(count, 'file')} of {name} left out, see above")
         for name, scores in self.scores.items():
-            shown = ", ".join(f"{metric} {value:.4g}" for metric, value in scores.items())
+            shown = ", ".join(f"{LOGGED.get(metric, metric)} {value:.3g}" for metric, value in scores.items())
             lines.append(f"tokenizer {self.space}, {name}: {shown or 'no held-out scores'} ({took})")
         return lines
 

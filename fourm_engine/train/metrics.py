@@ -258,4 +258,4 @@ def _thousands(value: float) -> str:
 
 
 def _short(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.4g}"
+    return "not finite" if value is None else f"{value:.3g}"

@@ -72,7 +72,7 @@ def test_no_line_is_wider_than_80_columns_however_many_modalities_there_are(tmp_
     metrics.scores(2, dict.fromkeys(names, 8.0))
     printed = capsys.readouterr().out.splitlines()
     assert max(map(len, printed)) < 80
-    assert all(any(f"{name} 2.667" in line for line in printed) for name in names[:8])
+    assert all(any(f"{name} 2.67" in line for line in printed) for name in names[:8])
     assert rows(tmp_path)[0]["losses"].keys() == set(names)
 
 
