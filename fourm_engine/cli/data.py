@@ -62,7 +62,7 @@ def check(
     source: Annotated[str, typer.Argument(help="Config, folder of data or tokens, tars, or NAME:LOCATION.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="section.key=value …; for a folder only modalities.settings.NAME.KEY=VALUE."),
+        typer.Argument(help="Settings in place of the config's; for a folder only modalities.settings.NAME.KEY=VALUE."),
     ] = None,
     *,
     samples: Annotated[int | None, typer.Option(min=1, help="Samples of each part to read, drawn by --seed.")] = None,

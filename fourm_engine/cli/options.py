@@ -9,7 +9,9 @@ from typing import Annotated, Any
 import typer
 
 Config = Annotated[Path, typer.Argument(help="YAML config.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value …")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Settings in place of the config's, such as train.lr=3e-4.")
+]
 OtherConfig = Annotated[Path | None, typer.Option(help="Config to use instead of RUN/config.yaml.")]
 Providers = Annotated[list[str] | None, typer.Option(help="NAME=DISTRIBUTION, if two provide a plugin; repeatable.")]
 

@@ -24,7 +24,7 @@ def made() -> dict[str, bytes]:
     return inputs.files()
 
 
-@pytest.mark.parametrize("page", ["generation.md", "super-resolution.md"])
+@pytest.mark.parametrize("page", ["generation.md", "drawing.md", "super-resolution.md"])
 def test_every_file_that_a_command_of_the_page_reads_is_made(made, page):
     text = (ROOT / "docs" / page).read_text().replace("\\\n", " ")
     commands = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
