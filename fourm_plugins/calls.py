@@ -78,7 +78,7 @@ def _decoded(tokenizer: Tokenizer, number: int) -> Callable[[Any], str]:
 
 
 def denormalise(modality: Modality[Any], array: Any) -> Any:
-    return call(modality, "denormalise", partial(modality.denormalise, array), _is_value(modality))
+    return call(modality, "denormalise", partial(modality.denormalise, array), _is_value(modality, array))
 
 
 def denormalise_scored(modality: Modality[Any], array: str, tokens: Sequence[tuple[str, float]]) -> Any:
@@ -116,8 +116,9 @@ def constants(modality: Modality[Any], values: Sequence[Any]) -> dict[str, Any]:
     return call(modality, "constants", partial(modality.constants, values), wrong)
 
 
-def _is_value(modality: Modality[Any]) -> Callable[[Any], str]:
-    """A value is what its plugin says it is; all that can be told is whether `normalise` makes an array of it."""
+def _is_value(modality: Modality[Any], like: Any = None) -> Callable[[Any], str]:
+    """A value is what its plugin says it is; all that can be told is whether `normalise` makes an array of it, of the
+    shape and dtype of `like` or of the spec."""
 
     def wrong(value: Any) -> str:
         if value is None:
@@ -131,6 +132,9 @@ def _is_value(modality: Modality[Any]) -> Callable[[Any], str]:
         except Exception as error:
             why = f"{type(error).__name__}: {one_line(error)}".rstrip(": ")
             return f"{describe(value)}, which normalise does not take ({why})"
+        right = isinstance(like, np.ndarray) and isinstance(array, np.ndarray)
+        if right and (array.shape, array.dtype) == (like.shape, like.dtype):  # perhaps larger than the spec's
+            return ""
         unfit = shape_misfit(modality.spec, array)
         return f"{describe(value)}, of which normalise makes no array of its spec: {unfit}" if unfit else ""
 
