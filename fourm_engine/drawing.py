@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fourm_plugins import calls
 from fourm_plugins.legend import Key, Legend, Scale
 from fourm_plugins.modality import Modality
 
@@ -30,7 +31,7 @@ _INK, _CAPTION, _PALE = (20, 20, 20), (60, 60, 60), (110, 110, 110)
 
 def show(modality: Modality, value: Any, *, side: int = SIDE) -> Any:
     """`value` for a person: a picture of at least `side` pixels, with its scale or key beside it, or a string."""
-    rendered, legend = modality.render(value), modality.legend(value)
+    rendered, legend = calls.render(modality, value), calls.legend(modality, value)
     if isinstance(rendered, str) or legend is not None or max(rendered.size) >= side:
         return explained(rendered, legend, side=side)
     from PIL import Image as pil
@@ -58,7 +59,7 @@ def explained(rendered: Any, legend: Legend | None, *, side: int = SIDE) -> Any:
 def legend_of(modality: Modality, values: Sequence[Any], side: int) -> Image | None:
     """What explains the pictures of `Modality.render_all`, as a picture of `side` pixels: a scale, or a key of all that
     occurs; None for pictures that explain themselves."""
-    legends = [legend for value in values if (legend := modality.legend(value)) is not None]
+    legends = [legend for value in values if (legend := calls.legend(modality, value)) is not None]
     if not legends:
         return None
     if isinstance(legends[0], Scale):

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 
 from fourm_plugins.counting import counted
-from fourm_plugins.discovery import PluginError
 from fourm_plugins.errors import SampleError
-from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ClassMap, FeatureMap, ModalitySpec, Text
 
 
@@ -23,32 +21,24 @@ def check_array(spec: ModalitySpec, array: Any) -> None:
         raise SampleError(wrong)
 
 
-def misfit(spec: ModalitySpec, array: Any) -> str:
-    """What is wrong with an array of `spec`; '' if nothing is."""
+def misfit(spec: ModalitySpec, array: Any, *, decoded: bool = False) -> str:
+    """What is wrong with an array of `spec`; '' if nothing is. One that is `decoded`, from any ids, may be a longer
+    text, or a map of nothing but gaps."""
+    if wrong := shape_misfit(spec, array):
+        return wrong
     wanted = spec.array
     if isinstance(wanted, Text):
-        if not isinstance(array, str):
-            return f"expected a text, found {type(array).__name__}"
-        if len(array) > wanted.max_characters:
+        if len(array) > wanted.max_characters and not decoded:
             return f"{len(array)} characters, more than max_characters={wanted.max_characters}"
         # Of a name or of JSON that is not UTF-8; no tokenizer takes it.
         half = re.search("[\ud800-\udfff]", array)
         return f"the text holds half a character, U+{ord(half.group()):04X}; save it as UTF-8" if half else ""
-    dtype = np.dtype(np.int64 if isinstance(wanted, ClassMap) else np.float32)
-    shape: tuple[int, ...]
-    if isinstance(wanted, FeatureMap):
-        shape = (wanted.channels, wanted.height, wanted.width)
-    else:
-        shape = (wanted.height, wanted.width) if isinstance(wanted, ClassMap) else (wanted.size,)
-    if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
-        given = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-        return f"expected {dtype} {shape}, found {given}"
     if isinstance(wanted, ClassMap):
         low, high = int(array.min()), int(array.max())
         inside = low >= -1 and high < wanted.classes
         return "" if inside else f"class ids {low} to {high}, outside -1 to {wanted.classes - 1}"
     if wanted.gaps:
-        unusable = np.isinf(array).any() or np.isnan(array).all()
+        unusable = np.isinf(array).any() or (np.isnan(array).all() and not decoded)
         return "holds infinite values, or nothing but NaN" if unusable else ""
     finite = np.isfinite(array)
     if finite.all():
@@ -56,19 +46,21 @@ def misfit(spec: ModalitySpec, array: Any) -> str:
     return f"{counted(int((~finite).sum()), 'value is', 'values are')} NaN or infinite"
 
 
-def checked_value(value: Any) -> Any:
-    """What `Modality.read` returned. Raises TypeError for None, which is what a forgotten `return` gives."""
-    if value is None:
-        raise TypeError("read returns None, not a value")
-    return value
-
-
-def failed(modality: Modality[Any], error: Exception, where: str) -> PluginError:
-    """What to raise where a modality's code raised `error`, a fault of its own, over the file `where`."""
-    cls = type(modality)
-    remedy = f"repair or upgrade its package, or leave {modality.name} out of modalities.select"
-    plugin = f"the plugin of {modality.name} ({cls.__module__}:{cls.__qualname__})"
-    return PluginError.of(f"{where}: {plugin} failed", error, remedy)
+def shape_misfit(spec: ModalitySpec, array: Any) -> str:
+    """What is wrong with the type, shape or dtype of an array of `spec`; '' if nothing is."""
+    wanted = spec.array
+    if isinstance(wanted, Text):
+        return "" if isinstance(array, str) else f"expected a text, found {type(array).__name__}"
+    dtype = np.dtype(np.int64 if isinstance(wanted, ClassMap) else np.float32)
+    shape: tuple[int, ...]
+    if isinstance(wanted, FeatureMap):
+        shape = (wanted.channels, wanted.height, wanted.width)
+    else:
+        shape = (wanted.height, wanted.width) if isinstance(wanted, ClassMap) else (wanted.size,)
+    if isinstance(array, np.ndarray) and array.shape == shape and array.dtype == dtype:
+        return ""
+    given = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+    return f"expected {dtype} {shape}, found {given}"
 
 
 def as_float32(array: np.ndarray, most: float = float(np.finfo(np.float32).max)) -> np.ndarray:

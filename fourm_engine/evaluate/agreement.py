@@ -7,12 +7,14 @@ In: features of what was given, of the predictions and of the truth, unit vector
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fourm_engine.evaluate.results import Agreement
 from fourm_engine.evaluate.tasks import Task
+from fourm_plugins import calls
 from fourm_plugins.modality import Modality
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ def features_of(model: str, modalities: Mapping[str, Modality], tasks: Sequence[
     by_name = {}
     for name in dict.fromkeys(name for task in tasks for name in [*task.inputs.values(), *task.targets]):
         if (features := modalities[name].contrastive(model)) is not None:
-            by_name[name] = features
+            by_name[name] = partial(calls.features, modalities[name], features)
     if not any(pairs(task, modalities, by_name) for task in tasks):
         raise ValueError(
             "--agreement: no task has an input and a target that such a model compares, a text and a picture; add one "

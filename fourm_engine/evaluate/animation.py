@@ -19,6 +19,7 @@ from fourm_engine.evaluate.pictures import hide
 from fourm_engine.generate.result import Results
 from fourm_engine.generate.vary import seen
 from fourm_engine.model import FourM
+from fourm_plugins import calls
 from fourm_plugins.spec import Grid
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Steps:
         given = []
         for name, value in inputs.items():
             modality, looked_at = seen(self.model, name, value)
-            given.append(Cell(modality.render(looked_at), name))
+            given.append(Cell(calls.render(modality, looked_at), name))
         done, rows = dict[str, Cell](), list[list[Cell | None]]()
         for target, events in self.events.items():
             chosen = sorted({round(k) for k in np.linspace(0, len(events) - 1, min(len(events), MAX_FRAMES))})
@@ -89,7 +90,8 @@ class Steps:
         else:
             columns = layout.width if isinstance(layout, Grid) else len(ids)
             ids = ids[_nearest(known, columns)]
-        rendered = modality.render(modality.denormalise(self.model.tokenizers[target].decode([ids])[0]))
+        decoded = calls.decode(self.model.tokenizers[target], [ids])[0]
+        rendered = calls.render(modality, calls.denormalise(modality, decoded))
         if isinstance(rendered, str) or not isinstance(layout, Grid):
             return rendered
         return hide(rendered, known.reshape(layout.height, layout.width))

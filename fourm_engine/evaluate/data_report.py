@@ -20,6 +20,7 @@ from fourm_engine.drawing import Cell, png, sheet
 from fourm_engine.evaluate.pictures import SamplePictures
 from fourm_engine.evaluate.report import environment, number
 from fourm_engine.files import write_together
+from fourm_plugins import calls
 from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
 from fourm_plugins.view import View
@@ -88,7 +89,7 @@ def _render(modality: Modality, value: Any, shapes: dict[str, float]) -> Any:
     view = View()
     if modality.spec.alignment is not None:
         view = View.centre(source_aspect=shapes.get(modality.spec.alignment, target), target_aspect=target)
-    return modality.render(modality.augment(value, view))
+    return calls.render(modality, modality.augment(value, view))
 
 
 def describe_item(item: Any) -> str:

@@ -6,12 +6,13 @@ of its spans.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fourm_engine.batch import PackedSample
 from fourm_engine.vocabulary import Vocabulary
+from fourm_plugins import calls
 from fourm_plugins.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
@@ -87,8 +88,7 @@ def text(ids: np.ndarray, tokenizer: TextTokenizer) -> str:
 
     def close() -> None:
         if run:
-            decoded: Any = tokenizer.decode([np.array(run, np.int64)])[0]
-            parts.append(str(decoded))
+            parts.append(str(calls.decode(tokenizer, [np.array(run, np.int64)])[0]))
             run.clear()
 
     for token in map(int, ids):

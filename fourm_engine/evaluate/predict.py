@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from fourm_engine.generate.given import Condition, Ids
 from fourm_engine.generate.plan import Stage, default_plan
 from fourm_engine.model import FourM
 from fourm_engine.tokenizers.quantisers.base import SAYING, usage_of
+from fourm_plugins import calls
 from fourm_plugins.modality import Metric
 from fourm_plugins.spec import Grid
 
@@ -45,7 +47,7 @@ class Predictor:
         `features`: modality -> features of its values by a contrastive model."""
         self.model, self.held_out, self.config = model, held_out, config
         self.metrics = {
-            name: (*modality.metrics(), *(extra_metrics or {}).get(name, ()))
+            name: (*calls.metrics(modality), *(extra_metrics or {}).get(name, ()))
             for name, modality in model.modalities.items()
         }
         self.notes: list[str] = []
@@ -60,7 +62,7 @@ class Predictor:
         """Sample -> token ids of a modality, for all held-out samples that have it."""
         if name not in self._ids:
             arrays, tokenizer = self.held_out.arrays[name], self.model.tokenizers[name]
-            ids = _batched(tokenizer.encode, list(arrays.values()), self.config.batch_size)
+            ids = _batched(partial(calls.encode, tokenizer), list(arrays.values()), self.config.batch_size)
             self._ids[name] = dict(zip(arrays, ids))
         return self._ids[name]
 
@@ -68,8 +70,9 @@ class Predictor:
         """Sample -> its truth, encoded and decoded."""
         if name not in self._ceiling:
             ids, tokenizer = self.ids(name), self.model.tokenizers[name]
-            arrays = _batched(tokenizer.decode, list(ids.values()), self.config.batch_size)
-            self._ceiling[name] = {s: self.model.modalities[name].denormalise(a) for s, a in zip(ids, arrays)}
+            arrays = _batched(partial(calls.decode, tokenizer), list(ids.values()), self.config.batch_size)
+            modality = self.model.modalities[name]
+            self._ceiling[name] = {s: calls.denormalise(modality, a) for s, a in zip(ids, arrays)}
         return self._ceiling[name]
 
     def run(self, task: Task) -> tuple[TaskResult, list[SamplePictures]]:
@@ -239,17 +242,18 @@ class Predictor:
     def _fitted_constants(self, target: str) -> dict[str, Any]:
         if target not in self._constants:
             values = self._training.get(target, ())
-            self._constants[target] = self.model.modalities[target].constants(values) if len(values) else {}
+            modality = self.model.modalities[target]
+            self._constants[target] = calls.constants(modality, values) if len(values) else {}
         return self._constants[target]
 
     def _measure(self, target: str, metric: Metric, predictions: Sequence[Any], truths: Sequence[Any]) -> float | None:
-        return measure(target, metric, predictions, truths, self.notes)
+        return measure(self.model.modalities[target], metric, predictions, truths, self.notes)
 
     def _pictures(self, task: Task, sample: str, predictions: Mapping[str, Any]) -> SamplePictures:
         modalities, values = self.model.modalities, self.held_out.values
         inputs = {}
         for given, shown in task.inputs.items():
-            picture = modalities[shown].render(values[shown][sample])
+            picture = calls.render(modalities[shown], values[shown][sample])
             if given in task.keep and not isinstance(picture, str):
                 layout = modalities[shown].spec.layout
                 assert isinstance(layout, Grid)
@@ -260,7 +264,7 @@ class Predictor:
             drawn, truth = [predictions[target]], values[target].get(sample)
             if truth is not None:
                 drawn += [truth, self.ceiling(target)[sample]]
-            outputs.append(Output(target, *modalities[target].render_all(drawn)))
+            outputs.append(Output(target, *calls.render_all(modalities[target], drawn)))
         return SamplePictures(sample, inputs, outputs)
 
 

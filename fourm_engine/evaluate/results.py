@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fourm_plugins.modality import Metric
+from fourm_plugins import calls
+from fourm_plugins.discovery import PluginError
+from fourm_plugins.modality import Metric, Modality
 
 #: Version of the layout of `evaluation.json`.
 FORMAT = 2
@@ -49,13 +51,15 @@ class Score:
 
 
 def measure(
-    name: str, metric: Metric, predictions: Sequence[Any], truths: Sequence[Any], notes: list[str]
+    modality: Modality[Any], metric: Metric, predictions: Sequence[Any], truths: Sequence[Any], notes: list[str]
 ) -> float | None:
-    """A metric of the modality `name`; None where it is not finite, or cannot be computed, which `notes` then say."""
+    """A metric of the modality; None where it is not finite, or cannot be computed, which `notes` then say."""
     try:
-        score = float(metric.compute(predictions, truths))
+        score = calls.compute(modality, metric, predictions, truths)
+    except PluginError:
+        raise
     except ValueError as error:
-        note = f"{name}: {metric.name} cannot be computed: {error}"
+        note = f"{modality.name}: {metric.name} cannot be computed: {error}"
         if note not in notes:
             notes.append(note)
         return None

@@ -26,8 +26,8 @@ from fourm_engine.fit.samples import held_out_values, named_values
 from fourm_engine.modalities import Modalities
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.tokenizers.quantisers.base import SAYING, usage_of
+from fourm_plugins import calls
 from fourm_plugins.counting import counted
-from fourm_plugins.encoding import encode
 from fourm_plugins.modality import Metric, Modality
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -99,11 +99,11 @@ def evaluate_tokenizers(
         if not values:
             notes.append(f"{name}: no held-out sample has it")
             continue
-        metrics = modality.metrics() + (modality.network_metrics(features) if features else ())
+        metrics = calls.metrics(modality) + (modality.network_metrics(features) if features else ())
         known = _share(train, name, views, constant_samples)
-        constants = modality.constants(known) if known else {}
+        constants = calls.constants(modality, known) if known else {}
         ids, decoded = _round_trip(modality, tokenizer, list(values.values()))
-        scores = _scores(name, metrics, decoded, list(values.values()), constants, notes)
+        scores = _scores(modality, metrics, decoded, list(values.values()), constants, notes)
         measured.append(one := _describe(name, tokenizer, ids, scores, held_out.errors.get(name, 0)))
         if one.used is None and modality.spec.layout.kind != "sequence":
             book = "each position's codes" if tokenizer.positional else "codes"
@@ -139,14 +139,14 @@ def _round_trip(modality: Modality, tokenizer: Tokenizer, values: Sequence[Any])
     """The ids of each value, and the values decoded from them."""
     ids, decoded = list[np.ndarray](), list[Any]()
     for start in range(0, len(values), BATCH):
-        rows = encode(tokenizer, [modality.normalise(value) for value in values[start : start + BATCH]])
+        rows = calls.encode(tokenizer, [modality.normalise(value) for value in values[start : start + BATCH]])
         ids += rows
-        decoded += [modality.denormalise(array) for array in tokenizer.decode(rows)]
+        decoded += [calls.denormalise(modality, array) for array in calls.decode(tokenizer, rows)]
     return ids, decoded
 
 
 def _scores(
-    name: str,
+    modality: Modality,
     metrics: Sequence[Metric],
     decoded: Sequence[Any],
     values: Sequence[Any],
@@ -156,11 +156,12 @@ def _scores(
     scores = []
     for metric in metrics:
         if len(values) < metric.min_samples:
-            notes.append(f"{name}: {metric.name} needs {counted(metric.min_samples, 'sample')} and has {len(values)}")
+            needed = counted(metric.min_samples, "sample")
+            notes.append(f"{modality.name}: {metric.name} needs {needed} and has {len(values)}")
             continue
-        score = measure(name, metric, decoded, values, notes)
+        score = measure(modality, metric, decoded, values, notes)
         beside = {
-            what: measure(name, metric, [value] * len(values), values, notes) for what, value in constants.items()
+            what: measure(modality, metric, [value] * len(values), values, notes) for what, value in constants.items()
         }
         scores.append(Score(metric.name, metric.unit, metric.higher_is_better, score, constants=beside))
     return scores
@@ -207,7 +208,7 @@ def _picture(
         outputs = []
         for name in names:
             value, again = shown[sample].get(name, (None, None))
-            rendered = (None, None) if value is None else modalities[name].render_all([again, value])
+            rendered = (None, None) if value is None else calls.render_all(modalities[name], [again, value])
             outputs.append(Output(name, *rendered))
         rows.append(SamplePictures(sample, {}, outputs))
     return png(contact_sheet(rows, above="reconstruction"))

@@ -22,6 +22,7 @@ from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.request import no_such
 from fourm_engine.generate.shown import Sample
 from fourm_engine.model import FourM
+from fourm_plugins import calls
 from fourm_plugins.arrays import check_array
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import FeatureMap, FeatureVector
@@ -98,7 +99,8 @@ class Predicted:
             filled = self.model.sampler.run(requests, [stage], [0] * len(samples))
             expected = [tokens[self.target].probabilities for tokens in filled]
             probabilities = np.stack([p for p in expected if p is not None])
-            features = [_mean(array) for array in self.model.tokenizers[self.target].decode_expected(probabilities)]
+            arrays = calls.decode_expected(self.model.tokenizers[self.target], probabilities)
+            features = [_mean(array) for array in arrays]
         return torch.from_numpy(np.stack(features).astype(np.float32))
 
 

@@ -28,7 +28,7 @@ from fourm_engine.tokenizers.vit import with_position_grid
 from fourm_engine.train.checkpoint import step_folder
 from fourm_engine.train.distributed import processes, rank, sum_numbers, world_size
 from fourm_engine.train.loop import Trainer
-from fourm_plugins.encoding import encode
+from fourm_plugins import calls
 from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
@@ -209,7 +209,7 @@ def fit_network(
     with tempfile.TemporaryDirectory() as run:
         Trainer(task, config, Path(run), seed=seed).run()
         tokenizer.load(fitted_folder(Path(run)))
-    return usage_of(encode(tokenizer, arrays), tokenizer.size, positional=tokenizer.positional)
+    return usage_of(calls.encode(tokenizer, arrays), tokenizer.size, positional=tokenizer.positional)
 
 
 def reconstruction(tokenizer: Tokenizer, modality: Modality, values: Sequence[Any]) -> dict[str, float]:
@@ -219,9 +219,9 @@ def reconstruction(tokenizer: Tokenizer, modality: Modality, values: Sequence[An
     where there are at least `SAYING` held-out tokens per code."""
     if not values:
         return {}
-    ids = encode(tokenizer, [modality.normalise(value) for value in values])
-    decoded = [modality.denormalise(array) for array in tokenizer.decode(ids)]
-    report = {metric.name: float(metric.compute(decoded, list(values))) for metric in modality.metrics()}
+    ids = calls.encode(tokenizer, [modality.normalise(value) for value in values])
+    decoded = [calls.denormalise(modality, array) for array in calls.decode(tokenizer, ids)]
+    report = {m.name: calls.compute(modality, m, decoded, list(values)) for m in calls.metrics(modality)}
     if not isinstance(modality.spec.layout, SequenceLayout):
         report |= usage_of(ids, tokenizer.size, positional=tokenizer.positional, least=SAYING)
     return report

@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 
 from fourm_engine.generate.result import Generated, Results
+from fourm_plugins import calls
 from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
 from fourm_plugins.reductions import How
@@ -65,10 +66,10 @@ def combined(samples: Sequence[Results], reduce: Mapping[str, How], best: Scorer
 def reduced(samples: Sequence[Generated], how: How) -> Generated:
     """The mean, median or vote of the values, with its spread; `tokens` are those of the sample nearest to it."""
     modality, values = samples[0].modality, [sample.value for sample in samples]
-    value = modality.reduce(values, how)
-    distances = [_mean(modality.spread([sample, value])) for sample in values]
+    value = calls.reduce(modality, values, how)
+    distances = [_mean(calls.spread(modality, [sample, value])) for sample in values]
     nearest = samples[int(np.argmin(distances))]
-    return Generated(modality, nearest.tokens, value, how, nearest.given, modality.spread(values))
+    return Generated(modality, nearest.tokens, value, how, nearest.given, calls.spread(modality, values))
 
 
 def _score(best: Scorer, sample: Results) -> float:

@@ -23,8 +23,8 @@ from fourm_engine.generate.given import Condition, Ids, Typed
 from fourm_engine.generate.masks import region_tokens, tokens_within, weights_of
 from fourm_engine.generate.shown import Kept, Region, Sample, check_kept, kept_pixels, without_halo
 from fourm_engine.masking.pack import Shown
+from fourm_plugins import calls
 from fourm_plugins.arrays import check_array
-from fourm_plugins.encoding import encode
 from fourm_plugins.errors import SampleError, one_line
 from fourm_plugins.inputs import describe, looks_like_path
 from fourm_plugins.modality import Modality
@@ -172,7 +172,7 @@ class InputReader:
                 return Shown.continuous(spec, np.asarray(array))
             if dry and isinstance(array, np.ndarray):
                 return Shown.tokens(np.full(spec.layout.num_tokens, zlib.crc32(array.tobytes())))
-            ids = encode(self.tokenizers[spec.name], [array])[0]
+            ids = calls.encode(self.tokenizers[spec.name], [array])[0]
         tokenizer = self.tokenizers[spec.name]
         if isinstance(tokenizer, TextTokenizer) and len(ids) and ids[-1] == tokenizer.end_id:
             ids = ids[:-1]

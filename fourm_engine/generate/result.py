@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from fourm_engine.drawing import SIDE, Cell, explained, png, sheet, show
-from fourm_plugins import images
+from fourm_plugins import calls, images
 from fourm_plugins.legend import Scale, round_numbers
 from fourm_plugins.modality import Modality
 from fourm_plugins.suggest import did_you_mean
@@ -44,7 +44,7 @@ class Generated:
 
     def render(self) -> Any:
         """The value for people: a `PIL.Image`, or a string."""
-        return self.modality.render(self.value)
+        return calls.render(self.modality, self.value)
 
     def show(self, *, side: int = SIDE) -> Any:
         """`render` with a legend, a scale or a key of classes, at `side` pixels; or a string."""
@@ -59,14 +59,15 @@ class Generated:
             return f"spread {reprlib.repr(self.spread)}"
         known = self.spread[np.isfinite(self.spread)]
         most = float(known.max(initial=0.0)) or 1.0
-        legend, marks = self.modality.legend(self.value), [(x / most, f"{x:.3g}") for x in round_numbers(0.0, most)]
+        legend = calls.legend(self.modality, self.value)
+        marks = [(x / most, f"{x:.3g}") for x in round_numbers(0.0, most)]
         unit = legend.unit if isinstance(legend, Scale) else "share" if self.decoded_from == "vote" else ""
         picture = Image.fromarray(images.colour_map(self.spread / most))
         return explained(picture, Scale(images.colour_map(np.linspace(0, 1, 256)), tuple(marks), unit), side=side)
 
     def remark(self) -> str:
         """What the modality says of its value, such as parts that did not parse and were dropped; '' for nothing."""
-        return self.modality.remark(self.value)
+        return calls.remark(self.modality, self.value)
 
     def __repr__(self) -> str:
         value = self.value
@@ -124,8 +125,9 @@ class Results(dict[str, Generated]):
             return sheet([("", [Cell(result.show(), name) for name, result in self.items()])], cell=cell)
         rows = []
         for name, result in self.items():
-            whole, *samples = result.modality.render_all([result.value, *(s[name].value for s in self.samples)])
-            whole, cells = explained(whole, result.modality.legend(result.value)), list[Cell]()
+            values = [result.value, *(s[name].value for s in self.samples)]
+            whole, *samples = calls.render_all(result.modality, values)
+            whole, cells = explained(whole, calls.legend(result.modality, result.value)), list[Cell]()
             if result.spread is not None:
                 cells = [Cell(whole, result.decoded_from), Cell(result.show_spread(), "spread")]
             elif self.scores:

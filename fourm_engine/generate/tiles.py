@@ -20,6 +20,7 @@ from fourm_engine.generate.options import Options
 from fourm_engine.generate.plan import default_plan
 from fourm_engine.generate.result import Generated
 from fourm_engine.generate.vary import Generates
+from fourm_plugins import calls
 from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid
@@ -197,8 +198,8 @@ class _Canvas:
     def value(self) -> Any:
         assert self._sum is not None
         if isinstance(self._modality.spec.array, ClassMap):
-            return self._modality.denormalise(self._sum)
-        return self._modality.denormalise((self._sum / self._weight).astype(np.float32))
+            return calls.denormalise(self._modality, self._sum)
+        return calls.denormalise(self._modality, (self._sum / self._weight).astype(np.float32))
 
 
 def _ramp(length: int) -> np.ndarray:

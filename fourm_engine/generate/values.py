@@ -8,6 +8,7 @@ from typing import Any
 from fourm_engine.generate.parallel import Filled
 from fourm_engine.generate.result import Generated
 from fourm_engine.generate.shown import Sample, continued
+from fourm_plugins import calls
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -18,17 +19,18 @@ def decoded(
     """The values that one stage generated; what an edit keeps, or a text begins with, is as it was given."""
     expected = filled[0].probabilities is not None  # one stage: all have them, or none
     if expected:
-        arrays = [tokenizer.decode_expected(f.probabilities[None])[0] for f in filled]  # type: ignore[index]
+        arrays = [calls.decode_expected(tokenizer, f.probabilities[None])[0] for f in filled]  # type: ignore[index]
     else:
-        arrays = tokenizer.decode([f.ids for f in filled])
+        arrays = calls.decode(tokenizer, [f.ids for f in filled])
     results = []
     for f, array, sample in zip(filled, arrays, samples, strict=True):
         value, kept = _value(modality, tokenizer, f, array), sample.kept.get(modality.name)
         pixels = None if kept is None else kept.pixels
         if kept is not None and pixels is not None:
-            value = modality.compose(kept.value, value, pixels)
+            value = calls.compose(modality, kept.value, value, pixels)
         elif kept is not None and isinstance(value, str):
-            beginning = modality.denormalise(tokenizer.decode([sample.known[modality.name].ids])[0])
+            known = calls.decode(tokenizer, [sample.known[modality.name].ids])[0]
+            beginning = calls.denormalise(modality, known)
             value = continued(kept.value, beginning, value)
         results.append(Generated(modality, f.ids, value, "probabilities" if expected else "tokens", pixels))
     return results
@@ -37,6 +39,6 @@ def decoded(
 def _value(modality: Modality, tokenizer: Tokenizer, filled: Filled, array: Any) -> Any:
     scored = type(modality).denormalise_scored is not Modality.denormalise_scored
     if filled.confidence is None or not scored:
-        return modality.denormalise(array)
-    tokens = tokenizer.decode(list(filled.ids[:, None]))
-    return modality.denormalise_scored(array, list(zip(tokens, filled.confidence.tolist(), strict=True)))
+        return calls.denormalise(modality, array)
+    tokens = calls.decode(tokenizer, list(filled.ids[:, None]))
+    return calls.denormalise_scored(modality, array, list(zip(tokens, filled.confidence.tolist(), strict=True)))

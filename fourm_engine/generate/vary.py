@@ -16,6 +16,7 @@ from fourm_engine.drawing import Cell, legend_of, sheet
 from fourm_engine.generate.given import Condition, Ids, Typed
 from fourm_engine.generate.inputs import InputReader
 from fourm_engine.generate.result import Results
+from fourm_plugins import calls
 from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Modality
 from fourm_plugins.suggest import did_you_mean
@@ -65,12 +66,12 @@ class Variation:
         for name in dict.fromkeys(what.partition(".")[0] for what in self.axes):
             if name in self.inputs[0]:
                 values = [seen(self.model, name, given[name]) for given in self.inputs]
-                pictures = values[0][0].render_all([value for _, value in values])
+                pictures = calls.render_all(values[0][0], [value for _, value in values])
                 if name not in self.axes or not isinstance(pictures[0], str):  # captions already show the texts
                     shown[name] = pictures, legend_of(values[0][0], [value for _, value in values], cell)
         for name, first in self.results[0].items():
             made = [result[name].value for result in self.results]
-            shown[name] = first.modality.render_all(made), legend_of(first.modality, made, cell)
+            shown[name] = calls.render_all(first.modality, made), legend_of(first.modality, made, cell)
         rows, last = list[tuple[str, list[Cell | None]]](), list(self.axes)[-1]
         for start in range(0, len(self.points), width):
             points = self.points[start : start + width]
@@ -154,10 +155,10 @@ def _with_part(model: Generates, name: str, given: Any, part: str, number: Any) 
     if not isinstance(number, (int, float)):
         raise ValueError(f"{name}.{part}: {number!r:.60} is not a number")
     try:
-        if part not in (parts := modality.parts(value)):
+        if part not in (parts := calls.parts(modality, value)):
             hint = did_you_mean(part, parts, otherwise="it has") if parts else "nothing of it varies by a number"
             raise SampleError(f"no part {part!r} in what is given; {hint}")
-        return modality.with_part(value, part, float(number))
+        return calls.with_part(modality, value, part, float(number))
     except SampleError as error:
         raise ValueError(f"input {name!r}: {error}") from error
 
@@ -174,7 +175,7 @@ def seen(model: Generates, name: str, given: Any) -> tuple[Modality, Any]:
     given = given.value if isinstance(given, Condition) else given
     if isinstance(given, Ids):
         modality = model.modalities[name]
-        return modality, modality.denormalise(model.tokenizers[name].decode([given.ids])[0])
+        return modality, calls.denormalise(modality, calls.decode(model.tokenizers[name], [given.ids])[0])
     modality = model.reader.instance(name, raw=True)
     value = _value(modality, given)
     if modality.spec.layout.kind != "sequence" or not isinstance(value, str):

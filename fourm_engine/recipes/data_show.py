@@ -27,8 +27,8 @@ from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.drawing_samples import Drawing
 from fourm_engine.recipes.train import open_samples
 from fourm_engine.tokenizers.store import load_fitted
+from fourm_plugins import calls
 from fourm_plugins.counting import counted
-from fourm_plugins.encoding import encode
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import Grid
 from fourm_plugins.suggest import nearest_few
@@ -157,7 +157,7 @@ def _used(crops: SampleViews, modalities: Mapping[str, Modality], has: Collectio
 
 
 def _decoded(modality: Modality, tokenizer: Tokenizer, ids: np.ndarray) -> Any:
-    return modality.render(modality.denormalise(tokenizer.decode([ids])[0]))
+    return calls.render(modality, calls.denormalise(modality, calls.decode(tokenizer, [ids])[0]))
 
 
 def _pictures(
@@ -174,7 +174,8 @@ def _pictures(
         array = data.normalise(sample, name, data.augment(sample, name, value, view))
     except BadFile as bad:
         return None, None, None, f"cannot be used: {bad.where}: {bad.reason}"
-    return modality.render(value), crop, modality.render(modality.denormalise(array)), ""
+    seen = calls.denormalise(modality, array)
+    return calls.render(modality, value), crop, calls.render(modality, seen), ""
 
 
 def _unmasked(
@@ -202,7 +203,7 @@ def _unmasked(
             decoded = None
             if modality in tokenizers and not reason:
                 array = data.array(sample, modality, view_of(one.modalities[modality].spec, crops, view))
-                ids = encode(tokenizers[modality], [array])[0]
+                ids = calls.encode(tokenizers[modality], [array])[0]
                 decoded = _decoded(modalities[modality], tokenizers[modality], ids)
             rows.append(ShownModality(modality, file=file, crop=crop, seen=picture, decoded=decoded, remark=reason))
         crops = _used(crops, modalities, has)

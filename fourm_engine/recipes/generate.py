@@ -25,6 +25,7 @@ from fourm_engine.recipes.config import manager_of_run
 from fourm_engine.recipes.generated_record import refuse_recorded
 from fourm_engine.recipes.tell import Tell, choose_threads, say
 from fourm_engine.transfer.answers import Mapped
+from fourm_plugins import calls
 from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
@@ -187,7 +188,8 @@ def _write_results(results: Results, out: Path, tell: Tell) -> None:
 def write(generated: Generated | Mapped, out: Path, stem: str) -> list[Path]:
     """Write the modality's files, with a PNG to look at as `stem.view.png`; a spread as `stem.spread.npy` and
     `stem.spread.png`. Returns the paths."""
-    files = {f"{stem}.{extension}": content for extension, content in generated.modality.write(generated.value).items()}
+    written = calls.write(generated.modality, generated.value)
+    files = {f"{stem}.{extension}": content for extension, content in written.items()}
     picture = generated.show()
     if not isinstance(picture, str):
         files[f"{stem}.view.png"] = png(picture)

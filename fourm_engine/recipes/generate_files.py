@@ -32,8 +32,8 @@ from fourm_engine.recipes.generate_reading import Read, Reader
 from fourm_engine.recipes.generated_record import Record, digest_of_model
 from fourm_engine.recipes.sample_inputs import SampleInputs
 from fourm_engine.recipes.tell import Progress, Tell, say
+from fourm_plugins import calls
 from fourm_plugins.counting import counted
-from fourm_plugins.encoding import encode
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import TextTokenizer
 
@@ -61,7 +61,7 @@ class Writer(Background):
             for stem, results in zip(stems(name, self.samples), answers, strict=True):
                 for generated in results.values():
                     spec = generated.modality.spec
-                    self._files(spec.source, stem, generated.modality.write(generated.value), spec.extensions)
+                    self._files(spec.source, stem, calls.write(generated.modality, generated.value), spec.extensions)
                 for source, files in read.files.items():
                     self._files(source, stem, files, ())
             self.record.add(name, seed=read.seed, stamp=read.stamp, digest=read.digest)
@@ -202,7 +202,7 @@ class Job:
         for name in sorted({name for read in batch for name in read.arrays}):
             having = [i for i, read in enumerate(batch) if name in read.arrays]
             tokenizer, most = self.model.tokenizers[name], self.model.modalities[name].spec.layout.num_tokens
-            for i, ids in zip(having, encode(tokenizer, [batch[i].arrays[name] for i in having]), strict=True):
+            for i, ids in zip(having, calls.encode(tokenizer, [batch[i].arrays[name] for i in having]), strict=True):
                 if isinstance(tokenizer, TextTokenizer):
                     ids = np.asarray(ids)[:most]
                 inputs[i][name] = Ids(ids)

@@ -21,7 +21,9 @@ from fourm_engine.generate.masks import region_tokens
 from fourm_engine.generate.regions import Regions
 from fourm_engine.recipes.sample_inputs import SampleInputs
 from fourm_engine.storage.errors import StoreError
-from fourm_plugins.arrays import check_array, failed
+from fourm_plugins import calls
+from fourm_plugins.arrays import check_array
+from fourm_plugins.discovery import PluginError
 from fourm_plugins.errors import SampleError, one_line
 from fourm_plugins.inputs import read_file
 from fourm_plugins.modality import Modality
@@ -91,12 +93,12 @@ class Reader:
             return read
         except BadFile as bad:
             return bad
+        except (StoreError, PluginError):  # which name what is read
+            raise
         except (SampleError, ValueError) as error:
             return BadFile(self.inputs.where(name), key, one_line(error))
-        except StoreError:  # which names what is read
-            raise
         except Exception as error:
-            raise failed(self.shown_as[key], error, self.inputs.where(name)) from error
+            raise calls.fault(self.shown_as[key], "reading", error, self.inputs.where(name)) from error
 
     def _marked(self, key: str, value: Any, view: View) -> list[tuple[float, np.ndarray]]:
         spec = self.shown_as[key].spec
@@ -116,7 +118,7 @@ class Reader:
         else:
             read.arrays[modality.name] = array
         if self.copies:
-            read.files[modality.spec.source] = modality.write(seen)
+            read.files[modality.spec.source] = calls.write(modality, seen)
 
 
 def _value(modality: Modality, given: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fourm_engine.drawing import SIDE, font, show
-from fourm_plugins import images
+from fourm_plugins import calls, images
 from fourm_plugins.modality import Modality
 from fourm_plugins.view import View
 
@@ -39,7 +39,7 @@ class Mapped:
 
     def render(self) -> Any:
         """The value as a `PIL.Image`."""
-        return self.modality.render(self.value)
+        return calls.render(self.modality, self.value)
 
     def show(self, *, side: int = SIDE) -> Any:
         """`render` with its legend, a scale or a key of classes, at `side` pixels."""

@@ -20,6 +20,7 @@ from fourm_engine.data.views import SampleViews, view_of
 from fourm_engine.transfer.answers import Mapped
 from fourm_engine.transfer.config import RegressionConfig, SegmentationConfig
 from fourm_engine.transfer.objective import Metrics, Objective, Sums, Target
+from fourm_plugins import calls
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ClassMap, FeatureMap
 
@@ -89,7 +90,7 @@ class Segmentation(_Dense):
 
     def answer(self, output: Tensor) -> Mapped:
         """The answer from one sample's output (classes, H, W)."""
-        return Mapped(self.modality, self.modality.denormalise(self.ids[output.argmax(0).cpu().numpy()]))
+        return Mapped(self.modality, calls.denormalise(self.modality, self.ids[output.argmax(0).cpu().numpy()]))
 
 
 class _Overlap(Sums):
@@ -126,7 +127,7 @@ class Regression(_Dense):
         assert isinstance(array, FeatureMap)
         self.outputs, self.loss_name = array.channels, config.loss
         #: Metrics of the modality that are defined for a single sample.
-        self.sample_metrics = [metric for metric in modality.metrics() if metric.min_samples == 1]
+        self.sample_metrics = [metric for metric in calls.metrics(modality) if metric.min_samples == 1]
         first = [(metric.name, metric.higher_is_better) for metric in self.sample_metrics[:1]]
         self.best = first[0] if first else (self.loss_name, False)
         self._difference = F.l1_loss if config.loss == "l1" else F.mse_loss
@@ -151,7 +152,7 @@ class Regression(_Dense):
 
     def answer(self, output: Tensor) -> Mapped:
         """The answer from one sample's output (channels, H, W)."""
-        return Mapped(self.modality, self.modality.denormalise(output.float().cpu().numpy()))
+        return Mapped(self.modality, calls.denormalise(self.modality, output.float().cpu().numpy()))
 
 
 class _TargetMetrics(Sums):
@@ -164,7 +165,8 @@ class _TargetMetrics(Sums):
         self.sums[:3] += [len(output), float(self.task.loss(output, targets)), self.task.count(targets)]
         for row, truth in zip(output, truths, strict=True):
             value = self.task.answer(row).value
-            self.sums[3:] += [metric.compute([value], [truth]) for metric in self.task.sample_metrics]
+            scored = [calls.compute(self.task.modality, m, [value], [truth]) for m in self.task.sample_metrics]
+            self.sums[3:] += scored
 
     def scores(self, sums: np.ndarray) -> dict[str, float]:
         n, loss, pixels, *totals = sums.tolist()

@@ -26,6 +26,7 @@ from fourm_engine.transfer.network import TaskBatch, TaskNetwork
 from fourm_engine.transfer.objective import Objective
 from fourm_engine.transfer.saved import load, locate
 from fourm_engine.vocabulary import Vocabulary
+from fourm_plugins import calls
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
@@ -94,7 +95,7 @@ class TaskModel:
         assert isinstance(self.objective, Detection)
         picture = self.objective.picture
         given = [value for name, value in sample.items() if self.reader.instance(name, raw=True) is picture]
-        return picture.render(picture.value(given[0])) if given else None
+        return calls.render(picture, picture.value(given[0])) if given else None
 
     def _find(self, name: str) -> Modality[Any]:
         """An input by its name, or by what stands before "@" in that of one alone."""

@@ -162,7 +162,10 @@ def test_a_fault_of_the_plugin_is_never_skipped_and_names_the_file(tmp_path, mon
     write_data(tmp_path, MODALITIES, sample_names(1))
     data = AlignedData(tmp_path, MODALITIES)
     monkeypatch.setattr(type(MODALITIES["b"]), "read", lambda self, files: 1 / 0)
-    with pytest.raises(PluginError, match=r"b/0000\.npy: the plugin of b \(.*\) failed with ZeroDivisionError"):
+    with pytest.raises(PluginError, match=r"b/0000\.npy: read of b \(.*\) failed with ZeroDivisionError"):
+        data.value("0000", "b")
+    monkeypatch.setattr(type(MODALITIES["b"]), "read", lambda self, files: None)
+    with pytest.raises(PluginError, match=r"b/0000\.npy: read of b \(.*\) gives None, not a value"):
         data.value("0000", "b")
 
 

@@ -28,7 +28,8 @@ from fourm_engine.data.raw.root import Root, data_root
 from fourm_engine.data.splits import Split, match_split
 from fourm_engine.modalities import host_of
 from fourm_engine.storage.errors import StoreError
-from fourm_plugins.arrays import check_array, checked_value, failed
+from fourm_plugins.arrays import check_array
+from fourm_plugins.calls import fault
 from fourm_plugins.counting import counted
 from fourm_plugins.errors import SampleError, one_line
 from fourm_plugins.manager import PluginError
@@ -147,24 +148,24 @@ class AlignedData(Presence):
 
     def files(self, name: str, modality: str) -> dict[str, bytes]:
         """{extension: content} of a sample. Raises BadFile."""
-        with self._blame(name, modality):
+        with self._blame(name, modality, "read"):
             return self._sources[modality].files(name)
 
     def value(self, name: str, modality: str, files: Mapping[str, bytes] | None = None) -> Any:
         """The value as read, neither cropped nor resized, of `files` where they are read already. Raises BadFile."""
         files = self.files(name, modality) if files is None else files
-        with self._blame(name, modality), reading(lambda: self.where(name, modality)):
-            return checked_value(self.modalities[modality].read(files))
+        with self._blame(name, modality, "read"), reading(lambda: self.where(name, modality)):
+            return self._value(name, modality, "read", self.modalities[modality].read(files))
 
     def augment(self, name: str, modality: str, value: Any, view: View) -> Any:
         """A value as read, through a view, at the modality's size. Raises BadFile, also where the value's shape is
         not that of the picture the view was drawn for: the crop would show something else."""
-        with self._blame(name, modality):
+        with self._blame(name, modality, "augment"):
             try:
                 check_aspect(self.modalities[modality], value, view)
             except SampleError as error:
                 raise SampleError(f"{error} {self._agreeing(name, modality, view)}") from None
-            return self.modalities[modality].augment(value, view)
+            return self._value(name, modality, "augment", self.modalities[modality].augment(value, view))
 
     def _agreeing(self, name: str, modality: str, view: View) -> str:
         """For a message: whose picture the view was drawn for, as far as it is here."""
@@ -186,7 +187,7 @@ class AlignedData(Presence):
 
     def normalise(self, name: str, modality: str, augmented: Any) -> np.ndarray | str:
         """The array of an augmented value, checked against the spec. Raises BadFile."""
-        with self._blame(name, modality):
+        with self._blame(name, modality, "normalise"):
             array = self.modalities[modality].normalise(augmented)
             check_array(self.modalities[modality].spec, array)
             return array
@@ -217,8 +218,13 @@ class AlignedData(Presence):
                         "modalities.select"
                     )
 
-    def _blame(self, name: str, modality: str) -> _Blame:
-        return _Blame(self, name, modality)
+    def _value(self, name: str, modality: str, hook: str, value: Any) -> Any:
+        if value is None:  # a forgotten `return`
+            raise fault(self.modalities[modality], hook, "None, not a value", self.where(name, modality))
+        return value
+
+    def _blame(self, name: str, modality: str, hook: str) -> _Blame:
+        return _Blame(self, name, modality, hook)
 
     def skip(self, name: str, bad: BadFile) -> bool:
         """Apply `on_error` to a file of sample `name`: raise it, or log and count it. Returns whether it was named."""
@@ -231,13 +237,14 @@ class AlignedData(Presence):
 
 
 class _Blame:
-    """Names the file in what a plugin raises in the block: BadFile for SampleError, and PluginError, which is never
-    skipped, for anything else, a fault of the plugin. A class, since it is entered several times for each file."""
+    """Names the file in what a plugin's `hook` raises in the block: BadFile for SampleError, and PluginError, which is
+    never skipped, for anything else, a fault of the plugin. A class, since it is entered several times for each
+    file."""
 
-    __slots__ = "data", "modality", "name"
+    __slots__ = "data", "hook", "modality", "name"
 
-    def __init__(self, data: AlignedData, name: str, modality: str) -> None:
-        self.data, self.name, self.modality = data, name, modality
+    def __init__(self, data: AlignedData, name: str, modality: str, hook: str) -> None:
+        self.data, self.name, self.modality, self.hook = data, name, modality, hook
 
     def __enter__(self) -> None:
         pass
@@ -251,7 +258,7 @@ class _Blame:
             raise BadFile(self.data.where(self.name, self.modality), self.modality, reason) from error
         if isinstance(error, Exception) and not isinstance(error, (StoreError, PluginError)):  # which name what is read
             where = self.data.where(self.name, self.modality)
-            raise failed(self.data.modalities[self.modality], error, where) from error
+            raise fault(self.data.modalities[self.modality], self.hook, error, where) from error
 
 
 def _wanted(specs: Iterable[ModalitySpec]) -> str:

@@ -28,6 +28,7 @@ from fourm_engine.data.workers import ahead, batched, preparing_workers
 from fourm_engine.files import remove_leftovers
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities
+from fourm_plugins import calls
 from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Labeller, Modality
 
@@ -231,7 +232,7 @@ def _label(
         if isinstance(value, BadFile):
             skip(value)
     usable = {name: value for name, value in read.items() if not isinstance(value, BadFile)}
-    for name, value in zip(usable, labeller.label(list(usable.values())) if usable else (), strict=True):
+    for name, value in zip(usable, calls.label(labeller, target, list(usable.values())) if usable else (), strict=True):
         if isinstance(value, SampleError):
             skip(BadFile(files.where(name), target.name, str(value)))
         else:

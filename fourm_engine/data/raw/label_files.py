@@ -15,6 +15,7 @@ from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw.source import Source
 from fourm_engine.data.raw.write_shards import write_shard
 from fourm_engine.files import write_atomically
+from fourm_plugins import calls
 from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Modality
 from fourm_plugins.notes import reading
@@ -56,7 +57,7 @@ class LabelWriter(Background):
         self.later(self._write, out)
 
     def _encode(self, labels: Sequence[tuple[str, Any]]) -> None:
-        self._encoded += [(name, self.target.write(value)) for name, value in labels]
+        self._encoded += [(name, calls.write(self.target, value)) for name, value in labels]
 
     def _write(self, out: Path | None) -> None:
         samples, self._encoded = self._encoded, []

@@ -15,7 +15,7 @@ from fourm_engine.data.store import Store
 from fourm_engine.data.tokens.recorded_views import RecordedViews
 from fourm_engine.data.views import FRESH_VIEWS, DrawnViews, view_of
 from fourm_engine.masking.pack import patchify
-from fourm_plugins.encoding import encode
+from fourm_plugins.calls import encode
 from fourm_plugins.tokenizer import Tokenizer
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fourm_plugins.encoding import encode
+from fourm_plugins.calls import encode
 from fourm_plugins.tokenizer import Tokenizer
 
 #: Arrays that a tokenizer gets at a time.
