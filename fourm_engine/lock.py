@@ -25,10 +25,12 @@ from fourm_engine.device import local_rank, rank_and_world
 from fourm_engine.files import CannotWrite, alive, lock_file, remove_leftovers
 from fourm_plugins.printable import printable
 
-_NAME = ".fourm-lock"
+GATE = ".fourm-lock"
 _MAX_BYTES = 1 << 14
 #: How long a command waits for others to enter or leave, which takes each a moment.
 GATE_SECONDS = 600.0
+#: How long the first process of a machine is waited for by another that cannot enter, to see whether it can.
+HEAD_START = 5.0
 #: Entry -> (its open file, how many blocks of this process hold it).
 _held: dict[str, tuple[int, int]] = {}
 
@@ -49,7 +51,7 @@ def at_work(folder: Path, *, replaced: bool = False, needed: bool = True) -> Ite
 
     Raises Busy, having changed nothing, if another command holds it, and CannotWrite if the folder is not writable."""
     whole = Path(os.path.abspath(folder))
-    parent, stem = (whole.parent, f".{whole.name:.100}{_NAME}") if replaced else (whole, _NAME)
+    parent, stem = (whole.parent, f".{whole.name:.100}{GATE}") if replaced else (whole, GATE)
     entry = str(parent.resolve() / f"{stem}-{rank_and_world()[0]}")
     with ExitStack() as undo:
         if entry in _held:
@@ -70,21 +72,35 @@ def at_work(folder: Path, *, replaced: bool = False, needed: bool = True) -> Ite
                 finally:
                     _close_gate(gate, parent / stem, keep=entry in _held)
             except Busy as error:
-                error.told = local_rank() > 0
+                error.told = _first_tells(parent / stem)
                 raise
             except OSError as error:
                 if needed or not whole.is_dir() or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                    raise refused(folder, error) from error
+                    raise refused(folder, error, parent / stem) from error
         undo.callback(_leave, entry, parent / stem)
         yield
 
 
-def refused(folder: Path, error: OSError) -> CannotWrite:
-    """What to raise where a command cannot begin in `folder`. All its processes meet that before they can tell one
-    another, so the first of each machine is to tell the user."""
+def refused(folder: Path, error: OSError, gate: Path) -> CannotWrite:
+    """What to raise where a process cannot begin in `folder`; `gate`: the `GATE` of the folder that its command
+    holds."""
     refusal = CannotWrite(folder, error)
-    refusal.told = local_rank() > 0
+    refusal.told = _first_tells(gate)
     return refusal
+
+
+def _first_tells(gate: Path) -> bool:
+    """Whether the first process of this machine meets what ends this one, and tells it: most often all of them do,
+    before they can tell one another. Where the first has entered, this one alone is refused, and must speak."""
+    if not (local := local_rank()):
+        return False
+    first, last = gate.with_name(f"{gate.name}-{rank_and_world()[0] - local}"), time.monotonic() + HEAD_START
+    time.sleep(1.0)  # one that is refused, too, leaves, and torchrun ends the others
+    while not (_in_use(first, facts := _read(first)) and facts.get("job") == _job()):
+        if time.monotonic() > last:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 @contextmanager
@@ -189,7 +205,8 @@ def _enter(entry: Path, made: int) -> int:
     handle = os.open(entry, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
     try:
         lock_file(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.write(handle, json.dumps(facts).encode())
+        with open(handle, "wb", closefd=False) as file:  # all of it, or an error
+            file.write(json.dumps(facts).encode())
     except BaseException:
         os.unlink(entry)
         os.close(handle)

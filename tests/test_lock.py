@@ -192,7 +192,7 @@ def test_a_terminated_command_leaves_no_temporary_file(tmp_path):
 
 def test_a_process_that_stands_still_as_it_enters_is_not_waited_for_without_end(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "GATE_SECONDS", 0.2)
-    gate = tmp_path / lock._NAME
+    gate = tmp_path / lock.GATE
     with open(gate, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(Busy, match=r"fourm-lock: held for 0 s by a process .* end it \(fuser"), at_work(tmp_path):

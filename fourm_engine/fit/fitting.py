@@ -26,7 +26,7 @@ from fourm_engine.tokenizers.quantisers.base import SAYING, usage_of
 from fourm_engine.tokenizers.store import read_document, save_tokenizer
 from fourm_engine.tokenizers.vit import with_position_grid
 from fourm_engine.train.checkpoint import step_folder
-from fourm_engine.train.distributed import processes, rank, sum_numbers, world_size
+from fourm_engine.train.distributed import processes, rank, sum_numbers, together, world_size
 from fourm_engine.train.loop import Trainer
 from fourm_plugins import calls
 from fourm_plugins.explain import explain
@@ -136,11 +136,13 @@ def fit_tokenizer(
         members = {m.name: reconstruction(tokenizer.serving(m.spec), m, val.get(m.name, ())) for m in modalities}
         report = members | report
         sum_numbers([0.0])  # every process has read what the trainer left
-        if rank() == 0:
-            fit = {"request": request, "stamps": stamps, "report": report}
+        fit = {"request": request, "stamps": stamps, "report": report}
+
+        def store() -> None:
             save_tokenizer(tokenizer, folder / space, manager=manager, modalities=modalities, fit=fit)
             shutil.rmtree(runs, ignore_errors=True)
-        sum_numbers([0.0])  # no process goes on before it is stored
+
+        together(lambda: store() if rank() == 0 else None)  # no process goes on before it is stored
         return Fitted(tokenizer, report, fresh=True)
 
 

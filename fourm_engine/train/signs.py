@@ -32,13 +32,17 @@ class Signs:
         #: Rank -> its last sign of life, and when that was first seen.
         self._seen: dict[int, tuple[dict[str, Any], float]] = {}
 
-    def begin(self) -> None:
-        """Make the folder. The others may be earlier or later, or never come."""
+    def begin(self, facts: dict[str, Any]) -> None:
+        """Make the folder, and give the first sign of life. The others may be earlier or later, or never come. Raises
+        OSError."""
         self._made = make_folders(self.folder)
         for number in range(self.world):
             sign = self._read(number)
             if sign is not None and process_lives(sign) is not True:
                 self._seen[number] = sign, -math.inf  # of an earlier start, unless it changes
+        if self.world > 1:
+            with self._giving:
+                self._write(facts, None, "")
 
     def give(self, facts: dict[str, Any], end: str | None = None, because: str = "") -> None:
         """Give a sign of life. `end`: why this process ends, "" if nothing is wrong; `because`: of which other one. No
@@ -49,12 +53,18 @@ class Signs:
             self._ended = self._ended or end is not None
             if self._ended and end is None:
                 return
-            path, self._given = self._path(self.rank), self._given + 1
-            facts = this_process() | facts | {"sign": self._given, "made": self._made, "end": end, "because": because}
-            with suppress(OSError):  # a full disk must not end a run that needs none of it
-                path.parent.mkdir(exist_ok=True)  # one that left as the last of those that had come removes it
-                path.with_suffix(".part").write_text(json.dumps(facts))
-                os.replace(path.with_suffix(".part"), path)
+            try:
+                self._write(facts, end, because)
+            except OSError:  # a full disk must not end a run that needs none of it
+                with suppress(OSError):
+                    os.utime(self._path(self.rank))
+
+    def _write(self, facts: dict[str, Any], end: str | None, because: str) -> None:
+        path, self._given = self._path(self.rank), self._given + 1
+        facts = this_process() | facts | {"sign": self._given, "made": self._made, "end": end, "because": because}
+        path.parent.mkdir(exist_ok=True)  # one that left as the last of those that had come removes it
+        path.with_suffix(".part").write_text(json.dumps(facts))
+        os.replace(path.with_suffix(".part"), path)
 
     def others(self) -> Iterator[tuple[int, dict[str, Any] | None, float]]:
         """(rank, facts, seconds without a new sign) of each; no facts: no sign since this process began."""
@@ -85,8 +95,9 @@ class Signs:
 
     def _read(self, number: int) -> dict[str, Any] | None:
         with suppress(OSError, ValueError):
-            facts = json.loads(self._path(number).read_text())
-            return facts if isinstance(facts, dict) else None
+            with open(self._path(number), encoding="utf-8") as file:
+                facts, touched = json.load(file), os.fstat(file.fileno()).st_mtime_ns
+            return {**facts, "touched": touched} if isinstance(facts, dict) else None
         return None
 
 

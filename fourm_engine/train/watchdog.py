@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from torch.distributed import DistError
 
-from fourm_engine.lock import at_work, now, refused, this_process
+from fourm_engine.lock import GATE, at_work, now, refused, this_process
 from fourm_engine.train.distributed import OtherProcess, describe
 from fourm_engine.train.run_folder import check_run_folder
 from fourm_engine.train.signs import Signs, gone
@@ -72,11 +72,11 @@ class Watch:
             yield
             return
         try:
-            self.signs.begin()
+            self.signs.begin(self._facts())
             self._stacks = open(self.signs.folder / f"rank-{self.rank:05d}.stack", "a", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
-            raise refused(self.signs.folder, error) from error
-        self._note(None)
+            self.signs.clean()
+            raise refused(self.signs.folder, error, self.signs.folder.parent / GATE) from error
         thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         thread.start()
         end = ""

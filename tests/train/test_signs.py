@@ -1,8 +1,10 @@
 """What processes know of one another through files, whatever the clocks of machines and file systems show."""
 
+import errno
 import json
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +22,7 @@ def signs(tmp_path, monkeypatch):
     def make(rank: int) -> Signs:
         monkeypatch.setenv("RANK", str(rank))
         made = Signs(tmp_path / "run" / "processes")
-        made.begin()
+        made.begin(FACTS)
         return made
 
     return make
@@ -42,6 +44,22 @@ def test_silence_is_counted_by_the_clock_of_who_listens(signs):
         second.give(FACTS)
         os.utime(path, (time.time() + skew,) * 2)
         assert seen(first)[1] == (2, 0)
+
+
+def test_a_full_disk_keeps_signs_of_life_from_nobody(signs, monkeypatch):
+    first, second = signs(0), signs(1)
+    assert seen(first)[1] == (2, 0)
+    first.clock = 30
+
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "write_text", full)
+        second.give(FACTS | {"step": 3})
+        assert seen(first)[1] == (2, 0)  # what it says is old, but it lives
+        with pytest.raises(OSError, match="No space left"):  # a start is refused
+            signs(2)
 
 
 @pytest.mark.parametrize("host", [None, "elsewhere"])
@@ -79,6 +97,7 @@ def test_the_last_one_to_leave_removes_what_the_first_one_made(signs):
 
 def test_one_that_comes_when_the_others_have_left_makes_the_folder_again(signs):
     first, second = signs(0), signs(1)
+    (second.folder / "rank-00001.json").unlink()  # as before its first sign
     first.give(FACTS, end="")
     first.folder.parent.joinpath("config.yaml").touch()  # the run's folder stays
     first.clean()
