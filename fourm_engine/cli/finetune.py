@@ -20,9 +20,9 @@ def finetune(
 
     loaded = load_task_config(config, overrides or [])
     if dry_run:
-        from fourm_engine.recipes.dry_run_task import dry_run as tell_what_it_would_be
+        from fourm_engine.recipes.dry_run_task import dry_run as estimate
 
-        return tell_what_it_would_be(loaded)
+        return estimate(loaded)
     from fourm_engine.recipes.finetune_task import finetune as recipe
 
     recipe(loaded)

@@ -13,7 +13,7 @@ from fourm_engine.cli.options import Config, Overrides
 def train(
     config: Config,
     overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the run would cost; train nothing.")] = (False),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the run would cost; train nothing.")] = False,
     replay: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Replay a non-finite step, and find where it begins.")
     ] = None,
@@ -27,10 +27,10 @@ def train(
     if replay is not None and dry_run:
         raise ValueError("--replay and --dry-run exclude each other; leave one out")
     if dry_run:
-        from fourm_engine.recipes.dry_run import dry_run as recipe_of_numbers
+        from fourm_engine.recipes.dry_run import dry_run as estimate
 
         loaded = load_config(config, overrides or [], needed=())
-        report = recipe_of_numbers(loaded, mfu=0.4 if mfu is None else mfu, gpu=gpu, processes=processes)
+        report = estimate(loaded, mfu=0.4 if mfu is None else mfu, gpu=gpu, processes=processes)
         typer.echo("\n".join(report.lines()))
         return
     if mfu is not None or gpu or processes is not None:

@@ -125,22 +125,20 @@ class MaskedSamples(Dataset[PackedSample]):
         if self.store.reads_ahead:
             self.store.ahead([self.order.row(position) for position in positions], now=True)
             self.store.ahead([self.order.row(position + self._horizon) for position in positions])
-        return self.mask([self._unmasked(position) for position in positions])
+        return self.mask([self._usable(position)[1] for position in positions])
 
     def name(self, position: int) -> str:
         """The name of the sample at a position, which is read, since another one may replace it."""
-        for row in self.order.rows(position):
-            if self._draw(row, *divmod(position, len(self))) is not None:
-                return str(self.store.names[row])
-        raise ValueError(_nothing(len(self)))
+        return str(self.store.names[self._usable(position)[0]])
 
-    def _unmasked(self, position: int) -> Unmasked:
+    def _usable(self, position: int) -> tuple[int, Unmasked]:
+        """(row, sample) at a position, or the next of its lane that can be used. Raises ValueError if none can."""
         epoch, index = divmod(position, len(self))
         tried = 0
         for row in self.order.rows(position):
             sample, tried = self._draw(row, epoch, index), tried + 1
             if sample is not None:
-                return sample
+                return row, sample
         raise ValueError(_nothing(tried))
 
     def _draw(self, row: int, epoch: int, index: int) -> Unmasked | None:

@@ -1,5 +1,4 @@
-"""The sections `loss` and `extend` of a config: how the modalities' losses are combined, and how a trained model
-grows."""
+"""The section `loss` of a config: how the modalities' losses are combined."""
 
 from __future__ import annotations
 

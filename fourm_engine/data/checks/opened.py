@@ -160,7 +160,7 @@ def _salvage(
     except ValueError as error:
         loose = None
         tell(str(error))
-    if not (listing.files or listing.shards or good):
+    if not (listing.files or listing.shards):
         tell(listing.no_samples())
     shards = TarSource(folder, extensions, max_bytes=max_bytes, listing=listing) if good else None
     return MixedSource(loose, shards) if loose and shards else loose or shards
