@@ -14,8 +14,8 @@ from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.label import Step, label, plan
 from fourm_engine.data.raw.source import open_source
 from fourm_engine.modalities import Modalities
-from fourm_plugins.discovery import PluginError
 from fourm_plugins import Labeller, SampleError
+from fourm_plugins.discovery import PluginError
 from fourm_plugins.manager import Plugin
 from tests.fakes import fake_modalities, sample_names, write_data, write_tar
 
