@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fourm_engine.files import replacing_folder
@@ -24,7 +23,7 @@ from fourm_engine.modalities import Modalities
 from fourm_engine.nn.transformer import ModelConfig, Transformer
 from fourm_engine.tokenizers.store import save_tokenizer
 from fourm_engine.vocabulary import Entry, Vocabulary
-from fourm_engine.weights import opened
+from fourm_engine.weights import opened, tensor_file
 from fourm_engine.yaml_config import not_a_run, read_yaml, run_of_data
 from fourm_plugins.discovery import Plugin
 from fourm_plugins.explain import plain
@@ -177,7 +176,7 @@ def checked_network(folder: Path, config: ExportedConfig) -> Transformer:
 
 def published_arguments(folder: Path) -> dict[str, Any] | None:
     """Arguments of the published model that an export was converted from; None for a model trained here."""
-    with safe_open(folder / WEIGHTS, framework="pt") as file:
+    with tensor_file(folder / WEIGHTS) as file:
         note = (file.metadata() or {}).get(PUBLISHED, "null")
     try:
         arguments = json.loads(note) if len(note) <= MAX_CONFIG_BYTES else None

@@ -20,8 +20,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from fourm_plugins.permitted import check_permitted
 
 _PART = re.compile(r"^\.(?P<name>.+)\.(?P<pid>\d+)(-\d+)?\.(?P<kind>part|old)(\.\w+)?$", re.DOTALL)
@@ -89,8 +87,9 @@ def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
         if named is None or (isinstance(error, CannotWrite) and named == Path(str(error.filename))):
             raise
         raise CannotWrite(named, error) from error
-    except SafetensorError as error:
-        match = _OS_ERROR.search(str(error))
+    except Exception as error:
+        # Told by its module: importing safetensors would make every listing wait for its library.
+        match = _OS_ERROR.search(str(error)) if type(error).__module__.startswith("safetensors") else None
         if match is None:
             raise
         number = int(match[1])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,21 @@ from fourm_plugins.permitted import check_permitted
 BLOCK = 1 << 20
 #: `read(part, name, first)` fills `part` with the rows of a parameter from `first` on, and reads no more of the file.
 Read = Callable[[Tensor, str, int], None]
+
+
+@contextmanager
+def tensor_file(path: Path) -> Iterator[Any]:
+    """A safetensors file, open for reading tensors of torch, also below a path that is not UTF-8: safetensors takes
+    none, so it is given the open file. Raises OSError and SafetensorError."""
+    with ExitStack() as stack:
+        try:
+            name = os.fspath(path)
+            name.encode()
+        except UnicodeEncodeError:
+            handle = os.open(path, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            name = f"/dev/fd/{handle}"
+        yield stack.enter_context(safe_open(name, framework="pt"))
 
 
 def check_shapes(shapes: Mapping[str, tuple], expected: Mapping[str, tuple], what: str) -> None:
@@ -49,7 +65,7 @@ def opened(
     tensors."""
     check_permitted(path)
     try:
-        with safe_open(path, framework="pt") as file:
+        with tensor_file(path) as file:
             if expected is not None:
                 shapes = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys() if k.startswith(only)}  # noqa: SIM118
                 check_shapes(shapes, expected, f"{path} does not fit {to}")
@@ -64,7 +80,7 @@ def read_rows(path: Path, name: str, rows: Tensor, first: int, *, leading: int =
     tensor is read at once. Raises ValueError for a truncated file."""
     step = max(1, BLOCK // max(1, rows[:1].numel()))
     try:
-        with safe_open(path, framework="pt") as file:
+        with tensor_file(path) as file:
             if leading:
                 rows.copy_(file.get_tensor(name).flatten(0, leading)[first : first + len(rows)])
                 return

@@ -11,12 +11,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from fourm_engine.files import replacing_file, write_atomically
-from fourm_engine.weights import opened
+from fourm_engine.weights import opened, tensor_file
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 MAX_CONFIG_BYTES = 1 << 20
@@ -53,7 +53,7 @@ def find(path_or_folder: str | Path) -> Path | None:
         return None
     if not config:
         try:
-            with safe_open(weights, framework="pt") as file:
+            with tensor_file(weights) as file:
                 config = file.metadata() or {}
         except (SafetensorError, OSError):
             return None

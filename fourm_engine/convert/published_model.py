@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import safe_open
 from torch import Tensor
 
 from fourm_engine.convert.published import POSITION_TOLERANCE, read_arguments
@@ -23,7 +22,7 @@ from fourm_engine.convert.tensors import Domain, Part, bare_norms, computed, par
 from fourm_engine.nn.embeddings import sine_cosine_1d, sine_cosine_2d
 from fourm_engine.nn.transformer import ModelConfig, Transformer
 from fourm_engine.vocabulary import Vocabulary
-from fourm_engine.weights import Read, check_shapes, read_rows
+from fourm_engine.weights import Read, check_shapes, read_rows, tensor_file
 from fourm_plugins.errors import one_line
 from fourm_plugins.explain import explain
 from fourm_plugins.spec import Grid, Layout, Sequence, Vector
@@ -50,7 +49,7 @@ class Checkpoint:
     domains: list[Domain] = field(default_factory=list)
 
     def tensor(self, key: str) -> Tensor:
-        with safe_open(self.path, framework="pt") as file:
+        with tensor_file(self.path) as file:
             return file.get_tensor(self.tied.get(key, key))
 
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -30,7 +29,7 @@ from fourm_engine.tokenizers.divae import DiVAETokenizer
 from fourm_engine.tokenizers.neural import Carried
 from fourm_engine.tokenizers.vit import SIZES, CodecSettings, DecoderSettings
 from fourm_engine.tokenizers.vqvae import VQVAETokenizer
-from fourm_engine.weights import check_shapes
+from fourm_engine.weights import check_shapes, tensor_file
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid, ModalitySpec, TokenizerRecipe, TokenSpace
 
 CODECS = {f"vit_{size.lower()}": numbers for size, numbers in SIZES.items()}
@@ -162,7 +161,7 @@ def read_state(
         if math.prod(shapes_there[key]) > math.prod(shapes_there[_CODES]):
             raise ValueError(f"{path}: {key} has shape {shapes_there[key]}, more numbers than the codebook")
     state, carried = dict[str, Tensor](), dict[str, Tensor]()
-    with safe_open(path, framework="pt") as file:
+    with tensor_file(path) as file:
         for key in shapes_there:
             value = file.get_tensor(tied.get(key, key))
             if key not in targets:

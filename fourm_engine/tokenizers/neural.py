@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from fourm_engine.tokenizers.network import TokenizerNetwork, chunk, filled
 from fourm_engine.tokenizers.quantisers.base import full_precision
 from fourm_engine.tokenizers.vit import position_grid
-from fourm_engine.weights import opened
+from fourm_engine.weights import opened, tensor_file
 from fourm_plugins.arrays import misfit
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid, ModalitySpec
 from fourm_plugins.tokenizer import Tokenizer
@@ -221,7 +221,8 @@ class NeuralTokenizer(Tokenizer):
 
     def load(self, folder: Path) -> None:
         try:
-            self.adopt(load_file(folder / WEIGHTS))
+            with tensor_file(folder / WEIGHTS) as file:
+                self.adopt({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
             self.carried = _read_carried(folder / CARRIED)
         except (OSError, SafetensorError, ValueError) as error:
             raise ValueError(f"{folder / WEIGHTS}: {error}") from None
@@ -240,7 +241,7 @@ def _read_carried(path: Path) -> Carried | None:
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
+        with tensor_file(path) as file:
             arguments, shapes = (dict(json.loads((file.metadata() or {})[key])) for key in ("arguments", "shapes"))
             return Carried(arguments, {key: file.get_tensor(key) for key in file.keys()}, shapes)  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from fourm_engine.data.columns import OtherVersion, unsealed
 from fourm_engine.train.distributed import first_row, local
-from fourm_engine.weights import sha256_of
+from fourm_engine.weights import sha256_of, tensor_file
 from fourm_plugins.counting import some
 
 FORMAT = 5
@@ -147,7 +147,7 @@ def load(
     for file in checkpoint.files:
         path = checkpoint.folder / file
         try:
-            with safe_open(path, framework="pt", device="cpu") as reader:
+            with tensor_file(path) as reader:
                 rows = json.loads((reader.metadata() or {})[ROWS])
                 if more := sorted(name for name in rows.keys() - tensors.keys() if name.startswith(whole)):
                     raise CheckpointError(f"{path}: {more[0]} is not part of what is trained now")

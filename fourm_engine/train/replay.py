@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -26,6 +26,7 @@ from fourm_engine.identity import digest
 from fourm_engine.train.distributed import attempt, describe, gather_json, rank
 from fourm_engine.train.outcome import AHEAD, Outcome
 from fourm_engine.train.task import Task
+from fourm_engine.weights import tensor_file
 from fourm_plugins.counting import counted
 
 FOLDER, FORMAT = "not-finite", 3
@@ -125,7 +126,7 @@ def read_step(path: Path, task: Task) -> KeptStep:
     try:
         if (size := path.stat().st_size) > MAX_BYTES:
             raise ValueError(f"{size} bytes, more than the batches of a step")
-        with safe_open(path, framework="pt") as file:
+        with tensor_file(path) as file:
             facts = json.loads((file.metadata() or {}).get(_FACTS, "null"))
             if not isinstance(facts, dict) or "format" not in facts:
                 raise ValueError("its header says nothing of a step")

@@ -83,7 +83,7 @@ class Detections:
         drawn = picture.convert("RGB")
         draw, colours, small = ImageDraw.Draw(drawn), images.palette(64), font(max(10, min(drawn.size) // 32))
         for label, box, score in reversed(list(zip(self.labels, self.boxes, self.scores))):
-            colour = tuple(int(c) for c in colours[zlib.crc32(label.encode()) % 64])
+            colour = tuple(int(c) for c in colours[zlib.crc32(label.encode(errors="surrogatepass")) % 64])
             x0, y0, x1, y1 = (float(a) * (b - 1) for a, b in zip(box, drawn.size * 2))
             draw.rectangle([x0, y0, max(x0, x1), max(y0, y1)], outline=colour, width=2)
             text = f"{label} {score:.2f}"

@@ -158,6 +158,8 @@ def explain(error: BaseException) -> str:
     text = one_line(error) or type(error).__name__
     if isinstance(error, CheckFailed):
         return text
+    if isinstance(error, PluginError) and error.__cause__ is None:  # of what it gives, not of a line
+        return text
     raised = error.__cause__ or error if isinstance(error, PluginError) else error  # by the plugin's line
     frames = traceback.extract_tb(raised.__traceback__)
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""

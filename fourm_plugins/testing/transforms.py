@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from fourm_plugins import calls
 from fourm_plugins.arrays import misfit
-from fourm_plugins.spec import FeatureMap, FeatureVector
+from fourm_plugins.inputs import describe
+from fourm_plugins.spec import ClassMap, FeatureMap, FeatureVector
 from fourm_plugins.testing.check import Check, require
 from fourm_plugins.testing.compare import distance, global_seed, same, spread
 from fourm_plugins.testing.geometry import check_geometry
@@ -108,8 +110,11 @@ def flip_twice_restores(subject: Subject) -> None:
 def value_survives_its_array(subject: Subject) -> None:
     """`denormalise` undoes `normalise`: the value of an array has that array again."""
     scale = spread(subject.arrays)
-    for array in subject.arrays:
-        again = subject.modality.normalise(subject.modality.denormalise(array))
+    for array, value, seen in zip(subject.arrays, subject.denormalised, subject.values):
+        kinds = describe(value), describe(_seen(subject, seen))
+        arrays = isinstance(value, np.ndarray) or isinstance(seen, np.ndarray)
+        require(not arrays or kinds[0] == kinds[1], f"denormalise gives {kinds[0]}, augment {kinds[1]}")
+        again = subject.modality.normalise(value)
         wrong = misfit(subject.spec, again)
         require(not wrong, f"denormalised and normalised again: {wrong}")
         error = distance(array, again)
@@ -122,7 +127,7 @@ def value_survives_its_array(subject: Subject) -> None:
 def metrics_prefer_the_truth(subject: Subject) -> None:
     """By every metric, the truth scores at least as well as the examples in another order."""
     values = [_seen(subject, value) for value in subject.values]
-    for metric in subject.modality.metrics():
+    for metric in subject.metrics:
         right, shuffled = (float(metric.compute(p, values)) for p in (values, [*values[1:], values[0]]))
         better = right >= shuffled if metric.higher_is_better else right <= shuffled
         which = "higher" if metric.higher_is_better else "lower"
@@ -135,9 +140,21 @@ def constants_are_values(subject: Subject) -> None:
     for name, value in subject.modality.constants(values).items():
         wrong = misfit(subject.spec, subject.modality.normalise(value))
         require(not wrong, f"constant {name!r}: {wrong}")
-        for metric in subject.modality.metrics():
+        for metric in subject.metrics:
             score = float(metric.compute([value] * len(values), values))
             require(np.isfinite(score), f"constant {name!r}: {metric.name} is {score}")
+
+
+def values_are_combined(subject: Subject) -> None:
+    """Several values are reduced to one in each of the `reductions`, their `spread` is numbers, and an edit a value."""
+    modality, values = subject.modality, subject.denormalised
+    for how in modality.reductions:
+        value = calls.reduce(modality, values, how)
+        calls.spread(modality, [*values, value])
+    if isinstance(subject.spec.array, (FeatureMap, ClassMap)):
+        kept = np.zeros((subject.spec.array.height, subject.spec.array.width), bool)
+        kept[: len(kept) // 2] = True
+        calls.compose(modality, values[0], values[-1], kept)
 
 
 def _both_ways(subject: Subject, value: Any) -> tuple[Any, Any]:
@@ -186,6 +203,7 @@ CHECKS: tuple[Check, ...] = (
     Check(directions_change_sign, claims=("directions",)),
     Check(flip_twice_restores, claims=("aligned",)),
     Check(value_survives_its_array),
+    Check(values_are_combined, claims=("target",)),
     Check(metrics_prefer_the_truth, claims=("metrics",)),
     Check(constants_are_values, claims=("constants",)),
 )

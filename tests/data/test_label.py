@@ -15,6 +15,7 @@ from fourm_engine.data.raw.label import Step, label, plan
 from fourm_engine.data.raw.source import open_source
 from fourm_engine.modalities import Modalities
 from fourm_plugins import Labeller, SampleError
+from fourm_plugins.discovery import PluginError
 from fourm_plugins.manager import Plugin
 from tests.fakes import fake_modalities, sample_names, write_data, write_tar
 
@@ -133,7 +134,7 @@ def test_a_label_that_cannot_be_written_ends_the_run_without_a_shard_that_lacks_
         return written(value)
 
     monkeypatch.setattr(target, "write", once)
-    with pytest.raises(RuntimeError, match="no room"):
+    with pytest.raises(PluginError, match=r"write of b \(.*\) failed with RuntimeError: no room"):
         label(root, source, target, Threshold())
     there = labels(root, target) if list((root / target.spec.source).rglob("*.*")) else {}
     assert len(there) < 10

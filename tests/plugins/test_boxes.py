@@ -138,3 +138,9 @@ def test_uncertain_mistakes_cost_less_than_certain_ones():
     right, wrong = Box("a", 0.0, 0.0, 0.5, 0.5), Box("a", 0.6, 0.6, 0.9, 0.9)
     scores = [[replace(right, score=x), replace(wrong, score=1 - x)] for x in (0.9, 0.1)]
     assert [metric.compute([one], [[right]]) for one in scores] == [1.0, 0.5]
+
+
+def test_half_a_character_in_a_label_does_not_stop_the_drawing():
+    from fourm_boxes.drawing import draw_boxes
+
+    assert draw_boxes([Box("cat\ud800", 0.1, 0.1, 0.9, 0.9)]).size == (256, 256)

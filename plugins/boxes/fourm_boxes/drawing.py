@@ -18,7 +18,7 @@ def draw_boxes(boxes: Sequence[Box]) -> Image.Image:
     canvas = Image.new("RGB", (_CANVAS, _CANVAS), (245, 245, 245))
     draw, colours, tabs = ImageDraw.Draw(canvas), images.palette(64), []
     for box in sorted(boxes, key=lambda box: -box.area):
-        colour = tuple(int(c) for c in colours[zlib.crc32(box.label.encode()) % 64])
+        colour = tuple(int(c) for c in colours[zlib.crc32(box.label.encode(errors="surrogatepass")) % 64])
         corners = [round(x * (_CANVAS - 1)) for x in (box.x0, box.y0, box.x1, box.y1)]
         draw.rectangle(corners, outline=colour, width=2)
         tabs.append((corners, box.label, colour))
