@@ -12,6 +12,7 @@ import torch
 
 from fourm_engine.data.raw.index import INDEX
 from fourm_engine.data.tokens.index import INDEX_FOLDER
+from fourm_engine.train import checkpoint
 from fourm_engine.train.saving import Checkpoints
 from tests.data.indexed_data import raw, samples, tokens
 from tests.data.indexing import held
@@ -51,12 +52,17 @@ def test_data_are_read_or_the_limit_is_told(raw, tokens, caplog, what):
     assert "damaged" not in caplog.text
 
 
-def test_a_checkpoint_is_not_passed_over(tmp_path):
+def test_a_checkpoint_is_not_passed_over(tmp_path, monkeypatch):
     said: list[str] = []
     checkpoints = Checkpoints(tmp_path, keep=2, report=said.append)
     checkpoints.save(1, {"w": torch.ones(2)}, {})
     checkpoints.finish()
-    with few_files(0), pytest.raises(OSError, match="Too many open files"):
+
+    def refuse(path):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    with monkeypatch.context() as full, pytest.raises(OSError, match="Too many open files"):
+        full.setattr(checkpoint, "facts_of", refuse)
         checkpoints.newest()
     newest = checkpoints.newest()
     assert newest is not None
