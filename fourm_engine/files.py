@@ -38,9 +38,13 @@ _REMEDIES = {
     errno.EPERM: "change its permissions, or choose another folder",
     errno.EROFS: "choose another folder",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
     errno.EISDIR: "a folder is there; move it away",
     errno.EEXIST: "a file is there; move it away",
 }
+
+#: What a process lacks when it opens a file, whatever that is.
+_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 class CannotWrite(OSError):
@@ -74,6 +78,17 @@ def words_of(error: BaseException) -> str:
     remedy = _REMEDIES.get(error.errno or 0, "").partition(", or choose")[0]
     file = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
     return f"{file}{error.strerror}" + (f"; {remedy}" if remedy else "")
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether an error says nothing of the file that was to be opened, but that the process can open no more."""
+    return isinstance(error, OSError) and error.errno in _SHORTAGES
+
+
+def check_shortage(error: BaseException) -> None:
+    """Raise an error that would be taken for one of the file (`is_shortage`)."""
+    if is_shortage(error):
+        raise error
 
 
 @contextmanager

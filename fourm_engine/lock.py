@@ -49,7 +49,8 @@ def at_work(folder: Path, *, replaced: bool = False, needed: bool = True) -> Ite
         replaced: whether the folder is replaced as a whole (`replacing_folder`), so that the lock is kept beside it.
         needed: False if there may be nothing left to write: then a read-only folder is no error.
 
-    Raises Busy, having changed nothing, if another command holds it, and CannotWrite if the folder is not writable."""
+    Raises Busy, having changed nothing, if another command holds it, ValueError if a process of this one has another
+    WORLD_SIZE, and CannotWrite if the folder is not writable."""
     whole = Path(os.path.abspath(folder))
     parent, stem = (whole.parent, f".{whole.name:.100}{GATE}") if replaced else (whole, GATE)
     entry = str(parent.resolve() / f"{stem}-{rank_and_world()[0]}")
@@ -194,10 +195,21 @@ def _others(folder: Path, parent: Path, stem: str, entry: str) -> tuple[list[dic
             with suppress(OSError):
                 path.unlink()
         elif path.name == entry or facts.get("job") != _job():
+            _check_world(folder, path, facts)
             raise Busy(_describe(folder, path, facts))
         else:
             others.append(facts)
     return others, killed
+
+
+def _check_world(folder: Path, entry: Path, facts: Mapping[str, Any]) -> None:
+    """Raise ValueError if the entry is that of a process which meets this one, but counts them otherwise."""
+    *meeting, world = _job()
+    if rank_and_world()[1] > 1 and isinstance(job := facts.get("job"), list) and job[:-1] == meeting:
+        raise ValueError(
+            f"{folder}: rank {rank_and_world()[0]} has WORLD_SIZE={world}, and rank {entry.name.rpartition('-')[2]} "
+            f"{printable(str(job[-1]), most=20)}; start all processes with one torchrun, or with the same WORLD_SIZE"
+        )
 
 
 def _enter(entry: Path, made: int) -> int:

@@ -6,11 +6,12 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -198,4 +199,43 @@ def test_a_process_that_stands_still_as_it_enters_is_not_waited_for_without_end(
         with pytest.raises(Busy, match=r"fourm-lock: held for 0 s by a process .* end it \(fuser"), at_work(tmp_path):
             pass
     with at_work(tmp_path):
+        pass
+
+
+def entering(rank: int, *, world: int = 2, port: int = 1) -> dict[str, str]:
+    """The environment of a process of a machine."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
+    return {"MASTER_ADDR": "localhost", **{name: str(number) for name, number in numbers.items()}}
+
+
+@pytest.mark.parametrize("first", ["is in", "is refused, too", "is of another command"])
+def test_a_process_that_alone_is_refused_says_so_though_it_is_not_the_first_of_its_machine(
+    tmp_path, monkeypatch, first
+):
+    for name, value in entering(1).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(lock, "HEAD_START", 1.2)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with ExitStack() as stack:
+        if first == "is in":
+            stack.enter_context(holder(tmp_path, **entering(0)))
+        if first == "is of another command":
+            stack.enter_context(holder(tmp_path, **entering(0, port=2)))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))  # less than what an entry says
+        stack.callback(resource.setrlimit, resource.RLIMIT_FSIZE, limit)
+        with pytest.raises((CannotWrite, Busy)) as caught, at_work(tmp_path):
+            pass
+    assert isinstance(caught.value, Busy if first == "is of another command" else CannotWrite)
+    assert caught.value.told is (first != "is in")
+    assert not (tmp_path / f"{lock.GATE}-1").exists()
+
+
+def test_processes_that_count_themselves_differently_are_told(tmp_path, monkeypatch):
+    for name, value in entering(1, world=3).items():
+        monkeypatch.setenv(name, value)
+    with (
+        holder(tmp_path, **entering(0)),
+        pytest.raises(ValueError, match="rank 1 has WORLD_SIZE=3, and rank 0 2; start all processes with one torchrun"),
+        at_work(tmp_path),
+    ):
         pass

@@ -11,6 +11,8 @@ set -- --max-restarts="${RESTARTS:-3}" -m fourm_engine.train "$@"
 if [ "${NODES:-1}" -eq 1 ]; then
     set -- --standalone --nproc-per-node="$GPUS" "$@"
 else
+    # Without it (torch 2.13) a machine that joins after the first start, or again, ends the run of all after a minute.
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
     set -- --nnodes="$NODES" --nproc-per-node="$GPUS" --rdzv-backend=c10d --rdzv-endpoint="$HOST:29500" "$@"
 fi
 exec torchrun "$@"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fourm_engine.files import write_atomically
+from fourm_engine.files import check_shortage, write_atomically
 from fourm_engine.storage.location import Location, Readable
 
 #: Largest remote column to hold in memory if there is no cache.
@@ -92,6 +92,7 @@ class Column:
         try:
             same = _sum(self._stored, block) == self._checks[block]
         except OSError as error:
+            check_shortage(error)
             raise DamagedColumn(f"{self.path}: {error.strerror}; {self._remedy()}") from None
         if not same:
             raise DamagedColumn(f"{self.path}: damaged (other content than was written); {self._remedy()}")
@@ -146,6 +147,7 @@ def map_column(path: Readable, kinds: str, length: int | None = None, checks: li
                 raise ValueError("other content than was written")
         column = np.load(stored, mmap_mode="r" if isinstance(stored, Path) else None, allow_pickle=False)
     except (OSError, ValueError, EOFError, SyntaxError, TypeError, OverflowError) as error:
+        check_shortage(error)
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise ValueError(f"{path.name}: {why:.80}") from None
     if not isinstance(column, np.ndarray) or column.ndim != 1 or column.dtype.kind not in kinds:

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from fourm_engine.data.columns import OtherVersion, unsealed
+from fourm_engine.files import check_shortage
 from fourm_engine.train.distributed import first_row, local
 from fourm_engine.weights import sha256_of, tensor_file
 from fourm_plugins.counting import some
@@ -104,6 +105,7 @@ def open_checkpoint(folder: Path, *, share: tuple[int, int] = (0, 1)) -> Checkpo
         remedy = "train anew in another `run` folder" if other.older else "update fourm-engine"
         raise OtherFormat(f"{path}: {other}; {remedy}") from None
     except OSError as error:
+        check_shortage(error)
         raise CheckpointError(f"{error.filename or path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a checkpoint's state, damaged or edited: {error}") from None
@@ -160,6 +162,7 @@ def load(
         except CheckpointError:
             raise
         except (OSError, SafetensorError, AttributeError, KeyError, ValueError, TypeError, RecursionError) as error:
+            check_shortage(error)
             raise CheckpointError(f"{path}: cannot be read: {error}") from None
     if needed := sorted(name for name in missing if name in read or not name.startswith(optional)):
         raise CheckpointError(f"{checkpoint.folder}: lacks {some(needed)}; it belongs to another model")

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from fourm_engine.device import keep_memory, local_rank, rank_and_world, settle_threads
 from fourm_engine.files import words_of
-from fourm_engine.train.meeting import store_of_this_start
+from fourm_engine.train.meeting import check_address, store_of_this_start
 from fourm_plugins.errors import one_line
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def processes(config: TrainConfig, *, width: int = 128) -> Iterator[torch.device
         print(note, file=sys.stderr, flush=True)
     join = rank_and_world()[1] > 1 and not dist.is_initialized()
     if join:
+        check_address(os.environ.get("MASTER_ADDR", ""))
         try:
             backend, timeout = "cpu:gloo,cuda:nccl" if on_gpu else "gloo", patience(config.watchdog_s)
             if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True):  # one store for all starts

@@ -7,11 +7,32 @@ such as where they listened, and a process that reads it waits for one that is g
 from __future__ import annotations
 
 import os
+import socket
 import time
 import uuid
 from datetime import timedelta
 
 import torch.distributed as dist
+
+#: How long a name may be unknown: where machines start together, as in Kubernetes, it becomes known later.
+KNOWN_SECONDS = 60.0
+
+
+def check_address(address: str, *, seconds: float = KNOWN_SECONDS) -> None:
+    """Wait until MASTER_ADDR is an address, as torch would for hours. Raises ValueError after `seconds`; an empty one
+    is left to torch."""
+    last = time.monotonic() + seconds
+    while address:
+        try:
+            socket.getaddrinfo(address, None)
+            return
+        except (OSError, UnicodeError) as error:
+            if time.monotonic() > last:
+                raise ValueError(
+                    f"MASTER_ADDR={address!r:.80}: not an address of a machine ({error}); set it to the name or IP "
+                    f"address of the first one, which all can reach"
+                ) from error
+        time.sleep(0.5)
 
 
 def store_of_this_start(rank: int, world: int, timeout: timedelta) -> dist.Store:

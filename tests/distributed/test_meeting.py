@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.distributed import processes
-from fourm_engine.train.meeting import meet
+from fourm_engine.train.meeting import check_address, meet
 
 WORLD, WAIT = 3, timedelta(seconds=60)
 
@@ -62,3 +62,17 @@ def test_variables_that_do_not_fit_are_one_line_with_the_remedy(monkeypatch, var
         with pytest.raises(ValueError, match=r"the processes do not meet: .*torchrun") as caught, processes(config):
             pass
     assert "\n" not in str(caught.value)
+
+
+def test_an_address_that_nobody_knows_is_named_and_one_that_becomes_known_is_waited_for(monkeypatch):
+    with pytest.raises(ValueError, match=r"MASTER_ADDR='nowhere\.invalid': not an address of a machine \("):
+        check_address("nowhere.invalid", seconds=0)
+    known, tries = socket.getaddrinfo, []
+
+    def later(address, port):
+        tries.append(address)
+        return known("127.0.0.1" if len(tries) > 1 else "nowhere.invalid", port)
+
+    monkeypatch.setattr(socket, "getaddrinfo", later)
+    check_address("later.invalid")
+    assert len(tries) == 2

@@ -26,6 +26,7 @@ from fourm_engine.data.raw.presence import Presence
 from fourm_engine.data.raw.present import beside
 from fourm_engine.data.raw.root import Root, data_root
 from fourm_engine.data.splits import Split, match_split
+from fourm_engine.files import is_shortage
 from fourm_engine.modalities import host_of
 from fourm_engine.storage.errors import StoreError
 from fourm_plugins.arrays import check_array
@@ -256,6 +257,8 @@ class _Blame:
             reason = one_line(error)
             reason = reason if len(reason) <= MAX_REASON else reason[:MAX_REASON] + "…"
             raise BadFile(self.data.where(self.name, self.modality), self.modality, reason) from error
+        if is_shortage(error):
+            return
         if isinstance(error, Exception) and not isinstance(error, (StoreError, PluginError)):  # which name what is read
             where = self.data.where(self.name, self.modality)
             raise fault(self.data.modalities[self.modality], self.hook, error, where) from error

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fourm_engine.data.raw.names import LeftOut, is_archive, is_document, is_litter, remedy_for, shown, split, wrapping
+from fourm_engine.files import check_shortage
 from fourm_engine.storage.errors import Missing
 from fourm_engine.storage.location import Location, Readable
 from fourm_plugins.errors import SampleError
@@ -73,6 +74,7 @@ class Listing:
                 with os.scandir(self.folder / below) as entries:
                     inside = sorted(entries, key=lambda entry: entry.name)
             except OSError as error:
+                check_shortage(error)
                 if not below:
                     raise
                 self.left_out.add(f"folders that cannot be listed ({error.strerror})", below)

@@ -27,7 +27,7 @@ from fourm_engine.data.raw.names import shown
 from fourm_engine.data.raw.sample_shards import Claim
 from fourm_engine.data.raw.shard_scan import Block, Stamp
 from fourm_engine.data.raw.view_columns import Columns, smallest
-from fourm_engine.files import replacing_folder, write_atomically
+from fourm_engine.files import check_shortage, replacing_folder, write_atomically
 from fourm_engine.storage.errors import Missing, StoreError
 from fourm_engine.storage.location import Readable, content_of
 
@@ -181,6 +181,7 @@ class DataIndex:
         except (OtherVersion, StoreError):
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            check_shortage(error)
             raise Damaged(f"{FILE}: {error!s:.100}") from None
 
     def columns(self) -> Columns:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fourm_engine.data.raw.folder import too_large
 from fourm_engine.data.raw.tar_members import BLOCK, Content
+from fourm_engine.files import check_shortage
 from fourm_engine.storage.location import Location, Readable
 from fourm_engine.storage.remote import OpenFile
 from fourm_plugins.errors import SampleError
@@ -58,6 +59,7 @@ def read_member(path: Readable, stamp: tuple[int, int], content: Content, max_by
                 # pread has no file position that processes forked from this one could disturb.
                 data = os.pread(_descriptor(path, stamp), front + stored, content.offset - front)
     except OSError as error:
+        check_shortage(error)
         raise SampleError(f"the shard cannot be read: {error.strerror}") from None
     except OverflowError as error:
         raise SampleError(f"lies outside of all files ({error}); remove the folder _index of the data") from None

@@ -36,7 +36,7 @@ from fourm_engine.data.columns import (
 from fourm_engine.data.names_table import NameTable
 from fourm_engine.data.tokens.shards import VIEWS_FOLDER, digest, shard_name
 from fourm_engine.data.tokens.token_shards import Making
-from fourm_engine.files import replacing_folder, write_atomically
+from fourm_engine.files import check_shortage, replacing_folder, write_atomically
 from fourm_engine.storage.errors import Missing, StoreError
 from fourm_engine.storage.location import Location, Readable, content_of
 from fourm_plugins.notes import ALONE
@@ -218,6 +218,7 @@ class Index:
             try:
                 index, damage = cls._load(Path(folder), stored), None
             except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                check_shortage(error)
                 index, damage = None, error
             if _inode(stored) == before:
                 if isinstance(damage, OtherVersion) and not quiet:
@@ -236,6 +237,7 @@ class Index:
         except StoreError:
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            check_shortage(error)
             why = str(error) if isinstance(error, OtherVersion) else f"damaged ({error!s:.80})"
             remedy = "run `fourm tokenize` on the local tokens, upload them again"
             raise ValueError(f"{folder / INDEX_FOLDER}: {why}; {remedy}") from None
