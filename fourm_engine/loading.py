@@ -29,6 +29,7 @@ from fourm_engine.nn.transformer import Transformer
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.vocabulary import Vocabulary
 from fourm_engine.weights import Read, read_rows
+from fourm_plugins.errors import first_line
 from fourm_plugins.manager import PluginError, PluginManager
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ModalitySpec
@@ -278,4 +279,4 @@ def _why_missing(name: str, saved: SavedModality, manager: PluginManager, error:
     if all((p.kind, p.name) != ("modality", saved.plugin) for p in manager.plugins):
         plugin = f"its plugin ({saved.distribution} {saved.version})"
         return f"the model knows {name!r}, but {plugin} is not installed: pip install {saved.distribution}"
-    return f"the model knows {name!r}, but its plugin cannot be used: {str(error).splitlines()[0]}"
+    return f"the model knows {name!r}, but its plugin cannot be used: {first_line(error)}"

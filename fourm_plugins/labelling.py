@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, ValidationError
 
+from fourm_plugins.errors import first_line
 from fourm_plugins.explain import explain
 from fourm_plugins.extras import optional
 from fourm_plugins.hub import check_there
@@ -28,7 +29,7 @@ def load_words(model: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     except Exception as error:  # the library raises many kinds
-        raise ValueError(f"{model}: its tokenizer cannot be used: {_first_line(error)}") from error
+        raise ValueError(f"{model}: its tokenizer cannot be used: {first_line(error)}") from error
 
 
 class NetworkOptions(Settings):
@@ -90,7 +91,7 @@ def load_network(
             break
         except Exception as error:  # OSError, ValueError, ImportError, SafetensorError, RuntimeError, KeyError and more
             if kind == kinds[-1] or not str(error).startswith("Unrecognized configuration class"):
-                raise ValueError(f"{model}: cannot be used as {what}: {_first_line(error)}") from error
+                raise ValueError(f"{model}: cannot be used as {what}: {first_line(error)}") from error
     assert network is not None
     assert info is not None
     if missing := sorted(name for name in info["missing_keys"] if not name.startswith(spare)):
@@ -100,7 +101,7 @@ def load_network(
     try:
         return network.float().to(chosen).eval()
     except RuntimeError as error:
-        raise ValueError(f"device {chosen!r} cannot be used: {_first_line(error)}") from error
+        raise ValueError(f"device {chosen!r} cannot be used: {first_line(error)}") from error
 
 
 class PictureNetwork:
@@ -125,7 +126,7 @@ class PictureNetwork:
         try:
             self.processor: Any = AutoImageProcessor.from_pretrained(model, trust_remote_code=False)  # type: ignore[no-untyped-call]
         except Exception as error:
-            raise ValueError(f"{model}: its preprocessing cannot be used: {_first_line(error)}") from error
+            raise ValueError(f"{model}: its preprocessing cannot be used: {first_line(error)}") from error
 
     def run(
         self, values: Sequence[np.ndarray], compute: Callable[[dict[str, Any], list[tuple[int, int]]], Sequence[Any]]
@@ -167,7 +168,3 @@ def check_picture(value: Any) -> np.ndarray:
 def same_label(name: str) -> str:
     """The form in which class names are compared: letters and digits, in lower case."""
     return "".join(c for c in name.lower() if c.isalnum()) or name
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,8 +1,8 @@
 """The plugin host: knows every installed plugin and its state, and activates the requested ones.
 
-Discovery (`discovery`) reads metadata only and imports nothing of any plugin. The group's name is
-the API version (`fourm.modalities.v1`), so that a plugin for another API is known before it is imported. Activation
-(`activation`) is transactional.
+Discovery (`discovery`) reads metadata only and imports nothing of any plugin. The group's name holds the API version
+(`fourm.modalities.v1`), so that a plugin for another API is known before it is imported. Activation (`activation`) is
+transactional.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fourm_plugins.discovery import (
     distribution_hint,
     names_in_environment,
 )
-from fourm_plugins.errors import one_line
+from fourm_plugins.errors import first_line, one_line
 from fourm_plugins.hookspecs import hookimpl
 from fourm_plugins.suggest import nearest
 
@@ -124,7 +124,7 @@ class PluginManager:
             except PluginError as error:
                 if names is not None:
                     raise
-                log.warning("observer left out: %s", str(error).splitlines()[0])
+                log.warning("observer left out: %s", first_line(error))
 
     def observers(self, hook: str) -> list[tuple[str, Callable[..., Any], tuple[str, ...]]]:
         """(name and package, function, names of its arguments) of every active observer that implements `hook`."""

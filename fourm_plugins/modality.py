@@ -306,8 +306,7 @@ class Modality(ABC, Generic[Value]):
     def contrastive(self, model: str) -> Callable[[Sequence[Value]], Float[np.ndarray, "n D"]] | None:
         """A function from values to their features by a pretrained contrastive `model` (a name or a folder): float32
         unit vectors, comparable with those of other modalities by the same model. None if such models do not know the
-        modality.
-        Raises ValueError, one line, for a model that it cannot use."""
+        modality. Raises ValueError, one line, for a model that it cannot use."""
         return None
 
     def constants(self, values: Sequence[Value]) -> dict[str, Value]:

@@ -134,13 +134,13 @@ def run_child(plugin_json: str, result: str) -> None:
             run(plugin, "made", lambda: cls(plugin.name), witness=False, changed=changed)
     except PluginError as failure:
         # The cause alone: the caller names the plugin.
-        cause = failure.__cause__
-        error = f"{type(cause).__name__}: {' '.join(str(cause).split())}\n{failure}"
+        cause = failure.__cause__ or failure
+        error = f"{type(cause).__name__}: {one_line(cause)}\n{failure}"
     except Exception as failure:
         import traceback
 
-        text = one_line(failure)
-        error = f"its default settings are refused: {type(failure).__name__}: {text}\n{traceback.format_exc()}"
+        words = f"{type(failure).__name__}: {one_line(failure)}"
+        error = f"its default settings are refused: {words}\n{traceback.format_exc()}"
     sys.stdout.flush()
     sys.stderr.flush()
     temporary = result + ".part"

@@ -29,16 +29,29 @@ PAGE = (Path(__file__).parents[1] / "docs/hooks.md").read_text()
 
 
 @pytest.fixture
-def manager(tmp_path, monkeypatch):
+def install_from(tmp_path, monkeypatch):
+    """install_from(text, module): installs the first module, and the first pyproject.toml, that are in `text`."""
+    modules = list[str]()
+
+    def install_module(text, module):
+        package, site = tmp_path / "package", tmp_path / "site"
+        package.mkdir()
+        site.mkdir()
+        for file, language in ((f"{module}.py", "python"), ("pyproject.toml", "toml")):
+            (package / file).write_text(re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)[1])
+        monkeypatch.syspath_prepend(str(install(site, package)))
+        modules.append(module)
+
+    yield install_module
+    for module in modules:
+        sys.modules.pop(module, None)
+
+
+@pytest.fixture
+def manager(install_from):
     """The plugin host with the page's package installed."""
-    package, site = tmp_path / "package", tmp_path / "site"
-    package.mkdir()
-    site.mkdir()
-    for file, language in (("acme_more.py", "python"), ("pyproject.toml", "toml")):
-        (package / file).write_text(re.search(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)[1])
-    monkeypatch.syspath_prepend(str(install(site, package)))
-    yield PluginManager()
-    sys.modules.pop("acme_more", None)
+    install_from(PAGE, "acme_more")
+    return PluginManager()
 
 
 def test_its_observer_optimiser_schedule_and_command_work_in_a_run(manager, tmp_path):
@@ -51,14 +64,8 @@ def test_its_observer_optimiser_schedule_and_command_work_in_a_run(manager, tmp_
     assert "Show the best held-out loss" in CliRunner().invoke(app, ["best", "--help"]).output
 
 
-def test_its_source_reads_a_database_in_every_process(tmp_path, monkeypatch):
-    section = PAGE[PAGE.index("## Sources") :]
-    package, site = tmp_path / "package", tmp_path / "site"
-    package.mkdir()
-    site.mkdir()
-    for file, language in (("acme_table.py", "python"), ("pyproject.toml", "toml")):
-        (package / file).write_text(re.search(rf"```{language}\n(.*?)```", section, re.DOTALL)[1])
-    monkeypatch.syspath_prepend(str(install(site, package)))
+def test_its_source_reads_a_database_in_every_process(install_from, tmp_path):
+    install_from(PAGE[PAGE.index("## Sources") :], "acme_table")
     with sqlite3.connect(tmp_path / "photos.db") as db:
         db.execute("CREATE TABLE samples (name, modality, extension, content, version)")
         rows = [(f"{i:02d}", "words", "txt", f"red {i}".encode(), 1) for i in range(6)]
@@ -71,7 +78,6 @@ def test_its_source_reads_a_database_in_every_process(tmp_path, monkeypatch):
         assert one.stamp("03", "words") == "[(1,)]"
     with pytest.raises(ValueError, match=r"no such database: nowhere.db \(source 'table' of acme-table 1.0.0\)"):
         AlignedData.from_config(modalities, DataConfig(train="table:nowhere.db"), training=True)
-    sys.modules.pop("acme_table", None)
 
 
 def test_its_order_decodes_a_grid(manager, sampler):  # noqa: F811

@@ -19,13 +19,13 @@ def check(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE (YAML): a setting of the tested instance.")
     ] = None,
-    claim: Annotated[list[str] | None, typer.Option(help="An additional claim.")] = None,
-    expect: Annotated[list[str] | None, typer.Option(help="CHECK=REASON: expect this check to fail.")] = None,
+    claim: Annotated[list[str] | None, typer.Option(help="A claim beyond those of the plugin; repeatable.")] = None,
+    expect: Annotated[list[str] | None, typer.Option(help="CHECK=REASON: a failure to expect; repeatable.")] = None,
     tolerance: Annotated[
         float | None, typer.Option(min=0, help="Largest error of decode∘encode, as a share of the best constant's.")
     ] = None,
     source: Annotated[Path | None, typer.Option(help="The package's sources, if not installed from a folder.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
 ) -> None:
     """Run the conformance kit on an installed modality; exit code 1 if a check fails."""
     from fourm_engine.files import write_atomically

@@ -16,7 +16,7 @@ from fourm_plugins.counting import counted
 if TYPE_CHECKING:
     from fourm_engine.data.checks.check import DataCheck
 
-app = typer.Typer(no_args_is_help=True, help="Check, show or index data; pack it into WebDataset shards, or unpack.")
+app = typer.Typer(no_args_is_help=True, help="Check, show and index data; pack it into WebDataset shards, unpack it.")
 #: Names shown per finding on the terminal.
 SHOWN = 5
 
@@ -65,10 +65,10 @@ def check(
         typer.Argument(help="Settings in place of the config's; for a folder only modalities.settings.NAME.KEY=VALUE."),
     ] = None,
     *,
-    samples: Annotated[int | None, typer.Option(min=1, help="Samples of each part to read, drawn by --seed.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Draws the samples to read and show.")] = 0,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read; one per core.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all of it to this file.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Samples to read of each part. Default: all.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed that draws the samples to read and show.")] = 0,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read. Default: one per core.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole report to this file.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write report.html and sheet.png to this folder.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for notes as well.")] = False,
 ) -> None:
@@ -139,9 +139,9 @@ def show(
     overrides: Overrides = None,
     *,
     out: Annotated[Path | None, typer.Option(help="Write the sheet to this PNG file.")] = None,
-    view: Annotated[int | None, typer.Option(min=0, help="A view in place of the one drawn.")] = None,
-    epoch: Annotated[int, typer.Option(min=0, help="Draws the mask at the sample's position in this epoch.")] = 0,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of order, views and masks; the config's.")] = None,
+    view: Annotated[int | None, typer.Option(min=0, help="Show this view instead of the one drawn.")] = None,
+    epoch: Annotated[int, typer.Option(min=0, help="Epoch of which the mask is shown.")] = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of order, views and masks. Default: the config's.")] = None,
 ) -> None:
     """Show one sample as a run sees it: the crop, the model's view, the decoded tokens, and the mask of input and
     target tokens."""

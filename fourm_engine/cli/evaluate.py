@@ -24,11 +24,11 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the report. Default: RUN/evaluation.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Held-out samples to predict.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Draws the samples and the generated tokens.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the samples and the generated tokens.")] = None,
     features: Annotated[str | None, typer.Option(help="Vision network (folder, Hub id) for Fréchet distances.")] = None,
     agreement: Annotated[
         str | None,
-        typer.Option(help="Contrastive model of pictures and texts, a folder or Hub id: also how well they agree."),
+        typer.Option(help="Contrastive model (folder, Hub id): also measure how well pictures and texts agree."),
     ] = None,
     draws: Annotated[int | None, typer.Option(min=2, max=64, help="Answers per input: also how they differ.")] = None,
     matrix: Annotated[bool, typer.Option("--matrix/--no-matrix", help="Measure the any-to-any matrix.")] = True,

@@ -18,7 +18,7 @@ def label(
     targets: Annotated[str, typer.Option("--to", help="Modalities to make, separated by commas.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="Local folder for the labels, where the data is remote or read-only; by default the data's."),
+        typer.Option(help="Local folder for the labels, if the data is remote or read-only. Default: the data's."),
     ] = None,
     model: Annotated[
         list[str] | None, typer.Option(help="TARGET=NAME of a pretrained model, a folder or Hub id; repeatable.")

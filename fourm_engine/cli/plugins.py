@@ -20,13 +20,12 @@ if TYPE_CHECKING:
     from fourm_plugins.manager import PluginManager
 
 app = typer.Typer(
-    help="Installed plugins: modalities, tokenizers, maskers, sources, observers, optimisers, schedules, orders, "
-    "commands.",
+    help="List, describe and check installed plugins, and write new ones.",
     no_args_is_help=True,
 )
 app.command("new")(new)
 
-Json = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Config = Annotated[Path | None, typer.Option(help="Config whose settings, `disable` and `providers` apply.")]
 Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds after which a plugin counts as hanging.")]
 
@@ -115,7 +114,7 @@ def doctor(
     names: Annotated[list[str] | None, typer.Argument(help="Check only these plugins. Default: all.")] = None,
     as_json: Json = False,
     config: Config = None,
-    model: Annotated[list[str] | None, typer.Option(help="A pretrained model for `fourm label`.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="A model for `fourm label`, to check; repeatable.")] = None,
     timeout: Timeout = 60.0,
 ) -> None:
     """Check that everything a run needs works on this machine; exit code 1 if something does not."""

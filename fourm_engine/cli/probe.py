@@ -10,6 +10,8 @@ import typer
 from fourm_engine.cli.options import Device, Run, Seed, Sizes, sizes
 from fourm_engine.cli.tables import Table, show
 
+_MEASURES = ("top1", "top5", "mean_class")
+
 
 def probe(
     run: Run,
@@ -72,6 +74,3 @@ def probe(
         table.add_row(f"linear, {one['shots']} a class", f"{one['mean']:.3f}{deviation}", "–", "–", drawn)
     table.add_row("most frequent class", f"{result['chance']:.3f}", "–", "–", f"{len(result['classes'])} classes")
     show([table])
-
-
-_MEASURES = ("top1", "top5", "mean_class")

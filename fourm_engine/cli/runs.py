@@ -24,7 +24,7 @@ class _Runs(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(cls=_Runs, help="List runs; compare them, plot their curves (fourm runs [FOLDERS] lists).")
+app = typer.Typer(cls=_Runs, help="List and compare runs, and plot their curves. Without a command, list them.")
 
 Run = Annotated[Path, typer.Argument(help="A run's folder.")]
 Several = Annotated[list[Path], typer.Argument(help="Folders of runs.")]

@@ -23,7 +23,6 @@ File = Annotated[Path, typer.Argument(metavar="FILE", help="A sweep file; see do
 Jobs = Annotated[int, typer.Option(min=1, help="Number of trials to run at once, each on one GPU if there are any.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the file and list its trials; train nothing.")]
-
 Report = Annotated[bool, typer.Option("--report", help="Report the results so far; train nothing.")]
 
 
@@ -37,9 +36,10 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Train the missing trials of a sweep and compare all. Start it again to resume, or several times to share it."""
+    from fourm_engine.recipes.tell import warn
     from fourm_engine.sweep.sweep import Sweep
 
-    _run(Sweep(file, overrides or (), tell=_tell), show_results, jobs, dry_run, report, as_json)
+    _run(Sweep(file, overrides or (), tell=warn), show_results, jobs, dry_run, report, as_json)
 
 
 def _run(
@@ -62,10 +62,6 @@ def _run(
     states = {outcome.state for trial in study.trials if (outcome := study.folder.outcome(trial)) is not None}
     if not report and states == {FAILED}:
         raise typer.Exit(1)
-
-
-def _tell(line: str) -> None:
-    typer.echo(line, err=True)
 
 
 def show_results(report: Results) -> None:
@@ -91,9 +87,10 @@ def suite(
     as_json: Json = False,
 ) -> None:
     """Run the missing trials of a suite (encoders x tasks x seeds), and compare all. Start it again to resume."""
+    from fourm_engine.recipes.tell import warn
     from fourm_engine.sweep.suite import Suite
 
-    study, root = Suite(file, overrides or (), tell=_tell), context.find_root()
+    study, root = Suite(file, overrides or (), tell=warn), context.find_root()
     assert isinstance(root.command, TyperGroup)
     study.check_commands(root.command.list_commands(root))
     _run(study, lambda results: show_suite(results, list(study.config.encoders)), jobs, dry_run, report, as_json)

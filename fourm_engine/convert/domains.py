@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from fourm_engine.convert.tensors import Domain
+from fourm_plugins.errors import first_line
 from fourm_plugins.manager import PluginError, PluginManager, distribution_hint
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import Grid, ModalitySpec, Sequence
@@ -42,7 +43,7 @@ def match(
                 chosen = {**_lengths(domain, cls), **cls.published_settings, **_settings(domain, cls), **given}
                 modality = manager.modality(name, plugin=plugin.name, **chosen)
             except PluginError as error:
-                failures.append(f"{plugin.name}: {str(error).splitlines()[0]}")
+                failures.append(f"{plugin.name}: {first_line(error)}")
                 continue
             if modality.spec.published_name == domain.name:
                 matches.append((modality, plugin.name))

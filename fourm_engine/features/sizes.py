@@ -15,6 +15,7 @@ from fourm_engine.modalities import Modalities, host_of
 from fourm_engine.model import FourM
 from fourm_engine.nn.adapt import take_over
 from fourm_engine.nn.transformer import Transformer
+from fourm_plugins.errors import first_line
 from fourm_plugins.manager import PluginError
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import Grid
@@ -71,6 +72,6 @@ def _of_size(modalities: Modalities, name: str, size: Size) -> Modality:
     try:
         other = host.modality(name, plugin=plugin, **{**settings, SETTING: size})
     except PluginError as error:
-        raise ValueError(f"size of {name!r}: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"size of {name!r}: {first_line(error)}") from None
     restrict(other, modality.spec.input, modality.spec.target)
     return other

@@ -18,6 +18,7 @@ from fourm_engine.data.sets import data_sets
 from fourm_engine.installed.doctor import Check
 from fourm_engine.storage.location import Location
 from fourm_engine.tokenizers.store import load_tokenizer, read_document
+from fourm_plugins.errors import first_line
 from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
@@ -30,7 +31,7 @@ def check_assets(config: RunConfig, manager: PluginManager) -> Iterator[Check]:
     try:
         modalities = config.load_modalities(manager)
     except ValueError as error:
-        yield Check("modalities", "bad", str(error).splitlines()[0], "see the plugins above, or change the config")
+        yield Check("modalities", "bad", first_line(error), "see the plugins above, or change the config")
         return
     yield Check("modalities", "ok", f"{', '.join(modalities)} take part")
     sets = [(one.key, one.config.folder, one.modalities) for one in data_sets(config.data, modalities)]
@@ -43,7 +44,7 @@ def check_assets(config: RunConfig, manager: PluginManager) -> Iterator[Check]:
         try:
             sources = _sources(open_root(folder, config.data, manager), readers.values())
         except ValueError as error:
-            yield Check(what, "bad", str(error).splitlines()[0], f"correct this, or set {what}")
+            yield Check(what, "bad", first_line(error), f"correct this, or set {what}")
             continue
         if sources:
             yield Check(what, "ok", f"{folder}: {', '.join(sources)}")
@@ -73,7 +74,7 @@ def _check_tokenizer(space: str, members: list[Modality], folder: Path, manager:
         yield Check(name, "bad", "; ".join(explain(error, cls.Settings)), "change the modality's settings")
         return
     except ValueError as error:
-        yield Check(name, "bad", str(error).splitlines()[0], "see the plugins above")
+        yield Check(name, "bad", first_line(error), "see the plugins above")
         return
     for key, path in _paths(settings):
         there = path.exists()
@@ -86,7 +87,7 @@ def _check_tokenizer(space: str, members: list[Modality], folder: Path, manager:
             return
         tokenizer = load_tokenizer(folder / space, [m.spec for m in members], manager, modalities=members)
     except ValueError as error:
-        yield Check(name, "bad", str(error).splitlines()[0], "fourm tokenizer fit")
+        yield Check(name, "bad", first_line(error), "fourm tokenizer fit")
         return
     yield Check(name, "ok", f"{recipe.kind}, loaded from {folder / space}, fingerprint {tokenizer.fingerprint[:12]}")
 

@@ -25,7 +25,6 @@ def convert(
     tokenizers: Mapping[str, str] | None = None,
     modality: str | None = None,
     providers: Mapping[str, str] | None = None,
-    disable: Sequence[str] = (),
     adapter: Path | None = None,
 ) -> Path:
     """Convert `source`, a folder, file or Hub id in either format; returns the path that was written.
@@ -36,13 +35,13 @@ def convert(
         tokenizers: modality -> its tokenizer, to save with a model (native).
         modality: for a published tokenizer, the installed modality that it belongs to.
         adapter: an adapter of this model, to merge into its weights.
-        providers, disable: which plugins to use.
+        providers: plugin -> the distribution that provides it, where several do.
 
     Raises ValueError for arguments that do not go together, and for a folder that holds something else."""
     native = to == "native"
     if native and out.suffix == ".safetensors":
         raise ValueError(f"{out}: native models and tokenizers are folders; give a folder")
-    manager = PluginManager(disabled=disable, providers=providers)
+    manager = PluginManager(providers=providers)
     target = out if out.suffix == ".safetensors" or native else out / WEIGHTS
     of_tokenizer = is_tokenizer(source)
     if of_tokenizer and (domains or tokenizers or adapter):

@@ -50,7 +50,6 @@ def generate(
     device: str | None = None,
     tokenizers: Mapping[str, str | Path] | None = None,
     providers: Mapping[str, str] | None = None,
-    disable: Sequence[str] = (),
     tell: Tell = say,
     **options: Any,
 ) -> Results:
@@ -68,7 +67,7 @@ def generate(
         regions: input -> weights of regions of it.
         guide: the weight and the run of a weaker model that guides.
         tokenizers: modality -> folder or Hub id of a tokenizer that the model comes without.
-        providers, disable: which plugins to use; by default those that the run chose.
+        providers: plugin -> the distribution that provides it; by default those that the run chose.
         options: seed, n_samples, reduce, plan and decoding options, as in `FourM.generate`.
 
     Raises ValueError for what a user can fix."""
@@ -81,7 +80,7 @@ def generate(
     if out is not None and not explain:
         refuse_recorded(out)
     with nullcontext() if out is None or explain else at_work(out):
-        model = open_model(run, device, tokenizers, providers, disable)
+        model = open_model(run, device, tokenizers, providers)
         options |= {"guide": guided(guide, model)}
         if edit is not None:
             inputs, targets = edited(inputs, model.reader.find, **edit)
@@ -113,13 +112,12 @@ def vary(
     device: str | None = None,
     tokenizers: Mapping[str, str | Path] | None = None,
     providers: Mapping[str, str] | None = None,
-    disable: Sequence[str] = (),
     tell: Tell = say,
     **options: Any,
 ) -> Variation:
     """Write the sheet of `FourM.vary` to `out`. Raises ValueError for what a user can fix."""
     with at_work(out, replaced=True):
-        model = open_model(run, device, tokenizers, providers, disable)
+        model = open_model(run, device, tokenizers, providers)
         options = {key: value for key, value in {**options, "guide": guided(guide, model)}.items() if value is not None}
         variation = model.vary(weighed(inputs, regions or {}), targets, vary=axes, **options)
         write_atomically(out, png(variation.sheet()))
@@ -144,11 +142,9 @@ def open_model(
     device: str | None,
     tokenizers: Mapping[str, str | Path] | None,
     providers: Mapping[str, str] | None,
-    disable: Sequence[str],
 ) -> FourM:
     """The model of a run, with the chosen plugins; by default those that the run chose."""
-    settled = bool(providers or disable)
-    manager = PluginManager(disabled=disable, providers=providers) if settled else manager_of_run(run)
+    manager = PluginManager(providers=providers) if providers else manager_of_run(run)
     choose_threads(device)
     return FourM.from_pretrained(run, device=device, tokenizers=tokenizers, manager=manager)
 

@@ -61,7 +61,6 @@ def generate_many(
     device: str | None = None,
     tokenizers: Mapping[str, str | Path] | None = None,
     providers: Mapping[str, str] | None = None,
-    disable: Sequence[str] = (),
     tell: Tell = say,
     **options: Any,
 ) -> FilesReport:
@@ -90,7 +89,7 @@ def generate_many(
     targets = targets_of(targets)
     with at_work(out / FOLDER / f"part-{part}-of-{parts}"), _joined() as total:
         device = device or (str(local_device()) if world > 1 else None)
-        model = open_model(run, device, tokenizers, providers, disable)
+        model = open_model(run, device, tokenizers, providers)
         default_plan(targets, model.modalities, **{k: v for k, v in options.items() if v is not None and k != "plan"})
 
         def find(name: str) -> Modality:

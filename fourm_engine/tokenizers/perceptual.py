@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fourm_engine.tokenizers.quantisers.base import full_precision
+from fourm_plugins.errors import first_line
 from fourm_plugins.hub import check_there
 from fourm_plugins.settings import Settings
 
@@ -125,7 +126,7 @@ def _load(settings: PerceptualSettings) -> _Backbone:
     except ImportError as error:
         raise ValueError(f"the perceptual loss needs `pip install {settings.library}`: {error}") from error
     except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"perceptual.model {settings.model!r}: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"perceptual.model {settings.model!r}: {first_line(error)}") from error
 
 
 def _from_transformers(settings: PerceptualSettings) -> _Backbone:

@@ -19,7 +19,7 @@ from fourm_engine.recipes.fit import fit
 from fourm_engine.tokenizers.store import load_tokenizers
 from tests.configs import small, store
 from tests.folders import write_examples
-from tests.running import fourm
+from tests.running import fourm, silent
 
 WORDS = {"max_tokens": 48, "text": {"vocabulary_size": 400, "coordinate_bins": 16}}
 
@@ -43,7 +43,7 @@ def config(tmp_path):
 
 @pytest.fixture
 def fitted(config):
-    fit(config, tell=lambda line: None)
+    fit(config, tell=silent)
     return config
 
 

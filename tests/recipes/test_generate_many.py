@@ -19,6 +19,7 @@ from fourm_engine.recipes.generate import generate
 from fourm_engine.recipes.generate_many import generate_many, is_folder
 from fourm_engine.recipes.sample_inputs import LineInputs, wrong_name
 from tests.generate.toys import PLUGINS, install, make_model, picture
+from tests.running import silent
 
 DRAWN = {"temperature": 1.0, "steps": 4}
 
@@ -53,7 +54,7 @@ def many(run, tmp_path):
 
     def many(targets=("height", "words"), out="made", inputs=None, **options):
         inputs = {"colour": "photos"} if inputs is None else inputs
-        return generate_many(run, inputs, targets, tmp_path / out, tell=lambda line: None, **options)
+        return generate_many(run, inputs, targets, tmp_path / out, tell=silent, **options)
 
     return many
 

@@ -9,6 +9,7 @@ import pytest
 from fourm_engine.sweep.config import Distribution
 from fourm_engine.sweep.search import next_draw
 from fourm_engine.sweep.sweep import sweep
+from tests.running import silent
 
 pytest.importorskip("optuna")
 SPACES = {"x": Distribution(uniform=(0.0, 10.0)), "kind": Distribution(choice=("bad", "good"))}
@@ -50,7 +51,7 @@ def test_a_search_that_is_stopped_goes_on_with_its_draws(sweeps, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         sweep(path, tell=stop)
     before = json.loads((tmp_path / "out/draws.json").read_text())["draws"]
-    report = sweep(path, tell=lambda line: None)
+    report = sweep(path, tell=silent)
     after = json.loads((tmp_path / "out/draws.json").read_text())["draws"]
     assert {key: after[key] for key in before} == before
     assert len(after) == 4
@@ -72,4 +73,4 @@ def test_draws_that_do_not_fit_the_file_any_more_are_refused(sweeps):
     with pytest.raises(KeyboardInterrupt):
         sweep(file(9.0), tell=stop)
     with pytest.raises(ValueError, match=r"draw 0 is there and does not fit .*choose another `out`"):
-        sweep(file(0.100001), tell=lambda line: None)
+        sweep(file(0.100001), tell=silent)

@@ -15,7 +15,7 @@ import numpy as np
 
 from fourm_engine.data.checks.equal_files import equal_files
 from fourm_engine.data.checks.files import Reader, survey
-from fourm_engine.data.checks.findings import Finding, Listed
+from fourm_engine.data.checks.findings import Finding, Kind, Listed
 from fourm_engine.data.checks.opened import Opened, open_data
 from fourm_engine.data.checks.part import Part, Wanted, part_of
 from fourm_engine.data.checks.statistics import Statistics
@@ -157,14 +157,14 @@ def _of_part(part: Part, *, first: bool) -> Iterable[Finding]:
             yield from _of_classes(part, name, statistics)
 
 
-_REMEDIES = {
+_REMEDIES: dict[Kind, str] = {
     "damaged": "mend or remove them; training leaves the modality out of these samples (data.on_error: skip) or ends "
     "(raise). If all of a modality are listed, its settings are likely not those of the data",
     "misaligned": "store them alike (turned by EXIF? cropped?); training leaves them out of their samples",
 }
 
 
-def _bad(part: Part, kind: str, listed: Listed) -> Iterable[Finding]:
+def _bad(part: Part, kind: Kind, listed: Listed) -> Iterable[Finding]:
     """A finding for each modality."""
     by_modality: dict[str, Listed] = {}
     for item in listed.items:

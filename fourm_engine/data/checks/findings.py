@@ -9,6 +9,22 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Level = Literal["problem", "note"]
+Kind = Literal[
+    "unreadable",  # a folder or shard that cannot be opened
+    "damaged",  # a file that its modality refuses
+    "misaligned",  # a file whose width / height is not that of the others of its sample
+    "leak",  # one content in two splits
+    "missing",  # samples or modalities that are named and have no file
+    "misnamed",  # names of two modalities that almost match
+    "extra",  # files that no modality reads
+    "duplicated",  # one content, or one name, twice
+    "lacking",  # samples without a modality
+    "empty",  # pictures that hold one value everywhere, classes that never occur
+    "truncated",  # sequences longer than the model reads
+    "remark",  # files that are used although something about them is wrong
+    "tokens",  # token shards that are damaged, or made of other files
+    "settings",  # settings that do not fit each other or the data
+]
 #: Names that a finding lists; `count` goes on.
 MAX_ITEMS = 10_000
 
@@ -34,9 +50,9 @@ class Listed:
 
 @dataclass(frozen=True)
 class Finding:
-    """`kind` is one of `KINDS`. `items` are JSON-ready: names, or objects that say more of each."""
+    """`listed` holds JSON-ready items: names, or objects that say more of each."""
 
-    kind: str
+    kind: Kind
     level: Level
     message: str
     remedy: str = ""
@@ -57,22 +73,3 @@ class Finding:
             "count": self.listed.count,
             "items": self.listed.items,
         }
-
-
-#: Kind -> what it says.
-KINDS = {
-    "unreadable": "a folder or shard that cannot be opened",
-    "damaged": "a file that its modality refuses",
-    "misaligned": "a file whose width / height is not that of the others of its sample",
-    "leak": "one content in two splits",
-    "missing": "samples or modalities that are named and have no file",
-    "misnamed": "names of two modalities that almost match",
-    "extra": "files that no modality reads",
-    "duplicated": "one content, or one name, twice",
-    "lacking": "samples without a modality",
-    "empty": "pictures that hold one value everywhere, classes that never occur",
-    "truncated": "sequences longer than the model reads",
-    "remark": "files that are used although something about them is wrong",
-    "tokens": "token shards that are damaged, or made of other files",
-    "settings": "settings that do not fit each other or the data",
-}

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fourm_engine.data.checks.findings import Finding, Level, Listed
+from fourm_engine.data.checks.findings import Finding, Kind, Level, Listed
 from fourm_engine.data.raw.catalogue import open_catalogue
 from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.folder import MAX_FILE_BYTES, FolderSource, Listing, is_folder
@@ -26,7 +26,7 @@ from fourm_engine.data.raw.tar import Shards, TarSource, in_two
 from fourm_plugins.modality import Modality
 
 #: What the notes of a source say -> (kind, level) of the finding; the first that fits.
-_NOTES: tuple[tuple[str, str, Level], ...] = (
+_NOTES: tuple[tuple[str, Kind, Level], ...] = (
     ("both loose and in a shard", "duplicated", "note"),
     ("archives", "extra", "problem"),
     ("cannot be listed", "unreadable", "problem"),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fourm_engine.data.checks.files import Survey
-from fourm_engine.data.checks.findings import Finding, Level, Listed
+from fourm_engine.data.checks.findings import Finding, Kind, Level, Listed
 from fourm_engine.data.checks.opened import Opened
 from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.names import shown
@@ -95,7 +95,14 @@ class Part:
         return sizes
 
     def finding(
-        self, kind: str, level: Level, message: str, remedy: str = "", *, source: str = "", listed: Listed | None = None
+        self,
+        kind: Kind,
+        level: Level,
+        message: str,
+        remedy: str = "",
+        *,
+        source: str = "",
+        listed: Listed | None = None,
     ) -> Finding:
         return Finding(kind, level, f"{self.name}: {message}", remedy, self.name, source, listed or Listed())
 

@@ -23,7 +23,7 @@ from fourm_engine.data.raw.source import Source, open_source, root_shards
 from fourm_plugins.activation import run
 from fourm_plugins.counting import counted
 from fourm_plugins.discovery import Plugin, PluginError
-from fourm_plugins.errors import SampleError
+from fourm_plugins.errors import SampleError, first_line
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
 from fourm_plugins.recognition import Recognised, contents
@@ -316,10 +316,6 @@ def _words(text: str) -> set[str]:
     apart = re.sub(r"([a-z])([A-Z])", r"\1 \2", text).lower()
     words = [word.rstrip("s") or word for word in re.findall(r"[a-z]+", apart)]
     return {*words, *(first + second for first, second in pairwise(words))}
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def disjoint(matches: Sequence[Match]) -> tuple[list[Match], list[str]]:

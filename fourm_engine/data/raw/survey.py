@@ -69,7 +69,7 @@ def survey(root: Path, manager: PluginManager) -> Survey:
     data = [n for n in loose if split(n, recogniser.extensions) is not None or n.lower().endswith(tars)]
     if (data and not answers) or _parts_of_one(answers, recogniser):
         answers, data = ({".": some} if (some := recogniser.about(".")) else {}), []
-    texts, unread = _texts(root, train, recogniser)
+    texts, unusable = _texts(root, train, recogniser)
     if data and answers.keys() <= {some.folder.name for some in texts}:  # the files of the samples lie beside
         plugins = {some.plugin for some in texts}
         answers, data = answers | {".": [one for one in recogniser.about(".") if one.plugin not in plugins]}, []
@@ -78,7 +78,7 @@ def survey(root: Path, manager: PluginManager) -> Survey:
         raise ValueError(_nothing(train, folders, loose, recogniser))
     tables = {table.path.parent.name for some in texts for table, _ in some.columns}
     notes += _left_out(train, [name for name in folders if name not in tables], data, matches, recogniser)
-    notes = [*recogniser.notes, *notes, *unread, *(some.unread for some in texts if not some.folder.exists())]
+    notes = [*recogniser.notes, *notes, *unusable, *(some.unread for some in texts if not some.folder.exists())]
     result = Survey(train, val, matches, list(dict.fromkeys(notes)))
     if len(result.kinds) > 1 and not result.paired:
         names = {one.source: one.samples for one in matches}

@@ -196,13 +196,10 @@ def check_coco_ids(path: Path, document: Mapping[str, Any]) -> None:
             if all(key in row for key in keys[:3]):
                 earlier = first.setdefault(repr([row.get(key) for key in keys]), number)
                 if earlier < number:
-                    again = (
-                        f"has the {keys[0]} of {part}[{earlier}], {row[keys[0]]!r:.80}; remove one, or give it another"
-                    )
+                    given = f"{row[keys[0]]!r:.80}"
+                    again = f"has the {keys[0]} of {part}[{earlier}], {given}; remove one, or give it another"
                     if len(keys) > 1:
-                        again = (
-                            f"is {part}[{earlier}] once more, of image_id {row['image_id']!r:.80}; remove one of them"
-                        )
+                        again = f"is {part}[{earlier}] once more, of image_id {given}; remove one of them"
                     raise ValueError(f"{shown(path)}: {part}[{number}] {again}")
 
 
