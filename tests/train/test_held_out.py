@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from fourm_engine.train.best import passed
 from fourm_engine.train.loop import Trainer
+from fourm_engine.train.stopping import Stopped
 from tests.train.toy_task import ToyTask, config
 
 
@@ -26,9 +27,9 @@ class Overfits(ToyTask):
         super().export(weights, folder, scores)
 
 
-def run(folder, **changes):
+def run(folder, task=None, **changes):
     settings = {"steps": 20, "eval_every": 2, "checkpoint_every": 4, "warmup": 0, "keep_best": True, **changes}
-    Trainer(Overfits(), config(**settings), folder, seed=1).run()
+    Trainer(task or Overfits(), config(**settings), folder, seed=1).run()
 
 
 def said(capsys):
@@ -47,16 +48,17 @@ def test_a_run_says_once_that_its_held_out_measure_no_longer_improves_and_keeps_
 
 
 def test_a_resumed_run_neither_repeats_nor_forgets_what_it_said(tmp_path, capsys):
-    constant = {"schedule": "constant"}
-    run(tmp_path / "run", steps=8, **constant)  # the last evaluation is worse: there is nothing to wait for
-    assert len(said(capsys)) == 1
-    run(tmp_path / "run", **constant)
-    assert said(capsys) == []
-    run(tmp_path / "other", steps=6, **constant)
-    run(tmp_path / "other", **constant)
-    assert len(said(capsys)) == 1
-    one, other = (load_file(tmp_path / name / "best/model.safetensors") for name in ("run", "other"))
-    assert all((one[name] == other[name]).all() for name in one)
+    run(tmp_path / "run")
+    for end, before in ((14, 1), (10, 0)):  # after the line, and two evaluations before it
+        folder = tmp_path / str(end)
+        capsys.readouterr()
+        with pytest.raises(Stopped):
+            run(folder, Overfits(end_at=end))
+        assert len(said(capsys)) == before
+        run(folder)
+        assert len(said(capsys)) == 1 - before
+        one, other = (load_file(path / "best/model.safetensors") for path in (tmp_path / "run", folder))
+        assert all((one[name] == other[name]).all() for name in one)
 
 
 def test_without_kept_weights_the_line_says_how_to_keep_them(tmp_path, capsys):
