@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FOLDER, NOTE = "best", "best.json"
 #: A measure no longer improves once this many evaluations after the best one are worse, the last by this share of it.
-PATIENCE, WORSE = 3, 0.02
+PATIENCE, WORSE = 3, 0.05
 
 
 class Best:
@@ -87,13 +87,13 @@ class HeldOut:
             return ""
         self.told = True
         remedy = (
-            f"compare {self.folder}, which keeps that step"
+            f"compare the predictions of {self.folder}, which keeps that step"
             if self.kept
-            else "keep that step, too, by train.keep_best in a new `run`"
+            else "train.keep_best in a new `run` keeps that step, too"
         )
         return (
-            f"{name} has not improved since step {best[0]} ({best[1]:.4g}, now {score:.4g}): more steps fit the "
-            f"training samples alone; {remedy}, or add samples"
+            f"{name} has not improved since step {best[0]} ({best[1]:.4g}, now {score:.4g}): the model learns its "
+            f"training samples by heart; {remedy}, or add samples"
         )
 
 
