@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 #: Pictures of more pixels are refused by their header, before anything is decoded.
 MAX_PIXELS = 64_000_000
 
+#: Grey pictures of 16 bits whose largest number is below this would be nearly black.
+DARKEST = 1 << 14
+DARK = "give a map of numbers as the modality that it is, and scale a photograph to 65535"
+
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _ORIENTATION = 0x0112  # the EXIF tag
 #: Where files say it, as keys of `Image.info`.
@@ -146,7 +150,10 @@ def _note_damage(turn: int | None) -> None:
 def as_rgb(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
     """The RGB colours of an upright picture: grey is repeated, transparency laid over white, 16 bits reduced to 8."""
     if picture.mode.startswith("I"):
-        return np.repeat((_counts(picture) >> 8).astype(np.uint8)[..., None], 3, axis=2)
+        counts = _counts(picture)
+        if is_dark(counts):
+            raise SampleError(f"16 bits count to 65535, this picture to {counts.max()}; {DARK}")
+        return np.repeat((counts >> 8).astype(np.uint8)[..., None], 3, axis=2)
     if picture.mode == "F":
         raise SampleError("a picture of mode F holds any numbers; give colours of 8 bits (mode RGB)")
     try:
@@ -155,6 +162,11 @@ def as_rgb(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
         return np.asarray(picture.convert("RGB"))
     except ValueError as error:
         raise SampleError(f"a picture of mode {picture.mode} cannot be seen as RGB: {error}") from error
+
+
+def is_dark(counts: UInt16[np.ndarray, "*shape"]) -> bool:
+    """Whether 16-bit numbers are no brightness: millimetres, or ids. All zeros are a black picture."""
+    return 0 < int(counts.max()) < DARKEST
 
 
 def as_channel(picture: Image.Image) -> UInt[np.ndarray, "H W"]:

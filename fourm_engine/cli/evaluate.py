@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(help="Folder of a run, an exported model, or a Hub id.")],
+    run: Annotated[str, typer.Argument(help="Folder of a run, its best/, an exported model, or a Hub id.")],
     overrides: Overrides = None,
     *,
     config: OtherConfig = None,

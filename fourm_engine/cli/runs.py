@@ -62,7 +62,8 @@ def _cells(row: dict[str, Any]) -> list[str]:
     from fourm_engine.train.metrics import duration
 
     steps = f"/{row['steps']}" if row["steps"] is not None else ""
-    best = "" if row["best_held_out"] is None else f"{row['best_held_out']:.4g} ({row['best_step']})"
+    kept = ", kept" if row["kept_step"] is not None and row["kept_step"] == row["best_step"] else ""
+    best = "" if row["best_held_out"] is None else f"{row['best_held_out']:.4g} ({row['best_step']}{kept})"
     version = " ".join(str(part) for part in (row["engine"], row["commit"]) if part)
     speed = "" if row["samples_per_s"] is None else f"{row['samples_per_s']:.3g}"
     seconds = "" if row["seconds"] is None else duration(row["seconds"])

@@ -6,8 +6,10 @@ In: modalities, tokenizers, packed training and held-out samples. Out: the expor
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -58,6 +60,7 @@ class FourMTask(Task):
     """
 
     name = "fourm"
+    best = "held-out loss", False
     replays = True
 
     def __init__(
@@ -159,6 +162,11 @@ class FourMTask(Task):
                 sums[name] = (sums[name][0] + float(loss), sums[name][1] + count)
         return sums
 
+    def compared(self, scores: Mapping[str, float]) -> float:
+        """The mean of the modalities' held-out losses, as `fourm runs` shows it, in nats per token."""
+        losses = [scores[name] for name in self.count_names if name in scores]
+        return fmean(losses) if losses else math.nan
+
     @property
     def watched(self) -> MaskedSamples | None:
         """The held-out samples that `pairs` uses."""
@@ -166,6 +174,8 @@ class FourMTask(Task):
 
     def check(self, config: TrainConfig) -> None:
         self._compiled = config.compile
+        if config.keep_best and self.held_out is None:
+            raise ValueError("train.keep_best needs held-out samples to choose by; set data.val, or leave it out")
         if config.pictures_every is not None and self.picture is None:
             raise ValueError(f"{self.name}: pictures_every, and nothing that draws them was given")
         if config.pairs_every is not None:

@@ -33,6 +33,7 @@ from fourm_engine.pretrain.config import LossConfig
 from fourm_engine.recipes import started
 from fourm_engine.recipes.overrides import apply_overrides
 from fourm_engine.storage.url import LocalFolder
+from fourm_engine.train.best import NOTE as BEST
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.vocabulary import check_token_spaces
 from fourm_engine.yaml_config import ConfigError, read_yaml, validated
@@ -186,10 +187,16 @@ def parse_config(raw: dict[str, Any], origin: str) -> RunConfig:
     return validated(RunConfig, raw, f"{origin}: ")
 
 
+def config_beside(run: Path) -> Path:
+    """Where the config of a run's folder, or of its `best/`, is."""
+    return (run.parent if (run / BEST).is_file() else run) / CONFIG
+
+
 def manager_of_run(run: str | Path) -> PluginManager:
     """The plugin host for a trained model: what its run disabled, and the providers that it chose and that are
-    installed here. `run`: a run's folder; anything else gives a host without choices. Raises ConfigError."""
-    path, host = Path(run) / CONFIG, PluginManager()
+    installed here. `run`: a run's folder, or its `best/`; anything else gives a host without choices. Raises
+    ConfigError."""
+    path, host = config_beside(Path(run)), PluginManager()
     if not path.is_file():
         return host
     chosen = validated(ModalitiesConfig, read_yaml(path).get("modalities") or {}, f"{path}: modalities: ")

@@ -35,7 +35,7 @@ from fourm_engine.files import write_together
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import check_settings
 from fourm_engine.model import FourM
-from fourm_engine.recipes.config import CONFIG, RunConfig, load_config, manager_of_run
+from fourm_engine.recipes.config import BEST, CONFIG, RunConfig, config_beside, load_config, manager_of_run
 from fourm_engine.recipes.tell import choose_threads
 from fourm_engine.storage.url import Folder
 from fourm_engine.train.metrics import duration
@@ -77,7 +77,7 @@ def evaluate(
     """Evaluate the exported model of a run and write the report to `out` (by default `<run>/evaluation`).
 
     Args:
-        run: folder of a run, an exported model, or a Hub id.
+        run: folder of a run, its `best/`, an exported model, or a Hub id.
         overrides: `section.key=value` for its config.
         config: instead of `<run>/config.yaml`; only the sections `data` and `evaluate` are used.
         data: folder or URL of held-out samples, instead of `data.val`.
@@ -101,7 +101,7 @@ def evaluate(
         check_there(network)  # better now than after the model is read
     if out is None and not folder.is_dir():
         raise ValueError(f"{run} is not a folder to write to; name a folder for the report with --out")
-    if out is None and data is not None and (folder / CONFIG).is_file():
+    if out is None and data is not None and config_beside(folder).is_file():
         raise ValueError(f"--data: {folder}/evaluation is of the run's own held-out samples; name a folder with --out")
     out = out or folder / "evaluation"
 
@@ -116,7 +116,7 @@ def evaluate(
         if jobs > 1 and model.device.type != "cpu":
             raise ValueError("--jobs is for a CPU, and the model is on a GPU; leave it out")
         if run_config is not None:
-            where = f"{config or folder / CONFIG}: the model in {run} is another"
+            where = f"{config or config_beside(folder)}: the model in {run} is another"
             remedy = "leave the section out, as the model has its settings"
             check_settings(run_config.modalities, model.modalities, manager, where=where, remedy=remedy)
         tasks, notes = resolve_tasks(settings.tasks, model.modalities, model.missing)
@@ -180,7 +180,7 @@ def _with_features(
 def _read_config(
     folder: Path, overrides: Sequence[str], config: Path | None, data: str | Path | None
 ) -> RunConfig | None:
-    path = config or folder / CONFIG
+    path = config or config_beside(folder)
     if config is None and not path.is_file():
         if data is None:
             raise ValueError(f"{folder} holds no {CONFIG}; give one (--config), or held-out samples (--data)")
@@ -260,7 +260,8 @@ def _facts(
 
 
 def _finished_steps(folder: Path) -> int | None:
+    note = folder / (BEST if (folder / BEST).is_file() else "finished.json")
     try:
-        return int(json.loads((folder / "finished.json").read_text(encoding="utf-8"))["step"])
+        return int(json.loads(note.read_text(encoding="utf-8"))["step"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -70,7 +70,7 @@ def init(
     if config.data.val is not None:
         AlignedData.from_config(modalities, config.data, training=False)
     write_atomically(out, text)
-    return InitReport(out, config, [*unpacked, *_told(surveyed, chosen), *_next(out, config, machine)])
+    return InitReport(out, config, [*unpacked, *_told(surveyed, chosen, sizes), *_next(out, config, machine)])
 
 
 def choose_split(surveyed: Survey) -> Chosen:
@@ -142,7 +142,7 @@ def _by_lists(train: dict[str, tuple[str, str]], path: Path, names: frozenset[st
     return Chosen(keys, number, members[val], said)
 
 
-def _told(surveyed: Survey, chosen: Chosen) -> list[str]:
+def _told(surveyed: Survey, chosen: Chosen, sizes: Sizes) -> list[str]:
     lines = []
     for one in surveyed.matches:
         where = shown(surveyed.train if one.source == "." else surveyed.train / one.source)
@@ -152,7 +152,8 @@ def _told(surveyed: Survey, chosen: Chosen) -> list[str]:
     if len({one.modality.spec.files for one in surveyed.matches}) > 1:
         total = counted(len(surveyed.samples), "sample")
         lines.append(f"{total} in all, {surveyed.paired} with more than one modality")
-    return [*lines, chosen.said, *(f"note: {note}" for note in surveyed.notes)]
+    length = f"training: {counted(sizes.steps, 'step')} of {sizes.batch}, {sizes.shows(chosen.train)}"
+    return [*lines, chosen.said, length, *(f"note: {note}" for note in surveyed.notes)]
 
 
 def _next(out: Path, config: RunConfig, machine: Machine) -> list[str]:

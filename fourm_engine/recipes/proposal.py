@@ -81,6 +81,11 @@ class Sizes:
             views=max(1, min(16, 3200 // max(1, samples))),
         )
 
+    def shows(self, samples: int) -> str:
+        """How often training shows each sample."""
+        crops = f", cut in {self.views} ways" if self.views > 1 else ""
+        return f"{_passes(self.steps, self.batch, samples)}{crops}"
+
     @property
     def why(self) -> str:
         return "sized for a GPU" if self.large else "sized for a CPU"
@@ -174,10 +179,14 @@ def _lines(survey: Survey, chosen: Chosen, sizes: Sizes, folders: Mapping[str, s
     yield 0, "", ""
     yield 0, "train:", ""
     yield 1, _pair("batch_size", sizes.batch), "samples per step; halve it if memory runs out"
-    yield 1, _pair("steps", sizes.steps), _passes(sizes.steps, sizes.batch, n)
+    yield 1, _pair("steps", sizes.steps), sizes.shows(n)
     yield 1, _pair("lr", sizes.lr), "learning rate at its highest; lower it if the loss jumps"
     yield 1, _pair("warmup", sizes.steps // 20), "steps in which the rate rises from 0"
     yield 1, _pair("checkpoint_every", max(1, sizes.steps // 5)), "steps; `fourm train` goes on from the newest"
+    if chosen.val:
+        yield 1, _pair("eval_every", max(1, sizes.steps // 10)), "steps between measures of the held-out samples"
+        kept = f"also keep the weights that were best on them, in {folders['run']}/best"
+        yield 1, _pair("keep_best", True), kept
     yield 1, _pair("log_every", max(1, min(100, sizes.steps // 20))), "steps between lines of progress"
     yield 1, _pair("device", "auto"), "a GPU if there is one, else the CPU"
 

@@ -6,6 +6,7 @@ and `config.yaml`. Each may be absent, half-written or invalid; then less is kno
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,10 +23,12 @@ from fourm_plugins.hub import check_there
 
 #: `fourm_engine.recipes.config.CONFIG`, whose module imports torch; and a file that only finished runs have.
 CONFIG, FINISHED = "config.yaml", "finished.json"
+#: As `fourm_engine.train.best` writes it, which imports torch.
+NOTE = "best/best.json"
 #: Limits of the search for runs: depth below a given folder, and number of folders.
 DEPTH, MOST = 4, 20_000
 #: In a run's folder, without runs.
-WITHIN = frozenset({"checkpoints", "model", "model-ema", "evaluation", "profile", "pictures", "tensorboard"})
+WITHIN = frozenset({"checkpoints", "model", "model-ema", "evaluation", "profile", "pictures", "tensorboard", "best"})
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,14 @@ class KnownRun:
         ]
         return min(scores, default=None)
 
+    def kept_step(self) -> int | None:
+        """The step whose weights are in the run's `best/`."""
+        try:
+            step = json.loads((self.folder / NOTE).read_text(encoding="utf-8"))["step"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        return step if isinstance(step, int) and abs(step) < LARGEST else None
+
     def row(self) -> dict[str, Any]:
         """What `fourm runs` shows of the run, JSON-ready; None is unknown."""
         last, best = next(reversed(self.trained), None), self.best()
@@ -101,6 +112,8 @@ class KnownRun:
             "held_out": next((line.held_out for line in reversed(self.lines) if line.held_out), {}),
             "best_held_out": best[0] if best else None,
             "best_step": best[1] if best else None,
+            "exported_step": self.facts.get("step") if self.state == record.ENDED else None,
+            "kept_step": self.kept_step(),
             "samples_per_s": numbers.get("samples_per_s"),
             "seconds": at["seconds"][-1] if at["seconds"] else None,
             "samples": at["samples"][-1] if at["samples"] else None,

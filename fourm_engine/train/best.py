@@ -1,10 +1,14 @@
-"""The weights of a run's best evaluation, exported to `<run>/best/` with a note, `best.json`."""
+"""What a run's evaluations say of its length: the weights of the best one, and whether later ones are worse.
+
+In: held-out scores, by step. Out: the weights of the best evaluation, exported to `<run>/best/` with a note,
+`best.json`, with `train.keep_best`; and one line when the held-out measure no longer improves.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
     from fourm_engine.train.config import TrainConfig
 
 FOLDER, NOTE = "best", "best.json"
+#: A measure no longer improves once this many evaluations after the best one are worse, the last by this share of it.
+PATIENCE, WORSE = 3, 0.05
 
 
 class Best:
@@ -33,7 +39,7 @@ class Best:
         """Export the weights if these are the best scores so far; every process calls it, with the same scores."""
         assert self.task.best is not None
         name, more_is_better = self.task.best
-        score = scores.get(name, math.nan)
+        score = self.task.compared(scores)
         if math.isnan(score) or (
             self.score is not None and (score <= self.score if more_is_better else score >= self.score)
         ):
@@ -55,3 +61,50 @@ class Best:
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None  # none yet, or damaged: the next evaluation is the best so far
         return None if score is None or math.isnan(score) else score
+
+
+class HeldOut:
+    """Follows the measure of a run's evaluations. `earlier`: (step, scores) of those before the run was resumed."""
+
+    def __init__(
+        self, task: Task, run: Path, *, kept: bool, earlier: Iterable[tuple[int, Mapping[str, float]]]
+    ) -> None:
+        self.task, self.folder, self.kept = task, run / FOLDER, kept
+        self.scores: list[tuple[int, float]] = []
+        self.told = False
+        for step, scores in earlier:
+            self.line(step, scores, last=False)
+
+    def line(self, step: int, scores: Mapping[str, float], *, last: bool) -> str:
+        """One line, once in a run, when the measure no longer improves; otherwise "". `last`: whether training has
+        ended, so that there is nothing to wait for."""
+        if self.task.best is None or math.isnan(score := self.task.compared(scores)):
+            return ""
+        self.scores.append((step, score))
+        name, more_is_better = self.task.best
+        best = passed(self.scores, more_is_better=more_is_better, patience=1 if last else PATIENCE)
+        if best is None or self.told:
+            return ""
+        self.told = True
+        remedy = (
+            f"compare the predictions of {self.folder}, which keeps that step"
+            if self.kept
+            else "train.keep_best in a new `run` keeps that step, too"
+        )
+        return (
+            f"{name} has not improved since step {best[0]} ({best[1]:.4g}, now {score:.4g}): the model learns its "
+            f"training samples by heart; {remedy}, or add samples"
+        )
+
+
+def passed(
+    scores: Sequence[tuple[int, float]], *, more_is_better: bool, patience: int = PATIENCE
+) -> tuple[int, float] | None:
+    """The best of the evaluations (step, score), if `patience` later ones did not reach it and the last is clearly
+    worse; otherwise None."""
+    sign = 1 if more_is_better else -1
+    at = max(range(len(scores)), key=lambda k: sign * scores[k][1])
+    best, now = scores[at][1], scores[-1][1]
+    if len(scores) - 1 - at < patience or sign * (best - now) <= WORSE * abs(best):
+        return None
+    return scores[at]

@@ -24,7 +24,7 @@ import torch
 from fourm_engine.data.order import Share
 from fourm_engine.device import rank_and_world
 from fourm_engine.train import finished
-from fourm_engine.train.best import Best
+from fourm_engine.train.best import Best, HeldOut
 from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, Progress, load, nearest, state_of
 from fourm_engine.train.config import LENGTHS, TrainConfig
 from fourm_engine.train.console import tell
@@ -127,6 +127,8 @@ class Trainer:
                     self.observers.told(lambda: self.progress.step),
                 ):
                     metrics.starts(learn, devices)
+                    kept, earlier = self.config.keep_best, metrics.evaluations
+                    self.held_out = HeldOut(self.task, self.folder, kept=kept, earlier=earlier)
                     self._loop(metrics, checkpoints, stop)
                     return self._complete(metrics)
             finally:
@@ -328,10 +330,13 @@ class Trainer:
         checkpoints.save(self.progress.step, self.learner.tensors(), state)
 
     def _report(self, metrics: Metrics, scores: dict[str, float]) -> None:
-        self.observers("fourm_evaluated", step=self.progress.step, scores=metrics.scores(self.progress.step, scores))
+        step, last = self.progress.step, self.progress.step == self.plan.steps
+        self.observers("fourm_evaluated", step=step, scores=metrics.scores(step, scores))
         if self.config.keep_best:
             self.watch.moves("saving the best weights", bounded=False)
-            self.best.consider(self.progress.step, scores)
+            self.best.consider(step, scores)
+        if line := self.held_out.line(step, scores, last=last):
+            metrics.note(line)
 
     def _stop(self, signals: list[int], checkpoints: Checkpoints) -> None:
         step = self.progress.step

@@ -33,12 +33,13 @@ class Metrics:
         self._bar = Bar()
         self._begun = False
         self._start, self._before = time.monotonic(), 0.0  # seconds of what this run did earlier
+        self.evaluations: list[tuple[int, dict[str, float]]] = []  # what was measured then: (step, scores)
         if not active:
             return
         self._path = run / "metrics.jsonl"
         with writing(self._path):
             run.mkdir(parents=True, exist_ok=True)
-            self._before = _truncate(self._path, step, last=step == steps)
+            self._before, self.evaluations = _truncate(self._path, step, last=step == steps)
             self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 (kept open for the run)
 
     def starts(self, parameters: int, devices: str) -> None:
@@ -229,22 +230,24 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def _truncate(path: Path, step: int, *, last: bool) -> float:
+def _truncate(path: Path, step: int, *, last: bool) -> tuple[float, list[tuple[int, dict[str, float]]]]:
     """Keep the lines up to `step`, except the last evaluation, which is repeated, and a truncated line. Returns the
-    seconds that they cover."""
+    seconds that they cover, and their evaluations."""
+    kept, seconds, evaluations = list[bytes](), 0.0, list[tuple[int, dict[str, float]]]()
     if not path.exists():
-        return 0.0
-    kept, seconds = [], 0.0
+        return seconds, evaluations
     for line in path.read_bytes().split(b"\n"):
         try:
             row = json.loads(line)
             if row["step"] < step or (row["step"] == step and not (last and "eval" in row)):
                 kept.append(line + b"\n")
                 seconds = float(row.get("seconds", seconds))
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # not one of our lines
+                if scores := {name: float(score) for name, score in row.get("eval", {}).items() if score is not None}:
+                    evaluations.append((int(row["step"]), scores))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):  # not one of our lines
             continue
     write_atomically(path, b"".join(kept))
-    return seconds
+    return seconds, evaluations
 
 
 def _finite(value: float) -> float | None:

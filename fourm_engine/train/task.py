@@ -14,6 +14,7 @@ skipped, and otherwise averaged over processes (`averages`). In a step nothing w
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -62,7 +63,7 @@ class Task(ABC):
     #: Whether to also call `evaluate` with the initial weights when a run starts or continues; the task keeps the
     #: result.
     evaluates_first = False
-    #: The held-out measure by which `train.keep_best` compares evaluations, and whether higher is better, if any.
+    #: The name of the held-out measure by which a run compares evaluations, and whether higher is better, if any.
     best: tuple[str, bool] | None = None
     #: Input and target tokens per sample in the batch's shape, for lengths in tokens; None: no fixed number.
     sample_tokens: int | None = None
@@ -127,6 +128,10 @@ class Task(ABC):
     def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:
         """Held-out measures, name -> (sum, count) in this process; the trainer adds them up and divides. Every process
         calls `model(…)` equally often and returns the same names. In evaluation mode, without gradients."""
+
+    def compared(self, scores: Mapping[str, float]) -> float:
+        """The measure that `best` names, of an evaluation; NaN if it was not measured."""
+        return math.nan if self.best is None else scores.get(self.best[0], math.nan)
 
     def check(self, config: TrainConfig) -> None:
         """Called in every process before training. Raises ValueError for settings that this task does not support; a

@@ -10,12 +10,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from fourm_plugins import images, inputs
+from fourm_plugins import decoding, images, inputs
 from fourm_plugins.bases.grid import GridModality
 from fourm_plugins.modality import Metric
+from fourm_plugins.notes import note
 from fourm_plugins.recognition import LOOKED, Recognised, contents, glimpse, median_size, picture_size, usable
 from fourm_plugins.spec import FeatureMap
 from fourm_plugins.view import View
+
+#: Maps of ids have fewer of them than this, and this share of their neighbours is alike.
+MOST_IDS, FLAT = 64, 0.8
 
 
 class PictureGrid(GridModality):
@@ -40,6 +44,8 @@ class PictureGrid(GridModality):
         elif colour > 0.2 or not seen[0].mode.startswith(("I", "F")):
             score, what = (0.9, "colour pictures") if colour > 0.2 else (0.6, "grey pictures")
         else:
+            if sum(decoding.is_dark(g.middle) for g in seen if g.mode.startswith("I")) > len(seen) / 2:
+                return None  # millimetres, or ids
             score, what = 0.3, "grey pictures of 16 bits, of which 8 are used"
         return Recognised(score, what, size=median_size(map(picture_size, files)))
 
@@ -51,7 +57,10 @@ class PictureGrid(GridModality):
         return self.from_picture(images.decode_picture(images.only_file(files, self.extensions)[1]))
 
     def from_picture(self, picture: Image.Image) -> np.ndarray:
-        return images.as_rgb(images.upright(picture))
+        picture = images.upright(picture)
+        if picture.mode in ("L", "P") and (ids := _few_ids(picture)):
+            note(f"{ids}: it looks like a map of ids, and is used as a picture; give a map as the modality that it is")
+        return images.as_rgb(picture)
 
     def from_array(self, array: np.ndarray) -> np.ndarray:
         """uint8 (H, W, 3); grey, (H, W) or (H, W, 1), and transparency, (H, W, 4), as in a file; channels first if they
@@ -63,8 +72,8 @@ class PictureGrid(GridModality):
                 raise self.refusal(array, f"floats are 0 to 1, these are {array.min():g} to {array.max():g}")
             array = np.rint(array * 255).astype(np.uint8)
         elif array.dtype == np.uint16:
-            if 0 < array.max() < 256:
-                raise self.refusal(array, f"16 bits count to 65535, this picture to {array.max()}")
+            if decoding.is_dark(array):
+                raise self.refusal(array, f"16 bits count to 65535, this picture to {array.max()}; {decoding.DARK}")
             array = (array >> 8).astype(np.uint8)
         elif array.dtype != np.uint8:
             raise self.refusal(array)
@@ -109,6 +118,18 @@ class PictureGrid(GridModality):
             light = np.linspace(1, 0.6, regions.shape[0])[:, None, None]
             samples.append(self.write(np.rint(colours[regions] * light).astype(np.uint8)))
         return samples
+
+
+def _few_ids(picture: Image.Image) -> str:
+    """What of a grey or palette picture is rather ids of classes or objects: at most `MOST_IDS` small numbers in a few
+    flat regions; "" if nothing is."""
+    numbers = np.asarray(picture)
+    used = int(numbers.max())
+    if not 0 < used < MOST_IDS or numbers.shape[1] < 2 or float(np.mean(numbers[:, 1:] == numbers[:, :-1])) < FLAT:
+        return ""
+    if picture.mode == "P":
+        return f"a palette of which the first {used + 1} colours are used"
+    return f"grey of 0 to {used}"
 
 
 def psnr(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:

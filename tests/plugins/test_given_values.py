@@ -87,6 +87,7 @@ def test_every_example_comes_by_the_door_unchanged(name, tmp_path):
 
 
 FLOATS = RGB / 255
+GREY = DEPTH * 50  # up to nearly 65535
 METRES = np.where(DEPTH > 0, DEPTH / 1000, np.nan)
 UNIT = np.dstack([np.zeros((6, 9)), np.full((6, 9), 0.6), np.full((6, 9), 0.8)]).astype(np.float32)
 MEANT = [
@@ -99,7 +100,7 @@ MEANT = [
     ("rgb", np.dstack([RGB, np.full((6, 9), 255, np.uint8)]), RGB),
     ("rgb", np.dstack([RGB, np.zeros((6, 9), np.uint8)]), np.full_like(RGB, 255)),
     ("rgb", RGB.astype(np.uint16) * 257, RGB),
-    ("rgb", np.asarray(opened(encode(Image.fromarray(DEPTH)))), (DEPTH >> 8).astype(np.uint8)[..., None].repeat(3, 2)),
+    ("rgb", np.asarray(opened(encode(Image.fromarray(GREY)))), (GREY >> 8).astype(np.uint8)[..., None].repeat(3, 2)),
     ("depth", METRES, METRES.astype(np.float32)),
     ("depth", np.nan_to_num(METRES), METRES.astype(np.float32)),
     ("depth", METRES[..., None], METRES.astype(np.float32)),
@@ -146,6 +147,7 @@ REFUSED = [
     ("rgb", FLOATS * 255, "floats are 0 to 1"),
     ("rgb", RGB.astype(np.int64), r"uint8 \(H, W, 3\).*given: int64 \(6, 9, 3\)"),
     ("rgb", RGB.astype(np.uint16), "16 bits count to 65535"),
+    ("rgb", DEPTH, "16 bits count to 65535, this picture to 1271; give a map of numbers as the modality that it is"),
     ("rgb", RGB.tolist(), "uint8.*a list of 6 list"),
     ("rgb", RGB[None], "a batch; give one sample"),
     ("rgb", RGB[:, :, [0] * 5], r"given: uint8 \(6, 9, 5\)"),

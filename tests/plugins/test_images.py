@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from fourm_normal import Normal
+from fourm_rgb import RGB
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -44,8 +45,8 @@ def test_pictures_are_turned_upright_by_their_exif_orientation(orientation):
 def test_grey_palette_transparent_and_16_bit_pictures_become_rgb():
     grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
     assert np.array_equal(images.decode_rgb(encode(Image.fromarray(grey)))[..., 1], grey)
-    wide = images.decode_rgb(encode(Image.fromarray(grey.astype(np.uint16) * 256)))
-    assert np.array_equal(wide[..., 2], grey)
+    wide = images.decode_rgb(encode(Image.fromarray(grey.astype(np.uint16) * 1024)))
+    assert np.array_equal(wide[..., 2], grey * 4)
     clear = np.zeros((8, 8, 4), np.uint8)
     clear[:4, :, 3] = 255
     assert images.decode_rgb(encode(Image.fromarray(clear)))[[0, 7], 0].tolist() == [[0, 0, 0], [255, 255, 255]]
@@ -114,3 +115,31 @@ def test_stored_normals_are_what_the_obvious_formula_gives_bit_for_bit():
     expected = np.where(known, vectors / np.maximum(length, 0.5), np.float32(np.nan))
     normal = Normal("normal", image_size=32, patch_size=8)
     assert normal.read({"png": images.encode_png(stored)}).tobytes() == expected.tobytes()
+
+
+def test_a_grey_picture_of_16_bits_is_a_photograph_only_if_it_is_not_nearly_black():
+    grey = np.arange(64, dtype=np.uint16).reshape(8, 8)
+    for factor in (100, 1):  # millimetres, ids
+        with pytest.raises(SampleError, match=r"16 bits count to 65535, this picture to .*; give a map of numbers as"):
+            images.decode_rgb(encode(Image.fromarray(grey * factor)))
+    assert images.decode_rgb(encode(Image.fromarray(grey * 1000))).max() == 63000 >> 8
+    assert not images.decode_rgb(encode(Image.fromarray(grey * 0))).any()
+
+
+@pytest.mark.parametrize(
+    ("picture", "said"),
+    [
+        (Image.fromarray(np.repeat(np.arange(8, dtype=np.uint8), 8).reshape(8, 8)), "grey of 0 to 7"),
+        (Image.fromarray(np.repeat(np.arange(8, dtype=np.uint8) % 3, 8).reshape(8, 8)).convert("P"), None),
+        (Image.fromarray(np.repeat(np.arange(8, dtype=np.uint8) * 20, 8).reshape(8, 8)), None),  # brighter
+        (Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) % 5), None),  # not flat
+    ],
+)
+def test_a_map_of_ids_given_as_a_picture_is_told(picture, said, caplog, monkeypatch):
+    monkeypatch.setattr("fourm_plugins.notes._logged", set())
+    if picture.mode == "P":  # indices, with colours of their own
+        picture.putpalette([10, 20, 30, 200, 0, 0, 0, 200, 0])
+        said = "a palette of which the first 3 colours are used"
+    RGB("rgb").from_picture(picture)
+    remedy = "it looks like a map of ids, and is used as a picture; give a map as the modality that it is"
+    assert caplog.messages == ([] if said is None else [f"{said}: {remedy}"])

@@ -13,7 +13,7 @@ from fourm_engine.recipes.config import CONFIG
 from fourm_engine.recipes.runs import CONFIG as SAME_CONFIG
 from fourm_engine.recipes.runs import find_runs, matrix_of, open_run
 from fourm_engine.train.record import NAME
-from tests.running import rows
+from tests.running import fourm, rows
 
 CONFIGS = {
     "train": {"batch_size": 4, "lr": 0.1, "optimiser": "adamw"},
@@ -201,3 +201,14 @@ def test_what_others_wrote_of_a_run_commands_no_terminal(tmp_path):
     assert "bad?[2J" in said
     assert "x?[31m" in said
     assert "\x1b" not in said
+
+
+def test_a_row_says_which_step_was_exported_and_which_best_one_is_kept(tmp_path):
+    folder = write(tmp_path / "one", record={"state": "ended", "step": 100})
+    assert (open_run(folder).row()["exported_step"], open_run(folder).row()["kept_step"]) == (100, None)
+    (folder / "best").mkdir()
+    for text, kept in (('{"step": 50}', 50), ("[]", None), ("{", None), ('{"step": "x"}', None)):
+        (folder / "best/best.json").write_text(text)
+        assert open_run(folder).row()["kept_step"] == kept
+    (folder / "best/best.json").write_text('{"step": 100, "measure": "held-out loss", "score": 2.0}')
+    assert "2 (100, kept)" in " ".join(fourm("runs", tmp_path).split())

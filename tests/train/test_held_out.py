@@ -1,0 +1,85 @@
+"""What a run says and keeps when its held-out measure no longer improves."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from safetensors.torch import load_file
+
+from fourm_engine.train.best import passed
+from fourm_engine.train.loop import Trainer
+from fourm_engine.train.stopping import Stopped
+from tests.train.toy_task import ToyTask, config
+
+
+class Overfits(ToyTask):
+    """Its held-out error falls until step 6 and then rises, whatever it learns."""
+
+    best = "error", False
+
+    def evaluate(self, model, share):
+        step = int(model.seen)
+        return {"error": (abs(step - 6) + 1.0, 1.0)}
+
+    def export(self, weights, folder, scores):
+        folder.mkdir(parents=True, exist_ok=True)
+        super().export(weights, folder, scores)
+
+
+def run(folder, task=None, **changes):
+    settings = {"steps": 20, "eval_every": 2, "checkpoint_every": 4, "warmup": 0, "keep_best": True, **changes}
+    Trainer(task or Overfits(), config(**settings), folder, seed=1).run()
+
+
+def said(capsys):
+    return [line for line in capsys.readouterr().out.splitlines() if "has not improved" in line]
+
+
+def test_a_run_says_once_that_its_held_out_measure_no_longer_improves_and_keeps_the_best_weights(tmp_path, capsys):
+    run(tmp_path / "run")
+    (line,) = said(capsys)
+    assert line.startswith("toy: error has not improved since step 6 (1, now 7)")
+    assert f"compare the predictions of {tmp_path / 'run/best'}, which keeps that step" in line
+    note = json.loads((tmp_path / "run/best/best.json").read_text())
+    assert note == {"step": 6, "measure": "error", "score": 1.0}
+    kept, last = (load_file(tmp_path / part / "model.safetensors") for part in ("run/best", "run"))
+    assert (int(kept["seen"]), int(last["seen"])) == (6, 20)
+
+
+def test_a_resumed_run_neither_repeats_nor_forgets_what_it_said(tmp_path, capsys):
+    run(tmp_path / "run")
+    for end, before in ((14, 1), (10, 0)):  # after the line, and two evaluations before it
+        folder = tmp_path / str(end)
+        capsys.readouterr()
+        with pytest.raises(Stopped):
+            run(folder, Overfits(end_at=end))
+        assert len(said(capsys)) == before
+        run(folder)
+        assert len(said(capsys)) == 1 - before
+        one, other = (load_file(path / "best/model.safetensors") for path in (tmp_path / "run", folder))
+        assert all((one[name] == other[name]).all() for name in one)
+
+
+def test_without_kept_weights_the_line_says_how_to_keep_them(tmp_path, capsys):
+    run(tmp_path / "run", keep_best=False)
+    (line,) = said(capsys)
+    assert "train.keep_best" in line
+    assert not (tmp_path / "run/best").exists()
+
+
+@pytest.mark.parametrize(
+    ("scores", "more_is_better", "best"),
+    [
+        ([3, 2, 1], False, None),
+        ([3, 1, 2, 2], False, None),  # two evaluations say little
+        ([3, 1, 2, 2, 2], False, (1, 1)),
+        ([3, 1, 1.04, 1.04, 1.04], False, None),  # hardly worse
+        ([3, 1, 2, 2, 0.9], False, None),
+        ([0.2, 0.8, 0.7, 0.7, 0.7], True, (1, 0.8)),
+        ([1, 1, 1, 1, 1], True, None),
+        ([-1, -3, -2, -2, -2], False, (1, -3)),
+    ],
+)
+def test_a_measure_no_longer_improves_after_three_clearly_worse_evaluations(scores, more_is_better, best):
+    assert passed(list(enumerate(scores)), more_is_better=more_is_better) == best
