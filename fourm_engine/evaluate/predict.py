@@ -262,7 +262,8 @@ class Predictor:
             if truth is not None:
                 drawn += [truth, self.ceiling(target)[sample]]
             legend = legend_of(modalities[target], drawn, SMALL)
-            outputs.append(Output(target, *modalities[target].render_all(drawn), legend=legend))
+            shown = dict(zip(("prediction", "truth", "ceiling"), modalities[target].render_all(drawn)))
+            outputs.append(Output(target, **shown, legend=legend))
         return SamplePictures(sample, inputs, outputs)
 
 
