@@ -24,12 +24,14 @@ SMALL = 160
 
 @dataclass(frozen=True)
 class Output:
-    """One target of one sample, rendered: pictures or strings. None without ground truth."""
+    """One target of one sample, rendered: pictures or strings. None without ground truth. `legend`: what explains the
+    colours of all three, a picture."""
 
     target: str
     prediction: Any
     truth: Any = None
     ceiling: Any = None
+    legend: Any = None
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from fourm_engine.data.order import name_rng
+from fourm_engine.drawing import legend_of
 from fourm_engine.evaluate.agreement import Features, agreement, pairs
 from fourm_engine.evaluate.config import EvaluateConfig
 from fourm_engine.evaluate.diversity import diversity
-from fourm_engine.evaluate.pictures import Output, SamplePictures, hide
+from fourm_engine.evaluate.pictures import SMALL, Output, SamplePictures, hide
 from fourm_engine.evaluate.results import Agreement, Diversity, Score, TaskResult, measure
 from fourm_engine.evaluate.samples import Samples
 from fourm_engine.evaluate.tasks import Task, kept_tokens
@@ -264,7 +265,9 @@ class Predictor:
             drawn, truth = [predictions[target]], values[target].get(sample)
             if truth is not None:
                 drawn += [truth, self.ceiling(target)[sample]]
-            outputs.append(Output(target, *calls.render_all(modalities[target], drawn)))
+            legend = legend_of(modalities[target], drawn, SMALL)
+            shown = dict(zip(("prediction", "truth", "ceiling"), calls.render_all(modalities[target], drawn)))
+            outputs.append(Output(target, **shown, legend=legend))
         return SamplePictures(sample, inputs, outputs)
 
 

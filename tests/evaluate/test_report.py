@@ -41,10 +41,15 @@ def evaluation():
 
 @pytest.fixture
 def page(evaluation, pixels):
-    outputs = [Output("depthish", pixels, pixels, pixels), Output("words", HOSTILE, HOSTILE, HOSTILE)]
+    outputs = [Output("depthish", pixels, pixels, pixels, pixels), Output("words", HOSTILE, HOSTILE, HOSTILE)]
     pictures = {"picture → all": [SamplePictures(HOSTILE, {HOSTILE: pixels, "words": HOSTILE}, outputs)]}
     curves = [Curve(HOSTILE, [(0, 3.0), (10, 2.0)], [(10, 2.5)])]
     return page_of(evaluation, pictures, curves, title=HOSTILE)
+
+
+def test_a_picture_whose_colours_mean_something_has_its_legend_beside_it(page):
+    assert page.count("<figcaption>ceiling</figcaption>") == 2
+    assert page.count("<figcaption>colours</figcaption>") == 1
 
 
 class Elements(HTMLParser):
@@ -90,7 +95,7 @@ def test_hostile_captions_names_and_notes_are_text_in_the_report(page):
 def test_the_report_shows_scores_beside_constants_and_ceiling_and_the_matrix(page):
     for shown in ("0.12", "0.4", "0.3", "0.04", "one value", "one image", "-1.000 ± 0.050", "11.5"):
         assert shown in page
-    assert page.count("<img") == 4  # the input, and one target's three
+    assert page.count("<img") == 5  # the input, and one target's three with their legend
 
 
 def test_evaluation_json_has_no_nan_and_says_what_the_scores_stand_beside(evaluation):
