@@ -139,7 +139,7 @@ class InputReader:
             raise ValueError(f"{name!r} is a target only and cannot be given; use {', '.join(self.input_names)}")
         if condition.keep is not None and not isinstance(spec.layout, Grid):
             raise ValueError(f"{name!r} is a {spec.layout.kind}; keep masks are for grids. Leave keep out")
-        value = None if ids is not None else _value(name, modality, condition.value)
+        value = None if ids is not None else read_value(name, modality, condition.value)
         keep = None if condition.keep is None else np.asarray(condition.keep)
         weights = weights_of(condition.weight, condition.region)
         return _Given(name, modality, value, ids, keep, condition.halo, weights)
@@ -183,8 +183,8 @@ class InputReader:
         return [name for name, m in self.modalities.items() if m.spec.input]
 
 
-def _value(name: str, modality: Modality, given: Any) -> Any:
-    """Read `given` by `Modality.value`."""
+def read_value(name: str, modality: Modality, given: Any) -> Any:
+    """The value that `given` stands for, by `Modality.value`. Raises ValueError, one line that names the input."""
     with _blame(name, given), reading(lambda: f"input {name!r}"):
         if isinstance(given, Typed):
             return modality.from_text(given.text)

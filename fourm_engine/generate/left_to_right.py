@@ -44,7 +44,7 @@ class TokenStep:
         stop: Collection[int],
         uniform_BL: Tensor,
     ) -> None:
-        self.cached, self.other, self.drawing = cached, None if guided is None else guided[1], drawing
+        self.sides, self.drawing = [cached] if guided is None else [cached, guided[1]], drawing
         limit, device, batch = len(cached.shares_LKB), uniform_BL.device, cached.batch
         weights = [] if guided is None else [guided[0].at(progress(step, limit)) for step in range(limit)]
         self.weight_L = torch.tensor(weights, dtype=torch.float32, device=device)
@@ -61,11 +61,11 @@ class TokenStep:
         """`step`: how many tokens precede; by default `index_1`, which is then one more."""
         index = self.index_1 if step is None else step
         at = self.index_1 if step is None else slice(step, step + 1)
-        logits_BV = self.cached.logits(self.id_B, index)
-        if self.other is not None:
-            logits_BV = torch.lerp(self.other.logits(self.id_B, index), logits_BV, self.weight_L[at])
+        logits_BV, *weaker = [side.logits(self.id_B, index) for side in self.sides]
+        if weaker:
+            logits_BV = torch.lerp(weaker[0], logits_BV, self.weight_L[at])
         if self.heat_B is None:
-            id_B = likeliest(logits_BV, self.cached.entry.scales)
+            id_B = likeliest(logits_BV, self.sides[0].entry.scales)
         else:
             uniform_B, how = self.uniform_BL[:, at][:, 0], self.drawing
             id_B = draw(logits_BV, uniform_B, temperature=self.heat_B, top_k=how.top_k, top_p=how.top_p)
@@ -79,15 +79,13 @@ class TokenStep:
     def tensors(self) -> list[Tensor]:
         heat = [] if self.heat_B is None else [self.heat_B]
         read = [self.uniform_BL, self.stops, self.weight_L, *heat, self.id_B, self.done_B, self.index_1]
-        return [*read, *self.cached.tensors(), *([] if self.other is None else self.other.tensors())]
+        return [*read, *(x for side in self.sides for x in side.tensors())]
 
     def memory(self) -> int:
-        sides = [self.cached] if self.other is None else [self.cached, self.other]
-        blocks = [block for side in sides for block in side.cache.blocks]
+        blocks = [block for side in self.sides for block in side.cache.blocks]
         held = [*self.tensors(), *(x for block in blocks for x in (block.self_k_RHLd, block.self_v_RHLd))]
         return sum(x.numel() * x.element_size() for x in [*held, self.ids_BL, self.sure_BL])
 
     def kind(self) -> Hashable:
-        sides = [self.cached] if self.other is None else [self.cached, self.other]
-        groups = tuple((g.first, g.count, g.rows, g.mask is None) for side in sides for g in side.cache.contexts)
-        return self.cached.entry.name, self.drawing.top_k, self.drawing.top_p, self.heat_B is None, groups
+        groups = tuple((g.first, g.count, g.rows, g.mask is None) for side in self.sides for g in side.cache.contexts)
+        return self.sides[0].entry.name, self.drawing.top_k, self.drawing.top_p, self.heat_B is None, groups

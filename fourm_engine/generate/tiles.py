@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from fourm_engine.generate.given import Condition, Ids
+from fourm_engine.generate.inputs import read_value
 from fourm_engine.generate.options import Options
 from fourm_engine.generate.plan import default_plan
 from fourm_engine.generate.result import Generated
 from fourm_engine.generate.vary import Generates
 from fourm_plugins import calls
-from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid
 from fourm_plugins.suggest import did_you_mean
@@ -160,10 +160,7 @@ def _picture(model: Generates, inputs: Mapping[str, Any], made: Modality) -> tup
         if isinstance(modality.spec.layout, Grid) and modality.spec.alignment == made.spec.alignment is not None:
             if isinstance(given, (Ids, Condition)):
                 raise ValueError(f"{name!r}: tiles are of a whole picture; give its value")
-            try:
-                pictures.append((name, modality, modality.value(given)))
-            except SampleError as error:
-                raise ValueError(f"input {name!r}: {error}") from error
+            pictures.append((name, modality, read_value(name, modality, given)))
     if len(pictures) != 1:
         raise ValueError(f"tiles are of one picture or map of the alignment of {made.name!r}; given: {len(pictures)}")
     return pictures[0]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fourm_engine.data.raw.aspect import array_aspect
 from fourm_engine.drawing import Cell, legend_of, sheet
 from fourm_engine.generate.given import Condition, Ids, Typed
-from fourm_engine.generate.inputs import InputReader
+from fourm_engine.generate.inputs import InputReader, read_value
 from fourm_engine.generate.result import Results
 from fourm_plugins import calls
 from fourm_plugins.errors import SampleError
@@ -151,7 +151,7 @@ def _point(
 
 def _with_part(model: Generates, name: str, given: Any, part: str, number: Any) -> Any:
     modality = model.reader.instance(name, raw=True)
-    value = _value(modality, given)
+    value = read_value(name, modality, given)
     if not isinstance(number, (int, float)):
         raise ValueError(f"{name}.{part}: {number!r:.60} is not a number")
     try:
@@ -163,13 +163,6 @@ def _with_part(model: Generates, name: str, given: Any, part: str, number: Any) 
         raise ValueError(f"input {name!r}: {error}") from error
 
 
-def _value(modality: Modality, given: Any) -> Any:
-    try:
-        return modality.from_text(given.text) if isinstance(given, Typed) else modality.value(given)
-    except SampleError as error:
-        raise ValueError(f"input {modality.name!r}: {error}") from error
-
-
 def seen(model: Generates, name: str, given: Any) -> tuple[Modality, Any]:
     """The modality of an input, and its value as the model sees it."""
     given = given.value if isinstance(given, Condition) else given
@@ -177,7 +170,7 @@ def seen(model: Generates, name: str, given: Any) -> tuple[Modality, Any]:
         modality = model.modalities[name]
         return modality, calls.denormalise(modality, calls.decode(model.tokenizers[name], [given.ids])[0])
     modality = model.reader.instance(name, raw=True)
-    value = _value(modality, given)
+    value = read_value(name, modality, given)
     if modality.spec.layout.kind != "sequence" or not isinstance(value, str):
         shape = array_aspect(modality.spec) or 1.0
         view = View.centre(source_aspect=modality.aspect(value) or shape, target_aspect=shape)

@@ -104,3 +104,12 @@ def test_one_tile_is_what_generate_makes(toys):
 def test_what_cannot_be_tiled_is_one_line(toys, inputs, target, overlap, message):
     with pytest.raises(ValueError, match=message):
         tiled(toys, inputs, target, overlap=overlap)
+
+
+def test_a_picture_that_its_modality_cannot_read_is_one_line(toys, monkeypatch):
+    def value(self, given):
+        return given.shape
+
+    monkeypatch.setattr(type(toys.modalities["colour"]), "value", value)
+    with pytest.raises(ValueError, match=r"input 'colour': .* is not a value of it \(.*no attribute 'shape'\)"):
+        tiled(toys, {"colour": 5}, "height")

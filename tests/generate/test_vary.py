@@ -141,3 +141,12 @@ def test_the_command_writes_the_sheet_alone(model, tmp_path, monkeypatch, capsys
         main()
     assert ended.value.code == 1
     assert "the sheet is a .png" in capsys.readouterr().err
+
+
+def test_an_input_that_its_modality_cannot_read_is_one_line(model, monkeypatch):
+    def value(self, given):
+        return given.shape
+
+    monkeypatch.setattr(type(model.modalities["height"]), "value", value)
+    with pytest.raises(ValueError, match=r"input 'height': .* is not a value of it \(.*no attribute 'shape'\)"):
+        model.vary({"height": 5}, "words", vary={"height.level": [0.1, 0.2]})

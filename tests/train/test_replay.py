@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -62,6 +63,23 @@ def trainer(run, task, **changes):
     return Trainer(task, config(**{"steps": 8, "checkpoint_every": 8, **changes}), run, seed=1)
 
 
+@pytest.fixture(scope="module")
+def poisoned(tmp_path_factory):
+    """A run whose fifth step was not finite."""
+    run = tmp_path_factory.mktemp("poisoned")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(toy_task, "DROPOUT", False)
+        trainer(run, ToyTask(poison=[4])).run()
+    return run
+
+
+@pytest.fixture
+def kept(poisoned, tmp_path):
+    """The step that it has kept, in a copy of the run."""
+    (path,) = (shutil.copytree(poisoned, tmp_path / "run") / "not-finite").iterdir()
+    return path
+
+
 def test_a_skipped_step_is_named_with_its_samples_and_kept_with_the_weights_of_then(tmp_path, capsys):
     trainer(tmp_path, ToyTask(poison=[4]), accumulate=2).run()
     (row,) = [row for row in rows(tmp_path) if "not_finite" in row]
@@ -113,11 +131,9 @@ class FaultyGradient(ToyTask):
         return super().loss(model, batch, step)
 
 
-def test_a_replay_of_a_step_that_is_finite_says_so(tmp_path):
-    trainer(tmp_path, ToyTask(poison=[4])).run()
-    (path,) = (tmp_path / "not-finite").iterdir()
+def test_a_replay_of_a_step_that_is_finite_says_so(kept):
     said: list[str] = []
-    trainer(tmp_path, ToyTask()).replay(path, said.append)
+    trainer(kept.parents[1], ToyTask()).replay(kept, said.append)
     assert said[1].startswith("with these weights everything is finite: loss ")
 
 
@@ -127,13 +143,11 @@ def test_batches_of_a_few_steps_are_kept_and_no_more(tmp_path):
     assert len([row for row in rows(tmp_path) if "not_finite" in row]) == 8
 
 
-def test_what_no_run_has_kept_is_refused_by_name(tmp_path, monkeypatch):
+def test_what_no_run_has_kept_is_refused_by_name(tmp_path, kept, monkeypatch):
     with pytest.raises(ValueError, match=r"nothing\.safetensors: no such file; runs keep such steps in not-finite/"):
         read_step(tmp_path / "nothing.safetensors", ToyTask())
-    trainer(tmp_path, ToyTask(poison=[4])).run()
-    (path,) = (tmp_path / "not-finite").iterdir()
     other = tmp_path / "other.safetensors"
-    save_file(load_file(path), other)
+    save_file(load_file(kept), other)
     with pytest.raises(ValueError, match=r"other\.safetensors: not a step that a run of this task has kept"):
         read_step(other, ToyTask())
 
@@ -142,12 +156,12 @@ def test_what_no_run_has_kept_is_refused_by_name(tmp_path, monkeypatch):
             return super().identity() | {"vocabulary.rows": 7}
 
     with pytest.raises(ValueError, match="of a run with another model, vocabulary or data"):
-        read_step(path, Other())
+        read_step(kept, Other())
     with monkeypatch.context() as patch:
         patch.setattr("fourm_engine.train.replay.MAX_BYTES", 100)
         with pytest.raises(ValueError, match="bytes, more than the batches of a step"):
-            read_step(path, ToyTask())
-    other.write_bytes(path.read_bytes()[:100])
+            read_step(kept, ToyTask())
+    other.write_bytes(kept.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"other\.safetensors: not a step"):
         read_step(other, ToyTask())
 
@@ -155,13 +169,11 @@ def test_what_no_run_has_kept_is_refused_by_name(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "change", [{"step": -1}, {"step": 1e400}, {"step": "5"}, {"rank": -1}, {"samples": []}, {"counts": {"error": -1}}]
 )
-def test_a_kept_step_with_facts_that_cannot_be_is_refused_by_name(tmp_path, change):
-    trainer(tmp_path, ToyTask(poison=[4])).run()
-    (path,) = (tmp_path / "not-finite").iterdir()
-    with safe_open(path, framework="pt") as file:
+def test_a_kept_step_with_facts_that_cannot_be_is_refused_by_name(tmp_path, kept, change):
+    with safe_open(kept, framework="pt") as file:
         facts = json.loads(file.metadata()["fourm.step"])
     other = tmp_path / "other.safetensors"
-    rewrite(other, facts | change, load_file(path))
+    rewrite(other, facts | change, load_file(kept))
     with pytest.raises(ValueError, match=r"other\.safetensors: not a step") as caught:
         read_step(other, ToyTask())
     assert "edited" not in str(caught.value)
@@ -174,20 +186,18 @@ def rewrite(path, facts, tensors):
     save_file(tensors, path, metadata={"fourm.step": json.dumps(facts)})
 
 
-def test_a_kept_step_that_was_edited_is_refused_though_it_is_well_formed(tmp_path):
-    trainer(tmp_path, ToyTask(poison=[4])).run()
-    (path,) = (tmp_path / "not-finite").iterdir()
-    whole = path.read_bytes()
-    with safe_open(path, framework="pt") as file:
+def test_a_kept_step_that_was_edited_is_refused_though_it_is_well_formed(kept):
+    whole = kept.read_bytes()
+    with safe_open(kept, framework="pt") as file:
         metadata = file.metadata()
     for edited in (whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:], whole.replace(b"sample 64", b"sample 63")):
         assert edited != whole
-        path.write_bytes(edited)
+        kept.write_bytes(edited)
         with pytest.raises(ValueError, match="not the content that was written: damaged or edited"):
-            read_step(path, ToyTask())
-    path.write_bytes(whole)
-    save_file(load_file(path), path, metadata=metadata)  # written again, the same
-    assert read_step(path, ToyTask()).step == 4
+            read_step(kept, ToyTask())
+    kept.write_bytes(whole)
+    save_file(load_file(kept), kept, metadata=metadata)  # written again, the same
+    assert read_step(kept, ToyTask()).step == 4
 
 
 def test_a_pipe_or_a_folder_in_place_of_a_kept_step_is_refused(tmp_path):
@@ -203,11 +213,9 @@ def test_a_kept_step_whose_header_nests_too_deep_is_refused_by_name(tmp_path):
         read_step(tmp_path / "deep.safetensors", ToyTask())
 
 
-def test_a_kept_step_of_other_shapes_than_the_models_is_refused_by_name(tmp_path):
-    trainer(tmp_path, ToyTask(poison=[4])).run()
-    (path,) = (tmp_path / "not-finite").iterdir()
-    with safe_open(path, framework="pt") as file:
+def test_a_kept_step_of_other_shapes_than_the_models_is_refused_by_name(kept):
+    with safe_open(kept, framework="pt") as file:
         facts = json.loads(file.metadata()["fourm.step"])
-    rewrite(path, facts, {name: tensor[:, :1].clone() for name, tensor in load_file(path).items()})
+    rewrite(kept, facts, {name: tensor[:, :1].clone() for name, tensor in load_file(kept).items()})
     with pytest.raises(ValueError, match="does not fit this run's model"):
-        trainer(tmp_path, ToyTask()).replay(path, print)
+        trainer(kept.parents[1], ToyTask()).replay(kept, print)
