@@ -132,9 +132,9 @@ def _is_value(modality: Modality[Any], like: Any = None) -> Callable[[Any], str]
         except Exception as error:
             why = f"{type(error).__name__}: {one_line(error)}".rstrip(": ")
             return f"{describe(value)}, which normalise does not take ({why})"
-        right = isinstance(like, np.ndarray) and isinstance(array, np.ndarray)
-        if right and (array.shape, array.dtype) == (like.shape, like.dtype):  # perhaps larger than the spec's
-            return ""
+        match array, like:
+            case np.ndarray(), np.ndarray() if (array.shape, array.dtype) == (like.shape, like.dtype):
+                return ""  # perhaps larger than the spec's
         unfit = shape_misfit(modality.spec, array)
         return f"{describe(value)}, of which normalise makes no array of its spec: {unfit}" if unfit else ""
 
