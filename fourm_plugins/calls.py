@@ -132,8 +132,8 @@ def _is_value(modality: Modality[Any], like: Any = None) -> Callable[[Any], str]
         except Exception as error:
             why = f"{type(error).__name__}: {one_line(error)}".rstrip(": ")
             return f"{describe(value)}, which normalise does not take ({why})"
-        right = isinstance(like, np.ndarray) and isinstance(array, np.ndarray)
-        if right and (array.shape, array.dtype) == (like.shape, like.dtype):  # perhaps larger than the spec's
+        arrays = isinstance(like, np.ndarray) and isinstance(array, np.ndarray)
+        if arrays and _form(array) == _form(like):  # perhaps larger than the spec's
             return ""
         unfit = shape_misfit(modality.spec, array)
         return f"{describe(value)}, of which normalise makes no array of its spec: {unfit}" if unfit else ""
@@ -311,6 +311,10 @@ def _count_misfit(answer: Any, number: int, what: str) -> str:
         return ""
     came = counted(len(answer), "result") if isinstance(answer, (list, tuple)) else describe(answer)
     return f"{came} for {counted(number, what)}"
+
+
+def _form(array: Any) -> tuple[Any, ...]:
+    return array.shape, array.dtype
 
 
 def _one_of(words: str, *types: type | None) -> Callable[[Any], str]:
