@@ -266,8 +266,8 @@ class Predictor:
             if truth is not None:
                 drawn += [truth, self.ceiling(target)[sample]]
             legend = legend_of(modalities[target], drawn, SMALL)
-            shown = dict(zip(("prediction", "truth", "ceiling"), calls.render_all(modalities[target], drawn)))
-            outputs.append(Output(target, **shown, legend=legend))
+            pictures = dict(zip(("prediction", "truth", "ceiling"), calls.render_all(modalities[target], drawn)))
+            outputs.append(Output(target, **pictures, legend=legend))
         return SamplePictures(sample, inputs, outputs)
 
 
