@@ -73,28 +73,25 @@ class HeldOut:
         self.scores: list[tuple[int, float]] = []
         self.told = False
         for step, scores in earlier:
-            self.line(step, scores, last=False)
+            self.lines(step, scores, last=False)
 
-    def line(self, step: int, scores: Mapping[str, float], *, last: bool) -> str:
-        """One line, once in a run, when the measure no longer improves; otherwise "". `last`: whether training has
-        ended, so that there is nothing to wait for."""
+    def lines(self, step: int, scores: Mapping[str, float], *, last: bool) -> tuple[str, ...]:
+        """What to tell, once in a run, when the measure no longer improves: the fact, and what to do; otherwise ().
+        `last`: whether training has ended, so that there is nothing to wait for."""
         if self.task.best is None or math.isnan(score := self.task.compared(scores)):
-            return ""
+            return ()
         self.scores.append((step, score))
         name, more_is_better = self.task.best
         best = passed(self.scores, more_is_better=more_is_better, patience=1 if last else PATIENCE)
         if best is None or self.told:
-            return ""
+            return ()
         self.told = True
         remedy = (
-            f"compare the predictions of {self.folder}, which keeps that step"
+            f"{self.folder} keeps that step: compare its predictions; more samples help"
             if self.kept
-            else "train.keep_best in a new `run` keeps that step, too"
+            else "train.keep_best in a new run keeps that step, too; more samples help"
         )
-        return (
-            f"{name} has not improved since step {best[0]} ({best[1]:.4g}, now {score:.4g}): the model learns its "
-            f"training samples by heart; {remedy}, or add samples"
-        )
+        return f"{name} has not improved since step {best[0]} ({best[1]:.4g}, now {score:.4g})", remedy
 
 
 def passed(

@@ -335,8 +335,8 @@ class Trainer:
         if self.config.keep_best:
             self.watch.moves("saving the best weights", bounded=False)
             self.best.consider(step, scores)
-        if line := self.held_out.line(step, scores, last=last):
-            metrics.note(line)
+        if lines := self.held_out.lines(step, scores, last=last):
+            metrics.note(*lines)
 
     def _stop(self, signals: list[int], checkpoints: Checkpoints) -> None:
         step = self.progress.step

@@ -56,6 +56,16 @@ def test_a_run_is_evaluated_with_its_own_config(run, data):
     assert "<svg" in page
 
 
+def test_the_best_weights_of_a_run_are_evaluated_with_its_config_and_say_their_step(run, data):
+    write_config(run, data, samples=5)
+    (run / "finished.json").write_text('{"step": 10, "scores": {}}')
+    shutil.copytree(run / "model", run / "best/model")
+    (run / "best/best.json").write_text('{"step": 4, "measure": "held-out loss", "score": 1.0}')
+    found = evaluate(run / "best", matrix=False)
+    assert found.folder == run / "best/evaluation"
+    assert json.loads((found.folder / "evaluation.json").read_text())["run"]["steps"] == 4
+
+
 def test_data_of_ones_own_needs_no_config(run, data, tmp_path):
     found = evaluate(run, data=data, out=tmp_path / "out", samples=5, matrix=False)
     assert (tmp_path / "out" / "report.html").is_file()

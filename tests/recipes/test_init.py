@@ -116,6 +116,18 @@ def test_a_picture_is_shown_and_asked_for_as_a_whole_at_the_size_that_a_user_wri
         assert one.targets["boxes"] == modalities["boxes"].spec.layout.num_tokens
 
 
+def test_init_says_how_often_training_shows_each_sample_and_measures_held_out_ones_on_the_way(here):
+    write(here / "photos", "images", "rgb", names(40))
+    report = init("photos", machine=CPU)
+    training = report.config.train
+    assert (training.steps, training.eval_every, training.keep_best) == (1440, 144, True)
+    assert "training: 1,440 steps of 8, 320 passes over 36 samples, cut in 16 ways" in report.lines
+    assert "# 320 passes over 36 samples, cut in 16 ways" in (here / "photos.yaml").read_text()
+    write(here / "one", "images", "rgb", names(1))
+    alone = init("one", machine=CPU).config.train
+    assert (alone.eval_every, alone.keep_best) == (None, False)
+
+
 def test_one_kind_of_files_is_enough(here):
     write(here / "photos", ".", "rgb", names(5))
     assert init("photos", machine=CPU).config.modalities.select == ["rgb", "rgb@pixels"]

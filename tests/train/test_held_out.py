@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 from safetensors.torch import load_file
@@ -33,14 +34,16 @@ def run(folder, task=None, **changes):
 
 
 def said(capsys):
-    return [line for line in capsys.readouterr().out.splitlines() if "has not improved" in line]
+    """(what is said, what to do)."""
+    lines = capsys.readouterr().out.splitlines()
+    return [(line, more) for line, more in pairwise(lines) if "has not improved" in line]
 
 
 def test_a_run_says_once_that_its_held_out_measure_no_longer_improves_and_keeps_the_best_weights(tmp_path, capsys):
     run(tmp_path / "run")
-    (line,) = said(capsys)
-    assert line.startswith("toy: error has not improved since step 6 (1, now 7)")
-    assert f"compare the predictions of {tmp_path / 'run/best'}, which keeps that step" in line
+    ((line, remedy),) = said(capsys)
+    assert line == ("toy: error has not improved since step 6 (1, now 7)")
+    assert remedy.startswith(f"    {tmp_path / 'run/best'} keeps that step")
     note = json.loads((tmp_path / "run/best/best.json").read_text())
     assert note == {"step": 6, "measure": "error", "score": 1.0}
     kept, last = (load_file(tmp_path / part / "model.safetensors") for part in ("run/best", "run"))
@@ -63,8 +66,8 @@ def test_a_resumed_run_neither_repeats_nor_forgets_what_it_said(tmp_path, capsys
 
 def test_without_kept_weights_the_line_says_how_to_keep_them(tmp_path, capsys):
     run(tmp_path / "run", keep_best=False)
-    (line,) = said(capsys)
-    assert "train.keep_best" in line
+    ((_, remedy),) = said(capsys)
+    assert "train.keep_best" in remedy
     assert not (tmp_path / "run/best").exists()
 
 
