@@ -140,7 +140,7 @@ def _regions(texts: Iterable[str] | None) -> dict[str, list[tuple[float, Any]]]:
         box = "," in where and not file
         part = [_number(f"--region {name}", edge) for edge in where.split(",")] if box else where
         if box and len(part) != 4:
-            raise ValueError(f"--region {name}: {where} is no box; expected four numbers, x0,y0,x1,y1")
+            raise ValueError(f"--region {name}: {where} is not a box; expected four numbers, x0,y0,x1,y1")
         regions.setdefault(name, []).append((_number(f"--region {name}", weight), part))
     return regions
 
@@ -154,4 +154,4 @@ def _number(option: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ValueError(f"{option}: {text!r:.80} is no number") from None
+        raise ValueError(f"{option}: {text!r:.80} is not a number") from None

@@ -58,7 +58,7 @@ def _axis(text: str) -> tuple[str, list[Any]]:
     if len(ends) == 3 and all(map(_is_number, ends)):
         low, high, count = float(ends[0]), float(ends[1]), float(ends[2])
         if not 2 <= count <= 400 or count != int(count):
-            raise ValueError(f"--vary {text!r}: {ends[2]} is no count of values, from 2 to 400")
+            raise ValueError(f"--vary {text!r}: {ends[2]} is not a number of values; expected 2 to 400")
         return what, [round(low + (high - low) * k / (int(count) - 1), 12) for k in range(int(count))]
     parts = right.split(",")
     if not all(map(_is_number, parts)):

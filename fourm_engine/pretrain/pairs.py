@@ -35,12 +35,12 @@ def paired(
     for names in inputs:
         if unknown := [name for name in names if name not in specs or not specs[name].input]:
             known = ", ".join(name for name, spec in sorted(specs.items()) if spec.input)
-            raise ValueError(f"train.pairs_inputs: {unknown[0]!r} is no input of this run; there are {known}")
+            raise ValueError(f"train.pairs_inputs: {unknown[0]!r} is not an input of this run; there are {known}")
         if not any(spec.target and name not in names for name, spec in specs.items()):
             continue
         budgets = Budgets(_masking(held_out.masking, names), specs.values())
         if not any(map(budgets.serve, kinds)):
-            raise ValueError(f"train.pairs_inputs: no held-out sample has {' and '.join(names)} and a target beside")
+            raise ValueError(f"train.pairs_inputs: no held-out sample has {' and '.join(names)} and another target")
         sets[" + ".join(names) or NOTHING] = MaskedSamples(
             held_out.store, budgets, held_out.mask.maskers, held_out.vocabulary, seed=held_out.seed
         )

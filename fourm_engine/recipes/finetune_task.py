@@ -179,7 +179,7 @@ def _detections(
     objects, classes = read_coco(config.labels, train.names)
     held_out, others = ({}, classes) if val is None else read_coco(file, val.names)
     if new := [name for name in others if name not in classes]:
-        raise ValueError(f"{file}: category {new[0]!r} is none of those in {config.labels}; correct it")
+        raise ValueError(f"{file}: category {new[0]!r} is not one of those in {config.labels}; correct it")
     index = np.array([classes.index(name) for name in others], np.int64)
     held_out = {name: replace(one, categories=index[one.categories]) for name, one in held_out.items()}
     return Detection(config, classes, picture, objects), Detection(config, classes, picture, held_out)

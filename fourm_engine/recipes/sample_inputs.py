@@ -227,9 +227,9 @@ class LineInputs:
             raise ValueError(f'{self._at(number)}: not an object {{"NAME": "FILE or words", …}}')
         name, seed = entry.get("name", f"{number:06d}"), entry.get("seed")
         if why := wrong_name(name) if isinstance(name, str) else "a text":
-            raise ValueError(f"{self._at(number)}: name is {name!r:.60}; {why} is due")
+            raise ValueError(f"{self._at(number)}: name is {name!r:.60}; expected {why}")
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 63):
-            raise ValueError(f"{self._at(number)}: seed is {seed!r:.60}; a whole number from 0 on is due")
+            raise ValueError(f"{self._at(number)}: seed is {seed!r:.60}; expected a whole number from 0 on")
         values = {key: value for key, value in entry.items() if key not in _RESERVED and value is not None}
         if twice := sorted(values.keys() & self.common.keys()):
             raise ValueError(f"{self._at(number)}: {twice[0]} is given with --input, too; leave one out")
@@ -264,7 +264,7 @@ def wrong_name(name: str) -> str:
     if not name or any(part in ("", ".", "..") for part in parts) or "\\" in name:
         return "a path below the folder of results, without '..'"
     if is_litter(name):
-        return "a name that is not hidden, which readers skip,"
+        return "a name that is not hidden: readers skip those"
     if len(os.fsencode(plain(name).encode("utf-8", "replace"))) > MAX_NAME or not name.isprintable():
         return f"at most {MAX_NAME} bytes that can be printed"
     return ""

@@ -114,5 +114,5 @@ def _read(path: Path) -> Path | None:
     remedy = "remove it, and give paths as overrides"
     folder = read_object(path, most=MAX_BYTES, what="where the run was started", remedy=remedy).get("folder")
     if not isinstance(folder, str) or not os.path.isabs(folder):
-        raise ValueError(f"{path}: says where the run was started, and its folder is no absolute path; {remedy}")
+        raise ValueError(f"{path}: says where the run was started, but not by an absolute path; {remedy}")
     return Path(folder)

@@ -61,7 +61,7 @@ class DiffusionSettings(Settings):
         if schedule not in ("linear", "squaredcos_cap_v2"):
             shift = _shift(schedule)
             if shift is None or not 0 < shift < math.inf:
-                raise ValueError(f"{schedule!r} is none of linear, squaredcos_cap_v2, and shifted_cosine:s with s > 0")
+                raise ValueError(f"{schedule!r} is not linear, squaredcos_cap_v2, or shifted_cosine:s with s > 0")
         return schedule
 
     @model_validator(mode="after")

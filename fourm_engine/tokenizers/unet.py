@@ -39,7 +39,7 @@ class UNetSettings(Settings):
         if self.width % 2 or any(m < 1 or m > 64 for m in self.multipliers):
             raise ValueError(f"width {self.width} must be even, and multipliers {self.multipliers} in 1 to 64")
         if self.width % self.groups:
-            raise ValueError(f"width {self.width} is no multiple of the {self.groups} groups; change one of them")
+            raise ValueError(f"width {self.width} is not a multiple of the {self.groups} groups; change one of them")
         return self
 
     @property

@@ -263,7 +263,7 @@ class WordPieceTokenizer(TextTokenizer):
         check_permitted(path)
         try:
             if path.stat().st_size > MAX_FILE_BYTES:
-                raise ValueError(f"larger than {MAX_FILE_BYTES} bytes; this is no vocabulary")
+                raise ValueError(f"larger than {MAX_FILE_BYTES} bytes; this is not a vocabulary")
             text = path.read_text(encoding="utf-8")
             _check_form(json.loads(text))
             model = tokenizers.Tokenizer.from_str(text)

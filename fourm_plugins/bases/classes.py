@@ -230,7 +230,7 @@ class ClassGrid(GridModality):
         if part not in now:
             raise SampleError(f"no {part!r} in it; it has {', '.join(now)}")
         if which == "size" and not 0 < number <= 100:
-            raise SampleError(f"{part}: {number:g} is no size; 1 is as it is, 0.5 half as large")
+            raise SampleError(f"{part}: {number:g} is not a size; 1 is as it is, 0.5 half as large")
         region = value == next(i for i in np.unique(value).tolist() if i >= 0 and self._named(i) == name)
         if region.all():
             raise SampleError(f"{name} covers all of it; nothing else could be seen")

@@ -72,8 +72,8 @@ def test_written_texts_are_a_source_aligned_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "says"),
     [
-        ("t.jsonl", b'{"name": "a", "says": "x"}\n{"name": ', "t.jsonl: line 2 is no JSON"),
-        ("t.jsonl", b"[1]\n", "line 1 is no JSON object"),
+        ("t.jsonl", b'{"name": "a", "says": "x"}\n{"name": ', "t.jsonl: line 2 is not JSON"),
+        ("t.jsonl", b"[1]\n", "line 1 is not an object"),
         (
             "t.json",
             b'{"images": [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}], "annotations": [{"x": 1}]}',
@@ -84,8 +84,8 @@ def test_written_texts_are_a_source_aligned_by_name(tmp_path):
         ("t.csv", b"name,says\na," + b"x" * 100, "line 2 is longer than"),
         ("t.csv", b"title,says\nx,y\n", r"no column names the samples; call it file_name.*\(there: title, says\)"),
         ("t.json", b'{"images": 3}', "no list of rows"),
-        ("t.json", b"[" * 10, "no JSON"),
-        ("t.json", b"[{}" + b" " * 300 + b"]", "MiB, at most"),
+        ("t.json", b"[" * 10, "not JSON"),
+        ("t.json", b"[{}" + b" " * 300 + b"]", "MiB; at most"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_one_line_that_names_it(tmp_path, monkeypatch, file, content, says):

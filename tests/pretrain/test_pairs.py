@@ -48,8 +48,8 @@ def test_the_inputs_may_be_sets_and_samples_without_one_of_them_are_passed_over(
 @pytest.mark.parametrize(
     ("inputs", "said"),
     [
-        ([["sound"]], "'sound' is no input of this run; there are a, a@pixels, b, words"),
-        ([["a", "b"]], "no held-out sample has a and b and a target beside"),
+        ([["sound"]], "'sound' is not an input of this run; there are a, a@pixels, b, words"),
+        ([["a", "b"]], "no held-out sample has a and b and another target"),
     ],
 )
 def test_inputs_that_are_none_or_that_no_sample_has_are_named_before_training(data, inputs, said, tmp_path):

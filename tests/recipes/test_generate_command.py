@@ -123,13 +123,13 @@ def test_words_of_the_command_line_are_the_options_of_python(run, monkeypatch, w
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--guidance", "much"), "--guidance: 'much' is no number"),
-        (("--guidance", "1,"), "--guidance: '' is no number"),
+        (("--guidance", "much"), "--guidance: 'much' is not a number"),
+        (("--guidance", "1,"), "--guidance: '' is not a number"),
         (("--guide", "run"), "--guide: expected WEIGHT@RUN, such as 2@runs/early"),
-        (("--guide", "x@run"), "--guide: 'x' is no number"),
+        (("--guide", "x@run"), "--guide: 'x' is not a number"),
         (("--guide", "2@none"), "--guide: none"),
         (("--order", "share"), "--order 'share': expected SETTING=NUMBER"),
-        (("--order", "share=x"), "--order: 'x' is no number"),
+        (("--order", "share=x"), "--order: 'x' is not a number"),
         (("--reduce", "mean"), "reduce has no effect on one sample"),
         (("--plan", "auto"), "plan='auto' needs the run's any-to-any matrix, and "),
         (("--batch-size", "3"), "--batch-size is for many samples"),
@@ -191,8 +191,8 @@ def test_a_weaker_run_guides_as_in_python(run, tmp_path):
 def test_a_region_that_cannot_be_is_one_line(run):
     for region, message in {
         "colour=5": "expected NAME=WEIGHT@x0,y0,x1,y1",
-        "colour=big@0,0,1,1": "'big' is no number",
-        "colour=5@0,0,1": "0,0,1 is no box",
+        "colour=big@0,0,1,1": "'big' is not a number",
+        "colour=5@0,0,1": "0,0,1 is not a box",
         "colour=5@0,0,1,2": "a box is (x0, y0, x1, y1) in [0, 1]",
         "colour=5@none.png": "no such file: none.png",
         "colour=5@left, upper.png": "no such file: left, upper.png",

@@ -88,7 +88,7 @@ class Stored:
     def read(cls, document: Any, kind: str) -> Stored:
         folder, columns = document["folder"], document["columns"]
         if not isinstance(folder, str) or not folder.startswith(f"{kind}-") or not folder[len(kind) + 1 :].isalnum():
-            raise ValueError(f"{folder!r:.40} is no folder of columns")
+            raise ValueError(f"{folder!r:.40} is not a folder of columns")
         return cls(folder, {str(name): (int(n), list(map(int, sums))) for name, (n, sums) in columns.items()})
 
     def open(self, at: Readable) -> Columns:
@@ -265,5 +265,5 @@ def member_columns(blocks: Iterable[Block]) -> tuple[Columns, dict[int, list[Any
 def _inside(shard: Any) -> str:
     """A path below the root. Raises ValueError for any other."""
     if not isinstance(shard, str) or shard.startswith("/") or ".." in shard.split("/"):
-        raise ValueError(f"{shown(shard)!r} is no path below the data")
+        raise ValueError(f"{shown(shard)!r} is not a path below the data")
     return shard

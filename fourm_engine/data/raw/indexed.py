@@ -64,7 +64,7 @@ class Maps:
         begin, end = (int(at) for at in self.view["loose.offsets"][number : number + 2])
         path = self.view["loose.blob"][begin:end].tobytes().decode(*ENCODING)
         if path.startswith("/") or ".." in path.split("/"):
-            raise ValueError(f"{path!r} is no path below the data")
+            raise ValueError(f"{path!r} is not a path below the data")
         return path
 
     def __del__(self) -> None:

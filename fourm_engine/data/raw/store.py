@@ -63,7 +63,9 @@ class RawStore(Store):
             assert isinstance(array, np.ndarray)
             return patchify(array, spec)
         if modality not in self.tokenizers:
-            raise ValueError(f"no tokens nor tokenizer of {modality}; run `fourm tokenizer fit`, then `fourm tokenize`")
+            raise ValueError(
+                f"{modality}: neither tokens nor tokenizer; run `fourm tokenizer fit`, then `fourm tokenize`"
+            )
         return encode(self.tokenizers[modality], [array])[0]
 
     def _augmented(self, name: str, modality: str, view: int) -> Any:

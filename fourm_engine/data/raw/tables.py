@@ -58,7 +58,7 @@ class Table:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         if (size := self.path.stat().st_size) > MAX_BYTES:
-            raise ValueError(f"{shown(path)}: of {size >> 20} MiB, at most {MAX_BYTES >> 20} are read; split it")
+            raise ValueError(f"{shown(path)}: {size >> 20} MiB; at most {MAX_BYTES >> 20} are read; split it")
         first = list(islice(self.rows(), _LOOKED))
         written: dict[str, str] = {}
         for row in first:
@@ -154,22 +154,22 @@ def _json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
             except UnicodeDecodeError:
                 raise
             except (ValueError, RecursionError) as error:
-                raise ValueError(f"{shown(path)}: line {number} is no JSON: {error!s:.100}; correct it") from None
+                raise ValueError(f"{shown(path)}: line {number} is not JSON: {error!s:.100}; correct it") from None
             if not isinstance(row, dict):
-                raise ValueError(f'{shown(path)}: line {number} is no JSON object, such as {{"name": …}}; correct it')
+                raise ValueError(f'{shown(path)}: line {number} is not an object, such as {{"name": …}}; correct it')
             yield row
 
 
 def _json(path: Path) -> Iterator[Mapping[str, Any]]:
     """A list of rows; `{"images": …, "annotations": …}` of COCO; or texts by the name of a sample."""
     if (size := path.stat().st_size) > MAX_JSON:
-        raise ValueError(f"{shown(path)}: of {size >> 20} MiB, at most {MAX_JSON >> 20}; write JSON lines instead")
+        raise ValueError(f"{shown(path)}: {size >> 20} MiB; at most {MAX_JSON >> 20} are read; use JSON lines")
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:
         raise
     except (ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"{shown(path)}: no JSON: {error!s:.100}; correct it") from None
+        raise ValueError(f"{shown(path)}: not JSON: {error!s:.100}; correct it") from None
     if isinstance(document, dict) and _rows_in(document.get("images")) and _rows_in(document.get("annotations")):
         check_coco_ids(path, document)
         files = {image.get("id"): image.get("file_name") for image in document["images"] if _plain(image.get("id"))}

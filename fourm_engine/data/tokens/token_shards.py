@@ -92,7 +92,7 @@ class Making:
             try:
                 identity = json.loads(self.identity)
                 if not isinstance(identity, dict):
-                    raise ValueError("the identity of its modality is none")
+                    raise ValueError("the identity of its modality is not an object")
             except (ValueError, RecursionError) as error:
                 raise damaged(path, error) from None
             check_identity(identity, modality, where=str(path), remedy=remedy)
