@@ -262,8 +262,8 @@ class Predictor:
             if truth is not None:
                 drawn += [truth, self.ceiling(target)[sample]]
             legend = legend_of(modalities[target], drawn, SMALL)
-            shown = dict(zip(("prediction", "truth", "ceiling"), modalities[target].render_all(drawn)))
-            outputs.append(Output(target, **shown, legend=legend))
+            rendered = dict(zip(("prediction", "truth", "ceiling"), modalities[target].render_all(drawn)))
+            outputs.append(Output(target, **rendered, legend=legend))
         return SamplePictures(sample, inputs, outputs)
 
 
