@@ -313,7 +313,6 @@ def _count_misfit(answer: Any, number: int, what: str) -> str:
     return f"{came} for {counted(number, what)}"
 
 
-
 def _one_of(words: str, *types: type | None) -> Callable[[Any], str]:
     def wrong(answer: Any) -> str:
         right = any(answer is None if kind is None else isinstance(answer, kind) for kind in types)
