@@ -41,6 +41,10 @@ class TensorFields:
         """The same in page-locked memory, from which copies to a GPU run beside its work. A DataLoader calls it."""
         return self._each(Tensor.pin_memory)
 
+    def share_memory(self) -> Self:
+        """The same in memory that other processes can map. Raises RuntimeError where there is no room for it."""
+        return self._each(Tensor.share_memory_)
+
     def record_stream(self, stream: torch.cuda.Stream) -> None:
         """Keep its GPU memory until `stream` has used it."""
         self._each(lambda tensor: tensor.record_stream(stream))

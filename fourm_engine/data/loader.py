@@ -11,13 +11,14 @@ from itertools import count
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from fourm_engine.batch import Batch, PackedSample, collate
 from fourm_engine.data.order import Share
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.data.workers import ErrorsAsItems, end_with_parent, items
 from fourm_engine.device import local_world, usable_cores
+from fourm_plugins.errors import one_line
 
 #: More workers than this do not speed up the GPU that they serve.
 MAX_WORKERS = 8
@@ -44,7 +45,16 @@ def _collated(samples: list[PackedSample] | Exception, *, trim: bool, **options:
     if trim:
         used = {"N": max(s.encoder.shape[1] for s in samples), "M": max(s.decoder.shape[1] for s in samples)}
         options |= {name: trimmed(n, options[name]) for name, n in used.items()}
-    return collate(samples, **options)
+    batch = collate(samples, **options)
+    if get_worker_info() is None:
+        return batch
+    try:  # as the worker's queue would do, whose thread loses the batch where it cannot, and the run waits for it
+        return batch.share_memory()
+    except RuntimeError as error:
+        return ValueError(
+            f"no shared memory for what data workers prepare: {one_line(error):.200}; give the machine more (such as "
+            f"docker run --shm-size=1g), or set data.workers=0"
+        )
 
 
 def trimmed(rows: int, capacity: int) -> int:

@@ -9,6 +9,7 @@ from itertools import islice
 
 import pytest
 
+from fourm_engine.batch import Batch
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.loader import batches
 from fourm_engine.data.order import Share
@@ -85,3 +86,14 @@ def test_a_trimmed_batch_leaves_out_rows_that_all_samples_leave_empty_and_nothin
         assert (getattr(whole, side).mod[:, 16:] == -1).all()
     assert whole.target_counts == trimmed.target_counts
     assert (whole.target_ids == trimmed.target_ids).all()
+
+
+def test_workers_without_shared_memory_are_one_line_with_the_remedy(monkeypatch):
+    def full(batch):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(Batch, "share_memory", full)
+    data = masked(MemoryStore({str(i): contents(i) for i in range(4)}))
+    assert len(list(islice(batches(data, Share(batch_size=2), workers=0), 2))) == 2
+    with pytest.raises(ValueError, match=r"no shared memory .* No space left on device .*--shm-size=1g"):
+        next(batches(data, Share(batch_size=2), workers=1))

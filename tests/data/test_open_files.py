@@ -61,10 +61,10 @@ def test_a_checkpoint_is_not_passed_over(tmp_path, monkeypatch):
     def refuse(path):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
 
-    with monkeypatch.context() as full:
-        full.setattr(checkpoint, "facts_of", refuse)
-        with pytest.raises(OSError, match="Too many open files"):
-            checkpoints.newest()
+    monkeypatch.setattr(checkpoint, "facts_of", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        checkpoints.newest()
+    monkeypatch.undo()
     newest = checkpoints.newest()
     assert newest is not None
     assert (newest.step, said) == (1, [])
