@@ -141,6 +141,6 @@ def test_of_several_processes_the_first_tells_except_for_what_one_has_met_alone(
 
 
 def test_the_help_shows_every_built_in_command_in_a_group():
-    panels = {c.name: c.rich_help_panel for c in get_command(app).commands.values()}
+    panels = {c.name: c.rich_help_panel for c in get_command(app.app).commands.values()}
     assert set(panels) == set(BUILT_IN)
     assert set(panels.values()) == {DATA, TRAINING, USING, PACKAGES}
