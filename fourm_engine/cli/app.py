@@ -47,6 +47,8 @@ from fourm_engine.files import words_of
 
 #: Ends a line about a plugin's fault.
 SHOWS = " (FOURM_TRACEBACK=1 shows where)"
+#: How `fourm --help` groups the commands.
+DATA, TRAINING, USING, PACKAGES = "Data and tokenizers", "Training", "Trained models", "Packages"
 app = typer.Typer(
     name="fourm",
     cls=Commands,
@@ -58,28 +60,28 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 plugins.app.command("check")(check.check)
-app.add_typer(plugins.app, name="plugins")
-app.add_typer(tokenizer.app, name="tokenizer")
-app.add_typer(data.app, name="data")
-app.add_typer(runs.app, name="runs")
-app.command("init")(init.init)
-app.command("label")(label.label)
-app.command("tokenize")(tokenize.tokenize)
-app.command("train")(train.train)
-app.command("sweep")(sweep.sweep)
-app.command("suite")(sweep.suite)
-app.command("extend")(extend.extend)
-app.command("finetune")(finetune.finetune)
-app.command("generate")(generate.generate)
-app.command("edit")(edit.edit)
-app.command("vary")(vary.vary)
-app.command("predict")(predict.predict)
-app.command("embed")(embed.embed)
-app.command("search")(embed.search)
-app.command("probe")(probe.probe)
-app.command("export")(export.export)
-app.command("evaluate")(evaluate.evaluate)
-app.command("convert")(convert.convert)
+app.add_typer(plugins.app, name="plugins", rich_help_panel=PACKAGES)
+app.add_typer(tokenizer.app, name="tokenizer", rich_help_panel=DATA)
+app.add_typer(data.app, name="data", rich_help_panel=DATA)
+app.add_typer(runs.app, name="runs", rich_help_panel=TRAINING)
+app.command("init", rich_help_panel=DATA)(init.init)
+app.command("label", rich_help_panel=DATA)(label.label)
+app.command("tokenize", rich_help_panel=DATA)(tokenize.tokenize)
+app.command("train", rich_help_panel=TRAINING)(train.train)
+app.command("sweep", rich_help_panel=TRAINING)(sweep.sweep)
+app.command("suite", rich_help_panel=TRAINING)(sweep.suite)
+app.command("extend", rich_help_panel=TRAINING)(extend.extend)
+app.command("finetune", rich_help_panel=TRAINING)(finetune.finetune)
+app.command("generate", rich_help_panel=USING)(generate.generate)
+app.command("edit", rich_help_panel=USING)(edit.edit)
+app.command("vary", rich_help_panel=USING)(vary.vary)
+app.command("predict", rich_help_panel=USING)(predict.predict)
+app.command("embed", rich_help_panel=USING)(embed.embed)
+app.command("search", rich_help_panel=USING)(embed.search)
+app.command("probe", rich_help_panel=USING)(probe.probe)
+app.command("export", rich_help_panel=USING)(export.export)
+app.command("evaluate", rich_help_panel=TRAINING)(evaluate.evaluate)
+app.command("convert", rich_help_panel=USING)(convert.convert)
 add_no_plugin(app)  # after all commands are there
 
 

@@ -8,10 +8,13 @@ import subprocess
 import sys
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import fourm_engine
 from fourm_engine.cli import app, logs, main
+from fourm_engine.cli.app import DATA, PACKAGES, TRAINING, USING
+from fourm_engine.cli.commands import BUILT_IN
 from fourm_plugins.notes import ALONE
 
 COMMANDS = ("plugins", "tokenizer", "label", "tokenize", "train", "extend")
@@ -135,3 +138,9 @@ def test_of_several_processes_the_first_tells_except_for_what_one_has_met_alone(
         *("depth is missing", "made anew", "skipped a file of process 0", "error of process 0"),
         *("skipped a file of process 1", "error of process 1"),
     ]
+
+
+def test_the_help_shows_every_built_in_command_in_a_group():
+    panels = {c.name: c.rich_help_panel for c in get_command(app.app).commands.values()}
+    assert set(panels) == set(BUILT_IN)
+    assert set(panels.values()) == {DATA, TRAINING, USING, PACKAGES}
