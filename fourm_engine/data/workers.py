@@ -33,7 +33,7 @@ Item = TypeVar("Item")
 Task_contra = TypeVar("Task_contra", contravariant=True)
 Item_co = TypeVar("Item_co", covariant=True)
 _TERM = {signal.SIGTERM}
-_ENDED = re.compile(r"DataLoader worker .*?(killed by signal: \w+|exited unexpectedly)", re.DOTALL)
+_ENDED = re.compile(r"DataLoader worker .*?(killed by signal: [\w ]+|exited unexpectedly)", re.DOTALL)
 
 
 class WorkerEnded(ValueError):
@@ -127,7 +127,13 @@ def _watch(parent: int, forked_by: int) -> None:
 def items(loader: Iterable[Item | Exception], setting: str = "data.workers") -> Iterator[Item]:
     """The items that a loader of `ErrorsAsItems` yields. Raises the errors of its workers, and WorkerEnded if one
     ended."""
+    # torch's handler of SIGCHLD would raise the end of a worker in the midst of whatever this process does just then.
+    # Its loader finds that out as well, when it waits for an item.
+    handler = signal.getsignal(signal.SIGCHLD) if threading.current_thread() is threading.main_thread() else None
     iterator = iter(loader)
+    if handler is not None:
+        signal.signal(signal.SIGCHLD, handler)
+    children = multiprocessing.active_children()
     try:
         while True:
             try:
@@ -137,12 +143,21 @@ def items(loader: Iterable[Item | Exception], setting: str = "data.workers") -> 
             except RuntimeError as error:
                 if not (ended := _ENDED.search(str(error))):
                     raise
-                raise WorkerEnded(
-                    f"a process that reads data ended ({ended[1]}), most likely for lack of memory; set {setting} to "
-                    f"fewer, or to 0 to see where it ends"
-                ) from None
+                raise WorkerEnded(_why(ended[1], children, setting)) from None
             if isinstance(item, Exception):
                 raise item
             yield item
     finally:
         del iterator  # a traceback would keep it, and the workers
+
+
+def _why(ended: str, children: Sequence[multiprocessing.process.BaseProcess], setting: str) -> str:
+    """That a worker ended, by which signal, if that is known, and what to do."""
+    killed = [-child.exitcode for child in children if child.exitcode is not None and child.exitcode < 0]
+    if killed:
+        ended = f"killed by signal: {signal.strsignal(killed[0])}"
+    if signal.SIGBUS in killed or "Bus error" in ended:
+        likely = "as shared memory was full, or a file was cut short while it was read"
+    else:
+        likely = "most likely for lack of memory"
+    return f"a process that reads data ended ({ended}), {likely}; set {setting} to fewer, or to 0 to see where it ends"

@@ -7,6 +7,7 @@ https://ui.perfetto.dev or chrome://tracing, and `rank-R.txt`, the operators tha
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ import torch
 from torch.profiler import ProfilerActivity, record_function
 
 from fourm_engine.files import write_atomically
+from fourm_engine.train.console import tell
 from fourm_engine.train.utilisation import memory
 
 #: Rows in each table of operators.
@@ -24,7 +26,8 @@ ROWS = 25
 
 class Profile:
     """Traces the steps of `window`, (first, last) counted from 1, into `folder`; None traces nothing. A run that
-    continues inside the window traces the rest of it. `tell` receives lines when a trace is written, or cannot be."""
+    continues inside the window traces the rest of it. `tell` receives lines when a trace is written, or cannot be;
+    that of another rank than 0 goes to stderr."""
 
     def __init__(
         self,
@@ -74,7 +77,11 @@ class Profile:
                 write_atomically(trace, Path(elsewhere, trace.name).read_bytes())
             write_atomically(trace.with_name(f"rank-{self.rank}.txt"), self._tables(profiler))
         except OSError as error:
-            self.tell("profile: failed; the run continues without it", str(error))
+            failed = "failed; the run continues without it"
+            if self.rank:  # whose `tell` is silent
+                tell([f"profile of rank {self.rank}: {failed}: {error}"], sys.stderr)
+            else:
+                self.tell(f"profile: {failed}", str(error))
             return
         steps = f"steps {self._first} to {self._last}"
         self.tell(f"profile of {steps}; open it at https://ui.perfetto.dev", str(trace))

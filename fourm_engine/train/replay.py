@@ -72,6 +72,8 @@ class NotFinite:
         path, caught = attempt(lambda: self._keep(facts, batches) if concerned else None)
         kept = [name for micro in names for name in micro] if concerned else []
         reports = gather_json([kept, path, str(caught or "")])
+        if caught is not None and not isinstance(caught, Exception):
+            raise caught  # a second Ctrl-C
         samples = [name for names, _, _ in reports for name in names]
         files = [path for _, path, _ in reports if path]
         words = f"; its {counted(len(samples), 'sample is', 'samples are')} named in metrics.jsonl" if samples else ""

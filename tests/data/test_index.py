@@ -239,6 +239,30 @@ def test_a_shard_that_changed_while_it_was_in_use_is_named(root):
         store.load(5, "a")
 
 
+def test_a_mapped_shard_that_is_cut_short_or_written_in_place_is_named(root):
+    store = open_store(root)
+    path = root / "tokens/a/shard-00001.safetensors"
+    assert store.load(5, "a").shape == (16,)
+    content = path.read_bytes()
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(ValueError, match=r"a/shard-00001\.safetensors: has changed while it was in use; start again"):
+        store.load(5, "a")
+    os.truncate(path, 100)  # without a check, reading the map would end this process
+    with pytest.raises(ValueError, match=rf"cut short .* \(100 bytes instead of {len(content)}\); remove it and run"):
+        store.load(5, "a")
+
+
+def test_a_mapped_shard_that_is_replaced_or_removed_is_read_on(root):
+    store = open_store(root)
+    path = root / "tokens/a/shard-00001.safetensors"
+    before = store.load(5, "a")
+    path.with_suffix(".new").write_bytes(b"other")
+    path.with_suffix(".new").replace(path)
+    assert store.load(5, "a").tolist() == before.tolist()
+    path.unlink()
+    assert store.load(5, "a").tolist() == before.tolist()
+
+
 def test_a_shard_of_other_samples_is_named(root):
     shutil.copy(root / "tokens/a/shard-00000.safetensors", root / "tokens/a/shard-00001.safetensors")
     with pytest.raises(ValueError, match=r"a/shard-00001\.safetensors: holds other samples than the shard of views"):

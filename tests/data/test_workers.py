@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from fourm_engine.data.workers import ahead, end_with_parent
+from fourm_engine.data.workers import WorkerEnded, ahead, end_with_parent
 
 
 def stuck():
@@ -60,6 +60,27 @@ def test_a_worker_ends_by_the_word_of_its_parent_alone():
     worker.terminate()
     worker.join()
     assert worker.exitcode == 0  # for which torch raises nothing, wherever the parent is at that moment
+
+
+class CutShort:
+    """Reads files of which one is cut short while it is mapped."""
+
+    def __getitem__(self, task):
+        if task == 3:
+            os.kill(os.getpid(), signal.SIGBUS)
+        return task
+
+
+def test_the_end_of_a_worker_is_told_when_its_item_is_needed_and_not_before():
+    handler = signal.getsignal(signal.SIGCHLD)
+    items = ahead(CutShort(), range(12), workers=1)
+    assert next(items) == 0
+    assert signal.getsignal(signal.SIGCHLD) is handler
+    (worker,) = multiprocessing.active_children()
+    assert next(items) == 1
+    worker.join()  # nothing is raised here, where a step would be computed
+    with pytest.raises(WorkerEnded, match=r"by signal: Bus error\), as .* a file was cut short while"):
+        list(items)
 
 
 def alive(pid):

@@ -2,8 +2,10 @@ import gzip
 import json
 
 import pytest
+import torch
 
 from fourm_engine.train.loop import Trainer
+from fourm_engine.train.profile import Profile
 from tests.running import losses
 from tests.train.toy_task import ToyTask, config
 
@@ -32,6 +34,17 @@ def test_a_run_that_fails_within_the_window_leaves_its_trace(tmp_path):
     with pytest.raises(ValueError, match="not finite"):
         Trainer(ToyTask(poison=range(4, 40)), config(steps=40, profile=[3, 40]), tmp_path, seed=1).run()
     assert "step 5" in traced(tmp_path)
+
+
+def test_a_trace_that_another_rank_cannot_write_is_told(tmp_path, capfd):
+    (tmp_path / "profile").write_text("no folder")
+    device, silent = torch.device("cpu"), lambda *_: None
+    profile = Profile((1, 1), tmp_path / "profile", rank=3, device=device, tell=silent)
+    profile.begins(1)
+    profile.ended(1)
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("profile of rank 3: failed; the run continues without it: ")
+    assert str(tmp_path / "profile") in line
 
 
 def test_a_window_beyond_the_end_of_the_run_is_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,15 @@ from typing import Any
 import numpy as np
 
 from fourm_engine.data.tokens.index import BYTES, CONTENT, INDEX_FOLDER, TIME, Index
-from fourm_engine.data.tokens.shards import check_whole, column_of, digest, open_shard, row_of, stored_names_digest
+from fourm_engine.data.tokens.shards import (
+    check_whole,
+    column_of,
+    digest,
+    open_shard,
+    row_of,
+    stored_names_digest,
+    unusable,
+)
 from fourm_engine.data.tokens.view_shards import views_content
 from fourm_engine.storage.ahead import RECENT
 from fourm_engine.storage.location import Location, Readable
@@ -21,6 +30,7 @@ from fourm_engine.storage.remote import Shard
 #: which take turns. Each takes 21 KB, and counts among the 65,530 maps that the kernel allows.
 OPEN_FILES = 2048
 
+_AGAIN = "start again (a run goes on from its last checkpoint)"
 _OTHER = "holds something else than its index says; run `fourm tokenize` on the local tokens, upload all of them again"
 
 
@@ -30,20 +40,39 @@ class ShardFiles:
 
     def __init__(self, index: Index, *, limit: int = OPEN_FILES) -> None:
         self.index, self.limit = index, limit
-        self._open: OrderedDict[tuple[int, int], tuple[Readable, Any]] = OrderedDict()
+        self._open: OrderedDict[tuple[int, int], tuple[Readable, Any, int]] = OrderedDict()
         self._told: OrderedDict[tuple[int, int], None] = OrderedDict()
 
     def get(self, part: int, shard: int) -> tuple[Readable, Any]:
         """The open file of a part, a position in `index.parts`, of a shard, and its path for messages. Raises
-        ValueError where it is damaged, or not the one that was indexed."""
+        ValueError where it is damaged, or not the one that was indexed, and where it was changed since."""
         key = part, shard
         if key in self._open:
             self._open.move_to_end(key)
+            path, file, inode = self._open[key]
+            self._check_unchanged(path, part, shard, inode)
         else:
-            self._open[key] = self._fetch(part, shard)
+            path, file, inode = self._open[key] = self._fetch(part, shard)
             while len(self._open) > self.limit:
                 self._open.popitem(last=False)  # dropping the object unmaps the file
-        return self._open[key]
+        return path, file
+
+    def _check_unchanged(self, path: Readable, part: int, shard: int, inode: int) -> None:
+        """Raise ValueError for a local file that was written in place since it was mapped. Reading the map of one that
+        was cut short kills the process (SIGBUS). One that was removed or replaced stays as it was where it is mapped.
+        """
+        if isinstance(path, Location):
+            return
+        try:
+            stat = os.stat(path)
+        except OSError:
+            return
+        size, known = stat.st_size, self.index.files[shard, part]
+        if stat.st_ino != inode or (size, stat.st_mtime_ns) == (int(known[BYTES]), int(known[TIME])):
+            return
+        if size < int(known[BYTES]):
+            raise unusable(path, f"was cut short while it was in use ({size} bytes instead of {int(known[BYTES])})")
+        raise ValueError(f"{path}: has changed while it was in use; {_AGAIN}")
 
     def row(self, part: int, shard: int, column: str, row: int) -> np.ndarray:
         """One row of a column. Raises ValueError."""
@@ -71,22 +100,22 @@ class ShardFiles:
             _Holds(not part, samples, names, content),
         )
 
-    def _fetch(self, part: int, shard: int) -> tuple[Readable, Any]:
+    def _fetch(self, part: int, shard: int) -> tuple[Readable, Any, int]:
+        """Also the inode of a local file."""
         path, known = self.index.path(part, shard), self.index.files[shard, part]
         if isinstance(path, Location):
             file = open_shard(path, self._known(part, shard))
             if not self._fits(path, file, part, shard):
                 raise ValueError(f"{path}: {_OTHER}")
-            return path, file
+            return path, file, 0
         file = open_shard(path)
         stat = path.stat()
         if (stat.st_size, stat.st_mtime_ns) != (int(known[BYTES]), int(known[TIME])):
-            again = "start again (a run goes on from its last checkpoint)"
-            raise ValueError(f"{path}: has changed while it was in use; {again}")
+            raise ValueError(f"{path}: has changed while it was in use; {_AGAIN}")
         if not self._fits(path, file, part, shard):
             where = self.index.folder / INDEX_FOLDER
             raise ValueError(f"{path}: holds something else than {where} says; remove that folder and start again")
-        return path, file
+        return path, file, stat.st_ino
 
     def _fits(self, path: Readable, file: Any, part: int, shard: int) -> bool:
         """Whether an open shard holds the samples and the content that were indexed: another one may have the same size
