@@ -12,7 +12,7 @@ import numpy as np
 
 from fourm_engine.drawing import png
 from fourm_engine.evaluate.animation import Steps, animated, check_animation
-from fourm_engine.evaluate.edit_sheet import edit_sheet
+from fourm_engine.evaluate.edit_sheet import edit_sheet, read_given
 from fourm_engine.files import write_atomically
 from fourm_engine.generate.edit import edited
 from fourm_engine.generate.guidance import Guide
@@ -83,9 +83,11 @@ def generate(
     with nullcontext() if out is None or explain else at_work(out):
         model = open_model(run, device, tokenizers, providers)
         options |= {"guide": guided(guide, model)}
-        original = inputs
+        given = None
         if edit is not None:
-            inputs, targets = edited(inputs, model.reader.find, **edit)
+            sample = inputs
+            inputs, targets = edited(sample, model.reader.find, **edit)
+            given = read_given(model, sample, edit.get("change") or {})
         inputs = weighed(inputs, regions or {})
         steps = Steps(model)
         with nullcontext() if animate is None else steps.recorded():
@@ -96,9 +98,8 @@ def generate(
         frames = [] if animate is None else steps.frames(inputs, results.samples[0])
         if out is not None and not explain:
             _write_results(results, out, tell)
-            if edit is not None or len(results.samples) > 1:
-                picture = results.grid() if edit is None else edit_sheet(model, original, edit["change"], results)
-                write_atomically(out / SHEET, png(picture))
+            if given is not None or len(results.samples) > 1:
+                write_atomically(out / SHEET, png(results.grid() if given is None else edit_sheet(given, results)))
                 tell(str(out / SHEET))
         if animate is not None:
             write_atomically(animate, animated(frames, animate))

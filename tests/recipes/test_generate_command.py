@@ -71,7 +71,7 @@ def test_several_samples_are_written_each_or_as_one_with_its_spread(run, tmp_pat
     assert np.load("one/height.spread.npy").shape == (8, 8)
 
 
-def test_an_edit_shows_the_original_the_mask_and_the_change_beside_the_result(run, monkeypatch):
+def test_an_edit_shows_the_original_the_mask_and_the_change_beside_the_result(run, tmp_path, monkeypatch):
     rows = []
     monkeypatch.setattr(edit_sheet, "sheet", lambda laid, **_: rows.extend(laid) or Image.new("RGB", (9, 9)))
     mask = np.zeros((8, 8), np.uint8)
@@ -92,6 +92,9 @@ def test_an_edit_shows_the_original_the_mask_and_the_change_beside_the_result(ru
         ("colour", ["original", "result 0", "result 1"]),
         ("words", ["added"]),
     ]
+    (tmp_path / "photo.png").write_bytes(b"")
+    assert "photo.png" in run("edit", *GIVEN, "--change", "words=blue", "--out", "unreadable")
+    assert not list((tmp_path / "unreadable").glob("*.png"))
 
 
 def test_an_edit_of_nothing_names_the_options_that_say_what(run):
