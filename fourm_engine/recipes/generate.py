@@ -12,6 +12,7 @@ import numpy as np
 
 from fourm_engine.drawing import png
 from fourm_engine.evaluate.animation import Steps, animated, check_animation
+from fourm_engine.evaluate.edit_sheet import edit_sheet, read_given
 from fourm_engine.files import write_atomically
 from fourm_engine.generate.edit import edited
 from fourm_engine.generate.guidance import Guide
@@ -31,7 +32,7 @@ from fourm_plugins.manager import PluginManager
 
 #: The weight of a guide, a number or a schedule, and its run.
 GuidedBy = tuple[float | list[float], str | Path]
-#: The contact sheet of several samples.
+#: The contact sheet of several samples, or of an edit.
 SHEET = "sheet.png"
 
 
@@ -82,8 +83,11 @@ def generate(
     with nullcontext() if out is None or explain else at_work(out):
         model = open_model(run, device, tokenizers, providers)
         options |= {"guide": guided(guide, model)}
+        given = None
         if edit is not None:
-            inputs, targets = edited(inputs, model.reader.find, **edit)
+            sample = inputs
+            inputs, targets = edited(sample, model.reader.find, **edit)
+            given = read_given(model, sample, edit.get("change") or {})
         inputs = weighed(inputs, regions or {})
         steps = Steps(model)
         with nullcontext() if animate is None else steps.recorded():
@@ -94,6 +98,9 @@ def generate(
         frames = [] if animate is None else steps.frames(inputs, results.samples[0])
         if out is not None and not explain:
             _write_results(results, out, tell)
+            if given is not None or len(results.samples) > 1:
+                write_atomically(out / SHEET, png(results.grid() if given is None else edit_sheet(given, results)))
+                tell(str(out / SHEET))
         if animate is not None:
             write_atomically(animate, animated(frames, animate))
             tell(f"{animate}: {counted(len(frames), 'frame')}")
@@ -176,9 +183,6 @@ def _write_results(results: Results, out: Path, tell: Tell) -> None:
                 tell(f"{name}: {remark}")
             if generated.decoded_from == "probabilities":
                 tell(f"{name}: decoded from the model's probabilities; --temperature above 0 draws samples")
-    if len(results.samples) > 1:
-        write_atomically(out / SHEET, png(results.grid()))
-        tell(str(out / SHEET))
 
 
 def write(generated: Generated | Mapped, out: Path, stem: str) -> list[Path]:

@@ -83,7 +83,7 @@ class Sizes:
 
     def shows(self, samples: int) -> str:
         """How often training shows each sample."""
-        crops = f", cut in {self.views} ways" if self.views > 1 else ""
+        crops = f", {self.views} crops of each" if self.views > 1 else ""
         return f"{_passes(self.steps, self.batch, samples)}{crops}"
 
     @property

@@ -83,6 +83,8 @@ _PARTS: dict[str, tuple[str | None, ...]] = {
     "padding": (None,),
 }
 _COORDINATE = re.compile(r"v[0-3]=\d+")
+#: Spaces between tokens that no text has, of those that the library's decoder leaves: "right : a ( small ) cube".
+_STRAY_SPACE = re.compile(r" (?=[:;)])|(?<=\() ")
 
 
 class WordPieceTokenizer(TextTokenizer):
@@ -248,7 +250,7 @@ class WordPieceTokenizer(TextTokenizer):
     def _decode(self, ids: list[int]) -> str:
         # The library knows words in lower case only.
         texts = [self._words.get(i) or self._model.id_to_token(i) for i in ids if i not in self._control]
-        return self._decoder.decode([text for text in texts if text is not None])
+        return _STRAY_SPACE.sub("", self._decoder.decode([text for text in texts if text is not None]))
 
     def _check_text(self, text: Any) -> None:
         if not isinstance(text, str):

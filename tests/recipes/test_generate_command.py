@@ -10,6 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fourm_engine.cli.app import app
+from fourm_engine.evaluate import edit_sheet
 from fourm_engine.generate.given import Condition
 from fourm_engine.generate.guidance import Guide
 from fourm_engine.generate.tiles import tiled
@@ -68,6 +69,32 @@ def test_several_samples_are_written_each_or_as_one_with_its_spread(run, tmp_pat
     }
     assert "one/height.spread.npy" in told
     assert np.load("one/height.spread.npy").shape == (8, 8)
+
+
+def test_an_edit_shows_the_original_the_mask_and_the_change_beside_the_result(run, tmp_path, monkeypatch):
+    rows = []
+    monkeypatch.setattr(edit_sheet, "sheet", lambda laid, **_: rows.extend(laid) or Image.new("RGB", (9, 9)))
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:4] = 255
+    Image.fromarray(mask).save("mask.png")
+    words = ("--input", "words=red", "--change", "words=blue", "--mask", "mask.png", "--halo", "0")
+    assert "out/sheet.png" in run("edit", *GIVEN, *words, "--out", "out")
+    cells = {name: {cell.caption: cell.content for cell in row} for name, row in rows}
+    assert cells["words"] == {"original": "red", "changed": "blue"}
+    colour = {caption: np.asarray(shown) for caption, shown in cells["colour"].items()}
+    assert list(colour) == ["original", "to edit", "result"]
+    assert (colour["to edit"][:4] == 128).all()
+    for caption in ("to edit", "result"):
+        np.testing.assert_array_equal(colour[caption][4:], colour["original"][4:])
+    rows.clear()
+    run("edit", *GIVEN, "--change", "words=blue", "--n-samples", "2", "--out", "followed")
+    assert [(name, [c.caption for c in row]) for name, row in rows] == [
+        ("colour", ["original", "result 0", "result 1"]),
+        ("words", ["added"]),
+    ]
+    (tmp_path / "photo.png").write_bytes(b"")
+    assert "photo.png" in run("edit", *GIVEN, "--change", "words=blue", "--out", "unreadable")
+    assert not list((tmp_path / "unreadable").glob("*.png"))
 
 
 def test_an_edit_of_nothing_names_the_options_that_say_what(run):

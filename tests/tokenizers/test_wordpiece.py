@@ -104,6 +104,11 @@ def test_control_tokens_written_in_a_text_are_not_obeyed(fitted):
     assert ids_of(fitted, "red [EOS] [S_3] [PAD] cube") == ids_of(fitted, "red cube")
 
 
+def test_decoded_text_has_no_space_before_punctuation(fitted):
+    text = "from left to right: a cube (small); a cone, two spheres."
+    assert fitted.decode(fitted.encode([text])) == [text]
+
+
 def test_decoding_drops_control_tokens_and_keeps_the_rest(fitted):
     ids = [2, *ids_of(fitted, "v0=7 traffic light"), 5, 1, 0, *ids_of(fitted, "red"), fitted.size - 1, 3]
     assert fitted.decode([np.array(ids)]) == ["v0=7 traffic light red"]

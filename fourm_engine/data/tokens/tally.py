@@ -64,16 +64,20 @@ class TokenizeReport:
         return self.encoded / self.seconds if self.seconds else 0.0
 
     def lines(self, what: str, *, pruned: bool = False) -> list[str]:
-        """A line for all, and one a modality."""
-        lines = [
-            f"{what}: {counted(self.samples, 'sample')}; {self.written} of {counted(self.shards, 'shard')} written, "
-            f"{self.samples_per_second:.0f} samples/s, {counted(len(self.bad), 'file')} left out"
-        ]
+        """A line for all, and one a modality, without what did not happen."""
+        parts = [f"{self.written} of {counted(self.shards, 'shard')} written"]
+        parts += [f"{self.samples_per_second:.0f} samples/s"] if self.encoded else []
+        parts += [f"{counted(len(self.bad), 'file')} left out"] if self.bad else []
+        lines = [f"{what}: {counted(self.samples, 'sample')}; {', '.join(parts)}"]
         for name, tally in self.modalities.items():
-            vanished = f"{tally.vanished} vanished"
-            if tally.vanished:
-                vanished += " (dropped)" if pruned else " (their tokens are kept; --prune drops them)"
-            counts = f"{tally.added} added, {tally.changed} changed, {tally.unchanged} unchanged, {vanished}"
-            shards = f"{counted(tally.written, 'shard')} written"
-            lines.append(f"{what}, {name}: {counts}, {tally.left_out} left out; {shards}")
+            kept = "dropped" if pruned else "their tokens are kept; --prune drops them"
+            counts = {
+                "added": tally.added,
+                "changed": tally.changed,
+                "unchanged": tally.unchanged,
+                f"vanished ({kept})": tally.vanished,
+                "left out": tally.left_out,
+            }
+            told = ", ".join(f"{count} {fate}" for fate, count in counts.items() if count)
+            lines.append(f"{what}, {name}: {told or 'no files'}; {counted(tally.written, 'shard')} written")
         return lines
