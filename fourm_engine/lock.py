@@ -217,8 +217,8 @@ def _enter(entry: Path, made: int) -> int:
     handle = os.open(entry, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
     try:
         lock_file(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with open(handle, "wb", closefd=False) as file:  # all of it, or an error
-            file.write(json.dumps(facts).encode())
+        if os.write(handle, entered := json.dumps(facts).encode()) < len(entered):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except BaseException:
         os.unlink(entry)
         os.close(handle)
@@ -231,7 +231,7 @@ def _in_use(path: Path, facts: dict[str, Any]) -> bool:
         return True
     try:
         handle = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     try:
         if lock_file(handle, fcntl.LOCK_SH | fcntl.LOCK_NB):

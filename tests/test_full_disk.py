@@ -64,7 +64,7 @@ def shards(folder: Path):
 
 
 def generated(folder: Path):
-    modality = SimpleNamespace(write=lambda value: {"txt": b"text"})
+    modality = SimpleNamespace(write=lambda value: {"txt": b"text"}, spec=SimpleNamespace(extensions=("txt",)))
     one = SimpleNamespace(modality=modality, value=None, spread=None, show=lambda: Image.new("RGB", (4, 4)))
     return lambda: write_generated(one, folder, "stem")
 

@@ -60,7 +60,7 @@ def put_png(root, folder, *arrays):
 
 
 def test_what_a_folder_is_called_outweighs_its_content(tmp_path):
-    deep = [(noisy(seed)[..., 0].astype(np.uint16) + 400) * 9 for seed in range(3)]  # as depth maps have
+    deep = [(noisy(seed)[..., 0].astype(np.uint16) + 1800) * 9 for seed in range(3)]  # millimetres, or bright
     put_png(tmp_path, "img", *deep)
     put_png(tmp_path, "x", *deep)
     found = {one.source: one for one in look(tmp_path).matches if not one.modality.spec.continuous}

@@ -21,6 +21,7 @@ PIXELS = {
     "any_ids_decode",
     "round_trip_is_within_tolerance",
     "gaps_and_nothing_are_encoded",
+    "values_are_combined",
     "saved_tokenizer_is_the_same",
     "learns",
     "targets_do_not_leak",

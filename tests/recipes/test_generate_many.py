@@ -245,9 +245,9 @@ def test_equal_lines_are_decided_as_each_alone(run, many, tmp_path):
         ("[1]", "line 2: not an object"),
         ('{"colur": "a.png"}', "line 2: this model has no modality 'colur'"),
         ('{"height": "a.npy"}', "line 2: 'height' is both given and a target"),
-        ('{"colour": "a.png", "name": "../up"}', r"line 2: name is '\.\./up'; a path below"),
-        ('{"colour": "a.png", "name": ".hidden"}', "line 2: name is '.hidden'; a name that is not hidden"),
-        ('{"colour": "a.png", "seed": "x"}', "line 2: seed is 'x'; a whole number"),
+        ('{"colour": "a.png", "name": "../up"}', r"line 2: name is '\.\./up'; expected a path below"),
+        ('{"colour": "a.png", "name": ".hidden"}', "line 2: name is '.hidden'; expected a name that is not hidden"),
+        ('{"colour": "a.png", "seed": "x"}', "line 2: seed is 'x'; expected a whole number"),
         ('{"colour": "a.png", "name": "one"}', "line 2: same name as line 1"),
     ],
 )

@@ -98,7 +98,7 @@ def test_the_shifted_cosine_schedule_is_its_formula_and_ends_at_zero():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"schedule": "sigmoid"}, "none of linear"),
+        ({"schedule": "sigmoid"}, "not linear"),
         ({"schedule": "shifted_cosine:0"}, "s > 0"),
         ({"schedule": "shifted_cosine:nan"}, "s > 0"),
         ({"timesteps": 10, "steps": 11}, "more than there are timesteps"),
@@ -133,7 +133,7 @@ def test_the_unet_sees_each_row_alone_its_timestep_and_its_condition():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"width": 15}, "even"), ({"width": 24, "groups": 16}, "no multiple"), ({"multipliers": (0,)}, "even")],
+    [({"width": 15}, "even"), ({"width": 24, "groups": 16}, "not a multiple"), ({"multipliers": (0,)}, "even")],
 )
 def test_a_unet_that_cannot_be_built_is_refused(settings, message):
     with pytest.raises(ValidationError, match=message):
