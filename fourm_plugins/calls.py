@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 Owner = Modality[Any] | Tokenizer
 T = TypeVar("T")
+#: Shapes and dtypes of values that `normalise` was seen to take.
+_right: WeakKeyDictionary[Modality[Any], set[Any]] = WeakKeyDictionary()
 
 
 # The tokenizer
@@ -118,11 +121,16 @@ def constants(modality: Modality[Any], values: Sequence[Any]) -> dict[str, Any]:
 
 def _is_value(modality: Modality[Any], like: Any = None) -> Callable[[Any], str]:
     """A value is what its plugin says it is; all that can be told is whether `normalise` makes an array of it, of the
-    shape and dtype of `like` or of the spec."""
+    shape and dtype of `like` or of the spec. An array of floats, once taken, stands for all of its shape and
+    dtype, as `normalise` may take as long as what it checks; integers may be ids, each of which can be a wrong one."""
 
     def wrong(value: Any) -> str:
         if value is None:
             return "None, not a value"
+        floats = isinstance(value, np.ndarray) and value.dtype.kind == "f"
+        kind = (value.shape, value.dtype, getattr(like, "shape", None)) if floats else None
+        if kind and kind in _right.get(modality, ()):
+            return ""
         try:
             array = modality.normalise(value)
         except SampleError:  # such as a map in which nothing is known
@@ -134,9 +142,14 @@ def _is_value(modality: Modality[Any], like: Any = None) -> Callable[[Any], str]
             return f"{describe(value)}, which normalise does not take ({why})"
         match array, like:
             case np.ndarray(), np.ndarray() if (array.shape, array.dtype) == (like.shape, like.dtype):
-                return ""  # perhaps larger than the spec's
-        unfit = shape_misfit(modality.spec, array)
-        return f"{describe(value)}, of which normalise makes no array of its spec: {unfit}" if unfit else ""
+                unfit = ""  # perhaps larger than the spec's
+            case _:
+                unfit = shape_misfit(modality.spec, array)
+        if unfit:
+            return f"{describe(value)}, of which normalise makes no array of its spec: {unfit}"
+        if kind:
+            _right.setdefault(modality, set()).add(kind)
+        return ""
 
     return wrong
 

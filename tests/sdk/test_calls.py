@@ -214,3 +214,12 @@ def test_the_package_is_named_with_its_version():
     Broken.__module__ = "fourm_depth"
     line = told(calls.render, Broken("depth"), np.ones((8, 8), np.float32))
     assert re.match(r"render of depth \(fourm-depth \d[.\d]*, fourm_depth:.*Broken\) gives None, ", line)
+
+
+def test_floats_of_one_shape_are_normalised_once(monkeypatch):
+    modality, taken = fake_modalities(["a"])["a"], []
+    normalise = modality.normalise
+    monkeypatch.setattr(modality, "normalise", lambda value: taken.append(value.shape) or normalise(value))
+    for array in (ARRAY, ARRAY + 1, np.zeros((2, 16, 16), np.float32), ARRAY):
+        calls.denormalise(modality, array)
+    assert taken == [(8, 8, 2), (16, 16, 2)]
