@@ -34,13 +34,17 @@ _AGAIN = "start again (a run goes on from its last checkpoint)"
 _OTHER = "holds something else than its index says; run `fourm tokenize` on the local tokens, upload all of them again"
 
 
+#: Inode, size and time of a local file when it was mapped.
+_Stat = tuple[int, int, int] | None
+
+
 class ShardFiles:
     """The files of the shards of `index`, opened by each process when it first needs them; the last `limit` that were
     used stay open. They are no part of the pickled state."""
 
     def __init__(self, index: Index, *, limit: int = OPEN_FILES) -> None:
         self.index, self.limit = index, limit
-        self._open: OrderedDict[tuple[int, int], tuple[Readable, Any, int]] = OrderedDict()
+        self._open: OrderedDict[tuple[int, int], tuple[Readable, Any, _Stat]] = OrderedDict()
         self._told: OrderedDict[tuple[int, int], None] = OrderedDict()
 
     def get(self, part: int, shard: int) -> tuple[Readable, Any]:
@@ -49,30 +53,14 @@ class ShardFiles:
         key = part, shard
         if key in self._open:
             self._open.move_to_end(key)
-            path, file, inode = self._open[key]
-            self._check_unchanged(path, part, shard, inode)
+            path, file, opened = self._open[key]
+            if opened is not None:
+                _check_unchanged(path, opened)
         else:
-            path, file, inode = self._open[key] = self._fetch(part, shard)
+            path, file, _ = self._open[key] = self._fetch(part, shard)
             while len(self._open) > self.limit:
                 self._open.popitem(last=False)  # dropping the object unmaps the file
         return path, file
-
-    def _check_unchanged(self, path: Readable, part: int, shard: int, inode: int) -> None:
-        """Raise ValueError for a local file that was written in place since it was mapped. Reading the map of one that
-        was cut short kills the process (SIGBUS). One that was removed or replaced stays as it was where it is mapped.
-        """
-        if isinstance(path, Location):
-            return
-        try:
-            stat = os.stat(path)
-        except OSError:
-            return
-        size, known = stat.st_size, self.index.files[shard, part]
-        if stat.st_ino != inode or (size, stat.st_mtime_ns) == (int(known[BYTES]), int(known[TIME])):
-            return
-        if size < int(known[BYTES]):
-            raise unusable(path, f"was cut short while it was in use ({size} bytes instead of {int(known[BYTES])})")
-        raise ValueError(f"{path}: has changed while it was in use; {_AGAIN}")
 
     def row(self, part: int, shard: int, column: str, row: int) -> np.ndarray:
         """One row of a column. Raises ValueError."""
@@ -100,14 +88,13 @@ class ShardFiles:
             _Holds(not part, samples, names, content),
         )
 
-    def _fetch(self, part: int, shard: int) -> tuple[Readable, Any, int]:
-        """Also the inode of a local file."""
+    def _fetch(self, part: int, shard: int) -> tuple[Readable, Any, _Stat]:
         path, known = self.index.path(part, shard), self.index.files[shard, part]
         if isinstance(path, Location):
             file = open_shard(path, self._known(part, shard))
             if not self._fits(path, file, part, shard):
                 raise ValueError(f"{path}: {_OTHER}")
-            return path, file, 0
+            return path, file, None
         file = open_shard(path)
         stat = path.stat()
         if (stat.st_size, stat.st_mtime_ns) != (int(known[BYTES]), int(known[TIME])):
@@ -115,7 +102,7 @@ class ShardFiles:
         if not self._fits(path, file, part, shard):
             where = self.index.folder / INDEX_FOLDER
             raise ValueError(f"{path}: holds something else than {where} says; remove that folder and start again")
-        return path, file, stat.st_ino
+        return path, file, (stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
     def _fits(self, path: Readable, file: Any, part: int, shard: int) -> bool:
         """Whether an open shard holds the samples and the content that were indexed: another one may have the same size
@@ -130,6 +117,21 @@ class ShardFiles:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": OrderedDict(), "_told": OrderedDict()}
+
+
+def _check_unchanged(path: Readable, opened: tuple[int, int, int]) -> None:
+    """Raise ValueError for a file that was written in place since it was mapped: reading the map of one that was cut
+    short kills the process (SIGBUS). One that was removed or replaced stays as it was where it is mapped."""
+    try:
+        stat = os.stat(str(path))
+    except OSError:
+        return
+    inode, size, _ = opened
+    if stat.st_ino != inode or (stat.st_ino, stat.st_size, stat.st_mtime_ns) == opened:
+        return
+    if stat.st_size < size:
+        raise unusable(path, f"was cut short while it was in use ({stat.st_size} bytes instead of {size})")
+    raise ValueError(f"{path}: has changed while it was in use; {_AGAIN}")
 
 
 @dataclass(frozen=True)
