@@ -159,7 +159,7 @@ def test_the_command_writes_what_it_edits_and_leaves_the_rest_of_the_picture(mod
     Image.fromarray(corner()).save(tmp_path / "mask.png")
     common = {"given": [f"colour={tmp_path / 'photo.png'}"], "device": "cpu", "change": ["words=abc"], "seed": 4}
     command(str(tmp_path / "model"), mask=tmp_path / "mask.png", out=tmp_path / "out", **common)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["colour.png", "colour.view.png"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["colour.png", "colour.view.png", "sheet.png"]
     value = np.asarray(Image.open(tmp_path / "out/colour.png"))
     wanted = model.edit({"colour": picture()}, mask=corner(), change={"words": "abc"}, seed=4)["colour"].value
     assert (value == wanted).all()
