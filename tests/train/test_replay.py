@@ -12,7 +12,7 @@ from torch import nn
 
 from fourm_engine.data.order import Share
 from fourm_engine.train.loop import Trainer
-from fourm_engine.train.replay import KEPT, _digest, read_step
+from fourm_engine.train.replay import KEPT, NotFinite, _digest, read_step
 from tests.running import rows
 from tests.train import toy_task
 from tests.train.toy_task import FEATURES, Network, ToyTask, config
@@ -219,3 +219,12 @@ def test_a_kept_step_of_other_shapes_than_the_models_is_refused_by_name(kept):
     rewrite(kept, facts, {name: tensor[:, :1].clone() for name, tensor in load_file(kept).items()})
     with pytest.raises(ValueError, match="does not fit this run's model"):
         trainer(kept.parents[1], ToyTask()).replay(kept, print)
+
+
+def test_a_second_ctrl_c_while_a_step_is_kept_ends_the_run(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(NotFinite, "_keep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(ToyTask(poison=[2]), config(steps=6), tmp_path, seed=1).run()
