@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fourm_engine.files import write_atomically
 from fourm_engine.train.distributed import gather_json, gathered, rank, together
@@ -55,21 +55,16 @@ class Best:
 
     def _read(self) -> float | None:
         assert self.task.best is not None
-        try:
-            note = json.loads((self.folder / NOTE).read_text(encoding="utf-8"))
-            score = float(note["score"]) if note["measure"] == self.task.best[0] else None
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return None  # none yet, or damaged: the next evaluation is the best so far
-        return None if score is None or math.isnan(score) else score
+        note = _note(self.folder)
+        score = note.get("score") if note.get("measure") == self.task.best[0] else None
+        return float(score) if isinstance(score, (int, float)) and not math.isnan(score) else None
 
 
 class HeldOut:
     """Follows the measure of a run's evaluations. `earlier`: (step, scores) of those before the run was resumed."""
 
-    def __init__(
-        self, task: Task, run: Path, *, kept: bool, earlier: Iterable[tuple[int, Mapping[str, float]]]
-    ) -> None:
-        self.task, self.folder, self.kept = task, run / FOLDER, kept
+    def __init__(self, task: Task, run: Path, *, earlier: Iterable[tuple[int, Mapping[str, float]]]) -> None:
+        self.task, self.folder = task, run / FOLDER
         self.scores: list[tuple[int, float]] = []
         self.told = False
         for step, scores in earlier:
@@ -88,10 +83,19 @@ class HeldOut:
         self.told = True
         remedy = (
             f"{self.folder} keeps that step: compare its predictions; more samples help"
-            if self.kept
+            if _note(self.folder).get("step") == best[0]
             else "train.keep_best in a new run keeps that step, too; more samples help"
         )
         return f"{name} has not improved since step {best[0]} ({best[1]:.4g}, now {score:.4g})", remedy
+
+
+def _note(folder: Path) -> dict[str, Any]:
+    """What `best.json` says: {} if there is none, or it is damaged, so that the next evaluation is the best so far."""
+    try:
+        note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return note if isinstance(note, dict) else {}
 
 
 def passed(

@@ -127,8 +127,7 @@ class Trainer:
                     self.observers.told(lambda: self.progress.step),
                 ):
                     metrics.starts(learn, devices)
-                    kept, earlier = self.config.keep_best, metrics.evaluations
-                    self.held_out = HeldOut(self.task, self.folder, kept=kept, earlier=earlier)
+                    self.held_out = HeldOut(self.task, self.folder, earlier=metrics.evaluations)
                     self._loop(metrics, checkpoints, stop)
                     return self._complete(metrics)
             finally:

@@ -71,6 +71,16 @@ def test_without_kept_weights_the_line_says_how_to_keep_them(tmp_path, capsys):
     assert not (tmp_path / "run/best").exists()
 
 
+def test_weights_that_were_not_yet_kept_at_the_best_step_are_not_said_to_be(tmp_path, capsys):
+    with pytest.raises(Stopped):
+        run(tmp_path / "run", Overfits(end_at=8), keep_best=False)
+    run(tmp_path / "run")
+    ((line, remedy),) = said(capsys)
+    assert "since step 6" in line
+    assert remedy.strip().startswith("train.keep_best")
+    assert json.loads((tmp_path / "run/best/best.json").read_text())["step"] != 6
+
+
 @pytest.mark.parametrize(
     ("scores", "more_is_better", "best"),
     [
