@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,10 +33,9 @@ OPEN_FILES = 2048
 
 _AGAIN = "start again (a run goes on from its last checkpoint)"
 _OTHER = "holds something else than its index says; run `fourm tokenize` on the local tokens, upload all of them again"
-
-
-#: Inode, size and time of a local file when it was mapped.
-_Stat = tuple[int, int, int] | None
+#: A look at a file's state is followed by this many times its own duration without one: at most 1% of the time is
+#: spent on it, on a network file system, too, where one may take a millisecond.
+_PAUSE = 100
 
 
 class ShardFiles:
@@ -44,7 +44,7 @@ class ShardFiles:
 
     def __init__(self, index: Index, *, limit: int = OPEN_FILES) -> None:
         self.index, self.limit = index, limit
-        self._open: OrderedDict[tuple[int, int], tuple[Readable, Any, _Stat]] = OrderedDict()
+        self._open: OrderedDict[tuple[int, int], tuple[Readable, Any, _Mapped | None]] = OrderedDict()
         self._told: OrderedDict[tuple[int, int], None] = OrderedDict()
 
     def get(self, part: int, shard: int) -> tuple[Readable, Any]:
@@ -53,9 +53,9 @@ class ShardFiles:
         key = part, shard
         if key in self._open:
             self._open.move_to_end(key)
-            path, file, opened = self._open[key]
-            if opened is not None:
-                _check_unchanged(path, opened)
+            path, file, mapped = self._open[key]
+            if mapped is not None:
+                mapped.check()
         else:
             path, file, _ = self._open[key] = self._fetch(part, shard)
             while len(self._open) > self.limit:
@@ -88,7 +88,7 @@ class ShardFiles:
             _Holds(not part, samples, names, content),
         )
 
-    def _fetch(self, part: int, shard: int) -> tuple[Readable, Any, _Stat]:
+    def _fetch(self, part: int, shard: int) -> tuple[Readable, Any, _Mapped | None]:
         path, known = self.index.path(part, shard), self.index.files[shard, part]
         if isinstance(path, Location):
             file = open_shard(path, self._known(part, shard))
@@ -102,7 +102,7 @@ class ShardFiles:
         if not self._fits(path, file, part, shard):
             where = self.index.folder / INDEX_FOLDER
             raise ValueError(f"{path}: holds something else than {where} says; remove that folder and start again")
-        return path, file, (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        return path, file, _Mapped(path, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
 
     def _fits(self, path: Readable, file: Any, part: int, shard: int) -> bool:
         """Whether an open shard holds the samples and the content that were indexed: another one may have the same size
@@ -119,19 +119,30 @@ class ShardFiles:
         return {**self.__dict__, "_open": OrderedDict(), "_told": OrderedDict()}
 
 
-def _check_unchanged(path: Readable, opened: tuple[int, int, int]) -> None:
-    """Raise ValueError for a file that was written in place since it was mapped: reading the map of one that was cut
-    short kills the process (SIGBUS). One that was removed or replaced stays as it was where it is mapped."""
-    try:
-        stat = os.stat(str(path))
-    except OSError:
-        return
-    inode, size, _ = opened
-    if stat.st_ino != inode or (stat.st_ino, stat.st_size, stat.st_mtime_ns) == opened:
-        return
-    if stat.st_size < size:
-        raise unusable(path, f"was cut short while it was in use ({stat.st_size} bytes instead of {size})")
-    raise ValueError(f"{path}: has changed while it was in use; {_AGAIN}")
+class _Mapped:
+    """A mapped local file, of `state` (inode, bytes, time of its last change) when it was mapped."""
+
+    def __init__(self, path: Path, state: tuple[int, int, int]) -> None:
+        self.path, self.state, self.next = path, state, 0.0
+
+    def check(self) -> None:
+        """Raise ValueError if the file was written in place since, as far as the pause since the last look tells:
+        reading the map of a file that was cut short kills the process (SIGBUS). One that was removed or replaced stays
+        as it was where it is mapped."""
+        if (began := time.perf_counter()) < self.next:
+            return
+        inode, size, _ = self.state
+        try:
+            stat = os.stat(self.path)
+        except OSError:
+            return
+        now = time.perf_counter()
+        self.next = now + _PAUSE * (now - began)
+        if stat.st_ino != inode or (stat.st_ino, stat.st_size, stat.st_mtime_ns) == self.state:
+            return
+        if stat.st_size < size:
+            raise unusable(self.path, f"was cut short while it was in use ({stat.st_size} bytes instead of {size})")
+        raise ValueError(f"{self.path}: has changed while it was in use; {_AGAIN}")
 
 
 @dataclass(frozen=True)
