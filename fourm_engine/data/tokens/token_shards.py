@@ -187,7 +187,7 @@ class TokenShardWriter:
 
     def write(self, number: int, names: Sequence[str], rows: Mapping[str, tuple[Made, Sequence[np.ndarray]]]) -> None:
         """names: all samples of the shard. rows: sample -> what it was made from, and the ids (tokens,) of each view,
-        as `fourm_plugins.encoding.encode` has checked them. Raises CannotWrite."""
+        as `fourm_plugins.calls.encode` has checked them. Raises CannotWrite."""
         length = max((len(ids) for _, views in rows.values() for ids in views), default=0)
         table = np.full((len(names), self.views, length), -1, np.int32)
         columns = {key: np.zeros(len(names), np.uint64) for key in ("digest", "stamp", "content", "view")}
