@@ -17,7 +17,7 @@ import torch
 from benchmarks.published import Samples
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.transformer import Transformer
-from fourm_engine.train.saving import Checkpoints
+from fourm_engine.train.checkpoint_manager import Checkpoints
 
 
 def now(device: torch.device) -> float:

@@ -27,10 +27,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.obvious_generation import Obvious
 from benchmarks.published import SPECIALS, TEXTS, Samples
 from fourm_engine.generate.plan import Stage
+from fourm_engine.generate.sample import Sample, SequenceIds
 from fourm_engine.generate.sampler import Sampler
 from fourm_engine.generate.sampling import generators, uniforms
 from fourm_engine.generate.schedules import tokens_per_step
-from fourm_engine.generate.shown import Sample, SequenceIds
 from fourm_engine.masking.pack import Shown
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.heads import HEAD_SCALE

@@ -25,8 +25,8 @@ from fourm_engine.pretrain.task import FourMTask
 from fourm_engine.recipes.config import RunConfig, load_config
 from fourm_engine.recipes.train import open_samples
 from fourm_engine.tokenizers.store import load_tokenizers
+from fourm_engine.train.learner import Learner
 from fourm_engine.train.loop import Trainer
-from fourm_engine.train.step import Learner
 
 
 class Timed(FourMTask):

@@ -27,7 +27,7 @@ from fourm_engine.convert.tensors import Domain
 from fourm_engine.device import rank_and_world
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.transformer import Transformer
-from fourm_engine.pretrain.starting import planned
+from fourm_engine.pretrain.initial_weights import planned
 from fourm_engine.pretrain.task import planned_network
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.distributed import gather_json, processes, rank, world_size

@@ -32,10 +32,10 @@ from benchmarks.obvious import optimiser as obvious_optimiser
 from benchmarks.published import Samples
 from fourm_engine.batch import Batch
 from fourm_engine.device import keep_memory
-from fourm_engine.nn.computing import checkpoint_blocks, compile_blocks, halve_residual
 from fourm_engine.nn.config import Checkpointing, ModelConfig
 from fourm_engine.nn.flops import forward_flops, training_flops
 from fourm_engine.nn.transformer import Transformer
+from fourm_engine.nn.wrappers import checkpoint_blocks, compile_blocks, halve_residual
 from fourm_engine.train.utilisation import named_peak
 
 #: "fast" is eager; "selective" and "full" are checkpointing; "half" has a residual stream in bf16; "obvious-kept" is

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from fourm_engine.convert.tokenizers import open_tokenizer as load_tokenizer
     from fourm_engine.features.encoder import encoder
     from fourm_engine.generate.combine import calibration
-    from fourm_engine.generate.given import Condition, Ids, Typed
     from fourm_engine.generate.guidance import Guide
+    from fourm_engine.generate.input_types import Condition, Ids, Typed
     from fourm_engine.generate.plan import Stage
     from fourm_engine.generate.tiles import tiled
     from fourm_engine.model import FourM

@@ -24,7 +24,7 @@ from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.data.store import MemoryStore
 from fourm_engine.fit.config import FitConfig
 from fourm_engine.fit.fitting import fit_network
-from fourm_engine.generate.given import Ids
+from fourm_engine.generate.input_types import Ids
 from fourm_engine.masking.budgets import Budgets
 from fourm_engine.masking.config import MaskingConfig
 from fourm_engine.masking.pack import pack, patchify

@@ -22,7 +22,7 @@ from fourm_engine.convert.domains import fitted, match, restrict
 from fourm_engine.convert.tensors import vocabulary_of
 from fourm_engine.device import choose_device
 from fourm_engine.exported import ExportedConfig, SavedModality
-from fourm_engine.generate.request import names_of, no_such
+from fourm_engine.generate.validation import names_of, no_such
 from fourm_engine.identity import check_identity
 from fourm_engine.modalities import Modalities
 from fourm_engine.nn.transformer import Transformer

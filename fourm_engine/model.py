@@ -22,9 +22,10 @@ from fourm_engine.convert.absent import AbsentTokenizer, Undecoded
 from fourm_engine.convert.model import save_published
 from fourm_engine.device import choose_device
 from fourm_engine.exported import ExportedConfig
-from fourm_engine.generate import request
+from fourm_engine.generate import validation
 from fourm_engine.generate.chain import Nats, read_nats
 from fourm_engine.generate.combine import Reduce, Scorer, check_combining, combined, reductions_of
+from fourm_engine.generate.decoding import decoded
 from fourm_engine.generate.edit import edited
 from fourm_engine.generate.explain import explained
 from fourm_engine.generate.guidance import Guide
@@ -33,9 +34,8 @@ from fourm_engine.generate.options import Guidance
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.prepare import Prepared, prepare
 from fourm_engine.generate.result import Generated, Results
+from fourm_engine.generate.sample import Sample, SequenceIds
 from fourm_engine.generate.sampler import Filled, Sampler
-from fourm_engine.generate.shown import Sample, SequenceIds
-from fourm_engine.generate.values import decoded
 from fourm_engine.generate.vary import Variation
 from fourm_engine.generate.vary import vary as variation
 from fourm_engine.loading import load_parts
@@ -387,7 +387,7 @@ class FourM:
         """Encoder features after the final norm, float (B, N, D), undefined where a slot holds no token, and which
         slots hold one, bool (B, N). For transfer; `encoder` says which token is where. Raises ValueError, one line, as
         `generate` does."""
-        samples = [self.reader.read(sample, ())[0] for sample in request.inputs_of(inputs)]
+        samples = [self.reader.read(sample, ())[0] for sample in validation.inputs_of(inputs)]
         capacity = max((sum(map(len, sample.shown.values())) for sample in samples), default=0)
         tokens, continuous = pack_inputs([s.shown for s in samples], self.vocabulary, capacity, self.device)
         return self.network.eval().encode_features(tokens, continuous)
@@ -395,4 +395,4 @@ class FourM:
     def _find(self, name: str) -> Modality:
         if name in self.modalities:
             return self.modalities[name]
-        raise ValueError(self.missing.get(name) or request.no_such(name, self.modalities))
+        raise ValueError(self.missing.get(name) or validation.no_such(name, self.modalities))

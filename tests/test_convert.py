@@ -16,7 +16,7 @@ from fourm_engine.convert.absent import MissingTokenizerError
 from fourm_engine.convert.tensors import Domain, vocabulary_of
 from fourm_engine.convert.tokenizer_format import CODECS, UNETS
 from fourm_engine.convert.tokenizers import save_published_tokenizer
-from fourm_engine.generate.given import Ids
+from fourm_engine.generate.input_types import Ids
 from fourm_engine.model import FourM
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.transformer import Transformer

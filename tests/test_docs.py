@@ -12,7 +12,7 @@ import typer
 import yaml
 
 from fourm_engine.cli.app import app
-from fourm_engine.cli.new import write_package
+from fourm_engine.cli.new_plugin import write_package
 from fourm_engine.fit.fitting import make_tokenizer
 from fourm_engine.masking.pack import build_maskers
 from fourm_engine.modalities import ModalitiesConfig, load_modalities

@@ -47,6 +47,6 @@ def test_each_message_of_the_page_is_one_of_the_code(quote, sources):
 
 def test_the_settings_that_must_not_change_are_those_that_a_run_compares():
     must_not = re.search(r"^\| learning rate.* \| (.*) \|$", PAGE, re.MULTILINE)[1]
-    source = (ROOT / "fourm_engine/train/same_run.py").read_text()
+    source = (ROOT / "fourm_engine/train/run_identity.py").read_text()
     of_train = set(re.findall(r'"train\.(\w+)": config', source))
     assert of_train == set(re.findall(r"`(\w+)`", must_not)) & set(TrainConfig.model_fields)

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from fourm_engine.cli.new import write_package
+from fourm_engine.cli.new_plugin import write_package
 from fourm_engine.convert.published import write_checkpoint
 from fourm_engine.data.raw.label import label
 from fourm_engine.data.tokens.token_shards import Made, TokenShardWriter
@@ -32,8 +32,8 @@ from fourm_engine.lock import at_work
 from fourm_engine.recipes.generate import write as write_generated
 from fourm_engine.tokenizers.store import save_tokenizer
 from fourm_engine.tokenizers.wordpiece import WordPieceTokenizer
+from fourm_engine.train.checkpoint_manager import Checkpoints
 from fourm_engine.train.metrics import Metrics
-from fourm_engine.train.saving import Checkpoints
 from tests.data.test_label import Threshold
 from tests.extend.growing import run_config
 from tests.fakes import fake_modalities, sample_names, write_data

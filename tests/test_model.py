@@ -15,9 +15,9 @@ import fourm_engine
 from fourm_engine.batch import Tokens
 from fourm_engine.cli.generate import generate
 from fourm_engine.evaluate.matrix import nats_by_sample
-from fourm_engine.generate.given import Condition, Ids
+from fourm_engine.generate.input_types import Condition, Ids
 from fourm_engine.generate.plan import Stage
-from fourm_engine.generate.shown import Sample
+from fourm_engine.generate.sample import Sample
 from fourm_engine.masking.pack import Shown, pack_inputs
 from fourm_engine.model import FourM
 from tests.generate.toys import heights, picture

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from fourm_engine.cli import (
-    check,
+    check_plugin,
     convert,
     data,
     edit,
@@ -36,12 +36,12 @@ from fourm_engine.cli import (
     train,
     vary,
 )
-from fourm_engine.cli.blame import fault, source
 from fourm_engine.cli.commands import Commands
-from fourm_engine.cli.ending import stopped, tell_error, told_elsewhere
+from fourm_engine.cli.exit_messages import stopped, tell_error, told_elsewhere
 from fourm_engine.cli.logs import log_to_stderr
-from fourm_engine.cli.memory import out_of_memory
 from fourm_engine.cli.no_plugin import add_no_plugin
+from fourm_engine.cli.out_of_memory import out_of_memory
+from fourm_engine.cli.plugin_errors import fault, source
 from fourm_engine.cli.streams import settle_streams
 from fourm_engine.files import words_of
 
@@ -59,7 +59,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-plugins.app.command("check")(check.check)
+plugins.app.command("check")(check_plugin.check)
 app.add_typer(plugins.app, name="plugins", rich_help_panel=PACKAGES)
 app.add_typer(tokenizer.app, name="tokenizer", rich_help_panel=DATA)
 app.add_typer(data.app, name="data", rich_help_panel=DATA)

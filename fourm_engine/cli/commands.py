@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from fourm_engine.cli.ending import misused, tell_error, told_elsewhere
+from fourm_engine.cli.exit_messages import misused, tell_error, told_elsewhere
 from fourm_engine.cli.no_plugin import add_no_plugin
 from fourm_engine.cli.streams import unread
 from fourm_plugins.discovery import Plugin, PluginError

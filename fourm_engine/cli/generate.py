@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fourm_engine.cli.generating import generates
+from fourm_engine.cli.generation_options import generates
 from fourm_engine.cli.options import Given, Out, Run, part_of, values
 
 

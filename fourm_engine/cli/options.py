@@ -35,7 +35,7 @@ def values(option: str, texts: Iterable[str] | None) -> dict[str, Any]:
     """{name: path, words, JSON, or `Typed` words}, from NAME=…"""
     parts = pairs(option, texts, "NAME=FILE, NAME=words, NAME=JSON or NAME=text:words")
 
-    from fourm_engine.generate.given import TEXT, Typed
+    from fourm_engine.generate.input_types import TEXT, Typed
 
     return {name: Typed(text[len(TEXT) :]) if text.startswith(TEXT) else text for name, text in parts.items()}
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fourm_engine.cli.commands import mark_taken
-from fourm_engine.cli.new import new
+from fourm_engine.cli.new_plugin import new
 
 if TYPE_CHECKING:
     from fourm_engine.recipes.config import RunConfig

@@ -22,7 +22,7 @@ from fourm_engine.evaluate.pictures import SMALL, Output, SamplePictures, hide
 from fourm_engine.evaluate.results import Agreement, Diversity, Score, TaskResult, measure
 from fourm_engine.evaluate.samples import Samples
 from fourm_engine.evaluate.tasks import Task, kept_tokens
-from fourm_engine.generate.given import Condition, Ids
+from fourm_engine.generate.input_types import Condition, Ids
 from fourm_engine.generate.plan import Stage, default_plan
 from fourm_engine.model import FourM
 from fourm_engine.tokenizers.quantisers.base import SAYING, usage_of

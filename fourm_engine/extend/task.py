@@ -23,7 +23,7 @@ from fourm_engine.model import FourM
 from fourm_engine.nn.adapt import add_lora, freeze_known
 from fourm_engine.nn.flops import Learning
 from fourm_engine.nn.transformer import Transformer
-from fourm_engine.pretrain.starting import planned
+from fourm_engine.pretrain.initial_weights import planned
 from fourm_engine.pretrain.task import EXPORT, FourMTask
 from fourm_engine.train.distributed import gather_json
 from fourm_engine.train.task import Planned

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from fourm_engine.features.encoder import Encoder
-from fourm_engine.features.reading import Samples, batches
+from fourm_engine.features.samples import Samples, batches
 from fourm_engine.files import replacing_folder
 
 FORMAT = 1

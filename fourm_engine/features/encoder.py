@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fourm_engine.features.sizes import Size, resized
-from fourm_engine.generate.request import inputs_of, names_of
+from fourm_engine.features.resizing import Size, resized
+from fourm_engine.generate.validation import inputs_of, names_of
 from fourm_engine.masking.pack import Shown, ordered, pack_inputs
 from fourm_engine.model import FourM
 from fourm_engine.nn.parts import encoder_of

@@ -19,8 +19,8 @@ from fourm_engine.convert.absent import AbsentTokenizer
 from fourm_engine.data.raw.aspect import array_aspect
 from fourm_engine.features.encoder import Encoder, ReadSample, digest_weights
 from fourm_engine.generate.plan import Stage
-from fourm_engine.generate.request import no_such
-from fourm_engine.generate.shown import Sample
+from fourm_engine.generate.sample import Sample
+from fourm_engine.generate.validation import no_such
 from fourm_engine.model import FourM
 from fourm_plugins import calls
 from fourm_plugins.arrays import check_array

@@ -20,7 +20,7 @@ from fourm_engine.convert.domains import fitted, match, restrict
 from fourm_engine.convert.tensors import vocabulary_of
 from fourm_engine.exported import ExportedConfig
 from fourm_engine.finetune.config import FinetuneConfig
-from fourm_engine.finetune.learning import adapt
+from fourm_engine.finetune.trainable import adapt
 from fourm_engine.identity import check_identity
 from fourm_engine.loading import SIZE_SETTINGS, load_parts
 from fourm_engine.modalities import Modalities, host_of

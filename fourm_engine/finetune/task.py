@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from fourm_engine.adapter import ADAPTER, AdapterConfig, save
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.exported import read_config
-from fourm_engine.finetune.learning import adapt
 from fourm_engine.finetune.source import Source
+from fourm_engine.finetune.trainable import adapt
 from fourm_engine.model import FourM
 from fourm_engine.nn.adapt import learned
 from fourm_engine.nn.flops import Learning
 from fourm_engine.nn.transformer import Transformer
-from fourm_engine.pretrain.starting import planned
+from fourm_engine.pretrain.initial_weights import planned
 from fourm_engine.pretrain.task import EXPORT, FourMTask
 from fourm_engine.train.task import Planned
 from fourm_engine.weights import digest_of

@@ -18,9 +18,9 @@ from pydantic import ValidationError
 
 from fourm_engine.fit.adapt import AdaptTask, SizedArrays
 from fourm_engine.fit.config import FitConfig
-from fourm_engine.fit.request import check_same_settings, request_of, up_to_date
 from fourm_engine.fit.samples import ArrayData, Sized
 from fourm_engine.fit.task import TokenizerTask, fitted_folder
+from fourm_engine.fit.up_to_date import check_same_settings, request_of, up_to_date
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.tokenizers.quantisers.base import SAYING, usage_of
 from fourm_engine.tokenizers.store import read_document, save_tokenizer

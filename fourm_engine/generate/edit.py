@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from fourm_engine.generate.given import Condition
+from fourm_engine.generate.input_types import Condition
 from fourm_engine.generate.masks import read_mask
-from fourm_engine.generate.request import inputs_of, names_of
+from fourm_engine.generate.validation import inputs_of, names_of
 from fourm_plugins.modality import Modality
 
 #: Tokens around a mask to regenerate, too: their encoder saw some of what the mask hides.

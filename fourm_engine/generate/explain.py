@@ -17,9 +17,9 @@ from fourm_engine.generate.orders import Order
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.prepare import Prepared
 from fourm_engine.generate.rows import distinct, length
+from fourm_engine.generate.sample import Sample
 from fourm_engine.generate.sampler import Sampler
 from fourm_engine.generate.schedules import tokens_per_step
-from fourm_engine.generate.shown import Sample
 from fourm_engine.masking.pack import Shown
 from fourm_engine.nn.flops import forward_flops
 from fourm_plugins.counting import counted

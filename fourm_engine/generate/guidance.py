@@ -18,7 +18,7 @@ from torch import Tensor
 from fourm_engine.device import at_hand, sent
 from fourm_engine.generate.options import MAX_WEIGHT, is_weight
 from fourm_engine.generate.plan import Stage
-from fourm_engine.generate.shown import Sample
+from fourm_engine.generate.sample import Sample
 from fourm_engine.identity import compare
 from fourm_engine.masking.pack import Shown
 from fourm_engine.nn.transformer import Transformer
@@ -29,7 +29,7 @@ from fourm_plugins.suggest import did_you_mean
 from fourm_plugins.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from fourm_engine.generate.shown import SequenceIds
+    from fourm_engine.generate.sample import SequenceIds
 
 Weight = float | list[float]
 

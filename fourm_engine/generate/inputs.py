@@ -19,9 +19,9 @@ import numpy as np
 
 from fourm_engine.data.raw.aspect import same_aspect
 from fourm_engine.data.views import ViewDrawer, view_of
-from fourm_engine.generate.given import Condition, Ids, Typed
+from fourm_engine.generate.input_types import Condition, Ids, Typed
 from fourm_engine.generate.masks import region_tokens, tokens_within, weights_of
-from fourm_engine.generate.shown import Kept, Region, Sample, check_kept, kept_pixels, without_halo
+from fourm_engine.generate.sample import Kept, Region, Sample, check_kept, kept_pixels, without_halo
 from fourm_engine.masking.pack import Shown
 from fourm_plugins import calls
 from fourm_plugins.arrays import check_array

@@ -22,9 +22,9 @@ from fourm_engine.generate.guidance import Branches, Guide, mix, progress
 from fourm_engine.generate.orders import Order
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.rows import Packing, distinct, together
+from fourm_engine.generate.sample import Sample
 from fourm_engine.generate.sampling import draw, log_probability, most_confident, uniforms
 from fourm_engine.generate.schedules import temperatures, tokens_per_step
-from fourm_engine.generate.shown import Sample
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Entry, Vocabulary
 from fourm_plugins.order import Predicted

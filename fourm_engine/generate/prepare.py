@@ -9,13 +9,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from typing import Any
 
-from fourm_engine.generate import request
+from fourm_engine.generate import validation
 from fourm_engine.generate.chain import Nats, choose_chain
-from fourm_engine.generate.given import Condition, Ids
+from fourm_engine.generate.input_types import Condition, Ids
 from fourm_engine.generate.inputs import InputReader
 from fourm_engine.generate.plan import Stage, default_plan
+from fourm_engine.generate.sample import Sample
 from fourm_engine.generate.sampler import Sampler
-from fourm_engine.generate.shown import Sample
 from fourm_plugins.modality import Modality
 
 
@@ -58,12 +58,12 @@ def prepare(
 ) -> Prepared:
     """`nats`: the run's any-to-any matrix, for plan "auto". `dry`: prepare only for an explanation. For the other
     arguments see `FourM.generate_batch`."""
-    inputs = request.inputs_of(inputs)
+    inputs = validation.inputs_of(inputs)
     if type(n_samples) is not int or n_samples < 1:
         raise ValueError(f"n_samples is at least 1; given: {n_samples!r:.80}")
     given = _given(inputs, reader) if targets is None or plan == "auto" else []
-    targets = _others(inputs, given, modalities) if targets is None else request.targets_of(targets)
-    seeds = request.seeds_of(len(inputs) * n_samples, seed, seeds)
+    targets = _others(inputs, given, modalities) if targets is None else validation.targets_of(targets)
+    seeds = validation.seeds_of(len(inputs) * n_samples, seed, seeds)
     for target in targets:
         if reader.find(target).spec.target is False:
             possible = [name for name, m in modalities.items() if m.spec.target]
@@ -82,7 +82,7 @@ def prepare(
     for stage in [s.completed(modalities) for s in stages] or default_plan(names, modalities, **options):
         sampler.order(stage)
     read = [reader.read(sample, {*names}, dry=dry) for sample in inputs]
-    several = n_samples > 1 or request.several([sample for sample, _ in read], seeds)
+    several = n_samples > 1 or validation.several([sample for sample, _ in read], seeds)
     plans = []
     for sample, shown_as in read:
         if stages:
@@ -92,11 +92,13 @@ def prepare(
             ]
         else:
             complete = default_plan(names, modalities, sample.shown, several=several, **options)
-        request.check_known(complete, sample, modalities)
+        validation.check_known(complete, sample, modalities)
         if several:
-            request.check_variety(complete, n_samples if n_samples > 1 else len(inputs))
+            validation.check_variety(complete, n_samples if n_samples > 1 else len(inputs))
         plans.append(
-            request.guided(complete, sample, shown_as, inputs=shown, sequences=sampler.sequences, chosen=bool(stages))
+            validation.guided(
+                complete, sample, shown_as, inputs=shown, sequences=sampler.sequences, chosen=bool(stages)
+            )
         )
     repeated = [(*both, plan) for both, plan in zip(read, plans, strict=True) for _ in range(n_samples)]
     samples, shown_names, all_plans = (list(column) for column in zip(*repeated)) if repeated else ([], [], [])
@@ -119,10 +121,10 @@ def _chosen(
     if steps and all(isinstance(step, str) for step in steps):
         for name in steps:
             reader.find(name)
-        return [], request.chain_of(steps, targets, inputs)
+        return [], validation.chain_of(steps, targets, inputs)
     if options:
         raise ValueError(f"{', '.join(options)}: the stages of the plan say how to generate; set it there")
-    stages = request.plan_of(steps, targets, modalities, inputs)
+    stages = validation.plan_of(steps, targets, modalities, inputs)
     return stages, [stage.target for stage in stages]
 
 

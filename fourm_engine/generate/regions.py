@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fourm_engine.generate.given import Condition
+from fourm_engine.generate.input_types import Condition
 
 #: Name of an input -> the weight of each of its regions; a region as in `Condition`.
 Regions = Mapping[str, Sequence[tuple[float, Any]]]

@@ -25,8 +25,8 @@ from fourm_engine.generate.left_to_right import Drawing, TokenStep
 from fourm_engine.generate.orders import BUILT_IN, Order
 from fourm_engine.generate.parallel import Filled, Parallel, Side, Watch
 from fourm_engine.generate.plan import Stage
+from fourm_engine.generate.sample import Sample, SequenceIds
 from fourm_engine.generate.sampling import generators, uniforms
-from fourm_engine.generate.shown import Sample, SequenceIds
 from fourm_engine.masking.pack import Shown
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Entry, Vocabulary

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fourm_engine.generate.given import Condition, Ids
+from fourm_engine.generate.input_types import Condition, Ids
 from fourm_engine.generate.inputs import read_value
 from fourm_engine.generate.options import Options
 from fourm_engine.generate.plan import default_plan

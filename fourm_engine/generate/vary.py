@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fourm_engine.data.raw.aspect import array_aspect
 from fourm_engine.drawing import Cell, legend_of, sheet
-from fourm_engine.generate.given import Condition, Ids, Typed
+from fourm_engine.generate.input_types import Condition, Ids, Typed
 from fourm_engine.generate.inputs import InputReader, read_value
 from fourm_engine.generate.result import Results
 from fourm_plugins import calls

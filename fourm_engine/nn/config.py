@@ -18,7 +18,7 @@ SIZES: dict[str, dict[str, int]] = {
 
 #: Far beyond every model: a larger one is a slip of the finger, or a hostile file, and would build for hours.
 MAX_WIDTH, MAX_BLOCKS = 1 << 15, 1 << 10
-#: What a block keeps for the backward pass: see `fourm_engine.nn.computing`.
+#: What a block keeps for the backward pass: see `fourm_engine.nn.wrappers`.
 Checkpointing = Literal["none", "selective", "full"]
 
 

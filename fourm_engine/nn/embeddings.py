@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fourm_engine.nn.initial import Initial
+from fourm_engine.nn.init import Initial
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

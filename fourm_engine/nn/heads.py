@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from fourm_engine.nn.initial import Initial
+from fourm_engine.nn.init import Initial
 from fourm_engine.nn.linear import linear
 
 if TYPE_CHECKING:

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from fourm_engine.device import at_hand
 from fourm_engine.nn.attention import Contexts, additive, guard_mask, stacked, up_to
 from fourm_engine.nn.blocks import BlockCache, DecoderBlock, EncoderBlock, layer_norm
-from fourm_engine.nn.computing import compile_blocks
 from fourm_engine.nn.config import SIZES, ModelConfig
 from fourm_engine.nn.embeddings import Embedding
 from fourm_engine.nn.heads import Heads
-from fourm_engine.nn.initial import Initial
+from fourm_engine.nn.init import Initial
+from fourm_engine.nn.wrappers import compile_blocks
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

@@ -15,7 +15,7 @@ from fourm_engine.nn.memory import activation_bytes
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.console import gib
-from fourm_engine.train.disk import checkpoint_bytes, kept_beside
+from fourm_engine.train.disk_space import checkpoint_bytes, kept_beside
 from fourm_engine.train.parallel import copies
 from fourm_engine.vocabulary import Vocabulary
 

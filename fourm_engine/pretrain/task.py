@@ -30,9 +30,9 @@ from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.flops import Learning, forward_flops, training_flops, training_flops_of
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.config import LossConfig
+from fourm_engine.pretrain.initial_weights import filled
 from fourm_engine.pretrain.memory import memory_of, shortage
 from fourm_engine.pretrain.pairs import paired
-from fourm_engine.pretrain.starting import filled
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.distributed import rank, world_size
 from fourm_engine.train.task import Loss, Planned, Task

@@ -22,7 +22,7 @@ from fourm_plugins.counting import counted
 #: Longest value of a setting in the brief table, in characters.
 MAX_CHARS = 40
 AXES = {"step": "step", "samples": "samples", "seconds": "seconds of training"}
-#: The `what` of a run's record (`fourm_engine.train.record`) if its losses are nats.
+#: The `what` of a run's record (`fourm_engine.train.run_record`) if its losses are nats.
 OF_MODELS = frozenset({"fourm", "finetuning", "extension"})
 #: Settings that always differ between runs.
 NAMES_OF_RUNS = frozenset({"run"})

@@ -19,8 +19,8 @@ from fourm_engine.data.sets import data_sets
 from fourm_engine.data.tokens.indexing import open_index
 from fourm_engine.device import rank_and_world, settle_threads
 from fourm_engine.evaluate.tasks import task_notes
-from fourm_engine.finetune.learning import adapt
 from fourm_engine.finetune.source import check_known, check_shape, describe
+from fourm_engine.finetune.trainable import adapt
 from fourm_engine.masking.budgets import Budgets
 from fourm_engine.modalities import Modalities, load_manager, load_modalities
 from fourm_engine.nn.flops import Learning, forward_flops, training_flops_of
@@ -29,7 +29,7 @@ from fourm_engine.pretrain.memory import memory_of
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.dry_run_report import DryRun
 from fourm_engine.recipes.tokens_there import check_tokens_there
-from fourm_engine.train.disk import checkpoint_bytes
+from fourm_engine.train.disk_space import checkpoint_bytes
 from fourm_engine.train.utilisation import memory as memory_taken
 from fourm_engine.train.utilisation import named_peak, peak
 from fourm_engine.vocabulary import Vocabulary

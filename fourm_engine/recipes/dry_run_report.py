@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.console import gib, packed, si
-from fourm_engine.train.disk import checkpoints_kept
+from fourm_engine.train.disk_space import checkpoints_kept
 from fourm_engine.train.schedule import Plan
 from fourm_engine.train.utilisation import Peak
 from fourm_engine.vocabulary import Vocabulary

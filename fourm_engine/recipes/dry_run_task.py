@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from fourm_engine.finetune.learning import adapt
+from fourm_engine.finetune.trainable import adapt
 from fourm_engine.modalities import load_manager
 from fourm_engine.recipes.finetune_task import modalities_of, task_of
 from fourm_engine.recipes.task_config import TaskRunConfig

@@ -15,10 +15,10 @@ from fourm_engine.features.encoder import Encoder, encoder
 from fourm_engine.features.index import DESCRIPTION, Index, check_free
 from fourm_engine.features.labels import read_labels
 from fourm_engine.features.predicted import Predicted
-from fourm_engine.features.reading import DataSamples, batches
+from fourm_engine.features.resizing import Size
 from fourm_engine.features.retrieval import Retrieval
 from fourm_engine.features.retrieval import evaluate as measure
-from fourm_engine.features.sizes import Size
+from fourm_engine.features.samples import DataSamples, batches
 from fourm_engine.files import write_atomically
 from fourm_engine.lock import at_work
 from fourm_engine.model import FourM

@@ -8,7 +8,7 @@ from pathlib import Path
 from fourm_engine.features.encoder import encoder
 from fourm_engine.features.export import FileFacts, Format
 from fourm_engine.features.export import export as write
-from fourm_engine.features.sizes import Size
+from fourm_engine.features.resizing import Size
 from fourm_engine.lock import at_work
 from fourm_engine.recipes.config import manager_of_run
 from fourm_engine.recipes.tell import Tell, choose_threads, say

@@ -17,18 +17,18 @@ from fourm_engine.recipes.tell import Tell, first_only, say
 from fourm_engine.train.distributed import check_same, processes
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.watchdog import trains_in
-from fourm_engine.transfer.altering import altering_of
+from fourm_engine.transfer.augmentation import altering_of
 from fourm_engine.transfer.classification import Classification
 from fourm_engine.transfer.coco import read_coco
 from fourm_engine.transfer.config import ClassificationConfig, DetectionConfig
 from fourm_engine.transfer.detection import Detection, picture_of
 from fourm_engine.transfer.labels import Labels, check_known, classes_of, of_file, of_folders, only_known
-from fourm_engine.transfer.mixing import mixing_of
+from fourm_engine.transfer.mixup import mixing_of
 from fourm_engine.transfer.objective import Objective
 from fourm_engine.transfer.samples import TaskSamples
-from fourm_engine.transfer.saved import objective_of
 from fourm_engine.transfer.source import TaskSource, describe_source, open_source
 from fourm_engine.transfer.task import HeadTask
+from fourm_engine.transfer.task_folder import objective_of
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
 

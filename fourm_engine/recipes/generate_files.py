@@ -23,8 +23,8 @@ from fourm_engine.data.bad_files import BadFile, BadFiles
 from fourm_engine.data.views import ViewDrawer
 from fourm_engine.data.workers import ahead, preparing_workers
 from fourm_engine.files import write_atomically
-from fourm_engine.generate.given import Ids
 from fourm_engine.generate.guidance import Guide
+from fourm_engine.generate.input_types import Ids
 from fourm_engine.generate.regions import Regions, weighed
 from fourm_engine.generate.result import Results
 from fourm_engine.model import FourM

@@ -16,11 +16,11 @@ from typing import Any
 from fourm_engine.data.raw.names import say as remark
 from fourm_engine.data.raw.names import shown
 from fourm_engine.device import local_device, rank_and_world
-from fourm_engine.generate.given import Typed
+from fourm_engine.generate.input_types import Typed
 from fourm_engine.generate.masks import is_box, read_mask
 from fourm_engine.generate.plan import default_plan
 from fourm_engine.generate.regions import Regions
-from fourm_engine.generate.request import targets_of
+from fourm_engine.generate.validation import targets_of
 from fourm_engine.lock import at_work
 from fourm_engine.recipes.generate import GuidedBy, guided, open_model
 from fourm_engine.recipes.generate_files import FilesReport, Job, summary

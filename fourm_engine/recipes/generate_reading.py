@@ -16,7 +16,7 @@ import numpy as np
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw.aspect import same_aspect
 from fourm_engine.data.views import ViewDrawer, view_of
-from fourm_engine.generate.given import Typed
+from fourm_engine.generate.input_types import Typed
 from fourm_engine.generate.masks import region_tokens
 from fourm_engine.generate.regions import Regions
 from fourm_engine.recipes.sample_inputs import SampleInputs

@@ -19,8 +19,8 @@ from fourm_engine.features.cache import features_of
 from fourm_engine.features.encoder import Encoder, encoder
 from fourm_engine.features.labels import read_labels
 from fourm_engine.features.probes import Labelled
-from fourm_engine.features.reading import ClassFolder, DataSamples, Samples
-from fourm_engine.features.sizes import Size
+from fourm_engine.features.resizing import Size
+from fourm_engine.features.samples import ClassFolder, DataSamples, Samples
 from fourm_engine.files import write_atomically
 from fourm_engine.lock import at_work
 from fourm_engine.recipes.config import manager_of_run

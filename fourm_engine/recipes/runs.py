@@ -17,7 +17,7 @@ from typing import Any
 from fourm_engine.evaluate.metrics_file import LARGEST, Line, read_lines
 from fourm_engine.evaluate.metrics_file import NAME as METRICS
 from fourm_engine.lock import process_lives
-from fourm_engine.train import record
+from fourm_engine.train import run_record
 from fourm_engine.yaml_config import ConfigError, not_a_run, read_yaml, run_of_data
 from fourm_plugins.hub import check_there
 
@@ -71,11 +71,11 @@ class KnownRun:
     def state(self) -> str:
         """ "running", "ended", "stopped" (by a signal), "failed", "killed" (without a record), or "unknown"."""
         state = self.facts.get("state")
-        if state == record.RUNNING:
+        if state == run_record.RUNNING:
             return "killed" if process_lives(self.facts) is False else state
-        if state in (record.ENDED, record.FAILED, record.STOPPED):
+        if state in (run_record.ENDED, run_record.FAILED, run_record.STOPPED):
             return str(state)
-        return record.ENDED if (self.folder / FINISHED).is_file() else "unknown"
+        return run_record.ENDED if (self.folder / FINISHED).is_file() else "unknown"
 
     def best(self) -> tuple[float, int] | None:
         """(lowest mean of the held-out losses, its step). Measures that are not training losses do not count."""
@@ -112,7 +112,7 @@ class KnownRun:
             "held_out": next((line.held_out for line in reversed(self.lines) if line.held_out), {}),
             "best_held_out": best[0] if best else None,
             "best_step": best[1] if best else None,
-            "exported_step": self.facts.get("step") if self.state == record.ENDED else None,
+            "exported_step": self.facts.get("step") if self.state == run_record.ENDED else None,
             "kept_step": self.kept_step(),
             "samples_per_s": numbers.get("samples_per_s"),
             "seconds": at["seconds"][-1] if at["seconds"] else None,
@@ -139,7 +139,7 @@ def covered(run: KnownRun) -> dict[str, list[float]]:
 
 
 def is_run(folder: Path) -> bool:
-    return (folder / record.NAME).is_file() or (folder / METRICS).is_file()
+    return (folder / run_record.NAME).is_file() or (folder / METRICS).is_file()
 
 
 def open_run(folder: Path) -> KnownRun:
@@ -150,14 +150,14 @@ def open_run(folder: Path) -> KnownRun:
     if not is_run(folder):
         inside = [str(path) for path in sorted(folder.iterdir()) if path.is_dir() and is_run(path)]
         remedy = f"; did you mean {' or '.join(inside[:3])}?" if inside else run_of_data(folder)
-        raise ValueError(f"{folder} holds no run: neither {record.NAME} nor {METRICS}{remedy}")
+        raise ValueError(f"{folder} holds no run: neither {run_record.NAME} nor {METRICS}{remedy}")
     config: dict[str, Any] = {}
     if (folder / CONFIG).is_file():
         try:
             config = read_yaml(folder / CONFIG)
         except (ConfigError, OSError):
             config = {}
-    return KnownRun(folder, record.read(folder), config, read_lines(folder / METRICS))
+    return KnownRun(folder, run_record.read(folder), config, read_lines(folder / METRICS))
 
 
 def find_runs(folders: Sequence[Path]) -> list[KnownRun]:

@@ -21,7 +21,7 @@ from fourm_engine.data.names_table import LazyNames, Names
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.names import is_litter, plain, shown
 from fourm_engine.data.raw.source import Source, open_source
-from fourm_engine.generate.given import TEXT, Typed
+from fourm_engine.generate.input_types import TEXT, Typed
 from fourm_engine.recipes.generated_record import hash_of
 from fourm_plugins.counting import counted
 from fourm_plugins.inputs import looks_like_path

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fourm_engine.sweep.config import MAX_TRIALS, SweepConfig
-from fourm_engine.sweep.contents import content_of, read_base
 from fourm_engine.sweep.trial import Trial, name_of, short_names
+from fourm_engine.sweep.trial_config import content_of, read_base
 from fourm_engine.yaml_config import ConfigError
 
 TRIALS = "trials"

@@ -14,10 +14,10 @@ import yaml
 
 from fourm_engine.files import write_atomically
 from fourm_engine.sweep.config import Measure
-from fourm_engine.sweep.contents import command_of
 from fourm_engine.sweep.folder import DONE, FAILED, SweepFolder
-from fourm_engine.sweep.measured import Measured, measured
 from fourm_engine.sweep.trial import Trial, shown
+from fourm_engine.sweep.trial_config import command_of
+from fourm_engine.sweep.trial_metrics import Measured, measured
 from fourm_plugins.counting import counted
 from fourm_plugins.printable import printable
 

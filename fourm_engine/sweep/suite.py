@@ -21,13 +21,13 @@ from fourm_engine.recipes.tell import Tell, say
 from fourm_engine.storage.url import LocalFolder
 from fourm_engine.sweep.along import along, check_along
 from fourm_engine.sweep.config import RESULT, Key, Label, Measure, Seeds, Settings, Strict, read_file, refuse_kept
-from fourm_engine.sweep.contents import check_from, content_of, is_task, read_base, with_settings
 from fourm_engine.sweep.folder import SweepFolder
-from fourm_engine.sweep.measured import absence, measured
-from fourm_engine.sweep.pictures import draw_all, draw_along
+from fourm_engine.sweep.plots import draw_all, draw_along
 from fourm_engine.sweep.results import Group, Results, results_of
 from fourm_engine.sweep.trial import Trial, name_of, slug
-from fourm_engine.sweep.work import Work
+from fourm_engine.sweep.trial_config import check_from, content_of, is_task, read_base, with_settings
+from fourm_engine.sweep.trial_metrics import absence, measured
+from fourm_engine.sweep.workers import Work
 from fourm_engine.yaml_config import ConfigError, set_key
 from fourm_plugins.suggest import did_you_mean, nearest
 

@@ -13,15 +13,15 @@ from typing import Any
 
 from fourm_engine.recipes.tell import Tell, say
 from fourm_engine.sweep.config import SweepConfig, read_file
-from fourm_engine.sweep.contents import command_of
 from fourm_engine.sweep.folder import DONE, FAILED, SweepFolder
-from fourm_engine.sweep.measured import MEASURED, absence, measured
-from fourm_engine.sweep.pictures import draw_all
 from fourm_engine.sweep.plan import TRIALS, Plan
+from fourm_engine.sweep.plots import draw_all
 from fourm_engine.sweep.results import Results, results_of, write_best, write_results
 from fourm_engine.sweep.search import check_optuna, next_draw
 from fourm_engine.sweep.trial import Trial
-from fourm_engine.sweep.work import Work
+from fourm_engine.sweep.trial_config import command_of
+from fourm_engine.sweep.trial_metrics import MEASURED, absence, measured
+from fourm_engine.sweep.workers import Work
 from fourm_engine.train.metrics import duration
 from fourm_engine.yaml_config import ConfigError
 from fourm_plugins.suggest import did_you_mean

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fourm_engine.files import write_atomically
 from fourm_engine.train.distributed import gather_json, gathered, rank, together
-from fourm_engine.train.step import Learner
+from fourm_engine.train.learner import Learner
 from fourm_engine.train.task import Task
 
 if TYPE_CHECKING:

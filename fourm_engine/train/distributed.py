@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from fourm_engine.device import keep_memory, local_rank, rank_and_world, settle_threads
 from fourm_engine.files import words_of
-from fourm_engine.train.meeting import check_address, store_of_this_start
+from fourm_engine.train.rendezvous import check_address, store_of_this_start
 from fourm_plugins.errors import one_line
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from torch import nn
 
 from fourm_engine.data.order import Share
 from fourm_engine.train.distributed import sum_numbers
-from fourm_engine.train.step import Learner
+from fourm_engine.train.learner import Learner
 from fourm_engine.train.stopping import STOPS
 from fourm_engine.train.task import Task, means
 

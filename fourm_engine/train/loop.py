@@ -26,24 +26,24 @@ from fourm_engine.device import rank_and_world
 from fourm_engine.train import finished
 from fourm_engine.train.best import Best, HeldOut
 from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, Progress, load, nearest, state_of
+from fourm_engine.train.checkpoint_manager import Checkpoints
 from fourm_engine.train.config import LENGTHS, TrainConfig
 from fourm_engine.train.console import tell
-from fourm_engine.train.disk import disk_shortage
+from fourm_engine.train.disk_space import disk_shortage
 from fourm_engine.train.distributed import gathered, processes, rank, seed_of, together, world_size
-from fourm_engine.train.examine import examine
 from fourm_engine.train.exchange import Measure, exchanged, measured
-from fourm_engine.train.feed import Feed
-from fourm_engine.train.garbage import collected_at_steps
+from fourm_engine.train.garbage_collection import collected_at_steps
+from fourm_engine.train.learner import Learner
 from fourm_engine.train.metrics import Metrics
+from fourm_engine.train.nonfinite import NotFinite, read_step
 from fourm_engine.train.observers import Observers
 from fourm_engine.train.optimiser import PREFIX as OPTIMISER
 from fourm_engine.train.outcome import AHEAD, MAX_SKIPPED, Diverged, Outcome, Pending
+from fourm_engine.train.prefetch import Feed
 from fourm_engine.train.profile import Profile
-from fourm_engine.train.record import recorded
-from fourm_engine.train.replay import NotFinite, read_step
-from fourm_engine.train.same_run import RunIdentity
-from fourm_engine.train.saving import Checkpoints
-from fourm_engine.train.step import Learner
+from fourm_engine.train.replay import examine
+from fourm_engine.train.run_identity import RunIdentity
+from fourm_engine.train.run_record import recorded
 from fourm_engine.train.stopping import Stopped, stop_requests
 from fourm_engine.train.task import Task
 from fourm_engine.train.utilisation import describe_devices, memory, peak_of_all

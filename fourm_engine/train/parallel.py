@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from fourm_engine.device import at_hand, local_world
-from fourm_engine.nn.computing import checkpoint_blocks, compile_blocks, halve_residual
+from fourm_engine.nn.wrappers import checkpoint_blocks, compile_blocks, halve_residual
 from fourm_engine.train.distributed import first_row, local, patience, together, world_size
 from fourm_engine.train.shared_mean import SharedMean
 

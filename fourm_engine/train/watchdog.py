@@ -22,8 +22,8 @@ from torch.distributed import DistError
 
 from fourm_engine.lock import GATE, at_work, now, refused, this_process
 from fourm_engine.train.distributed import OtherProcess, describe
+from fourm_engine.train.heartbeat import Signs, gone
 from fourm_engine.train.run_folder import check_run_folder
-from fourm_engine.train.signs import Signs, gone
 from fourm_engine.train.stopping import Stopped
 
 FOLDER = "processes"

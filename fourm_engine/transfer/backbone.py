@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fourm_engine.finetune.config import FinetuneConfig
-from fourm_engine.finetune.learning import adapt
+from fourm_engine.finetune.trainable import adapt
 from fourm_engine.nn.adapt import plain_state
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.parts import encoder_of

@@ -17,14 +17,14 @@ import torch
 from fourm_engine.data.views import SampleViews, view_of
 from fourm_engine.device import choose_device
 from fourm_engine.generate.inputs import InputReader
-from fourm_engine.generate.request import inputs_of, no_such
+from fourm_engine.generate.validation import inputs_of, no_such
 from fourm_engine.masking.pack import ordered, pack_inputs
 from fourm_engine.modalities import Modalities
 from fourm_engine.transfer.answers import Answer, Detections
 from fourm_engine.transfer.detection import Detection
 from fourm_engine.transfer.network import TaskBatch, TaskNetwork
 from fourm_engine.transfer.objective import Objective
-from fourm_engine.transfer.saved import load, locate
+from fourm_engine.transfer.task_folder import load, locate
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins import calls
 from fourm_plugins.manager import PluginManager

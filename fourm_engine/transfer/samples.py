@@ -22,9 +22,9 @@ from fourm_engine.data.raw.store import RawStore
 from fourm_engine.data.views import DrawnViews, ViewDrawer
 from fourm_engine.device import rank_and_world
 from fourm_engine.masking.pack import Shown, ordered, pack_inputs
-from fourm_engine.transfer.altering import Altering
+from fourm_engine.transfer.augmentation import Altering
 from fourm_engine.transfer.classification import Classification
-from fourm_engine.transfer.mixing import Mixing
+from fourm_engine.transfer.mixup import Mixing
 from fourm_engine.transfer.network import TaskBatch
 from fourm_engine.transfer.objective import Objective, Target, stacked
 from fourm_engine.vocabulary import Vocabulary

@@ -29,8 +29,8 @@ from fourm_engine.transfer.config import TaskConfig
 from fourm_engine.transfer.network import TaskBatch, TaskNetwork, check_output, head_spec, make_head
 from fourm_engine.transfer.objective import Objective
 from fourm_engine.transfer.samples import TaskSample, TaskSamples
-from fourm_engine.transfer.saved import HEAD, save
 from fourm_engine.transfer.source import TaskSource
+from fourm_engine.transfer.task_folder import HEAD, save
 from fourm_engine.weights import digest_of
 from fourm_plugins.head import HeadFeatures
 from fourm_plugins.manager import PluginManager

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fourm_engine.cli import app, main, memory
+from fourm_engine.cli import app, main, out_of_memory
 
 GPU = torch.OutOfMemoryError(
     "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which 5.06 GiB is "
@@ -33,17 +33,17 @@ def test_a_full_gpu_is_one_line_with_the_settings_that_need_less(command, settin
 
 
 def test_only_a_command_that_has_a_dry_run_is_told_of_it():
-    assert "--dry-run" in memory.out_of_memory(GPU, ["train"])
-    assert "--dry-run" not in memory.out_of_memory(GPU, ["extend"])
+    assert "--dry-run" in out_of_memory.out_of_memory(GPU, ["train"])
+    assert "--dry-run" not in out_of_memory.out_of_memory(GPU, ["extend"])
 
 
 def test_memory_that_a_cpu_lacks_is_told_alike():
     with pytest.raises(RuntimeError) as raised:
         torch.empty(10**15)
-    line = memory.out_of_memory(raised.value, ["tokenize"])
+    line = out_of_memory.out_of_memory(raised.value, ["tokenize"])
     assert "tried to allocate 4000000000000000 bytes" in line
-    assert memory.ELSEWHERE in line
-    assert memory.out_of_memory(raised.value, ["generate"]).endswith("; lower --batch-size")
+    assert out_of_memory.ELSEWHERE in line
+    assert out_of_memory.out_of_memory(raised.value, ["generate"]).endswith("; lower --batch-size")
 
 
 def test_so_is_memory_that_arrays_and_lists_lack(monkeypatch, capsys):
@@ -53,7 +53,7 @@ def test_so_is_memory_that_arrays_and_lists_lack(monkeypatch, capsys):
         code, said = run(error, "train", monkeypatch, capsys)
         assert code == 1
         assert said.startswith("fourm: error: out of memory")
-        assert memory.REMEDIES["train"] in said
+        assert out_of_memory.REMEDIES["train"] in said
     assert "out of memory; raise" in said
 
 

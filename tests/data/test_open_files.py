@@ -13,7 +13,7 @@ import torch
 from fourm_engine.data.raw.index import INDEX
 from fourm_engine.data.tokens.index import INDEX_FOLDER
 from fourm_engine.train import checkpoint
-from fourm_engine.train.saving import Checkpoints
+from fourm_engine.train.checkpoint_manager import Checkpoints
 from tests.data.indexed_data import raw, samples, tokens
 from tests.data.indexing import held
 

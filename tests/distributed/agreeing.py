@@ -12,12 +12,12 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from fourm_engine.train import saving
+from fourm_engine.train import checkpoint_manager
+from fourm_engine.train.checkpoint_manager import Checkpoints
 from fourm_engine.train.distributed import gather_json, processes, rank
 from fourm_engine.train.exchange import exchanged
-from fourm_engine.train.feed import Feed
 from fourm_engine.train.loop import Trainer
-from fourm_engine.train.saving import Checkpoints
+from fourm_engine.train.prefetch import Feed
 from tests.train.toy_task import FEATURES, Network, ToyTask, config
 
 ERRORS = {
@@ -87,7 +87,7 @@ def trainer_seed(process: int) -> int:
 
 def save(folder: Path) -> None:
     found = []
-    real = saving.save_file
+    real = checkpoint_manager.save_file
     with processes(config()):
         for kind, make in ERRORS.items():
             for bad in (0, 1):
@@ -102,14 +102,14 @@ def save(folder: Path) -> None:
                 tensors = {"a": torch.ones(4)}
                 checkpoints.save(1, tensors, {})
                 checkpoints.finish()
-                saving.save_file = fail
+                checkpoint_manager.save_file = fail
                 try:
                     checkpoints.save(2, tensors, {})
                     checkpoints.finish()
                     raised = None
                 except BaseException as error:
                     raised = [type(error).__name__, str(error)]
-                saving.save_file = real
+                checkpoint_manager.save_file = real
                 left = sorted(path.name for path in checkpoints.folder.iterdir())
                 found.append([kind, bad, gather_json([raised, said, checkpoints.saved, left])])
                 dist.barrier()

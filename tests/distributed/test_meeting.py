@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.distributed import processes
-from fourm_engine.train.meeting import check_address, meet
+from fourm_engine.train.rendezvous import check_address, meet
 
 WORLD, WAIT = 3, timedelta(seconds=60)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fourm_engine.cli.new import write_package
+from fourm_engine.cli.new_plugin import write_package
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/plugins.md").read_text()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fourm_engine.cli.new import Layout, write_package
+from fourm_engine.cli.new_plugin import Layout, write_package
 from fourm_plugins.testing import MaskerConformance, ModalityConformance, TokenizerConformance
 from fourm_plugins.testing.suite import run_checks
 from tests.installing import install

@@ -17,7 +17,7 @@ from fourm_engine.transfer.backbone import encoder_alone, inputs_of
 from fourm_engine.transfer.classification import Classification
 from fourm_engine.transfer.config import DetectionConfig
 from fourm_engine.transfer.network import TaskNetwork, head_spec, make_head
-from fourm_engine.transfer.saved import objective_of
+from fourm_engine.transfer.task_folder import objective_of
 from fourm_engine.yaml_config import read_yaml
 from tests.transfer.heads import (
     HAS_TORCHVISION,

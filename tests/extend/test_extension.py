@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from fourm_engine.extend.report import Report
 from fourm_engine.extend.task import ExtendTask
-from fourm_engine.generate.given import Ids
+from fourm_engine.generate.input_types import Ids
 from fourm_engine.model import FourM
 from fourm_engine.pretrain.task import FourMTask
 from fourm_engine.recipes.extend import open_extension

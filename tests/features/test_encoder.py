@@ -11,8 +11,8 @@ from fourm_engine.cli.embed import embed, search
 from fourm_engine.convert.absent import absent
 from fourm_engine.features.encoder import Encoder
 from fourm_engine.features.index import Index
-from fourm_engine.features.sizes import resized
-from fourm_engine.generate.given import Condition, Ids
+from fourm_engine.features.resizing import resized
+from fourm_engine.generate.input_types import Condition, Ids
 from fourm_engine.modalities import Modalities
 from fourm_engine.model import FourM
 from fourm_plugins.manager import PluginManager

@@ -14,7 +14,7 @@ from fourm_engine.features import export as exporting
 from fourm_engine.features.encoder import Encoder
 from fourm_engine.features.export import arrays_of, export
 from fourm_engine.files import CannotWrite
-from fourm_engine.generate.given import Condition, Ids
+from fourm_engine.generate.input_types import Condition, Ids
 from tests.generate.toys import SIDE, make_model, picture
 from tests.running import refused
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from fourm_engine.batch import Tokens
 from fourm_engine.finetune.source import Source
 from fourm_engine.finetune.task import FinetuneTask, adapt
-from fourm_engine.generate.given import Ids
+from fourm_engine.generate.input_types import Ids
 from fourm_engine.masking.pack import Shown, pack_inputs
 from fourm_engine.modalities import load_manager
 from fourm_engine.model import FourM

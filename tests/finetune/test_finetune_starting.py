@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from fourm_engine import exported
-from fourm_engine.finetune.learning import adapt
 from fourm_engine.finetune.source import Source
+from fourm_engine.finetune.trainable import adapt
 from fourm_engine.modalities import load_manager
 from fourm_engine.model import FourM
 from fourm_engine.nn.adapt import take_over
 from fourm_engine.nn.transformer import Transformer
-from fourm_engine.pretrain.starting import planned
+from fourm_engine.pretrain.initial_weights import planned
 from fourm_engine.recipes.config import load_config
 from fourm_engine.recipes.train import train
 from fourm_engine.weights import read_rows

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from fourm_engine.cli.edit import edit as command
-from fourm_engine.generate.given import Condition
-from fourm_engine.generate.shown import without_halo
+from fourm_engine.generate.input_types import Condition
+from fourm_engine.generate.sample import without_halo
 from tests.generate.toys import SIDE, heights, picture
 
 

@@ -8,8 +8,8 @@ import pytest
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fourm_engine.generate.given import Condition
 from fourm_engine.generate.guidance import Guide
+from fourm_engine.generate.input_types import Condition
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.schedules import tokens_per_step
 from fourm_engine.nn.transformer import Transformer

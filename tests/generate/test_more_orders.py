@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fourm_engine.generate.more_orders import Entropy, Halton, Remask
 from fourm_engine.generate.plan import Stage
-from fourm_engine.generate.shown import Sample
+from fourm_engine.generate.sample import Sample
 from fourm_engine.masking.pack import Shown
 from fourm_plugins import DecodingOrder, Grid, Predicted, Vector
 from fourm_plugins.manager import PluginError

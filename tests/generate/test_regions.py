@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from fourm_engine.generate.given import Condition, Ids
+from fourm_engine.generate.input_types import Condition, Ids
 from fourm_engine.generate.plan import Stage
-from fourm_engine.generate.shown import Region, Sample
+from fourm_engine.generate.sample import Region, Sample
 from tests.generate.test_sampler import grid_logits, sample, sampler  # noqa: F401 (a fixture)
 from tests.generate.toys import picture
 

@@ -9,9 +9,9 @@ import torch
 from fourm_engine.batch import Tokens
 from fourm_engine.generate.guidance import branches
 from fourm_engine.generate.plan import Stage, default_plan
+from fourm_engine.generate.sample import Sample, SequenceIds
 from fourm_engine.generate.sampler import Sampler
 from fourm_engine.generate.schedules import tokens_per_step
-from fourm_engine.generate.shown import Sample, SequenceIds
 from fourm_engine.masking.pack import Shown, pack_inputs
 from tests.generate.toys import modalities, network
 

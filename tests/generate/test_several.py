@@ -9,7 +9,7 @@ import pytest
 
 import fourm_engine as fm
 from fourm_engine.convert.absent import absent
-from fourm_engine.generate.given import Condition
+from fourm_engine.generate.input_types import Condition
 from fourm_engine.generate.result import Generated
 from tests.generate.toys import heights, picture
 

@@ -18,7 +18,7 @@ from fourm_engine.convert import published_model
 from fourm_engine.convert.tensors import Domain, vocabulary_of
 from fourm_engine.generate.guidance import branches
 from fourm_engine.generate.plan import Stage
-from fourm_engine.generate.shown import Sample
+from fourm_engine.generate.sample import Sample
 from fourm_engine.masking.pack import Shown
 from fourm_engine.model import FourM
 from fourm_plugins.spec import Grid, Sequence

@@ -11,7 +11,7 @@ import torch
 from fourm_engine.batch import Tokens
 from fourm_engine.generate.guidance import branches
 from fourm_engine.generate.plan import Stage
-from fourm_engine.generate.shown import Sample
+from fourm_engine.generate.sample import Sample
 from fourm_engine.masking.pack import Shown, pack_inputs
 from fourm_engine.model import FourM
 from tests.golden.cases import Case, cases, model_case, write_checkpoint

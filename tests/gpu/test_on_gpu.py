@@ -23,9 +23,9 @@ from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.sampler import Sampler
 from fourm_engine.nn.attention import attend
 from fourm_engine.tokenizers import store
-from fourm_engine.train import loop, parallel, step
+from fourm_engine.train import learner, loop, parallel
+from fourm_engine.train.learner import Learner
 from fourm_engine.train.loop import Trainer
-from fourm_engine.train.step import Learner
 from tests.fakes import fake_modalities, sample_names, write_data
 from tests.generate import test_graphs
 from tests.generate.test_sampler import IDS, MODALITIES, sample
@@ -64,7 +64,7 @@ def train(data, run, *, sharded=False, **settings):
         patch.setattr(store, "PluginManager", fourm_run.Host)
         if sharded:
             patch.setattr(parallel, "is_sharded", lambda *_: True)
-            patch.setattr(step, "is_sharded", lambda *_: True)
+            patch.setattr(learner, "is_sharded", lambda *_: True)
             backend = "cpu:gloo,cuda:nccl" if DEVICE.type == "cuda" else "gloo"
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         try:

@@ -6,9 +6,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fourm_engine.nn.adapt import add_lora, freeze, freeze_known
-from fourm_engine.nn.computing import checkpoint_blocks
 from fourm_engine.nn.flops import Learning, forward_flops, training_flops, training_flops_of
 from fourm_engine.nn.transformer import Transformer
+from fourm_engine.nn.wrappers import checkpoint_blocks
 from fourm_engine.vocabulary import Vocabulary
 from tests.nn.conftest import small_config
 

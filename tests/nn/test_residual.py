@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from fourm_engine.nn.computing import checkpoint_blocks, halve_residual
 from fourm_engine.nn.transformer import Transformer
+from fourm_engine.nn.wrappers import checkpoint_blocks, halve_residual
 from fourm_engine.train.parallel import started
 from tests.nn.conftest import lively, small_config
 from tests.train.blocks_task import BlocksTask

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from fourm_engine.cli.app import app
 from fourm_engine.evaluate import edit_sheet
-from fourm_engine.generate.given import Condition
 from fourm_engine.generate.guidance import Guide
+from fourm_engine.generate.input_types import Condition
 from fourm_engine.generate.tiles import tiled
 from fourm_engine.model import FourM
 from tests.generate.toys import make_model, network, picture

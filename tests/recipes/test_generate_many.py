@@ -11,7 +11,7 @@ import pytest
 
 from fourm_engine.cli import main
 from fourm_engine.data.raw.aligned import AlignedData
-from fourm_engine.generate.given import Condition
+from fourm_engine.generate.input_types import Condition
 from fourm_engine.lock import Busy, at_work
 from fourm_engine.model import FourM
 from fourm_engine.recipes import generate_files

@@ -12,7 +12,7 @@ from fourm_engine.recipes.compare_runs import compare_runs, plot_runs
 from fourm_engine.recipes.config import CONFIG
 from fourm_engine.recipes.runs import CONFIG as SAME_CONFIG
 from fourm_engine.recipes.runs import find_runs, matrix_of, open_run
-from fourm_engine.train.record import NAME
+from fourm_engine.train.run_record import NAME
 from tests.running import fourm, rows
 
 CONFIGS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fourm_engine.sweep import suite, work
+from fourm_engine.sweep import suite, workers
 from fourm_engine.sweep import sweep as recipe
 from tests.recipes.test_config import MINIMAL
 
@@ -86,10 +86,10 @@ def sweeps(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = Sweeps(tmp_path)
     path = made.program(BODY)
-    monkeypatch.setattr(work.sys, "executable", str(path))
-    monkeypatch.setattr(work, "LOOK", 0.01)
-    monkeypatch.setattr(work, "LOOK_AT_OTHERS", 0.02)
-    monkeypatch.setattr(work, "visible_gpus", list)
+    monkeypatch.setattr(workers.sys, "executable", str(path))
+    monkeypatch.setattr(workers, "LOOK", 0.01)
+    monkeypatch.setattr(workers, "LOOK_AT_OTHERS", 0.02)
+    monkeypatch.setattr(workers, "visible_gpus", list)
     for module in (recipe, suite):  # which has its tests
         monkeypatch.setattr(module, "draw_all", lambda *_: [])
     return made

@@ -12,7 +12,7 @@ from fourm_engine.cli.app import app
 from fourm_engine.recipes.config import load_config
 from fourm_engine.recipes.runs import open_run
 from fourm_engine.recipes.train import train
-from fourm_engine.sweep.work import AS_IT_IS
+from fourm_engine.sweep.workers import AS_IT_IS
 from tests.finetune.based import config_of, prepare
 from tests.running import silent
 

@@ -8,10 +8,10 @@ import pytest
 
 from fourm_engine.sweep.config import Measure
 from fourm_engine.sweep.folder import DONE, Outcome, SweepFolder
-from fourm_engine.sweep.measured import measured
-from fourm_engine.sweep.pictures import draw_all, power_law
+from fourm_engine.sweep.plots import draw_all, power_law
 from fourm_engine.sweep.results import results_of, spread, table_of
 from fourm_engine.sweep.trial import Trial
+from fourm_engine.sweep.trial_metrics import measured
 from tests.recipes.test_runs import write
 
 MEASURES = [

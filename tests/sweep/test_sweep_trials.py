@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from fourm_engine.recipes.config import load_config
-from fourm_engine.sweep import work
+from fourm_engine.sweep import workers
 from fourm_engine.sweep.sweep import Sweep, sweep
 from fourm_engine.yaml_config import ConfigError
 from tests.running import silent
@@ -152,7 +152,7 @@ def test_a_trial_that_has_trained_for_its_time_is_evaluated_as_it_is(sweeps, tmp
     sweeps.program(CUT)
     report = sweep(sweeps.file(grid={"train.lr": [0.1]}, budget={"minutes": 1e-9}), tell=silent)
     words = [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
-    assert words[1][2:] == ["train.steps=6", *work.AS_IT_IS]
+    assert words[1][2:] == ["train.steps=6", *workers.AS_IT_IS]
     assert report.results[0].value == pytest.approx(0.2)
     assert report.to_json()["trials"][0]["cut_at_step"] == 6
     assert any("budget.minutes" in note for note in report.notes)
@@ -163,7 +163,7 @@ def test_one_that_was_cut_when_all_ended_is_not_trained_on(sweeps, tmp_path):
     path = sweeps.file(grid={"train.lr": [0.1]}, budget={"minutes": 1e-9})
     trials = Sweep(path, tell=silent)
     trials.folder.write(trials.trials[0])
-    trials.folder.end(trials.trials[0], work.Outcome("cut", step=4))
+    trials.folder.end(trials.trials[0], workers.Outcome("cut", step=4))
     sweep(path, tell=silent)
     assert [json.loads(line)[2] for line in (tmp_path / "calls").read_text().splitlines()] == ["train.steps=4"]
 

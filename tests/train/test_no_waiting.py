@@ -12,8 +12,8 @@ from fourm_engine.tokenizers.quantisers.lfq import LookupFreeQuantiser
 from fourm_engine.tokenizers.quantisers.product import ProductQuantiser
 from fourm_engine.tokenizers.quantisers.vq import VectorQuantiser
 from fourm_engine.train import loop
+from fourm_engine.train.learner import Learner
 from fourm_engine.train.loop import Trainer
-from fourm_engine.train.step import Learner
 from tests.fakes import fake_modalities, sample_names, write_data
 from tests.pretrain import fourm_run
 from tests.train import blocks_task

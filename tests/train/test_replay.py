@@ -12,7 +12,7 @@ from torch import nn
 
 from fourm_engine.data.order import Share
 from fourm_engine.train.loop import Trainer
-from fourm_engine.train.replay import KEPT, NotFinite, _digest, read_step
+from fourm_engine.train.nonfinite import KEPT, NotFinite, _digest, read_step
 from tests.running import rows
 from tests.train import toy_task
 from tests.train.toy_task import FEATURES, Network, ToyTask, config
@@ -158,7 +158,7 @@ def test_what_no_run_has_kept_is_refused_by_name(tmp_path, kept, monkeypatch):
     with pytest.raises(ValueError, match="of a run with another model, vocabulary or data"):
         read_step(kept, Other())
     with monkeypatch.context() as patch:
-        patch.setattr("fourm_engine.train.replay.MAX_BYTES", 100)
+        patch.setattr("fourm_engine.train.nonfinite.MAX_BYTES", 100)
         with pytest.raises(ValueError, match="bytes, more than the batches of a step"):
             read_step(kept, ToyTask())
     other.write_bytes(kept.read_bytes()[:100])

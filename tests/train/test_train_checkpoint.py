@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from fourm_engine.data.columns import sealed, unsealed
-from fourm_engine.train import saving
+from fourm_engine.train import checkpoint_manager
 from fourm_engine.train.checkpoint import (
     FORMAT,
     ROWS,
@@ -22,8 +22,8 @@ from fourm_engine.train.checkpoint import (
     part_name,
     state_of,
 )
+from fourm_engine.train.checkpoint_manager import Checkpoints
 from fourm_engine.train.config import TrainConfig
-from fourm_engine.train.saving import Checkpoints
 
 
 def tensors(value: float) -> dict[str, torch.Tensor]:
@@ -151,7 +151,7 @@ def test_a_save_beyond_what_the_disk_takes_is_reported_and_leaves_the_earlier_on
     program = f"""
 import resource, signal, torch
 from pathlib import Path
-from fourm_engine.train.saving import Checkpoints
+from fourm_engine.train.checkpoint_manager import Checkpoints
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 checkpoints = Checkpoints(Path({str(tmp_path)!r}), keep=2, report=print)
 checkpoints.save(1, {{"a": torch.ones(10)}}, {{}})
@@ -244,13 +244,13 @@ def test_every_nth_checkpoint_stays_beside_the_newest(tmp_path):
 
 def test_training_goes_on_while_a_checkpoint_is_written(checkpoints, monkeypatch):
     may_write = threading.Event()
-    real = saving.save_file
+    real = checkpoint_manager.save_file
 
     def slow(*arguments, **options):
         assert may_write.wait(300)
         real(*arguments, **options)
 
-    monkeypatch.setattr(saving, "save_file", slow)
+    monkeypatch.setattr(checkpoint_manager, "save_file", slow)
     checkpoints.save(1, tensors(1.0), {})
     assert checkpoints.saved is None
     may_write.set()
@@ -262,9 +262,9 @@ def test_what_several_processes_hold_alike_is_shared_out_among_them(monkeypatch)
     held = {f"t{i}": torch.zeros(size) for i, size in enumerate((8, 4, 4, 1, 1, 6))}
     written = []
     for process in range(2):
-        monkeypatch.setattr(saving, "rank", lambda process=process: process)
-        monkeypatch.setattr(saving, "world_size", lambda: 2)
-        written.append(set(saving._parts(held)))
+        monkeypatch.setattr(checkpoint_manager, "rank", lambda process=process: process)
+        monkeypatch.setattr(checkpoint_manager, "world_size", lambda: 2)
+        written.append(set(checkpoint_manager._parts(held)))
     assert written[0] | written[1] == held.keys()
     assert not written[0] & written[1]
     sizes = [sum(held[name].numel() for name in names) for names in written]

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fourm_engine.recipes.runs import open_run
-from fourm_engine.train import loop, saving
+from fourm_engine.train import checkpoint_manager, loop
 from fourm_engine.train.checkpoint import CheckpointError
 from fourm_engine.train.loop import Stopped, Trainer
 from fourm_engine.train.outcome import Diverged
@@ -150,7 +150,7 @@ def test_the_newest_checkpoints_are_kept(tmp_path):
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoint_and_names_the_path(tmp_path, monkeypatch, caplog):
-    save = saving.save_file
+    save = checkpoint_manager.save_file
 
     def full(tensors, path, metadata):
         if "step-00000005" not in str(path):
@@ -158,7 +158,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_names_the_path(tmp_path, 
             raise OSError(28, "No space left on device", str(path))
         save(tensors, path, metadata)
 
-    monkeypatch.setattr(saving, "save_file", full)
+    monkeypatch.setattr(checkpoint_manager, "save_file", full)
     with pytest.raises(CheckpointError, match="could not be saved"):
         train(tmp_path, checkpoint_every=5)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000005"]
@@ -167,7 +167,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_names_the_path(tmp_path, 
         f"{tmp_path}/checkpoints/step-00000010.part/part-00000-of-00001.safetensors: cannot be written: No space left"
         in said
     )
-    monkeypatch.setattr(saving, "save_file", save)
+    monkeypatch.setattr(checkpoint_manager, "save_file", save)
     assert equal(train(tmp_path, checkpoint_every=5), train(tmp_path.with_suffix(".whole"), checkpoint_every=5))
 
 

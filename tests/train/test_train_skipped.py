@@ -5,10 +5,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from fourm_engine.train import loop, step
+from fourm_engine.train import learner, loop
 from fourm_engine.train.averages import Averages
+from fourm_engine.train.learner import Learner
 from fourm_engine.train.loop import Trainer
-from fourm_engine.train.step import Learner
 from tests.running import rows
 from tests.train.toy_task import FEATURES, Network, ToyTask, config
 
@@ -74,7 +74,7 @@ def test_a_short_average_does_not_remember_the_initial_weights(tmp_path, monkeyp
             trajectory.append({name: tensor.clone() for name, tensor in self._learning().items()})
             inner(self, taken)
 
-    monkeypatch.setattr(step, "Averages", Spy)
+    monkeypatch.setattr(learner, "Averages", Spy)
     trainer.run()
     expected = trajectory[0]
     for n, current in enumerate(trajectory[1:], start=1):

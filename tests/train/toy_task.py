@@ -17,7 +17,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from fourm_engine.train import loop, saving, watchdog
+from fourm_engine.train import loop, checkpoint_manager, watchdog
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.task import Loss, Task
@@ -70,8 +70,8 @@ def freeze(phase: str, steps: int) -> None:
         "checking": (ToyTask, "check"),
         "building": (ToyTask, "model"),
         "loading": (loop, "load"),
-        "saving": (saving, "save_file"),
-        "saving the last": (saving, "save_file", lambda _, path: f"step-{steps:08d}" in str(path)),
+        "saving": (checkpoint_manager, \"save_file"),
+        "saving the last": (checkpoint_manager, \"save_file", lambda _, path: f"step-{steps:08d}" in str(path)),
         "evaluating": (ToyTask, "evaluate"),
         "exporting": (ToyTask, "export"),
         "leaving": (dist, "destroy_process_group"),
@@ -168,7 +168,7 @@ def main() -> None:
         def full(*args, **kwargs):
             raise OSError(28, "No space left on device", "/data/part")
 
-        saving.save_file = full
+        checkpoint_manager.save_file = full
     if options.pop("raise_on_rank", "none") == os.environ.get("RANK"):
         ToyTask.counts = no_memory
     phase, number = options.pop("freeze", ("", ""))

@@ -7,7 +7,7 @@ import pytest
 
 from fourm_engine.data.config import DataConfig
 from fourm_engine.modalities import ModalitiesConfig, load_manager, load_modalities
-from fourm_engine.transfer.altering import altering_of
+from fourm_engine.transfer.augmentation import altering_of
 from fourm_engine.transfer.config import ClassificationConfig, RegressionConfig
 from tests.transfer.heads import PIXELS, needs_torchvision, picture
 

@@ -19,7 +19,7 @@ from fourm_engine.recipes.finetune_task import modalities_of, task_of
 from fourm_engine.recipes.task_config import load_task_config
 from fourm_engine.train.optimiser import parameter_groups
 from fourm_engine.transfer.config import ClassificationConfig
-from fourm_engine.transfer.mixing import Mixing
+from fourm_engine.transfer.mixup import Mixing
 from fourm_engine.transfer.source import open_source
 from fourm_engine.vocabulary import Entry, Vocabulary
 from fourm_plugins.spec import Grid

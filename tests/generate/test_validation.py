@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fourm_engine.generate.given import Condition, Ids
+from fourm_engine.generate.input_types import Condition, Ids
 from fourm_engine.generate.plan import Stage, default_plan
 from fourm_engine.model import FourM
 from fourm_plugins.view import View

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fourm_engine.train import disk
+from fourm_engine.train import disk_space
 from tests.train.toy_task import config, train
 
 MIB = 2**20
@@ -63,9 +63,9 @@ def test_the_checkpoints_that_are_kept_and_the_trained_model_must_fit(tmp_path, 
     for step in kept_after(settings, saved or 0):
         (run / f"checkpoints/step-{step:08d}").mkdir(parents=True)
     free(enough)
-    assert disk.disk_shortage(run, settings, network, steps=70, saved=saved) == ""
+    assert disk_space.disk_shortage(run, settings, network, steps=70, saved=saved) == ""
     free(enough - 1)
-    line = disk.disk_shortage(run, settings, network, steps=70, saved=saved)
+    line = disk_space.disk_shortage(run, settings, network, steps=70, saved=saved)
     assert line.startswith(f"{run}: {enough - 1} MiB of the disk are free, {said}")
 
 
@@ -81,7 +81,7 @@ def kept_after(settings, saved):
 def test_as_many_checkpoints_are_expected_as_rotation_leaves(keep, keep_every):
     settings = config(checkpoint_every=10, keep=keep, keep_every=keep_every)
     for saves in range(1, 20):
-        assert disk.checkpoints_kept(settings, saves) == len(kept_after(settings, 10 * saves))
+        assert disk_space.checkpoints_kept(settings, saves) == len(kept_after(settings, 10 * saves))
 
 
 def test_a_run_says_so_before_its_first_step(tmp_path, free, caplog, capsys):

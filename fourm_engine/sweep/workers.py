@@ -21,11 +21,11 @@ from fourm_engine.evaluate.metrics_file import NAME as METRICS
 from fourm_engine.evaluate.metrics_file import read_lines
 from fourm_engine.recipes.fit import least_busy, unwinding_on_signals, visible_gpus
 from fourm_engine.recipes.tell import Tell, say
-from fourm_engine.sweep.contents import command_of
 from fourm_engine.sweep.folder import CUT, DONE, FAILED, LOG, Outcome, SweepFolder
-from fourm_engine.sweep.measured import OUTPUT
 from fourm_engine.sweep.trial import Trial
-from fourm_engine.train import record
+from fourm_engine.sweep.trial_config import command_of
+from fourm_engine.sweep.trial_metrics import OUTPUT
+from fourm_engine.train import run_record
 from fourm_plugins.counting import counted
 from fourm_plugins.printable import printable
 
@@ -193,7 +193,7 @@ class Work:
             try:
                 outcome = self.folder.outcome(running.trial)
                 if code == STOPPED and running.cut and (outcome is None or outcome.state != CUT):
-                    step = record.read(self.folder.out / running.trial.folder).get("step")
+                    step = run_record.read(self.folder.out / running.trial.folder).get("step")
                     self.folder.end(running.trial, Outcome(CUT, step=step if isinstance(step, int) else None))
                     self.pending.insert(0, running.trial)
                 elif code == 0:
@@ -210,8 +210,8 @@ class Work:
         if self.minutes is None or running.cut or running.trial.is_command:
             return
         if running.since is None:
-            facts = record.read(self.folder.out / running.trial.folder)
-            if facts.get("state") == record.RUNNING and facts.get("pid") == running.process.pid:
+            facts = run_record.read(self.folder.out / running.trial.folder)
+            if facts.get("state") == run_record.RUNNING and facts.get("pid") == running.process.pid:
                 running.since = time.monotonic()
         elif running.before + time.monotonic() - running.since >= 60 * self.minutes:
             running.cut = True

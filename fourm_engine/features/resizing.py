@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from fourm_engine.convert.domains import restrict
-from fourm_engine.generate.request import names_of
+from fourm_engine.generate.validation import names_of
 from fourm_engine.modalities import Modalities, host_of
 from fourm_engine.model import FourM
 from fourm_engine.nn.adapt import take_over

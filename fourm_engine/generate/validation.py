@@ -13,7 +13,7 @@ from typing import Any
 
 from fourm_engine.generate.guidance import Weight, unknown_condition
 from fourm_engine.generate.plan import Stage
-from fourm_engine.generate.shown import Sample
+from fourm_engine.generate.sample import Sample
 from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
 from fourm_plugins.suggest import did_you_mean

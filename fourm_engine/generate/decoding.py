@@ -7,7 +7,7 @@ from typing import Any
 
 from fourm_engine.generate.parallel import Filled
 from fourm_engine.generate.result import Generated
-from fourm_engine.generate.shown import Sample, continued
+from fourm_engine.generate.sample import Sample, continued
 from fourm_plugins import calls
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer

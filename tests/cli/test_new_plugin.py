@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fourm_engine.cli.new import Layout, write_package
+from fourm_engine.cli.new_plugin import Layout, write_package
 from fourm_plugins.manager import PluginManager
 from tests.installing import install
 from tests.running import fourm

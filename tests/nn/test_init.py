@@ -6,18 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from fourm_engine.nn import initial
-from fourm_engine.nn.computing import checkpoint_blocks, compile_blocks
-from fourm_engine.nn.initial import Initial
+from fourm_engine.nn import init
+from fourm_engine.nn.init import Initial
 from fourm_engine.nn.memory import activation_bytes
 from fourm_engine.nn.transformer import Transformer
+from fourm_engine.nn.wrappers import checkpoint_blocks, compile_blocks
 from tests.nn.conftest import small_config
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "uniform", "constant"])
 @pytest.mark.parametrize("shape", [(23,), (23, 5), (23, 2, 3)])
 def test_rows_drawn_in_parts_are_those_drawn_at_once(monkeypatch, kind, shape):
-    monkeypatch.setattr(initial, "BLOCK", 20)  # several blocks, which the parts cut through
+    monkeypatch.setattr(init, "BLOCK", 20)  # several blocks, which the parts cut through
     how, whole = Initial(kind, 0.3), torch.empty(shape)
     how.fill(whole, "a", seed=5)
     parts = [torch.empty(stop - start, *shape[1:]) for start, stop in ((0, 7), (7, 7), (7, 20), (20, 23))]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fourm_engine.batch import Batch, Tokens
-from fourm_engine.train.feed import Feed
+from fourm_engine.train.prefetch import Feed
 
 
 def numbers():

@@ -15,9 +15,9 @@ from typing import Any
 
 from fourm_engine.evaluate.charts import check_matplotlib
 from fourm_engine.files import write_atomically
-from fourm_engine.sweep.measured import MEASURED
 from fourm_engine.sweep.results import Group, Results, numeric_axes
 from fourm_engine.sweep.trial import short_names, shown
+from fourm_engine.sweep.trial_metrics import MEASURED
 
 #: Maximum number of lines in a picture, and of names along an axis; more cannot be told apart.
 MAX_LINES, MAX_NAMES = 10, 24

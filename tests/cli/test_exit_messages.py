@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from fourm_engine.cli import app, logs, main
 from fourm_engine.cli.commands import Commands
-from fourm_engine.cli.ending import KEPT
+from fourm_engine.cli.exit_messages import KEPT
 from fourm_engine.recipes import runs
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fourm_engine.nn.adapt import KNOWN, POSITIONS, SCALED, ends_branch, resized
-from fourm_engine.nn.initial import Initial
+from fourm_engine.nn.init import Initial
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.train.task import Planned
 from fourm_engine.weights import BLOCK, Read

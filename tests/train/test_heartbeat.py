@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fourm_engine.train.signs import Signs
+from fourm_engine.train.heartbeat import Signs
 
 #: Of a process that lives, and is another one.
 FACTS = {"pid": os.getppid(), "started_tick": None, "moves": 1, "step": 2, "doing": "computing"}
