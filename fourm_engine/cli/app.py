@@ -36,10 +36,10 @@ from fourm_engine.cli import (
     train,
     vary,
 )
+from fourm_engine.cli.command_setup import set_up
 from fourm_engine.cli.commands import Commands
 from fourm_engine.cli.exit_messages import stopped, tell_error, told_elsewhere
 from fourm_engine.cli.logs import log_to_stderr
-from fourm_engine.cli.no_plugin import add_no_plugin
 from fourm_engine.cli.out_of_memory import out_of_memory
 from fourm_engine.cli.plugin_errors import fault, source
 from fourm_engine.cli.streams import settle_streams
@@ -82,7 +82,7 @@ app.command("probe", rich_help_panel=USING)(probe.probe)
 app.command("export", rich_help_panel=USING)(export.export)
 app.command("evaluate", rich_help_panel=TRAINING)(evaluate.evaluate)
 app.command("convert", rich_help_panel=USING)(convert.convert)
-add_no_plugin(app)  # after all commands are there
+set_up(app)  # after all commands are there
 
 
 def _print_version(wanted: bool) -> None:
@@ -94,7 +94,10 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def fourm(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", metavar="", is_eager=True, callback=_print_version, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     """The options before a command."""

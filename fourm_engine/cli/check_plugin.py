@@ -17,15 +17,24 @@ def check(
     name: Annotated[str, typer.Argument(help="The modality's name, as `fourm plugins list` shows it.")],
     *,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE (YAML): a setting of the tested instance.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="KEY=VALUE (YAML): a setting of the tested instance."),
     ] = None,
-    claim: Annotated[list[str] | None, typer.Option(help="A claim beyond those of the plugin; repeatable.")] = None,
-    expect: Annotated[list[str] | None, typer.Option(help="CHECK=REASON: a failure to expect; repeatable.")] = None,
+    claim: Annotated[
+        list[str] | None, typer.Option(metavar="CLAIM", help="A claim beyond those of the plugin; repeatable.")
+    ] = None,
+    expect: Annotated[
+        list[str] | None, typer.Option(metavar="CHECK=REASON", help="CHECK=REASON: a failure to expect; repeatable.")
+    ] = None,
     tolerance: Annotated[
         float | None, typer.Option(min=0, help="Largest error of decode∘encode, as a share of the best constant's.")
     ] = None,
-    source: Annotated[Path | None, typer.Option(help="The package's sources, if not installed from a folder.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")] = None,
+    source: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="The package's sources, if not installed from a folder.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the report to this file.")
+    ] = None,
 ) -> None:
     """Run the conformance kit on an installed modality; exit code 1 if a check fails."""
     from fourm_engine.files import write_atomically

@@ -13,8 +13,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from fourm_engine.cli.command_setup import HelpPage, set_up
 from fourm_engine.cli.exit_messages import misused, tell_error, told_elsewhere
-from fourm_engine.cli.no_plugin import add_no_plugin
 from fourm_engine.cli.streams import unread
 from fourm_plugins.discovery import Plugin, PluginError
 from fourm_plugins.distributions import find_distribution
@@ -51,7 +51,7 @@ _SHOWN: Any = _USAGE.mro()[1]
 _MEANT: tuple[Any, ...] = (typer.Exit, typer.Abort, _SHOWN, ValueError, OSError)
 
 
-class Commands(TyperGroup):
+class Commands(HelpPage, TyperGroup):
     """The built-in commands, followed by those of packages."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -181,7 +181,7 @@ def _command(name: str, provided: Any) -> Any:
     if not isinstance(provided, typer.Typer):
         app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
         app.command(name)(provided)
-    add_no_plugin(app)
+    set_up(app)
     return typer.main.get_command(app)
 
 

@@ -20,12 +20,21 @@ def convert(
     source: Annotated[str, typer.Argument(help="Folder, file or Hub id of a model or tokenizer, of either format.")],
     out: Annotated[Path, typer.Argument(help="Folder to write, or in the published format a .safetensors file.")],
     to: Annotated[Format, typer.Option("--to", help="Format to write.")],
-    domain: Annotated[list[str] | None, typer.Option(help="Convert only this modality of a model; repeatable.")] = None,
-    tokenizer: Annotated[
-        list[str] | None, typer.Option(help="MODALITY=SOURCE: save this tokenizer with a model (native); repeatable.")
+    domain: Annotated[
+        list[str] | None, typer.Option(metavar="MODALITY", help="Convert only this modality of a model; repeatable.")
     ] = None,
-    modality: Annotated[str | None, typer.Option(help="The installed modality of a published tokenizer.")] = None,
-    adapter: Annotated[Path | None, typer.Option(help="An adapter, or its run, to merge into the model.")] = None,
+    tokenizer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=SOURCE", help="MODALITY=SOURCE: save this tokenizer with a model (native); repeatable."
+        ),
+    ] = None,
+    modality: Annotated[
+        str | None, typer.Option(metavar="MODALITY", help="The installed modality of a published tokenizer.")
+    ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="An adapter, or its run, to merge into the model.")
+    ] = None,
     provider: Providers = None,
 ) -> None:
     """Convert a model or tokenizer between the native and the published format, bit for bit."""

@@ -22,8 +22,10 @@ SHOWN = 5
 
 Folder = Annotated[str, typer.Argument(help="A folder, tars (data/shard-{00..09}.tar), or NAME:LOCATION of a package.")]
 Out = Annotated[Path, typer.Argument(help="Folder to write to.")]
-Modality = Annotated[list[str] | None, typer.Option(help="Read only this modality; repeatable.")]
-Reading = Annotated[Path | None, typer.Option("--config", help="Config that names the modalities and their folders.")]
+Modality = Annotated[list[str] | None, typer.Option(metavar="MODALITY", help="Read only this modality; repeatable.")]
+Reading = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Config that names the modalities and their folders.")
+]
 
 
 @app.command()
@@ -62,14 +64,21 @@ def check(
     source: Annotated[str, typer.Argument(help="Config, folder of data or tokens, tars, or NAME:LOCATION.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="Settings in place of the config's; for a folder only modalities.settings.NAME.KEY=VALUE."),
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="Settings in place of the config's; for a folder only modalities.settings.NAME.KEY=VALUE.",
+        ),
     ] = None,
     *,
     samples: Annotated[int | None, typer.Option(min=1, help="Samples to read of each part. Default: all.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed that draws the samples to read and show.")] = 0,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read. Default: one per core.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the whole report to this file.")] = None,
-    report: Annotated[Path | None, typer.Option(help="Write report.html and sheet.png to this folder.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the whole report to this file.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write report.html and sheet.png to this folder.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for notes as well.")] = False,
 ) -> None:
     """Check every file of a data set. Prints counts, sizes and statistics, and whatever is damaged, missing, unused,
@@ -138,7 +147,7 @@ def show(
     name: Annotated[str, typer.Argument(help="A sample's name, or one of its files.")],
     overrides: Overrides = None,
     *,
-    out: Annotated[Path | None, typer.Option(help="Write the sheet to this PNG file.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the sheet to this PNG file.")] = None,
     view: Annotated[int | None, typer.Option(min=0, help="Show this view instead of the one drawn.")] = None,
     epoch: Annotated[int, typer.Option(min=0, help="Epoch of which the mask is shown.")] = 0,
     seed: Annotated[int | None, typer.Option(min=0, help="Of order, views and masks. Default: the config's.")] = None,

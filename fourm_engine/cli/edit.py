@@ -16,12 +16,19 @@ def edit(
     run: Run,
     given: Given,
     out: Out = None,
-    mask: Annotated[Path | None, typer.Option(help="A picture of the sample's size, white where to change.")] = None,
+    mask: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A picture of the sample's size, white where to change.")
+    ] = None,
     change: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=FILE, NAME=words or NAME=JSON: a new value, which the rest follows; repeatable."),
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="NAME=FILE, NAME=words or NAME=JSON: a new value, which the rest follows; repeatable.",
+        ),
     ] = None,
-    keep: Annotated[list[str] | None, typer.Option(help="An input to leave unchanged; repeatable.")] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="An input to leave unchanged; repeatable.")
+    ] = None,
     halo: Annotated[int | None, typer.Option(min=0, help="Tokens around the mask to change, too. Default: 1.")] = None,
     options: Any = None,
 ) -> None:

@@ -15,14 +15,15 @@ from fourm_engine.cli.tables import Table, show
 def embed(
     run: Run,
     folder: Annotated[str, typer.Argument(help="A data set, like data.train of a config.")],
-    given: Annotated[list[str], typer.Option("--input", help="Input modality; repeatable.")],
-    out: Annotated[Path, typer.Option(help="Folder for the index; replaces an earlier one.")],
-    split: Annotated[str | None, typer.Option(help="List in the folder's splits.json.")] = None,
+    given: Annotated[list[str], typer.Option("--input", metavar="MODALITY", help="Input modality; repeatable.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the index; replaces an earlier one.")],
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="List in the folder's splits.json.")] = None,
     predict: Annotated[
         str | None,
         typer.Option(
+            metavar="MODALITY",
             help="Index features that the model predicts for this modality of features, or, with the same "
-            "--input, the features in the data."
+            "--input, the features in the data.",
         ),
     ] = None,
     size: Sizes = None,
@@ -42,16 +43,25 @@ def search(
     index: Annotated[Path, typer.Argument(help="An index written by `fourm embed`.")],
     run: Annotated[str | None, typer.Argument(help="With --query: the run or model that made the index.")] = None,
     query: Annotated[
-        list[str] | None, typer.Option(help="NAME=FILE or NAME=words; NAME=text:words is never a path. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="NAME=FILE or NAME=words; NAME=text:words is never a path. Repeatable."
+        ),
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of results.")] = 5,
     queries: Annotated[
-        Path | None, typer.Option("--evaluate", help="Another index, whose samples are searched in INDEX and scored.")
+        Path | None,
+        typer.Option(
+            "--evaluate", metavar="FOLDER", help="Another index, whose samples are searched in INDEX and scored."
+        ),
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="JSON {sample: class} or CSV sample,class: all samples of the class are right.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="JSON {sample: class} or CSV sample,class: all samples of the class are right."
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the metrics of --evaluate.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON file for the metrics of --evaluate.")] = None,
     device: Device = None,
 ) -> None:
     """Print the samples of an index nearest to a query; or, with --evaluate, retrieval metrics."""

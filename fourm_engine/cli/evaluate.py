@@ -20,15 +20,21 @@ def evaluate(
     *,
     config: OtherConfig = None,
     data: Annotated[  # str, since a Path would alter a URL
-        str | None, typer.Option(help="Folder or URL of held-out samples, instead of data.val.")
+        str | None, typer.Option(metavar="DATA", help="Folder or URL of held-out samples, instead of data.val.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the report. Default: RUN/evaluation.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder for the report. Default: RUN/evaluation.")
+    ] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Held-out samples to predict.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the samples and the generated tokens.")] = None,
-    features: Annotated[str | None, typer.Option(help="Vision network (folder, Hub id) for Fréchet distances.")] = None,
+    features: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Vision network (folder, Hub id) for Fréchet distances.")
+    ] = None,
     agreement: Annotated[
         str | None,
-        typer.Option(help="Contrastive model (folder, Hub id): also measure how well pictures and texts agree."),
+        typer.Option(
+            metavar="MODEL", help="Contrastive model (folder, Hub id): also measure how well pictures and texts agree."
+        ),
     ] = None,
     draws: Annotated[int | None, typer.Option(min=2, max=64, help="Answers per input: also how they differ.")] = None,
     matrix: Annotated[bool, typer.Option("--matrix/--no-matrix", help="Measure the any-to-any matrix.")] = True,

@@ -18,8 +18,11 @@ class Kind(str, Enum):
 
 def export(
     run: Run,
-    given: Annotated[list[str], typer.Option("--input", help="Input modality of the exported encoder; repeatable.")],
-    out: Annotated[Path, typer.Option(help="File to write or replace: .onnx, or .pt2 for torch.")],
+    given: Annotated[
+        list[str],
+        typer.Option("--input", metavar="MODALITY", help="Input modality of the exported encoder; repeatable."),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write or replace: .onnx, or .pt2 for torch.")],
     format: Annotated[Kind, typer.Option(help="ONNX, or a torch.export program.")] = Kind.onnx,
     size: Sizes = None,
 ) -> None:

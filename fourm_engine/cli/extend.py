@@ -26,9 +26,11 @@ def extend(
     run: Annotated[str, typer.Argument(help="Folder of a finished run or exported model, or a Hub id.")],
     overrides: Overrides = None,
     *,
-    add: Annotated[list[str], typer.Option(help="Modality to add; repeatable.")],
+    add: Annotated[list[str], typer.Option(metavar="MODALITY", help="Modality to add; repeatable.")],
     train: Annotated[Train, typer.Option(help="The new rows, rows and LoRA adapters, or all weights.")] = Train.rows,
-    out: Annotated[Path | None, typer.Option(help="Folder of the new run. Default: RUN-<names>-<train>.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of the new run. Default: RUN-<names>-<train>.")
+    ] = None,
     config: OtherConfig = None,
 ) -> None:
     """Add modalities to a trained model: fit their tokenizers, tokenize, train, and compare predictions before and

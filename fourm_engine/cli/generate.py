@@ -18,22 +18,33 @@ def generate(
     given: Given = None,
     target: Annotated[
         list[str] | None,
-        typer.Option(help="Modality to generate; repeatable, in order. Default: all that are not inputs."),
+        typer.Option(
+            metavar="MODALITY", help="Modality to generate; repeatable, in order. Default: all that are not inputs."
+        ),
     ] = None,
-    animate: Annotated[Path | None, typer.Option(help="FILE.gif or .png (APNG): animate the sample.")] = None,
+    animate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="FILE.gif or .png (APNG): animate the sample.")
+    ] = None,
     overlap: Annotated[
         int | None,
         typer.Option(min=0, help="A picture larger than the model sees, in tiles that share this many tokens."),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="A data set; its inputs are --input NAME, without a value.")] = None,
-    split: Annotated[str | None, typer.Option(help="List in the splits.json of --data.")] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="DATA", help="A data set; its inputs are --input NAME, without a value.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="List in the splits.json of --data.")] = None,
     lines: Annotated[
-        Path | None, typer.Option(help='JSON lines, one per sample: {"NAME": "FILE or words", "seed": 3, "name": "a"}.')
+        Path | None,
+        typer.Option(
+            metavar="FILE", help='JSON lines, one per sample: {"NAME": "FILE or words", "seed": 3, "name": "a"}.'
+        ),
     ] = None,
     with_inputs: Annotated[
         bool, typer.Option("--with-inputs", help="For many samples: also write the inputs, as the model sees them.")
     ] = False,
-    share: Annotated[str | None, typer.Option(help="For many samples: K/N, process part K (from 0) of N.")] = None,
+    share: Annotated[
+        str | None, typer.Option(metavar="K/N", help="For many samples: K/N, process part K (from 0) of N.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="For many samples: batch size. Default: 16.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="For many samples: processes that read ahead.")] = None,
     options: Any = None,

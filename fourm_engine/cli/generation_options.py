@@ -43,27 +43,36 @@ def _options(
     seed: Seed = 0,
     samples: Annotated[int, typer.Option("--n-samples", "--samples", min=1, help="Number of samples.")] = 1,
     reduce: Annotated[
-        list[str] | None, typer.Option(help="Combine the samples: mean, median or vote, or TARGET=mean; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="METHOD", help="Combine the samples: mean, median or vote, or TARGET=mean; repeatable."),
     ] = None,
     plan: Annotated[
         str | None,
-        typer.Option(help="Modalities to generate in order, NAME,NAME; or auto, from the any-to-any matrix."),
+        typer.Option(
+            metavar="NAME,NAME", help="Modalities to generate in order, NAME,NAME; or auto, from the any-to-any matrix."
+        ),
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Print what would run, without running it.")] = False,
     steps: Annotated[int | None, typer.Option(min=1, help="Decoding steps of grids.")] = None,
     scheme: Annotated[
         str | None,
-        typer.Option(help="Decoding order of grids: parallel, random_order, halton, remask, entropy, or a package's."),
+        typer.Option(
+            metavar="NAME",
+            help="Decoding order of grids: parallel, random_order, halton, remask, entropy, or a package's.",
+        ),
     ] = None,
-    order: Annotated[list[str] | None, typer.Option(help="SETTING=NUMBER for the scheme; repeatable.")] = None,
+    order: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=NUMBER", help="SETTING=NUMBER for the scheme; repeatable.")
+    ] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="0: the likeliest tokens; above 0: samples.")] = None,
     top_p: Annotated[float | None, typer.Option(min=0, max=1, help="Nucleus sampling.")] = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="Sample from the k most likely tokens.")] = None,
     guidance: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="WEIGHT",
             help="WEIGHT of all inputs, or NAME=WEIGHT, repeatable; 1 is plain, below 0 leads away. WEIGHT,WEIGHT "
-            "is a schedule from the first step to the last."
+            "is a schedule from the first step to the last.",
         ),
     ] = None,
     guide: Annotated[
@@ -76,8 +85,9 @@ def _options(
     region: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="REGION",
             help="NAME=WEIGHT@x0,y0,x1,y1, of a box in [0, 1] of a picture or map that is given, or NAME=WEIGHT@FILE, "
-            "a mask, white there; repeat it."
+            "a mask, white there; repeat it.",
         ),
     ] = None,
     device: Device = None,

@@ -11,7 +11,9 @@ import typer
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder of your data, with files such as FOLDER/images/0001.jpg.")],
     *,
-    out: Annotated[Path | None, typer.Option(help="Config to write. Default: FOLDER's name with .yaml.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Config to write. Default: FOLDER's name with .yaml.")
+    ] = None,
     unpack: Annotated[
         bool, typer.Option("--unpack", help="Extract texts from tables (JSON lines, JSON, CSV, TSV), and use them.")
     ] = False,

@@ -14,16 +14,22 @@ def label(
     config: Annotated[Path, typer.Argument(help="YAML config, whose data.train and data.val are labelled.")],
     overrides: Overrides = None,
     *,
-    source: Annotated[str, typer.Option("--from", help="Modality to label from.")],
-    targets: Annotated[str, typer.Option("--to", help="Modalities to make, separated by commas.")],
+    source: Annotated[str, typer.Option("--from", metavar="MODALITY", help="Modality to label from.")],
+    targets: Annotated[str, typer.Option("--to", metavar="NAME,NAME", help="Modalities to make, separated by commas.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="Local folder for the labels, if the data is remote or read-only. Default: the data's."),
+        typer.Option(
+            metavar="FOLDER",
+            help="Local folder for the labels, if the data is remote or read-only. Default: the data's.",
+        ),
     ] = None,
     model: Annotated[
-        list[str] | None, typer.Option(help="TARGET=NAME of a pretrained model, a folder or Hub id; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="NAME=MODEL", help="TARGET=NAME of a pretrained model, a folder or Hub id; repeatable."),
     ] = None,
-    option: Annotated[list[str] | None, typer.Option(help="TARGET.KEY=VALUE, for a labeller; repeatable.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="TARGET.KEY=VALUE, for a labeller; repeatable.")
+    ] = None,
 ) -> None:
     """Label the data sets of a config. Resumes when interrupted; torchrun divides the shards."""
     from fourm_engine.recipes import label as recipe

@@ -43,7 +43,7 @@ class Layout(str, Enum):
 def new(
     name: Annotated[str, typer.Argument(help="The modality's name, such as my_sensor; `-` becomes `_`.")],
     layout: Annotated[Layout, typer.Option(help="Arrangement of a sample's tokens.")] = Layout.grid,
-    into: Annotated[Path, typer.Option(help="Parent folder of the new package.")] = Path("."),
+    into: Annotated[Path, typer.Option(metavar="FOLDER", help="Parent folder of the new package.")] = Path("."),
 ) -> None:
     """Write a package for a new modality, which passes its conformance test as generated."""
     folder = write_package(name, layout.value, into)

@@ -10,25 +10,31 @@ import typer
 
 Config = Annotated[Path, typer.Argument(help="YAML config.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="Settings in place of the config's, such as train.lr=3e-4.")
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Settings in place of the config's, such as train.lr=3e-4."),
 ]
-OtherConfig = Annotated[Path | None, typer.Option(help="Config to use instead of RUN/config.yaml.")]
-Providers = Annotated[list[str] | None, typer.Option(help="NAME=DISTRIBUTION, if two provide a plugin; repeatable.")]
+OtherConfig = Annotated[Path | None, typer.Option(metavar="FILE", help="Config to use instead of RUN/config.yaml.")]
+Providers = Annotated[
+    list[str] | None, typer.Option(metavar="NAME=DIST", help="NAME=DISTRIBUTION, if two provide a plugin; repeatable.")
+]
 
 # Commands that generate
 Run = Annotated[str, typer.Argument(help="Folder of a run or exported model, or a Hub id.")]
-Out = Annotated[Path | None, typer.Option(help="Folder for the results; --explain needs none.")]
+Out = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder for the results; --explain needs none.")]
 Given = Annotated[
     list[str] | None,
     typer.Option(
         "--input",
+        metavar="NAME=VALUE",
         help="NAME=FILE, such as picture=photo.jpg, NAME=words or NAME=JSON. Whatever looks like a path must exist; "
         "NAME=text:words is never a path. Repeatable.",
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of all draws; same seed, same result.")]
-Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: a GPU if there is one.")]
-Tokenizers = Annotated[list[str] | None, typer.Option(help="MODALITY=SOURCE of a tokenizer it lacks; repeatable.")]
+Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="cpu or cuda. Default: a GPU if there is one.")]
+Tokenizers = Annotated[
+    list[str] | None, typer.Option(metavar="NAME=SOURCE", help="MODALITY=SOURCE of a tokenizer it lacks; repeatable.")
+]
 
 
 def values(option: str, texts: Iterable[str] | None) -> dict[str, Any]:
@@ -57,6 +63,7 @@ Sizes = Annotated[
     list[str] | None,
     typer.Option(
         "--size",
+        metavar="PIXELS",
         help="Pixels of pictures and other grids, 224 or 224x448 (rows x columns), if not the training size; or "
         "NAME=224 for one input. Repeatable.",
     ),

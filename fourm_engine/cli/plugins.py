@@ -26,7 +26,9 @@ app = typer.Typer(
 app.command("new")(new)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Config = Annotated[Path | None, typer.Option(help="Config whose settings, `disable` and `providers` apply.")]
+Config = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Config whose settings, `disable` and `providers` apply.")
+]
 Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds after which a plugin counts as hanging.")]
 
 
@@ -94,7 +96,10 @@ def info(
     config: Config = None,
     run: Annotated[
         Path | None,
-        typer.Option(help="Run, exported model or tokenizer folder, to show the fingerprint of the fitted tokenizer."),
+        typer.Option(
+            metavar="FOLDER",
+            help="Run, exported model or tokenizer folder, to show the fingerprint of the fitted tokenizer.",
+        ),
     ] = None,
 ) -> None:
     """Describe a plugin: layout, tokens, tokenizer, files, licence, metrics, settings."""
@@ -114,7 +119,9 @@ def doctor(
     names: Annotated[list[str] | None, typer.Argument(help="Check only these plugins. Default: all.")] = None,
     as_json: Json = False,
     config: Config = None,
-    model: Annotated[list[str] | None, typer.Option(help="A model for `fourm label`, to check; repeatable.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL", help="A model for `fourm label`, to check; repeatable.")
+    ] = None,
     timeout: Timeout = 60.0,
 ) -> None:
     """Check that everything a run needs works on this machine; exit code 1 if something does not."""

@@ -13,7 +13,7 @@ from fourm_engine.cli.options import Device, Given, values
 def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a run of `fourm finetune`, or its best/.")],
     given: Given = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for a predicted map.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder for a predicted map.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of classes to print.")] = 5,
     device: Device = None,
 ) -> None:

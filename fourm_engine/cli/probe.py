@@ -18,18 +18,26 @@ def probe(
     data: Annotated[
         str, typer.Argument(help="Folder with a sub-folder per class, or with train/ and val/ of those; see --labels.")
     ],
-    given: Annotated[list[str], typer.Option("--input", help="Input modality; repeatable with --labels.")],
-    out: Annotated[Path, typer.Option(help="Folder for probe.json and the cached features.")],
+    given: Annotated[
+        list[str], typer.Option("--input", metavar="MODALITY", help="Input modality; repeatable with --labels.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for probe.json and the cached features.")],
     labels: Annotated[
         Path | None,
-        typer.Option(help="JSON {sample: class} or CSV sample,class; DATA is then anything data.train takes."),
+        typer.Option(
+            metavar="FILE", help="JSON {sample: class} or CSV sample,class; DATA is then anything data.train takes."
+        ),
     ] = None,
-    val_labels: Annotated[Path | None, typer.Option(help="Labels of --val, if it reuses sample names.")] = None,
-    val: Annotated[str | None, typer.Option(help="Validation data, like DATA.")] = None,
+    val_labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Labels of --val, if it reuses sample names.")
+    ] = None,
+    val: Annotated[str | None, typer.Option(metavar="DATA", help="Validation data, like DATA.")] = None,
     share: Annotated[
         float, typer.Option("--held-out", min=0.01, max=0.99, help="Share per class, without --val.")
     ] = 0.2,
-    probes: Annotated[list[str] | None, typer.Option("--probe", help="knn, linear or attentive; repeatable.")] = None,
+    probes: Annotated[
+        list[str] | None, typer.Option("--probe", metavar="PROBE", help="knn, linear or attentive; repeatable.")
+    ] = None,
     shots: Annotated[
         list[int] | None,
         typer.Option(min=1, help="Training samples per class of a few-shot probe; repeatable. Default: 1 to 100."),

@@ -116,8 +116,8 @@ def compare(
 def plot(
     runs: Several,
     *,
-    out: Annotated[Path, typer.Option(help="The file to write: .png, .svg, .pdf or .html.")],
-    by: Annotated[str, typer.Option(help="Horizontal axis: step, samples or seconds.")] = "step",
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The file to write: .png, .svg, .pdf or .html.")],
+    by: Annotated[str, typer.Option(metavar="AXIS", help="Horizontal axis: step, samples or seconds.")] = "step",
 ) -> None:
     """Plot the loss curves of runs, one panel per modality; dots are held-out losses."""
     from fourm_engine.recipes.compare_runs import plot_runs

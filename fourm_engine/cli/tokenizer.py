@@ -18,11 +18,17 @@ def evaluate(
     config: Annotated[Path, typer.Argument(help="YAML config whose tokenizers are fitted.")],
     overrides: Overrides = None,
     *,
-    modality: Annotated[list[str] | None, typer.Option(help="Only this modality; repeatable.")] = None,
+    modality: Annotated[
+        list[str] | None, typer.Option(metavar="MODALITY", help="Only this modality; repeatable.")
+    ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Use only the first held-out samples.")] = 512,
     pictures: Annotated[int, typer.Option(min=0, help="Number of samples on the sheet.")] = 6,
-    features: Annotated[str | None, typer.Option(help="Vision network (folder, Hub id) for Fréchet distances.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the report. Default: RUN/tokenizer-evaluation.")] = None,
+    features: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Vision network (folder, Hub id) for Fréchet distances.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder for the report. Default: RUN/tokenizer-evaluation.")
+    ] = None,
 ) -> None:
     """Encode and decode held-out data; print scores and write tokenizers.json and sheet.png."""
     from fourm_engine.recipes import evaluate_tokenizers as recipe
@@ -64,7 +70,7 @@ def fit(
     config: Config,
     overrides: Overrides = None,
     *,
-    space: Annotated[list[str] | None, typer.Option(help="Only this token space; repeatable.")] = None,
+    space: Annotated[list[str] | None, typer.Option(metavar="SPACE", help="Only this token space; repeatable.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Number of token spaces to fit at once, spread over the GPUs.")] = 1,
     refit: Annotated[bool, typer.Option(help="Replace tokenizers that were fitted with other settings.")] = False,
 ) -> None:

@@ -18,7 +18,9 @@ def train(
         Path | None, typer.Option(metavar="FILE", help="Replay a non-finite step, and find where it begins.")
     ] = None,
     mfu: Annotated[float | None, typer.Option(help="With --dry-run: share of the peak FLOP/s. Default: 0.4.")] = None,
-    gpu: Annotated[str, typer.Option(help="With --dry-run: a GPU such as H100, instead of this machine's.")] = "",
+    gpu: Annotated[
+        str, typer.Option(metavar="NAME", help="With --dry-run: a GPU such as H100, instead of this machine's.")
+    ] = "",
     processes: Annotated[int | None, typer.Option(min=1, help="With --dry-run: number of devices.")] = None,
 ) -> None:
     """Train an any-to-any model. Resumes from the newest checkpoint of the run."""

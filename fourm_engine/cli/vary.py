@@ -20,14 +20,16 @@ def vary(
         list[str],
         typer.Option(
             "--vary",
+            metavar="WHAT=VALUES",
             help="WHAT=FROM:TO:COUNT, WHAT=a,b,c, or WHAT=this|that for words and files. WHAT is a part of an input "
             "(boxes.0.x), an input, guidance, guidance.NAME, temperature, top_p, top_k, steps, seed. Twice: a table.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The sheet, a .png.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The sheet, a .png.")],
     given: Given = None,
     target: Annotated[
-        list[str] | None, typer.Option(help="Modality to generate; repeatable. Default: all that are not inputs.")
+        list[str] | None,
+        typer.Option(metavar="MODALITY", help="Modality to generate; repeatable. Default: all that are not inputs."),
     ] = None,
     options: Any = None,
 ) -> None:

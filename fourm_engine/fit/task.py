@@ -22,7 +22,7 @@ from fourm_engine.train.task import Loss, Task
 FITTED = "fitted"
 EVALUATION_ARRAYS = 512  # held-out arrays for the loss curve
 #: What the log calls the quantiser's progress: two shares of the codes, in [0, 1].
-LOGGED = {"usage": "codes used", "perplexity": "perplexity/codes"}
+LOGGED = {"usage": "share of codes used", "perplexity": "perplexity/codes"}
 
 
 class TokenizerTask(Task):

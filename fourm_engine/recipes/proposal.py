@@ -22,6 +22,8 @@ from fourm_plugins.spec import Sequence as SequenceLayout
 _WIDTH, _COLUMN = 120, 44
 #: Share of the samples in which a complete picture is shown and all else is predicted: what a model is mostly used for.
 WHOLE = 0.9
+#: From this many passes on, a comment says that small data takes them: of 240, the last still help (docs/training.md).
+MANY = 100
 #: A line of a config: (depth, "key: value", comment).
 Line = tuple[int, str, str]
 
@@ -84,7 +86,8 @@ class Sizes:
     def shows(self, samples: int) -> str:
         """How often training shows each sample."""
         crops = f", {self.views} crops of each" if self.views > 1 else ""
-        return f"{_passes(self.steps, self.batch, samples)}{crops}"
+        many = "; usual for so little data" if self.steps * self.batch >= MANY * samples else ""
+        return f"{_passes(self.steps, self.batch, samples)}{crops}{many}"
 
     @property
     def why(self) -> str:

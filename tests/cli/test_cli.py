@@ -144,3 +144,10 @@ def test_the_help_shows_every_built_in_command_in_a_group():
     panels = {c.name: c.rich_help_panel for c in get_command(app.app).commands.values()}
     assert set(panels) == set(BUILT_IN)
     assert set(panels.values()) == {DATA, TRAINING, USING, PACKAGES}
+
+
+@pytest.mark.parametrize("command", ["train", "generate", "data check", "tokenizer fit", "plugins new"])
+def test_a_help_page_names_each_value_in_one_word_and_flags_have_none(command):
+    page = CliRunner().invoke(app.app, [*command.split(), "--help"]).output
+    assert "Show this message" in page
+    assert not [kind for kind in ("<bool>", "<int", "<str>", "<path>", "<list", "<float") if kind in page]

@@ -92,7 +92,7 @@ def test_an_output_that_nobody_reads_ends_a_listing_without_a_word(tmp_path):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["train"], "missing argument 'config'; see fourm train --help"),
+        (["train"], "missing argument 'CONFIG'; see fourm train --help"),
         (["train", "c.yaml", "--dryrun"], "no such option: --dryrun; did you mean --dry-run?"),
         (
             ["train", "c.yaml", "--steps", "100"],

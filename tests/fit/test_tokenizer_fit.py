@@ -300,10 +300,10 @@ def test_a_fit_follows_its_codes(tmp_path, monkeypatch):
     rows = [json.loads(line) for line in next(run.rglob("metrics.jsonl")).read_text().splitlines()]
     lines = [row for row in rows if "losses" in row]
     assert [row["step"] for row in lines] == [5, 10, 15, 20, 25]
-    assert {"mse", "commitment", "codes used", "perplexity/codes"} == set(lines[-1]["losses"])
+    assert {"mse", "commitment", "share of codes used", "perplexity/codes"} == set(lines[-1]["losses"])
     assert {"mse", "commitment"} == set(lines[0]["losses"])  # before the codebook starts
     assert lines[-1]["losses"]["mse"] < lines[0]["losses"]["mse"]
-    assert 0 < lines[-1]["losses"]["perplexity/codes"] <= lines[-1]["losses"]["codes used"] <= 1
+    assert 0 < lines[-1]["losses"]["perplexity/codes"] <= lines[-1]["losses"]["share of codes used"] <= 1
     assert [row["step"] for row in rows if "eval" in row] == [10, 20, 25]
 
 

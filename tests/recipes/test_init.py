@@ -121,8 +121,13 @@ def test_init_says_how_often_training_shows_each_sample_and_measures_held_out_on
     report = init("photos", machine=CPU)
     training = report.config.train
     assert (training.steps, training.eval_every, training.keep_best) == (1440, 144, True)
-    assert "training: 1,440 steps of 8, 320 passes over 36 samples, 16 crops of each" in report.lines
-    assert "# 320 passes over 36 samples, 16 crops of each" in (here / "photos.yaml").read_text()
+    assert (
+        "training: 1,440 steps of 8, 320 passes over 36 samples, 16 crops of each; usual for so little data"
+        in report.lines
+    )
+    assert (
+        "# 320 passes over 36 samples, 16 crops of each; usual for so little data" in (here / "photos.yaml").read_text()
+    )
     write(here / "one", "images", "rgb", names(1))
     alone = init("one", machine=CPU).config.train
     assert (alone.eval_every, alone.keep_best) == (None, False)

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from fourm_engine.train import loop, checkpoint_manager, watchdog
+from fourm_engine.train import checkpoint_manager, loop, watchdog
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.task import Loss, Task
@@ -70,8 +70,8 @@ def freeze(phase: str, steps: int) -> None:
         "checking": (ToyTask, "check"),
         "building": (ToyTask, "model"),
         "loading": (loop, "load"),
-        "saving": (checkpoint_manager, \"save_file"),
-        "saving the last": (checkpoint_manager, \"save_file", lambda _, path: f"step-{steps:08d}" in str(path)),
+        "saving": (checkpoint_manager, "save_file"),
+        "saving the last": (checkpoint_manager, "save_file", lambda _, path: f"step-{steps:08d}" in str(path)),
         "evaluating": (ToyTask, "evaluate"),
         "exporting": (ToyTask, "export"),
         "leaving": (dist, "destroy_process_group"),

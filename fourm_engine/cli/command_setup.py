@@ -1,0 +1,97 @@
+"""What every command has: the option `--no-plugin NAME`, and a help page that flows to the terminal's width and names
+each value in one word (INT, FILE, KEY=VALUE).
+
+The option acts before any import: it adds the names to the environment variable `FOURM_DISABLE`, which the plugin host
+reads in this and every child process.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import os
+from collections.abc import Callable
+from inspect import Parameter
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.models import ArgumentInfo
+
+from fourm_plugins.discovery import DISABLE
+
+_HELP = "A plugin to disable, as if it were not installed; repeatable."
+_OPTION = Annotated[list[str] | None, typer.Option("--no-plugin", metavar="NAME", help=_HELP)]
+#: Type of an option -> what its help page calls the value. Enums show their choices.
+METAVARS: dict[Any, str] = {bool: "", int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
+
+
+class HelpPage:
+    """Base of the classes of commands: no types beside flags and arguments, whose names say enough."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for param in params:
+            if param.param_type_name == "argument":
+                param.display_type_rich = lambda ctx: None
+            elif param.name == "help":
+                param.metavar = ""
+        return params
+
+
+class Command(HelpPage, TyperCommand):
+    pass
+
+
+class Group(HelpPage, TyperGroup):
+    pass
+
+
+def set_up(app: typer.Typer) -> None:
+    """Set up all commands of `app` and its groups. A list of commands shows the first sentence of each docstring."""
+    for command in app.registered_commands:
+        assert command.callback is not None
+        paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
+        command.help = command.help or "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        command.short_help = command.short_help or command.help.partition(". ")[0].rstrip(".") + "."
+        command.callback = _with_option(command.callback)
+        if command.cls is TyperCommand:
+            command.cls = Command
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        group.cls = Group
+        set_up(group.typer_instance)
+
+
+def _with_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapped(*args: Any, no_plugin: list[str] | None = None, **kwargs: Any) -> Any:
+        if no_plugin:
+            before = [os.environ[DISABLE]] if os.environ.get(DISABLE) else []
+            os.environ[DISABLE] = ",".join([*before, *no_plugin])
+        return function(*args, **kwargs)
+
+    signature = inspect.signature(function, eval_str=True)
+    option = Parameter("no_plugin", Parameter.KEYWORD_ONLY, default=None, annotation=_OPTION)
+    parameters = [*map(_with_metavar, signature.parameters.values()), option]
+    wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
+    return wrapped
+
+
+def _with_metavar(parameter: Parameter) -> Parameter:
+    """`parameter`, with a metavar if it has none: the name of an argument, the type of an option."""
+    if get_origin(parameter.annotation) is not Annotated:
+        return parameter
+    annotated, info = get_args(parameter.annotation)[:2]
+    if info.metavar is not None:
+        return parameter
+    kind = get_args(annotated)[0] if type(None) in get_args(annotated) else annotated
+    info = copy.copy(info)
+    if isinstance(info, ArgumentInfo):
+        info.metavar = parameter.name.upper()
+    else:
+        info.metavar = METAVARS.get(get_args(kind)[0] if get_origin(kind) is list else kind)
+    return parameter.replace(annotation=Annotated[annotated, info])
