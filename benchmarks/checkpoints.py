@@ -17,7 +17,7 @@ import torch
 from benchmarks.published import Samples
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.transformer import Transformer
-from fourm_engine.train.checkpoint_manager import Checkpoints
+from fourm_engine.train.checkpoint_manager import CheckpointManager
 
 
 def now(device: torch.device) -> float:
@@ -40,7 +40,7 @@ def main() -> None:
     total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     print(f"4M-{options.size}: {total / 2**20:.0f} MiB in {len(tensors)} tensors, {device}")
 
-    checkpoints = Checkpoints(options.folder, keep=1, report=print)
+    checkpoints = CheckpointManager(options.folder, keep=1, report=print)
     spent: dict[str, list[float]] = {"waited for": [], "in the background": [], "written after": []}
     for step in range(options.repeat + 1):  # the first one makes the buffers
         began = now(device)

@@ -32,7 +32,7 @@ from fourm_engine.lock import at_work
 from fourm_engine.recipes.generate import write as write_generated
 from fourm_engine.tokenizers.store import save_tokenizer
 from fourm_engine.tokenizers.wordpiece import WordPieceTokenizer
-from fourm_engine.train.checkpoint_manager import Checkpoints
+from fourm_engine.train.checkpoint_manager import CheckpointManager
 from fourm_engine.train.metrics import Metrics
 from tests.data.test_label import Threshold
 from tests.extend.growing import run_config
@@ -311,7 +311,7 @@ def test_exports_have_ordinary_permissions(model, tmp_path):
 @pytest.mark.parametrize("stage", ["write", "sync", "rename"])
 def test_a_checkpoint_that_the_disk_refuses_is_named_and_the_earlier_one_stays(tmp_path, monkeypatch, stage):
     told: list[str] = []
-    checkpoints = Checkpoints(tmp_path / "run/checkpoints", keep=2, report=told.append)
+    checkpoints = CheckpointManager(tmp_path / "run/checkpoints", keep=2, report=told.append)
     checkpoints.save(1, {"w": torch.ones(3)}, {})
     checkpoints.finish()
     before = tree(tmp_path)

@@ -53,7 +53,7 @@ from fourm_engine.train.distributed import (
 from fourm_plugins.counting import counted
 
 
-class Checkpoints:
+class CheckpointManager:
     """Saves in `folder`: the newest `keep` of them, and those of every multiple of `keep_every` steps. `report`
     receives a line for the user about each damaged checkpoint and each failed save."""
 

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 
 from fourm_engine.device import keep_memory, local_rank, rank_and_world, settle_threads
 from fourm_engine.files import words_of
-from fourm_engine.train.rendezvous import check_address, store_of_this_start
+from fourm_engine.train.rendezvous import check_address, store_of_start
 from fourm_plugins.errors import one_line
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def processes(config: TrainConfig, *, width: int = 128) -> Iterator[torch.device
             backend, timeout = "cpu:gloo,cuda:nccl" if on_gpu else "gloo", patience(config.watchdog_s)
             if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True):  # one store for all starts
                 rank, world = rank_and_world()
-                store = store_of_this_start(rank, world, timeout)
+                store = store_of_start(rank, world, timeout)
                 dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
             else:
                 dist.init_process_group(backend, timeout=timeout)

@@ -1,7 +1,7 @@
-"""Signs of life: what each process of a run tells the others, in files, which can be read when it stands still.
+"""Heartbeats: files in which each process of a run reports its state, readable even while it hangs.
 
-In: facts of this process, again and again. Out, in a folder during the run: `rank-00000.json` for each of several
-processes; the facts of the others, and for how long each has been silent.
+In: facts about this process, at every beat. Out: `rank-00000.json` per process, in a folder that exists during the run;
+the facts of the other processes, and the seconds since the last beat of each.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from fourm_engine.device import rank_and_world
 from fourm_engine.lock import make_folders, process_lives, remove_empty, this_process
 
 
-class Signs:
-    """Those of this process, one of those that torchrun started, and of the others, in `folder`. `clock`: seconds that
-    this process has been watching, to be advanced by whoever watches: the clocks of machines and of file systems
-    differ, and the time that this process is itself suspended says nothing of others."""
+class Heartbeats:
+    """Writes the heartbeat of this process to `folder`, and reads those of the others. `clock`: seconds of watching,
+    advanced by the watchdog's thread: the clocks of machines and file systems differ, and while this process is
+    suspended, the silence of others means nothing."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.clock = folder, 0.0
         self.rank, self.world = rank_and_world()
-        self._made = self._given = 0  # folders that were not there; signs
-        self._giving, self._ended = threading.Lock(), False
-        #: Rank -> its last sign of life, and when that was first seen.
+        self._made = self._beats = 0  # folders created; heartbeats written
+        self._beating, self._ended = threading.Lock(), False
+        #: Rank -> its last heartbeat, and when that was first seen.
         self._seen: dict[int, tuple[dict[str, Any], float]] = {}
 
-    def begin(self, facts: dict[str, Any]) -> None:
-        """Make the folder, and give the first sign of life. The others may be earlier or later, or never come. Raises
-        OSError."""
+    def start(self, facts: dict[str, Any]) -> None:
+        """Create the folder and write the first heartbeat. Other processes may have started already, or never start.
+        Raises OSError."""
         self._made = make_folders(self.folder)
         for number in range(self.world):
-            sign = self._read(number)
-            if sign is not None and process_lives(sign) is not True:
-                self._seen[number] = sign, -math.inf  # of an earlier start, unless it changes
+            last = self._read(number)
+            if last is not None and process_lives(last) is not True:
+                self._seen[number] = last, -math.inf  # of an earlier start, unless it changes
         if self.world > 1:
-            with self._giving:
+            with self._beating:
                 self._write(facts, None, "")
 
-    def give(self, facts: dict[str, Any], end: str | None = None, because: str = "") -> None:
-        """Give a sign of life. `end`: why this process ends, "" if nothing is wrong; `because`: of which other one. No
-        sign without an end follows one that has it, whichever thread gives it."""
+    def beat(self, facts: dict[str, Any], end: str | None = None, because: str = "") -> None:
+        """Write a heartbeat. `end`: why this process ends, "" if nothing is wrong; `because`: the failure of another
+        process that caused it. Once `end` is written, heartbeats without it are ignored, from any thread."""
         if self.world == 1:
             return
-        with self._giving:
+        with self._beating:
             self._ended = self._ended or end is not None
             if self._ended and end is None:
                 return
@@ -60,20 +60,20 @@ class Signs:
                     os.utime(self._path(self.rank))
 
     def _write(self, facts: dict[str, Any], end: str | None, because: str) -> None:
-        path, self._given = self._path(self.rank), self._given + 1
-        facts = this_process() | facts | {"sign": self._given, "made": self._made, "end": end, "because": because}
-        path.parent.mkdir(exist_ok=True)  # one that left as the last of those that had come removes it
+        path, self._beats = self._path(self.rank), self._beats + 1
+        facts = this_process() | facts | {"sign": self._beats, "made": self._made, "end": end, "because": because}
+        path.parent.mkdir(exist_ok=True)  # the last process to end before this one started removed it
         path.with_suffix(".part").write_text(json.dumps(facts))
         os.replace(path.with_suffix(".part"), path)
 
     def others(self) -> Iterator[tuple[int, dict[str, Any] | None, float]]:
-        """(rank, facts, seconds without a new sign) of each; no facts: no sign since this process began."""
+        """(rank, facts, seconds since its last heartbeat) of every other process; facts are None before its first."""
         for number in range(self.world):
             if number == self.rank:
                 continue
             facts, since = self._seen.get(number, ({}, -math.inf))
-            if (sign := self._read(number)) is not None and sign != facts:
-                facts, since = self._seen[number] = sign, self.clock
+            if (last := self._read(number)) is not None and last != facts:
+                facts, since = self._seen[number] = last, self.clock
             yield (number, None, self.clock) if since == -math.inf else (number, facts, self.clock - since)
 
     def clean(self, end: str = "") -> None:
@@ -81,7 +81,7 @@ class Signs:
         if nothing is wrong."""
         with suppress(OSError):
             signs = [facts for _, facts, _ in self.others()]
-            if end and None in signs:  # one that is yet to come must read why
+            if end and None in signs:  # a process that has yet to start must read why
                 return
             others = [facts for facts in signs if facts is not None]
             if all(facts["end"] is not None or gone(facts) for facts in others):

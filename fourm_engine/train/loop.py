@@ -26,7 +26,7 @@ from fourm_engine.device import rank_and_world
 from fourm_engine.train import finished
 from fourm_engine.train.best import Best, HeldOut
 from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, Progress, load, nearest, state_of
-from fourm_engine.train.checkpoint_manager import Checkpoints
+from fourm_engine.train.checkpoint_manager import CheckpointManager
 from fourm_engine.train.config import LENGTHS, TrainConfig
 from fourm_engine.train.console import tell
 from fourm_engine.train.disk_space import disk_shortage
@@ -39,7 +39,7 @@ from fourm_engine.train.nonfinite import NotFinite, read_step
 from fourm_engine.train.observers import Observers
 from fourm_engine.train.optimiser import PREFIX as OPTIMISER
 from fourm_engine.train.outcome import AHEAD, MAX_SKIPPED, Diverged, Outcome, Pending
-from fourm_engine.train.prefetch import Feed
+from fourm_engine.train.prefetch import Prefetcher
 from fourm_engine.train.profile import Profile
 from fourm_engine.train.replay import examine
 from fourm_engine.train.run_identity import RunIdentity
@@ -100,7 +100,7 @@ class Trainer:
                 self._evaluate()
             self.watch.moves("resuming", bounded=False)
             keep, keep_every = self.config.keep, self.config.keep_every
-            checkpoints = Checkpoints(self.folder / "checkpoints", keep=keep, keep_every=keep_every, report=_warn)
+            checkpoints = CheckpointManager(self.folder / "checkpoints", keep=keep, keep_every=keep_every, report=_warn)
             newest = checkpoints.newest()
             if newest is not None:
                 self._resume(newest)
@@ -211,10 +211,10 @@ class Trainer:
             if settings[key] != saved["config"][key]:
                 _tell(f"note: train.{key} was {saved['config'][key]!r} before and is now {settings[key]!r}")
 
-    def _loop(self, metrics: Metrics, checkpoints: Checkpoints, stop: dict[str, int]) -> None:
+    def _loop(self, metrics: Metrics, checkpoints: CheckpointManager, stop: dict[str, int]) -> None:
         config, progress = self.config, self.progress
         self.not_finite = NotFinite(self.task, self.share, self.folder)
-        feed = self.feed = Feed(self.task.batches(progress.step, self.share), config.accumulate, self.device)
+        feed = self.feed = Prefetcher(self.task.batches(progress.step, self.share), config.accumulate, self.device)
         pending: deque[tuple[Pending, dict[str, float], tuple[float, float]]] = deque()
 
         def settle(ahead: int = 0) -> None:
@@ -315,7 +315,7 @@ class Trainer:
             weights = gathered(self.learner.state(averaged=averaged))
             draw(self.task, weights, self.folder, step, self.device, metrics.note)
 
-    def _save(self, checkpoints: Checkpoints) -> None:
+    def _save(self, checkpoints: CheckpointManager) -> None:
         self.progress.averaged = self.learner.averages.number if self.learner.averages else 0
         progress = {key: value for key, value in asdict(self.progress).items() if key != "step"}
         state = {
@@ -337,7 +337,7 @@ class Trainer:
         if lines := self.held_out.lines(step, scores, last=last):
             metrics.note(*lines)
 
-    def _stop(self, signals: list[int], checkpoints: Checkpoints) -> None:
+    def _stop(self, signals: list[int], checkpoints: CheckpointManager) -> None:
         step = self.progress.step
         try:
             checkpoints.finish()

@@ -1,4 +1,4 @@
-"""Feed: micro-batches on the device in time for each step.
+"""Prefetcher: micro-batches on the device in time for each step.
 
 In: the task's endless micro-batches, on the CPU. Out: the micro-batches of a step, with their host-side copies. On a
 GPU those of the next step are copied on another stream while the GPU computes this one; on a CPU nothing is copied.
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 
-class Feed:
+class Prefetcher:
     """`size` micro-batches per step, from `batches`. `waited`: seconds spent waiting for data."""
 
     def __init__(self, batches: Iterator[Any], size: int, device: torch.device) -> None:

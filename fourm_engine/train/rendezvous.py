@@ -1,7 +1,7 @@
-"""Meeting again: what the processes of a run agree on through the store of torchrun, before they form a group.
+"""Rendezvous: the processes of one start agree on a key prefix in torchrun's store before they form a group.
 
-torchrun's agent keeps one store for all starts of its workers. In it lies what the processes of earlier starts wrote,
-such as where they listened, and a process that reads it waits for one that is gone. So each start gets keys of its own.
+torchrun's agent keeps one store for all restarts of its workers. Entries of earlier starts, such as addresses, would
+make a process wait for one that has ended, so each start uses a separate prefix.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-#: How long a name may be unknown: where machines start together, as in Kubernetes, it becomes known later.
+#: How long MASTER_ADDR may fail to resolve: where machines start together, as in Kubernetes, DNS knows it later.
 KNOWN_SECONDS = 60.0
 
 
@@ -35,31 +35,32 @@ def check_address(address: str, *, seconds: float = KNOWN_SECONDS) -> None:
         time.sleep(0.5)
 
 
-def store_of_this_start(rank: int, world: int, timeout: timedelta) -> dist.Store:
-    """torchrun's store, with keys of this start alone. Raises torch's DistStoreError if not all have come in time."""
+def store_of_start(rank: int, world: int, timeout: timedelta) -> dist.Store:
+    """torchrun's store, under the prefix of this start. Raises torch's DistStoreError if a process is missing after
+    `timeout`."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = dist.TCPStore(address, port, world, is_master=False, timeout=timeout)
-    return dist.PrefixStore(f"fourm/{meet(store, rank, world, timeout)}", store)
+    return dist.PrefixStore(f"fourm/{agree_on_start(store, rank, world, timeout)}", store)
 
 
-def meet(store: dist.Store, rank: int, world: int, timeout: timedelta) -> str:
+def agree_on_start(store: dist.Store, rank: int, world: int, timeout: timedelta) -> str:
     """A name that the processes of this start share, and no other start has. Every process must call it."""
-    mine = uuid.uuid4().hex
+    token = uuid.uuid4().hex
     if rank > 0:
-        store.set(f"fourm/here/{rank}", mine)
-        store.wait([f"fourm/start/{mine}"], timeout)  # a key that no earlier start can have written
-        start = store.get(f"fourm/start/{mine}").decode()
+        store.set(f"fourm/here/{rank}", token)
+        store.wait([f"fourm/start/{token}"], timeout)  # a key that no earlier start can have written
+        start = store.get(f"fourm/start/{token}").decode()
         store.set(f"fourm/met/{start}/{rank}", "")
         return start
-    # Who is here may be of an earlier start: it is asked again until the one of this start has answered.
+    # An entry may be left from an earlier start: poll until every process of this start has answered.
     away, last = set(range(1, world)), time.monotonic() + timeout.total_seconds()
     while away:
         for other in sorted(away):
             if store.check([f"fourm/here/{other}"]):
-                store.set(f"fourm/start/{store.get(f'fourm/here/{other}').decode()}", mine)
-            if store.check([f"fourm/met/{mine}/{other}"]):
+                store.set(f"fourm/start/{store.get(f'fourm/here/{other}').decode()}", token)
+            if store.check([f"fourm/met/{token}/{other}"]):
                 away.remove(other)
         if time.monotonic() > last:
             raise dist.DistStoreError(f"rank {min(away)} has not come in {timeout.total_seconds():.0f} s")
         time.sleep(0.01)
-    return mine
+    return token

@@ -1,8 +1,8 @@
 """Watchdog: ends this process in bounded time when another one is lost or nothing progresses, and names the cause.
 
-In: a call for each action of a process. Out, in `<run>/processes/`: during the run, signs of life of each of several
-processes (`signs`), given every few seconds by a thread, which show the others who is behind; after a hang, the Python
-stacks of each process (`rank-00000.stack`).
+In: a call for each action of a process. Out, in `<run>/processes/`: during the run, heartbeats of several processes,
+written every few seconds by a thread, which show who is behind; after a hang, the Python stacks of each process
+(`rank-00000.stack`).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from torch.distributed import DistError
 
 from fourm_engine.lock import GATE, at_work, now, refused, this_process
 from fourm_engine.train.distributed import OtherProcess, describe
-from fourm_engine.train.heartbeat import Signs, gone
+from fourm_engine.train.heartbeat import Heartbeats, gone
 from fourm_engine.train.run_folder import check_run_folder
 from fourm_engine.train.stopping import Stopped
 
 FOLDER = "processes"
 #: Exit code after a hang or a lost process: the same command continues from the last checkpoint (EX_TEMPFAIL).
 AGAIN = 75
-#: Maximum seconds between two signs of life.
+#: Maximum seconds between two heartbeats.
 INTERVAL = 5.0
 #: Seconds for the others to notice why a process ended.
 GRACE = 3.0
@@ -49,8 +49,8 @@ class Watch:
     `brief`: of processes that end with the same error, the first is to tell it; in the others it has `told` set."""
 
     def __init__(self, run: Path, seconds: float | None, step: Callable[[], int], *, brief: bool = False) -> None:
-        self.signs, self.seconds, self.step, self.brief = Signs(run / FOLDER), seconds, step, brief
-        self.rank, self.world = self.signs.rank, self.signs.world
+        self.heartbeats, self.seconds, self.step, self.brief = Heartbeats(run / FOLDER), seconds, step, brief
+        self.rank, self.world = self.heartbeats.rank, self.heartbeats.world
         self._moves, self._doing, self._bounded = 0, STARTS, False
         self._over = threading.Event()
         self._ending = threading.Lock()  # one thread ends the process
@@ -72,11 +72,11 @@ class Watch:
             yield
             return
         try:
-            self.signs.begin(self._facts())
-            self._stacks = open(self.signs.folder / f"rank-{self.rank:05d}.stack", "a", encoding="utf-8")  # noqa: SIM115
+            self.heartbeats.start(self._facts())
+            self._stacks = open(self.heartbeats.folder / f"rank-{self.rank:05d}.stack", "a", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
-            self.signs.clean()
-            raise refused(self.signs.folder, error, self.signs.folder.parent / GATE) from error
+            self.heartbeats.clean()
+            raise refused(self.heartbeats.folder, error, self.heartbeats.folder.parent / GATE) from error
         thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
         thread.start()
         end = ""
@@ -86,8 +86,8 @@ class Watch:
             code = error.code if isinstance(error, SystemExit) else None
             end = "" if isinstance(error, Stopped) else describe(error) if code is None else f"exit code {code}"
             if self.world > 1 and (isinstance(error, RuntimeError) or isinstance(error.__cause__, DistError)):
-                self._ends(error)
-            if isinstance(error, (ValueError, OSError)) and self._told_by_first(error, end):
+                self._exit_if_lost(error)
+            if isinstance(error, (ValueError, OSError)) and self._reported_by_rank_0(error, end):
                 error.told = True  # type: ignore[union-attr]
             raise
         finally:
@@ -95,11 +95,11 @@ class Watch:
             thread.join()
             faulthandler.cancel_dump_traceback_later()
             self._stacks.close()
-            self._note(end)
-            self.signs.clean(end)
+            self._beat(end)
+            self.heartbeats.clean(end)
 
-    def _note(self, end: str | None, because: str = "") -> None:
-        self.signs.give(self._facts(), end, because)
+    def _beat(self, end: str | None, because: str = "") -> None:
+        self.heartbeats.beat(self._facts(), end, because)
 
     def _facts(self) -> dict[str, Any]:
         return this_process() | {"moves": self._moves, "step": self.step(), "doing": self._doing}
@@ -107,7 +107,7 @@ class Watch:
     def _lost(self, silent: float = float("inf")) -> dict[int, str]:
         """Rank -> words, for processes that ended by themselves or gave no sign of life for `silent` seconds."""
         lost = dict[int, str]()
-        for number, facts, age in self.signs.others():
+        for number, facts, age in self.heartbeats.others():
             if facts is None:
                 if age >= max(silent, LATE):
                     lost[number] = f"rank {number} is lost: no sign of life since the start, {age:.0f} s ago"
@@ -122,8 +122,8 @@ class Watch:
                 lost[number] = f"{who} is lost: no sign of life for {age:.0f} s"
         return lost
 
-    def _ends(self, error: BaseException) -> None:
-        """Ends this process if `error` was caused by the loss of another."""
+    def _exit_if_lost(self, error: BaseException) -> None:
+        """Exit if `error` was caused by the loss of another process."""
         self._bounded = False
         broken = _CONNECTION.search(str(error)) is not None
         last = time.monotonic() + GRACE + (SILENT + INTERVAL if broken else 0)
@@ -131,17 +131,17 @@ class Watch:
             if lost := self._lost(SILENT if broken else float("inf")):
                 self._exit(lost)
             if broken and (
-                why := [facts["because"] for _, facts, _ in self.signs.others() if facts and facts["because"]]
+                why := [facts["because"] for _, facts, _ in self.heartbeats.others() if facts and facts["because"]]
             ):
                 self._exit({}, because=why[0])
             time.sleep(0.05)
 
-    def _told_by_first(self, error: BaseException, end: str) -> bool:
+    def _reported_by_rank_0(self, error: BaseException, end: str) -> bool:
         """Whether the first process ends with the same error, or both because of a third: a hundred processes should
         not say the same."""
         last = time.monotonic() + GRACE
         while self.brief and self.rank > 0 and time.monotonic() < last:
-            first = next(facts for number, facts, _ in self.signs.others() if number == 0)
+            first = next(facts for number, facts, _ in self.heartbeats.others() if number == 0)
             if first is not None and first["end"] is not None:
                 return first["end"] == end or (isinstance(error, OtherProcess) and first["end"] != "")
             time.sleep(0.05)
@@ -151,22 +151,22 @@ class Watch:
         """End this process, which waits for something that will never come. The lowest remaining rank reports it."""
         with self._ending:
             words = because or "; ".join(lost.values())
-            self._note(f"lost: {words}", words)
+            self._beat(f"lost: {words}", words)
             if not because and self.rank == min(set(range(self.world)) - lost.keys()):
                 print(f"{words}; {_AGAIN}", file=sys.stderr, flush=True)
             time.sleep(GRACE)
-            self.signs.clean()
-            _leave()
+            self.heartbeats.clean()
+            _exit_now()
 
     def _run(self) -> None:
         """The thread."""
         seen, quiet, gone = -1, 0.0, 0.0
         while not self._over.wait(self._interval):
             # Ticks, not the clock: a process that was itself stopped has not been quiet for long.
-            self.signs.clock += self._interval
+            self.heartbeats.clock += self._interval
             still, seen = seen == self._moves, self._moves
             quiet = quiet + self._interval if still and self._bounded else 0.0
-            self._note(None)
+            self._beat(None)
             silent, grace = float("inf"), GRACE  # until the main thread notices
             if self.seconds and not self._bounded:
                 # What may take long without a bound takes a living process: one that is stopped gives no sign of life.
@@ -177,13 +177,13 @@ class Watch:
                 self._exit(lost)
             if self.seconds:
                 if quiet >= self.seconds:
-                    self._hangs(quiet)
+                    self._report_hang(quiet)
                 # Needs no lock of Python's, which the hanging code may hold.
                 faulthandler.dump_traceback_later(self.seconds + 2 * self._interval, file=self._stacks)
             else:
                 faulthandler.cancel_dump_traceback_later()  # of an outer block
 
-    def _hangs(self, quiet: float) -> NoReturn:
+    def _report_hang(self, quiet: float) -> NoReturn:
         with self._ending:
             faulthandler.cancel_dump_traceback_later()
             facts = self._facts()
@@ -191,19 +191,20 @@ class Watch:
             self._stacks.flush()
             faulthandler.dump_traceback(self._stacks)
             everyone, silent = {self.rank: facts}, set()
-            for number, other, age in self.signs.others():
+            for number, other, age in self.heartbeats.others():
                 if other is not None:
                     everyone[number] = other
                     if age > 0.75 * quiet or gone(other):
                         silent.add(number)
             least = min(other["moves"] for other in everyone.values())
             behind = sorted(silent or {number for number, other in everyone.items() if other["moves"] == least})
-            words = f"no progress for {quiet:.0f} s: {_told(everyone, behind, silent)}; stacks in {self.signs.folder}"
-            self._note(f"hang: {words}", words)
+            where = _who_is_behind(everyone, behind, silent)
+            words = f"no progress for {quiet:.0f} s: {where}; stacks in {self.heartbeats.folder}"
+            self._beat(f"hang: {words}", words)
             if self.rank == min(everyone.keys() - silent):
                 print(f"{words}; {_AGAIN}", file=sys.stderr, flush=True)
             time.sleep(4 * self._interval)  # the others write their stacks
-            _leave()
+            _exit_now()
 
 
 @contextmanager
@@ -240,7 +241,7 @@ def trains_in(run: Path, seconds: float | None) -> Iterator[None]:
         yield
 
 
-def _told(everyone: dict[int, dict[str, Any]], behind: list[int], silent: set[int]) -> str:
+def _who_is_behind(everyone: dict[int, dict[str, Any]], behind: list[int], silent: set[int]) -> str:
     where = _where(everyone[behind[0]])
     if len(behind) == len(everyone):
         return where if len(everyone) == 1 else f"all ranks are equally far, at {where}"
@@ -252,7 +253,7 @@ def _where(facts: dict[str, Any]) -> str:
     return f"step {facts['step'] + 1}, {facts['doing']} (process {facts['pid']} on {facts['host']})"
 
 
-def _leave() -> NoReturn:
+def _exit_now() -> NoReturn:
     """End without unwinding: a thread or a library may be waiting for something that will never come."""
     sys.stdout.flush()
     os._exit(AGAIN)

@@ -13,7 +13,7 @@ import torch
 from fourm_engine.data.raw.index import INDEX
 from fourm_engine.data.tokens.index import INDEX_FOLDER
 from fourm_engine.train import checkpoint
-from fourm_engine.train.checkpoint_manager import Checkpoints
+from fourm_engine.train.checkpoint_manager import CheckpointManager
 from tests.data.indexed_data import raw, samples, tokens
 from tests.data.indexing import held
 
@@ -54,7 +54,7 @@ def test_data_are_read_or_the_limit_is_told(raw, tokens, caplog, what):
 
 def test_a_checkpoint_is_not_passed_over(tmp_path, monkeypatch):
     said: list[str] = []
-    checkpoints = Checkpoints(tmp_path, keep=2, report=said.append)
+    checkpoints = CheckpointManager(tmp_path, keep=2, report=said.append)
     checkpoints.save(1, {"w": torch.ones(2)}, {})
     checkpoints.finish()
 

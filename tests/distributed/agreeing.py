@@ -13,11 +13,11 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from fourm_engine.train import checkpoint_manager
-from fourm_engine.train.checkpoint_manager import Checkpoints
+from fourm_engine.train.checkpoint_manager import CheckpointManager
 from fourm_engine.train.distributed import gather_json, processes, rank
 from fourm_engine.train.exchange import exchanged
 from fourm_engine.train.loop import Trainer
-from fourm_engine.train.prefetch import Feed
+from fourm_engine.train.prefetch import Prefetcher
 from tests.train.toy_task import FEATURES, Network, ToyTask, config
 
 ERRORS = {
@@ -66,7 +66,7 @@ def start(parallel: str) -> None:
         trainer._build(device)
         torch.manual_seed(17)  # what the first process drew
         found = {"drawn": [gather_json(state_of(trainer)), trainer.model.drawn.tolist()]}
-        trainer.feed = Feed(trainer.task.batches(0, trainer.share), 1, device)
+        trainer.feed = Prefetcher(trainer.task.batches(0, trainer.share), 1, device)
         for step in range(3):
             micro_batches = trainer.feed.step()
             counts, _, _ = exchanged(trainer.task, [batch for batch, _ in micro_batches], {"signal": 0})
@@ -92,7 +92,7 @@ def save(folder: Path) -> None:
         for kind, make in ERRORS.items():
             for bad in (0, 1):
                 said: list[str] = []
-                checkpoints = Checkpoints(folder / f"{kind}{bad}", keep=2, report=said.append)
+                checkpoints = CheckpointManager(folder / f"{kind}{bad}", keep=2, report=said.append)
 
                 def fail(*args, make=make, bad=bad, **kwargs):
                     if rank() == bad:

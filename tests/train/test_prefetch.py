@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fourm_engine.batch import Batch, Tokens
-from fourm_engine.train.prefetch import Feed
+from fourm_engine.train.prefetch import Prefetcher
 
 
 def numbers():
@@ -20,7 +20,7 @@ def numbers():
 
 def test_a_cpu_gets_the_micro_batches_of_each_step_and_nothing_is_fetched_ahead():
     source = numbers()
-    feed = Feed(source, 2, torch.device("cpu"))
+    feed = Prefetcher(source, 2, torch.device("cpu"))
     for step in range(3):
         pairs = feed.step()
         feed.ahead()
@@ -40,7 +40,7 @@ def test_a_gpu_gets_the_next_step_while_it_works_on_this_one():
             ).pin_memory()
 
     source = batches()
-    feed = Feed(source, 1, torch.device("cuda"))
+    feed = Prefetcher(source, 1, torch.device("cuda"))
     for step in range(20):
         ((host, batch),) = feed.step()
         feed.ahead()

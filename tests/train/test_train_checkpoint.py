@@ -22,7 +22,7 @@ from fourm_engine.train.checkpoint import (
     part_name,
     state_of,
 )
-from fourm_engine.train.checkpoint_manager import Checkpoints
+from fourm_engine.train.checkpoint_manager import CheckpointManager
 from fourm_engine.train.config import TrainConfig
 
 
@@ -39,7 +39,7 @@ def tensors(value: float) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def checkpoints(tmp_path):
     said = []
-    found = Checkpoints(tmp_path, keep=2, report=said.append)
+    found = CheckpointManager(tmp_path, keep=2, report=said.append)
     found.said = said
     return found
 
@@ -151,9 +151,9 @@ def test_a_save_beyond_what_the_disk_takes_is_reported_and_leaves_the_earlier_on
     program = f"""
 import resource, signal, torch
 from pathlib import Path
-from fourm_engine.train.checkpoint_manager import Checkpoints
+from fourm_engine.train.checkpoint_manager import CheckpointManager
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-checkpoints = Checkpoints(Path({str(tmp_path)!r}), keep=2, report=print)
+checkpoints = CheckpointManager(Path({str(tmp_path)!r}), keep=2, report=print)
 checkpoints.save(1, {{"a": torch.ones(10)}}, {{}})
 checkpoints.finish()
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
@@ -169,7 +169,7 @@ assert checkpoints.saved == 1
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
 
 
-def saved(checkpoints: Checkpoints, *steps: int) -> None:
+def saved(checkpoints: CheckpointManager, *steps: int) -> None:
     for step in steps:
         checkpoints.save(step, tensors(float(step)), {})
     checkpoints.finish()
@@ -236,7 +236,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_trained_anew(checkpoints
 
 
 def test_every_nth_checkpoint_stays_beside_the_newest(tmp_path):
-    saved(Checkpoints(tmp_path, keep=2, keep_every=30, report=print), *range(10, 100, 10))
+    saved(CheckpointManager(tmp_path, keep=2, keep_every=30, report=print), *range(10, 100, 10))
     assert sorted(int(path.name[5:]) for path in tmp_path.iterdir()) == [30, 60, 80, 90]
     with pytest.raises(ValueError, match="keep_every=25 and checkpoint_every=10: make the first a multiple"):
         TrainConfig(batch_size=1, steps=1, lr=1, checkpoint_every=10, keep_every=25)
@@ -297,7 +297,7 @@ def test_a_checkpoint_whose_step_is_not_its_folders_is_passed_over(checkpoints, 
 def test_a_file_in_place_of_the_folder_of_checkpoints_is_told_before_training(tmp_path):
     (tmp_path / "checkpoints").write_text("")
     with pytest.raises(CheckpointError, match="checkpoints: a file, where"):
-        Checkpoints(tmp_path / "checkpoints", keep=2, report=print).newest()
+        CheckpointManager(tmp_path / "checkpoints", keep=2, report=print).newest()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.distributed import processes
-from fourm_engine.train.rendezvous import check_address, meet
+from fourm_engine.train.rendezvous import agree_on_start, check_address
 
 WORLD, WAIT = 3, timedelta(seconds=60)
 
@@ -31,7 +31,7 @@ def test_processes_of_each_start_share_a_name_that_no_other_start_has(store, fir
     def start(rank):
         if rank != first:
             time.sleep(0.2)
-        return meet(store(), rank, WORLD, WAIT)
+        return agree_on_start(store(), rank, WORLD, WAIT)
 
     names = []
     for _ in range(3):
@@ -44,7 +44,7 @@ def test_processes_of_each_start_share_a_name_that_no_other_start_has(store, fir
 
 def test_a_process_that_does_not_come_is_named(store):
     with pytest.raises(dist.DistStoreError, match="rank 1 has not come in 0 s"):
-        meet(store(), 0, WORLD, timedelta(seconds=0.2))
+        agree_on_start(store(), 0, WORLD, timedelta(seconds=0.2))
 
 
 @pytest.mark.parametrize("variables", [{}, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "abc"}, "taken"])
