@@ -61,7 +61,8 @@ def set_up(app: typer.Typer) -> None:
             command.cls = Command
     for group in app.registered_groups:
         assert group.typer_instance is not None
-        group.cls = Group
+        if not isinstance(group.typer_instance.info.cls, type):  # a class of its own stays
+            group.cls = Group
         set_up(group.typer_instance)
 
 
