@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
+from fourm_engine.cli.command_setup import Group
 from fourm_engine.cli.tables import Table, show
 from fourm_plugins.printable import printable
 
 
-class _Runs(TyperGroup):
+class _Runs(Group):
     """Calls the default sub-command if none is named."""
 
     default = "list"
