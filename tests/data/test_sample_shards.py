@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw import open_shards
 from fourm_engine.data.raw.aligned import AlignedData
-from fourm_engine.data.raw.present import with_data
+from fourm_engine.data.raw.available import with_data
 from fourm_engine.data.raw.root import DataRoot
 from fourm_engine.data.raw.sample_shards import Claim, Sorter
 from fourm_engine.data.raw.write_shards import write_shard

@@ -16,12 +16,12 @@ import numpy as np
 from fourm_engine.data.checks.equal_files import equal_files
 from fourm_engine.data.checks.files import Reader, survey
 from fourm_engine.data.checks.findings import Finding, Kind, Listed
-from fourm_engine.data.checks.opened import Opened, open_data
 from fourm_engine.data.checks.part import Part, Wanted, part_of
+from fourm_engine.data.checks.sources import Opened, open_data
 from fourm_engine.data.checks.statistics import Statistics
-from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.folder import MAX_FILE_BYTES
 from fourm_engine.data.raw.names import shown
+from fourm_engine.data.raw.plugin_root import PluginRoot
 from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
@@ -113,8 +113,8 @@ def check_data(
     return check
 
 
-def _resolved(root: Path | Elsewhere) -> Path | Elsewhere:
-    return root if isinstance(root, Elsewhere) else root.resolve()
+def _resolved(root: Path | PluginRoot) -> Path | PluginRoot:
+    return root if isinstance(root, PluginRoot) else root.resolve()
 
 
 def _unlisted(opened: Opened, parts: Sequence[Part]) -> Iterable[Finding]:
@@ -135,7 +135,7 @@ def _of_part(part: Part, *, first: bool) -> Iterable[Finding]:
         count = int(part.present[key].sum()) if key in part.present else 0
         if not count:
             root, names = part.wanted.root, ", ".join(part.opened.readers[key])
-            where = shown(root if isinstance(root, Elsewhere) else root / key)
+            where = shown(root if isinstance(root, PluginRoot) else root / key)
             remedy = f"add its files to {where}, or leave its modalities ({names}) out of modalities.select"
             yield part.finding("missing", "problem", f"no sample has {key}", remedy, source=key)
         elif count < len(part.names):

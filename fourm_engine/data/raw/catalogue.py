@@ -15,11 +15,11 @@ import numpy as np
 
 from fourm_engine.data.columns import OtherVersion
 from fourm_engine.data.names_table import NameTable
-from fourm_engine.data.raw.elsewhere import Elsewhere, open_elsewhere
 from fourm_engine.data.raw.folder import MAX_FILE_BYTES
 from fourm_engine.data.raw.index import INDEX, Damaged, DataIndex, View
 from fourm_engine.data.raw.indexed import indexed_sources, renamed
 from fourm_engine.data.raw.names import inform, say, shown
+from fourm_engine.data.raw.plugin_root import PluginRoot, open_plugin_root
 from fourm_engine.data.raw.reindex import Scans, fresh, write_index
 from fourm_engine.data.raw.root import Root
 from fourm_engine.data.raw.sample_shards import Claim, Key, claims_of
@@ -69,8 +69,8 @@ def open_catalogue(
     specs = list(specs)
     claims = claims_of(specs)
     chosen = None if shards is None else sorted(shards)
-    if isinstance(root, Elsewhere):
-        names, sources, present, notes = open_elsewhere(root, claims, specs, max_bytes)
+    if isinstance(root, PluginRoot):
+        names, sources, present, notes = open_plugin_root(root, claims, specs, max_bytes)
         return Catalogue(root, names, dict[Key, Source](sources), present, notes)
     if isinstance(root, Location):
         return _open_remote(root, claims, chosen, max_bytes)
@@ -132,7 +132,7 @@ def open_one(
 ) -> Source | None:
     """The source of one modality; None where it has none. `among`: all that take part, which share the tars in the
     root. Raises ValueError for what cannot be trusted."""
-    if isinstance(root, Elsewhere):
+    if isinstance(root, PluginRoot):
         return open_catalogue(root, among, max_bytes=max_bytes).sources.get(spec.files)
     if isinstance(root, Location):
         return _open_one_remote(root, spec, list(among), max_bytes)

@@ -35,7 +35,7 @@ MAX_NAME = 1000
 T = TypeVar("T")
 
 
-class Elsewhere:
+class PluginRoot:
     """What `text` names. Nothing is opened yet. Picklable.
 
     Raises PluginError (a ValueError) where no usable source of that name is installed, and ValueError for settings that
@@ -79,7 +79,7 @@ class Elsewhere:
         return self.text
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Elsewhere) and self._key == other._key
+        return isinstance(other, PluginRoot) and self._key == other._key
 
     def __hash__(self) -> int:
         return hash(self._key)
@@ -142,7 +142,7 @@ class Elsewhere:
 class _Opened:
     """One `SampleSource` a process; another process opens its own."""
 
-    def __init__(self, root: Elsewhere, specs: Sequence[ModalitySpec]) -> None:
+    def __init__(self, root: PluginRoot, specs: Sequence[ModalitySpec]) -> None:
         self.root, self.specs = root, list(specs)
         # What a parent has opened stays referenced after a fork: closing it here may break it there.
         self._sources: dict[int, SampleSource] = {}
@@ -157,7 +157,7 @@ class _Opened:
         return {**self.__dict__, "_sources": {}}
 
 
-class ElsewhereSource:
+class PluginSource:
     """The files of one modality; see `Source`."""
 
     def __init__(
@@ -210,9 +210,9 @@ class ElsewhereSource:
             return ask(self._opened.source, self._given.get(name, name))
 
 
-def open_elsewhere(
-    root: Elsewhere, claims: Sequence[Claim], specs: Iterable[ModalitySpec], max_bytes: int
-) -> tuple[NameTable, dict[Key, ElsewhereSource], dict[Key, np.ndarray], list[str]]:
+def open_plugin_root(
+    root: PluginRoot, claims: Sequence[Claim], specs: Iterable[ModalitySpec], max_bytes: int
+) -> tuple[NameTable, dict[Key, PluginSource], dict[Key, np.ndarray], list[str]]:
     """The samples; source, and which have a file, of each claim that has any; notes.
 
     Raises ValueError for what cannot be opened, and PluginError for a source that does not keep its promises."""
@@ -220,7 +220,7 @@ def open_elsewhere(
     with root.blame("its names"):
         listed = list(opened.source.names)
     table, order, given = _names(root, listed)
-    sources, present = dict[Key, ElsewhereSource](), dict[Key, np.ndarray]()
+    sources, present = dict[Key, PluginSource](), dict[Key, np.ndarray]()
     for claim in claims:
         for modality in claim.modalities:
             with root.blame(f"which samples have {modality}"):
@@ -231,14 +231,14 @@ def open_elsewhere(
             if column.any():
                 present[claim.key] = column[order]
                 names = Names(table, np.flatnonzero(present[claim.key]))
-                sources[claim.key] = ElsewhereSource(opened, modality, claim.extensions, names, given, max_bytes, [])
+                sources[claim.key] = PluginSource(opened, modality, claim.extensions, names, given, max_bytes, [])
                 break
     with root.blame("its notes"):
         notes = [plain(f"{shown(root)}: {note}") for note in opened.source.notes]
     return table, sources, present, notes
 
 
-def _names(root: Elsewhere, listed: list[Any]) -> tuple[NameTable, np.ndarray, dict[str, str]]:
+def _names(root: PluginRoot, listed: list[Any]) -> tuple[NameTable, np.ndarray, dict[str, str]]:
     """The names in their order; int64, where each comes in `listed`; what those that cannot be printed are called
     there. Raises PluginError."""
     if wrong := [name for name in listed if not isinstance(name, str)]:

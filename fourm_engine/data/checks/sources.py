@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fourm_engine.data.checks.findings import Finding, Kind, Level, Listed
+from fourm_engine.data.raw.available import beside
 from fourm_engine.data.raw.catalogue import open_catalogue
-from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.folder import MAX_FILE_BYTES, FolderSource, Listing, is_folder
 from fourm_engine.data.raw.names import is_litter, shown
 from fourm_engine.data.raw.pairing import unpaired
-from fourm_engine.data.raw.present import beside
+from fourm_engine.data.raw.plugin_root import PluginRoot
 from fourm_engine.data.raw.sample_shards import Key, claims_of, open_sample_shards
 from fourm_engine.data.raw.shard_scan import scan
 from fourm_engine.data.raw.source import MixedSource, Source, joined, root_shards
@@ -39,7 +39,7 @@ _NOTES: tuple[tuple[str, Kind, Level], ...] = (
 class Opened:
     """The sources in `root`, by a key that is the name of the folder, unless modalities read different files of it."""
 
-    root: Path | Elsewhere
+    root: Path | PluginRoot
     sources: dict[str, Source] = field(default_factory=dict)
     #: Key -> the modalities that read it, of all modalities.
     readers: dict[str, list[str]] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Opened:
 
 
 def open_data(
-    root: Path | Elsewhere, modalities: Mapping[str, Modality], *, shards: Sequence[str] | None = None, max_bytes: int
+    root: Path | PluginRoot, modalities: Mapping[str, Modality], *, shards: Sequence[str] | None = None, max_bytes: int
 ) -> Opened:
     """`shards`: of the tars in the root, those to read; None: all. Raises ValueError where there is no such folder."""
     if isinstance(root, Path) and not root.is_dir():
@@ -56,7 +56,7 @@ def open_data(
     reasons, there = list[str](), dict[Key, Source]()
     shared: Mapping[Key, Shards] = {}
     try:
-        if isinstance(root, Elsewhere):
+        if isinstance(root, PluginRoot):
             catalogue = open_catalogue(root, [modality.spec for modality in modalities.values()], max_bytes=max_bytes)
             there = catalogue.sources
             opened.findings += [Finding("remark", "note", note) for note in catalogue.notes]
