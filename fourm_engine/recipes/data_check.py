@@ -129,7 +129,7 @@ def check_folder(
     check = read.check(_parts(there, findings), modalities, tell)
     check.findings += findings
     if instead:
-        check.findings = [replace(one, remedy=instead) if _unread(one) else one for one in check.findings]
+        check.findings = [replace(one, remedy=instead) if one.kind == "unread" else one for one in check.findings]
     return check
 
 
@@ -143,11 +143,6 @@ def _config_of(folder: Path) -> Path | None:
         if isinstance(train, Path) and train.resolve() == folder.resolve():
             return path
     return None
-
-
-def _unread(finding: Finding) -> bool:
-    """Whether it is of folders that no modality reads: no other names are listed as extra."""
-    return finding.kind == "extra" and finding.listed.count > 0
 
 
 def settings_of(overrides: Sequence[str]) -> ModalitiesConfig:

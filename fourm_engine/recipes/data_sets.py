@@ -92,8 +92,8 @@ def _open(
     if index and isinstance(root, PluginRoot):
         raise ValueError(f"{shown(root)}: opened by {root.origin}; only folders can be indexed")
     there = open_catalogue(root, specs, shards=shards, index=index, tell=tell)
-    for line in dict.fromkeys([*there.notes, *(note for source in there.sources.values() for note in source.notes)]):
-        report(line)
+    for note in dict.fromkeys([*there.notes, *(note for source in there.sources.values() for note in source.notes)]):
+        report(str(note))
     if not there.sources:
         wanted = ", ".join(sorted({spec.source for spec in specs}))
         remedy = "; where your folders are called otherwise, give their config with --config" if config is None else ""

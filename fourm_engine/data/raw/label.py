@@ -17,7 +17,8 @@ from typing import Any
 
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw.catalogue import open_one
-from fourm_engine.data.raw.folder import MAX_FILE_BYTES, Listing
+from fourm_engine.data.raw.file_bytes import MAX_FILE_BYTES
+from fourm_engine.data.raw.folder import Listing
 from fourm_engine.data.raw.label_files import LabelWriter, ValueReader
 from fourm_engine.data.raw.label_record import record_labels
 from fourm_engine.data.raw.names import shown

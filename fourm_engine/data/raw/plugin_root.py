@@ -22,7 +22,9 @@ import numpy as np
 
 from fourm_engine.data.names_table import Names, NameTable
 from fourm_engine.data.raw.names import plain, shown
+from fourm_engine.data.raw.notes import Note
 from fourm_engine.data.raw.sample_shards import Claim, Key
+from fourm_engine.data.raw.source import Source
 from fourm_engine.storage.url import scheme_of
 from fourm_plugins.errors import SampleError, one_line
 from fourm_plugins.manager import PluginError, PluginManager
@@ -157,8 +159,8 @@ class _Opened:
         return {**self.__dict__, "_sources": {}}
 
 
-class PluginSource:
-    """The files of one modality; see `Source`."""
+class PluginSource(Source):
+    """The files of one modality, as the package gives them."""
 
     def __init__(
         self,
@@ -168,14 +170,13 @@ class PluginSource:
         names: Names,
         given: Mapping[str, str],
         max_bytes: int,
-        notes: list[str],
     ) -> None:
         self._opened, self._modality, self._extensions, self._max_bytes = opened, modality, extensions, max_bytes
-        self.names, self.notes = names, notes
+        self.names, self.notes = names, list[Note]()
         #: Name -> what the package calls it, of those that differ.
         self._given = given
 
-    def having(self, name: str) -> list[str]:
+    def extensions_of(self, name: str) -> list[str]:
         return sorted(self.files(name))
 
     def files(self, name: str) -> dict[str, bytes]:
@@ -202,9 +203,6 @@ class PluginSource:
             raise self._opened.root.fault(f"gives {_kind(stamp)} as the stamp of {shown(name)}, not a str")
         return stamp
 
-    def by_shard(self) -> dict[str | None, Sequence[str]]:
-        return {None: self.names}
-
     def _ask(self, name: str, ask: Callable[[SampleSource, str], T]) -> T:
         with self._opened.root.blame(f"{shown(name)} ({self._modality})"):
             return ask(self._opened.source, self._given.get(name, name))
@@ -212,7 +210,7 @@ class PluginSource:
 
 def open_plugin_root(
     root: PluginRoot, claims: Sequence[Claim], specs: Iterable[ModalitySpec], max_bytes: int
-) -> tuple[NameTable, dict[Key, PluginSource], dict[Key, np.ndarray], list[str]]:
+) -> tuple[NameTable, dict[Key, PluginSource], dict[Key, np.ndarray], list[Note]]:
     """The samples; source, and which have a file, of each claim that has any; notes.
 
     Raises ValueError for what cannot be opened, and PluginError for a source that does not keep its promises."""
@@ -231,10 +229,10 @@ def open_plugin_root(
             if column.any():
                 present[claim.key] = column[order]
                 names = Names(table, np.flatnonzero(present[claim.key]))
-                sources[claim.key] = PluginSource(opened, modality, claim.extensions, names, given, max_bytes, [])
+                sources[claim.key] = PluginSource(opened, modality, claim.extensions, names, given, max_bytes)
                 break
     with root.blame("its notes"):
-        notes = [plain(f"{shown(root)}: {note}") for note in opened.source.notes]
+        notes = [Note("plugin", shown(root), plain(note)) for note in opened.source.notes]
     return table, sources, present, notes
 
 
