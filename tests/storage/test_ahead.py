@@ -10,8 +10,8 @@ import weakref
 import pytest
 
 from fourm_engine.storage import ahead
-from fourm_engine.storage.ahead import THREADS, ReadAhead
 from fourm_engine.storage.location import open_location
+from fourm_engine.storage.read_ahead import THREADS, ReadAhead
 from fourm_engine.storage.remote import Shard
 
 LONG = 60.0  # seconds; nothing here waits for it but a failure
