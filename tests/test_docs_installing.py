@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from fourm_engine.cli.app import app
-from fourm_engine.data.raw.folder import MAX_FILE_BYTES
+from fourm_engine.data.raw.file_bytes import MAX_FILE_BYTES
 from fourm_engine.modalities import ModalitiesConfig
 from fourm_plugins import images
 from fourm_plugins.discovery import State

@@ -20,10 +20,10 @@ import numpy as np
 
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.names_table import Names
-from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.names import plain, say, shown
 from fourm_engine.data.raw.pairing import difference
 from fourm_engine.data.raw.pipes import open_root
+from fourm_engine.data.raw.plugin_root import PluginRoot
 from fourm_engine.data.raw.root import Root, is_pattern
 from fourm_engine.storage.location import Readable, content_of
 from fourm_plugins.counting import counted
@@ -100,7 +100,7 @@ def samples_of(listed: Collection[str], names: Collection[str]) -> dict[str, str
 
 def _listed(root: Root, split: str) -> tuple[str, frozenset[str]]:
     """(what lists them, for messages; the samples). Raises ValueError."""
-    if isinstance(root, Elsewhere):
+    if isinstance(root, PluginRoot):
         return shown(root), root.split(split)
     return shown(root / SPLITS), read_split(root / SPLITS, split)
 
@@ -259,7 +259,7 @@ class _Root(NamedTuple):
 
     def same(self, other: _Root) -> bool:
         """Whether both may hold the same file."""
-        if isinstance(self.folder, Elsewhere) and isinstance(other.folder, Elsewhere):
+        if isinstance(self.folder, PluginRoot) and isinstance(other.folder, PluginRoot):
             return self.folder == other.folder
         if self.folder is None or other.folder is None or _absolute(self.folder) != _absolute(other.folder):
             return False

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
+from fourm_engine.data.raw.available import in_shards, indexed
 from fourm_engine.data.raw.pipes import open_root
-from fourm_engine.data.raw.present import in_shards, indexed
 from fourm_engine.data.raw.root import PIPE, DataRoot
 from fourm_engine.data.sets import data_sets
 from fourm_engine.installed.doctor import Check

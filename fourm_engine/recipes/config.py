@@ -15,9 +15,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fourm_engine.data.config import DataConfig
+from fourm_engine.data.raw.available import with_data
 from fourm_engine.data.raw.documents import documented
 from fourm_engine.data.raw.pipes import open_root
-from fourm_engine.data.raw.present import with_data
 from fourm_engine.data.raw.root import DataRoot
 from fourm_engine.data.sets import data_sets
 from fourm_engine.device import rank_and_world

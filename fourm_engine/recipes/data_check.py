@@ -12,14 +12,14 @@ from typing import Any
 
 from fourm_engine.data.checks.check import DataCheck, check_data
 from fourm_engine.data.checks.findings import Finding
-from fourm_engine.data.checks.opened import trusted_shards
 from fourm_engine.data.checks.part import Wanted
+from fourm_engine.data.checks.sources import trusted_shards
 from fourm_engine.data.checks.tokens import Files, TokenCheck
 from fourm_engine.data.config import DataConfig
+from fourm_engine.data.raw.available import with_data
 from fourm_engine.data.raw.documents import documented
-from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.names import shown
-from fourm_engine.data.raw.present import with_data
+from fourm_engine.data.raw.plugin_root import PluginRoot
 from fourm_engine.data.raw.root import DataRoot, data_root
 from fourm_engine.data.sets import data_sets
 from fourm_engine.data.splits import SPLITS, Split, read_split, unused_lists
@@ -70,7 +70,7 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
         all_held_out |= training and split.held_out is None
         if isinstance(split.root, Location) or isinstance(one.tokens, Url):
             raise ValueError(f"{key}: {split.root or one.tokens} is remote; check a local copy, which reads every file")
-        if split.root is not None and (isinstance(split.root, Elsewhere) or split.root.is_dir()):
+        if split.root is not None and (isinstance(split.root, PluginRoot) or split.root.is_dir()):
             held_out = split.held_out or frozenset()  # all samples: reported below
             choose = None if split.share is None else split.select
             part = Wanted(name, split.root, split.listed, held_out, "val", split.name, split.shards, choose)
@@ -118,7 +118,7 @@ def check_folder(
     Raises ValueError if there is no such folder, or no data in it."""
     settings = settings or ModalitiesConfig()
     manager = load_manager(settings)
-    there = DataRoot(Elsewhere(str(folder), manager), None) if scheme_of(folder) else data_root(folder)
+    there = DataRoot(PluginRoot(str(folder), manager), None) if scheme_of(folder) else data_root(folder)
     findings = list[Finding]()
     config = _config_of(there.folder) if isinstance(there.folder, Path) else None
     instead = f"check {shown(config)} instead, which says what reads each folder" if config else ""
@@ -129,7 +129,7 @@ def check_folder(
     check = read.check(_parts(there, findings), modalities, tell)
     check.findings += findings
     if instead:
-        check.findings = [replace(one, remedy=instead) if _unread(one) else one for one in check.findings]
+        check.findings = [replace(one, remedy=instead) if one.kind == "unread" else one for one in check.findings]
     return check
 
 
@@ -143,11 +143,6 @@ def _config_of(folder: Path) -> Path | None:
         if isinstance(train, Path) and train.resolve() == folder.resolve():
             return path
     return None
-
-
-def _unread(finding: Finding) -> bool:
-    """Whether it is of folders that no modality reads: no other names are listed as extra."""
-    return finding.kind == "extra" and finding.listed.count > 0
 
 
 def settings_of(overrides: Sequence[str]) -> ModalitiesConfig:
@@ -198,7 +193,7 @@ def _parts(there: DataRoot, findings: list[Finding]) -> list[Wanted]:
     assert not isinstance(root, Location)  # refused before
     if there.shards is not None:
         return [Wanted("all", root, shards=tuple(there.shards))]
-    if isinstance(root, Elsewhere):
+    if isinstance(root, PluginRoot):
         listed = {name: root.split(name) for name in sorted(root.splits)}
     elif not (path := root / SPLITS).is_file():
         return [Wanted("all", root)]

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fourm_engine.data.raw.catalogue import Catalogue, open_catalogue
-from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.index import INDEX
 from fourm_engine.data.raw.names import say as report
 from fourm_engine.data.raw.names import shown
 from fourm_engine.data.raw.pack import Packed
 from fourm_engine.data.raw.pack import pack as pack_shards
 from fourm_engine.data.raw.pack import unpack as unpack_files
+from fourm_engine.data.raw.plugin_root import PluginRoot
 from fourm_engine.data.raw.root import DataRoot, data_root
 from fourm_engine.modalities import ModalitiesConfig, load_manager, load_modalities
 from fourm_engine.recipes.config import load_config
@@ -89,11 +89,11 @@ def _open(
     manager = load_manager(chosen)
     specs = [modality.spec for modality in load_modalities(chosen, manager).values()]
     root, shards = _located(folder, manager)
-    if index and isinstance(root, Elsewhere):
+    if index and isinstance(root, PluginRoot):
         raise ValueError(f"{shown(root)}: opened by {root.origin}; only folders can be indexed")
     there = open_catalogue(root, specs, shards=shards, index=index, tell=tell)
-    for line in dict.fromkeys([*there.notes, *(note for source in there.sources.values() for note in source.notes)]):
-        report(line)
+    for note in dict.fromkeys([*there.notes, *(note for source in there.sources.values() for note in source.notes)]):
+        report(str(note))
     if not there.sources:
         wanted = ", ".join(sorted({spec.source for spec in specs}))
         remedy = "; where your folders are called otherwise, give their config with --config" if config is None else ""
@@ -104,7 +104,7 @@ def _open(
 def _located(folder: Path | str, manager: PluginManager) -> DataRoot:
     """The data in `folder`. Raises ValueError if there is none."""
     if scheme_of(str(folder)) is not None and not Path(folder).exists():
-        return DataRoot(Elsewhere(str(folder), manager), None)
+        return DataRoot(PluginRoot(str(folder), manager), None)
     refuse_remote(parse(folder), "FOLDER", "work on a local copy, then upload that")
     there = data_root(folder)
     if not isinstance(there.folder, Path) or not there.folder.is_dir():

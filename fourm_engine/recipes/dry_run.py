@@ -26,9 +26,9 @@ from fourm_engine.modalities import Modalities, load_manager, load_modalities
 from fourm_engine.nn.flops import Learning, forward_flops, training_flops_of
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.memory import memory_of
+from fourm_engine.recipes.check_tokens import check_tokens_exist
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.dry_run_report import DryRun
-from fourm_engine.recipes.tokens_there import check_tokens_there
 from fourm_engine.train.disk_space import checkpoint_bytes
 from fourm_engine.train.utilisation import memory as memory_taken
 from fourm_engine.train.utilisation import named_peak, peak
@@ -163,7 +163,7 @@ def _data(config: RunConfig, modalities: Modalities) -> tuple[list[str], Counter
 def _refused(config: RunConfig, modalities: Modalities) -> str:
     """Training's error for missing tokens, which are not an error here: they may not have been made yet."""
     try:
-        check_tokens_there(config, modalities)
+        check_tokens_exist(config, modalities)
     except ValueError as error:
         return str(error)
     return ""

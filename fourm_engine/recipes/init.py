@@ -10,8 +10,8 @@ from pathlib import Path
 
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.local_sources import open_source
 from fourm_engine.data.raw.names import shown
-from fourm_engine.data.raw.source import open_source
 from fourm_engine.data.raw.survey import TRAIN, VAL, Survey, survey, unpack_tables
 from fourm_engine.data.splits import SPLITS, Split, drawn, read_split, samples_of, split_names
 from fourm_engine.device import Machine

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.label import LabelReport, Step, plan
 from fourm_engine.data.raw.label import label as label_folder
 from fourm_engine.data.raw.pipes import open_root
+from fourm_engine.data.raw.plugin_root import PluginRoot
 from fourm_engine.data.raw.root import Root
 from fourm_engine.data.sets import data_sets
 from fourm_engine.device import rank_and_world
@@ -79,7 +79,7 @@ def label(
                 refuse_remote(root, key, OUT)
             # The whole folder is labelled, even if only some of its tars are trained on.
             folder = open_root(root, config.data, manager).folder
-            if out is None and isinstance(folder, Elsewhere):
+            if out is None and isinstance(folder, PluginRoot):
                 raise ValueError(f"{key}: {root} is only read from; {OUT}")
             roots.setdefault(str(folder), (folder, modalities | dict(readers)))
     if not roots:
@@ -125,7 +125,7 @@ def _outs(roots: Sequence[Root], out: Path | None) -> list[Path]:
     refuse_remote(parse(out), "--out", "name a local folder, then upload it")
     if len(roots) == 1:
         return [out]
-    names = [Path(root.location if isinstance(root, Elsewhere) else root.name).name for root in roots]
+    names = [Path(root.location if isinstance(root, PluginRoot) else root.name).name for root in roots]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ValueError(f"--out {out}: two data sets are called {twice}; label one at a time (data.val=null)")
     return [out / name for name in names]

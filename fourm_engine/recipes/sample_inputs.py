@@ -19,8 +19,9 @@ import numpy as np
 from fourm_engine.data.config import DataConfig, source_of
 from fourm_engine.data.names_table import LazyNames, Names
 from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.local_sources import open_source
 from fourm_engine.data.raw.names import is_litter, plain, shown
-from fourm_engine.data.raw.source import Source, open_source
+from fourm_engine.data.raw.source import Source
 from fourm_engine.generate.input_types import TEXT, Typed
 from fourm_engine.recipes.generated_record import hash_of
 from fourm_plugins.counting import counted
@@ -109,7 +110,7 @@ class FileInputs:
         if not every:
             example = " and ".join(shown(source.where(source.names[0])) for source in sources.values())
             raise ValueError(f"no sample is in all folders: files pair up by name without extension, as in {example}")
-        notes = [note for source in sources.values() for note in source.notes]
+        notes = [str(note) for source in sources.values() for note in source.notes]
         return cls(sources, sorted(every), len(set.union(*sets)) - len(every), dict(common), notes)
 
     @classmethod

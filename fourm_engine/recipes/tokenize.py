@@ -14,9 +14,9 @@ from fourm_engine.data.tokens.tokenize import tokenize_split
 from fourm_engine.device import keep_memory, local_device, rank_and_world
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, load_manager
+from fourm_engine.recipes.check_tokens import check_tokens_fresh
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.tell import Progress, Tell, choose_threads, first_only, say, warn
-from fourm_engine.recipes.tokens_there import check_tokens_fresh
 from fourm_engine.storage.url import refuse_remote
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.tokenizers.store import load_tokenizers

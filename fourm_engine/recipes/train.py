@@ -16,10 +16,10 @@ from fourm_engine.finetune.source import Source
 from fourm_engine.finetune.task import FinetuneTask
 from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager
 from fourm_engine.pretrain.task import FourMTask
+from fourm_engine.recipes.check_tokens import check_tokens_exist, check_tokens_fresh
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.extend import open_extension, train_extension
 from fourm_engine.recipes.tell import Tell, first_only, say, warn
-from fourm_engine.recipes.tokens_there import check_tokens_fresh, check_tokens_there
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.train.distributed import check_same, processes
 from fourm_engine.train.loop import Trainer
@@ -49,7 +49,7 @@ def train(config: RunConfig, *, tell: Tell = say, replay: Path | None = None) ->
         config.activate(manager, config.train)
         with processes(config.train, width=config.model.width):
             check_same(identity(modalities, manager))
-            check_tokens_there(config, modalities)
+            check_tokens_exist(config, modalities)
             source = None
             if config.finetune is not None:
                 source = Source.open(config.finetune, modalities, config.model, manager)

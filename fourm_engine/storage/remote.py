@@ -13,10 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple
 
-from fourm_engine.storage.ahead import ReadAhead
 from fourm_engine.storage.cache import ShardCache, close, copy_name
 from fourm_engine.storage.config import RemoteConfig
 from fourm_engine.storage.errors import Changed, NoRanges, StoreError
+from fourm_engine.storage.read_ahead import ReadAhead
 from fourm_engine.storage.store import Facts, Store
 from fourm_engine.storage.url import Url
 

@@ -185,10 +185,17 @@ def test_what_belongs_to_no_modality_is_named(root, modalities):
     (root / "a" / "0001.bmp").write_bytes(b"")
     (root / "a" / "old.tar.gz").write_bytes(b"")
     checked = check(root, modalities)
-    notes = " ".join(finding.message for finding in found(checked, "extra", "note"))
-    assert "0001.bmp" in notes
-    assert "thermal" in notes
+    assert any("0001.bmp" in finding.message for finding in found(checked, "extra", "note"))
+    (folders,) = found(checked, "unread", "note")
+    assert folders.listed.items == ["thermal"]
     assert "old.tar.gz" in the(checked, "extra").message  # data is lost there
+
+
+def test_a_finding_goes_by_its_kind_whatever_words_its_message_holds(root, modalities):
+    (root / "a" / "archives").mkdir()
+    (root / "a" / "archives" / "all files lie in.bmp").write_bytes(b"")
+    (finding,) = found(check(root, modalities), "extra", "note")
+    assert "archives/all files lie in.bmp" in finding.message
 
 
 def test_every_shard_that_cannot_be_trusted_is_named_and_the_others_are_read(tmp_path, modalities):

@@ -20,6 +20,7 @@ from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.catalogue import open_catalogue
 from fourm_engine.data.raw.index import FILE, FORMAT, INDEX
+from fourm_engine.data.tokens import index as token_index
 from fourm_engine.data.tokens.index import INDEX_FOLDER
 from fourm_engine.data.tokens.store import TokenStore
 from fourm_engine.data.tokens.tokenize import tokenize_split
@@ -274,17 +275,19 @@ def test_an_index_of_another_version_is_said_to_be_so_and_made_anew_without_a_wa
     write_layout(tmp_path / "data", DATA, "mixed")
     open_catalogue(tmp_path / "data", SPECS, index=True)
     shutil.copytree(tokens, tmp_path / "tokens", copy_function=shutil.copy2)
-    truth, kept = samples(tmp_path / "tokens"), {}
-    for path in (tmp_path / "data" / INDEX / FILE, tmp_path / "tokens" / INDEX_FOLDER / "index.json"):
-        facts = unsealed(kept.setdefault(path, path.read_bytes()), FORMAT)
+    truth = samples(tmp_path / "tokens")
+    tokens_index = tmp_path / "tokens" / INDEX_FOLDER / "index.json"
+    current = {tmp_path / "data" / INDEX / FILE: FORMAT, tokens_index: token_index.FORMAT}
+    for path, number in current.items():
+        facts = unsealed(path.read_bytes(), number)
         path.write_text(sealed(facts | {"format": format}))
     caplog.clear()
     assert held(tmp_path / "data") == expected(DATA)
     assert samples(tmp_path / "tokens") == truth
     assert not [r.getMessage() for r in caplog.records if r.levelname != "INFO" and "_index: " in r.getMessage()]
-    for path in kept:
-        assert f"{path.parent}: of another version (format {format}, this version reads {FORMAT}), made" in caplog.text
-        assert unsealed(path.read_bytes(), FORMAT)
+    for path, number in current.items():
+        assert f"{path.parent}: of another version (format {format}, this version reads {number}), made" in caplog.text
+        assert unsealed(path.read_bytes(), number)
     assert "damaged" not in caplog.text
 
 

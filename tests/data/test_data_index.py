@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fourm_engine.data.raw import catalogue, reindex
+from fourm_engine.data.raw import catalogue, local_sources, reindex
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.catalogue import open_catalogue
 from fourm_engine.data.raw.index import FILE, INDEX
@@ -44,8 +44,8 @@ def scans(monkeypatch):
     done: list[str] = []
     scan, listing = reindex.scan, reindex.Listing
     monkeypatch.setattr(reindex, "scan", lambda path: done.append(path.name) or scan(path))
-    monkeypatch.setattr("fourm_engine.data.raw.source.Listing", lambda f, *e: done.append(f.name) or listing(f, *e))
-    monkeypatch.setattr(reindex, "Listing", lambda f, *e: done.append(f.name) or listing(f, *e))
+    for module in (local_sources, reindex):
+        monkeypatch.setattr(module, "Listing", lambda f, *e: done.append(f.name) or listing(f, *e))
     return done
 
 

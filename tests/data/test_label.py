@@ -12,7 +12,7 @@ import pytest
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.label import Step, label, plan
-from fourm_engine.data.raw.source import open_source
+from fourm_engine.data.raw.local_sources import open_source
 from fourm_engine.modalities import Modalities
 from fourm_plugins import Labeller, SampleError
 from fourm_plugins.discovery import PluginError

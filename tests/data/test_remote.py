@@ -17,9 +17,9 @@ from fourm_engine.data.data_store import DataStore
 from fourm_engine.data.loader import batches
 from fourm_engine.data.order import Share
 from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.available import with_data
 from fourm_engine.data.raw.catalogue import open_catalogue
 from fourm_engine.data.raw.index import FORMAT
-from fourm_engine.data.raw.present import with_data
 from fourm_engine.data.raw.root import DataRoot
 from fourm_engine.data.tokens.tokenize import tokenize_split
 from fourm_engine.modalities import ModalitiesConfig, load_manager, load_modalities

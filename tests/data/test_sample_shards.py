@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fourm_engine.data.bad_files import BadFile
-from fourm_engine.data.raw import open_shards
+from fourm_engine.data.raw import file_bytes
 from fourm_engine.data.raw.aligned import AlignedData
-from fourm_engine.data.raw.present import with_data
+from fourm_engine.data.raw.available import with_data
 from fourm_engine.data.raw.root import DataRoot
 from fourm_engine.data.raw.sample_shards import Claim, Sorter
 from fourm_engine.data.raw.write_shards import write_shard
@@ -170,27 +170,27 @@ def test_damaged_shards_are_named_and_unusable_members_are_the_error_of_their_sa
 
 
 def test_all_sources_of_a_process_share_few_open_shards(tmp_path, monkeypatch):
-    monkeypatch.setattr(open_shards, "MAX_OPEN_SHARDS", 3)
+    monkeypatch.setattr(file_bytes, "MAX_OPEN_SHARDS", 3)
     data = {f"{i}": {"a": b"a%d" % i, "b": b"b%d" % i} for i in range(12)}
     for layout in ("tars", "webdataset"):
         write_layout(tmp_path / layout, data, layout, shards=6)
         assert held(tmp_path / layout) == expected(data)
-        assert len(open_shards._open) <= 3
+        assert len(file_bytes._open) <= 3
 
 
 def test_a_source_that_is_given_up_in_the_midst_of_a_read_does_not_wait_for_it(tmp_path):
     """Garbage is collected at any moment, also in the thread that reads and holds the lock."""
     path = tmp_path / "a.tar"
     path.write_bytes(b"x")
-    descriptor = open_shards._descriptor(path, open_shards.stamp_of(path))
-    with open_shards._lock:
-        thread = Thread(target=open_shards.close_below, args=(tmp_path,), daemon=True)
+    descriptor = file_bytes._descriptor(path, file_bytes.stamp_of(path))
+    with file_bytes._lock:
+        thread = Thread(target=file_bytes.close_below, args=(tmp_path,), daemon=True)
         thread.start()
         thread.join(300)
         assert not thread.is_alive()
         assert os.fstat(descriptor)
-    open_shards.close_below(tmp_path / "other")
-    assert path not in open_shards._open
+    file_bytes.close_below(tmp_path / "other")
+    assert path not in file_bytes._open
 
 
 @pytest.mark.parametrize("layout", ["webdataset", "mixed"])

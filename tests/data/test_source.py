@@ -9,10 +9,10 @@ import tarfile
 
 import pytest
 
-from fourm_engine.data.raw import open_shards
+from fourm_engine.data.raw import file_bytes
 from fourm_engine.data.raw.folder import FolderSource
+from fourm_engine.data.raw.local_sources import LocalSources, open_source
 from fourm_engine.data.raw.sample_shards import Claim
-from fourm_engine.data.raw.source import Opened, open_source
 from fourm_engine.data.raw.tar import TarSource
 from fourm_plugins import SampleError
 from tests.fakes import write_tar
@@ -176,13 +176,13 @@ def test_long_member_names_are_read(tmp_path):
 
 
 def test_a_source_can_be_sent_to_another_process_and_keeps_few_files_open(tmp_path, monkeypatch):
-    monkeypatch.setattr("fourm_engine.data.raw.open_shards.MAX_OPEN_SHARDS", 2)
+    monkeypatch.setattr("fourm_engine.data.raw.file_bytes.MAX_OPEN_SHARDS", 2)
     for i in range(5):
         write_tar(tmp_path / f"s/{i}.tar", {f"{i}.png": bytes([i])})
     source = open_source(tmp_path, "s", ("png",))
     for _ in range(2):
         assert [source.files(name)["png"] for name in source.names] == [bytes([i]) for i in range(5)]
-        assert len(open_shards._open) <= 2
+        assert len(file_bytes._open) <= 2
     other = pickle.loads(pickle.dumps(source))
     assert other.files("3") == {"png": b"\x03"}
 
@@ -215,7 +215,7 @@ def test_linked_folders_and_files_are_read_and_each_folder_once(tmp_path):
     source = open_source(tmp_path, "s", ("png",))
     assert source.names == ["a", "day1/b", "day2/c", "day2/deep/d", "e", "f", "g"]
     assert source.files("e") == source.files("day2/c") == {"png": b"c"}
-    assert source.notes == [
+    assert list(map(str, source.notes)) == [
         f"{tmp_path}/s: left out links to folders that are read under another name, or lie above: 3, such as latest"
     ]
     with pytest.raises(SampleError, match=r"a link to nowhere\.png, where there is no regular file"):
@@ -257,7 +257,7 @@ def test_shards_and_files_beside_each_other_are_both_read_and_files_win(tmp_path
     source = open_source(tmp_path, "s", ("png",))
     assert source.names == ["a", "b", "d", "day/c", "day/e"]
     assert [source.files(name)["png"] for name in source.names] == [b"new", b"b", b"d", b"c", b"e"]
-    assert source.notes == [
+    assert list(map(str, source.notes)) == [
         f"{tmp_path}/s: samples both loose and in a shard: 2, such as {tmp_path}/s/0.tar:a.png; the loose files are "
         "used"
     ]
@@ -270,7 +270,7 @@ def test_a_compressed_archive_is_named_beside_files_and_alone(tmp_path, file):
     fill(tmp_path, {f"s/{file}": b"x", "s/a.png": b"a", f"only/{file}": b"x"})
     source = open_source(tmp_path, "s", ("png",))
     remedy = "unpack them where they lie, or store them as plain .tar"
-    assert source.notes == [f"{tmp_path}/s: left out compressed archives: 1, such as {file}; {remedy}"]
+    assert list(map(str, source.notes)) == [f"{tmp_path}/s: left out compressed archives: 1, such as {file}; {remedy}"]
     with pytest.raises(ValueError, match=r"no file with extension png.*compressed archives: 1.*unpack them"):
         open_source(tmp_path, "only", ("png",))
 
@@ -281,7 +281,7 @@ def test_a_folder_within_the_folder_is_left_out_of_the_names(tmp_path, tar):
     write_tar(tmp_path / "s/0.tar", files) if tar else fill(tmp_path / "s", files)
     source = open_source(tmp_path, "s", ("png",))
     assert source.names == ["1", "x/2"]
-    assert "all files lie in data/s/" in source.notes[0]
+    assert "all files lie in data/s/" in str(source.notes[0])
 
 
 @pytest.mark.parametrize("tar", [False, True])
@@ -292,7 +292,7 @@ def test_what_systems_leave_behind_is_no_data_and_other_files_are_told_of(tmp_pa
     source = open_source(tmp_path, "s", ("png",))
     assert source.names == ["a"]
     assert len(source.notes) == 1
-    assert re.search(r"that are no \.png: 2, such as (0\.tar:)?b\.tif; save them as \.png, or", source.notes[0])
+    assert re.search(r"that are no \.png: 2, such as (0\.tar:)?b\.tif; save them as \.png, or", str(source.notes[0]))
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
@@ -306,7 +306,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refuse)
     source = open_source(tmp_path, "s", ("png",))
-    assert source.notes == [
+    assert list(map(str, source.notes)) == [
         f"{tmp_path}/s: left out folders that cannot be listed (Permission denied): 1, such as closed"
     ]
 
@@ -333,6 +333,6 @@ def test_files_side_by_side_that_another_modality_reads_are_not_left_out(tmp_pat
     for name in ("0.png", "0.txt", "0.bmp"):
         (tmp_path / name).write_bytes(b"x")
     claims = [Claim(".", ("png",), ("a",)), Claim(".", ("txt",), ("b",))]
-    for source in Opened(tmp_path, claims, []).sources.values():
+    for source in LocalSources(tmp_path, claims, []).sources.values():
         (note,) = source.notes
-        assert note.endswith(": 1, such as 0.bmp; save them as .png or .jpg")
+        assert note.text.endswith(": 1, such as 0.bmp; save them as .png or .jpg")

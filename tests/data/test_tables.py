@@ -7,7 +7,7 @@ import json
 import pytest
 
 from fourm_engine.data.raw import tables
-from fourm_engine.data.raw.source import open_source
+from fourm_engine.data.raw.local_sources import open_source
 from fourm_engine.data.raw.tables import Table, write_texts
 
 LINES = [("a", "first of a"), ("a", "second of a"), ("b", "of b"), ("gone", "of none")]

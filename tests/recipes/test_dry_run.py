@@ -9,10 +9,10 @@ import torch
 
 from fourm_engine.modalities import load_manager
 from fourm_engine.nn.transformer import Transformer
+from fourm_engine.recipes.check_tokens import check_tokens_exist
 from fourm_engine.recipes.config import load_config
 from fourm_engine.recipes.dry_run import FIRST_STEP, NONE_HERE, dry_run
 from fourm_engine.recipes.dry_run_report import in_words
-from fourm_engine.recipes.tokens_there import check_tokens_there
 from tests.configs import small, store
 from tests.folders import names, write
 from tests.running import fourm, refused
@@ -136,7 +136,7 @@ def test_tokens_whose_folder_is_misspelt_are_told_as_training_tells_them(path, t
     config = load_config(path, [f"data.tokens={tmp_path / name}"])
     report = dry_run(config, gpu="H100")
     with nullcontext() if name == "tokens" else pytest.raises(ValueError, match="did you mean") as caught:
-        check_tokens_there(config, config.load_modalities(load_manager(config.modalities)))
+        check_tokens_exist(config, config.load_modalities(load_manager(config.modalities)))
     assert report.refused == ("" if name == "tokens" else str(caught.value))
     said = " ".join(" ".join(report.lines()).split())
     assert ("the run would end: data.tokens: " in said) == (name != "tokens")

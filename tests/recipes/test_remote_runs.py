@@ -13,8 +13,8 @@ import yaml
 from fourm_engine.cli import main
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.available import with_data
 from fourm_engine.data.raw.catalogue import open_catalogue
-from fourm_engine.data.raw.present import with_data
 from fourm_engine.data.raw.root import DataRoot
 from fourm_engine.installed.assets import check_assets
 from fourm_engine.modalities import load_manager

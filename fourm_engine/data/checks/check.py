@@ -16,12 +16,12 @@ import numpy as np
 from fourm_engine.data.checks.equal_files import equal_files
 from fourm_engine.data.checks.files import Reader, survey
 from fourm_engine.data.checks.findings import Finding, Kind, Listed
-from fourm_engine.data.checks.opened import Opened, open_data
 from fourm_engine.data.checks.part import Part, Wanted, part_of
+from fourm_engine.data.checks.sources import ReadableSources
 from fourm_engine.data.checks.statistics import Statistics
-from fourm_engine.data.raw.elsewhere import Elsewhere
-from fourm_engine.data.raw.folder import MAX_FILE_BYTES
+from fourm_engine.data.raw.file_bytes import MAX_FILE_BYTES
 from fourm_engine.data.raw.names import shown
+from fourm_engine.data.raw.plugin_root import PluginRoot
 from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
@@ -86,12 +86,12 @@ def check_data(
         progress: part -> what is told (done, in all).
 
     Raises ValueError where there is no data at all."""
-    check, roots = DataCheck([], modalities, seed=seed), dict[tuple, Opened]()
+    check, roots = DataCheck([], modalities, seed=seed), dict[tuple, ReadableSources]()
     for one in wanted:
         readers = one.modalities or modalities
         root = _resolved(one.root), one.shards, frozenset((name, m.spec.source) for name, m in readers.items())
         if root not in roots:
-            roots[root] = open_data(one.root, readers, shards=one.shards, max_bytes=max_bytes)
+            roots[root] = ReadableSources(one.root, readers, shards=one.shards, max_bytes=max_bytes)
             check.findings += roots[root].findings
         part = part_of(one, roots[root], check.findings)
         if samples is not None and samples < len(part.names):
@@ -113,11 +113,11 @@ def check_data(
     return check
 
 
-def _resolved(root: Path | Elsewhere) -> Path | Elsewhere:
-    return root if isinstance(root, Elsewhere) else root.resolve()
+def _resolved(root: Path | PluginRoot) -> Path | PluginRoot:
+    return root if isinstance(root, PluginRoot) else root.resolve()
 
 
-def _unlisted(opened: Opened, parts: Sequence[Part]) -> Iterable[Finding]:
+def _unlisted(opened: ReadableSources, parts: Sequence[Part]) -> Iterable[Finding]:
     """Samples that no split of a folder lists."""
     if any(part.wanted.listed is None for part in parts):
         return
@@ -135,7 +135,7 @@ def _of_part(part: Part, *, first: bool) -> Iterable[Finding]:
         count = int(part.present[key].sum()) if key in part.present else 0
         if not count:
             root, names = part.wanted.root, ", ".join(part.opened.readers[key])
-            where = shown(root if isinstance(root, Elsewhere) else root / key)
+            where = shown(root if isinstance(root, PluginRoot) else root / key)
             remedy = f"add its files to {where}, or leave its modalities ({names}) out of modalities.select"
             yield part.finding("missing", "problem", f"no sample has {key}", remedy, source=key)
         elif count < len(part.names):

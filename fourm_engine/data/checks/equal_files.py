@@ -9,12 +9,12 @@ import numpy as np
 
 from fourm_engine.data.checks.files import MISALIGNED, USABLE
 from fourm_engine.data.checks.findings import Finding, Listed
-from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.names import shown
+from fourm_engine.data.raw.plugin_root import PluginRoot
 from fourm_plugins.counting import counted
 
 #: (part, its folder, the samples that were read, source -> (samples,) of `survey.COLUMNS`)
-Read = tuple[str, Path | Elsewhere, Sequence[str], Mapping[str, np.ndarray]]
+Read = tuple[str, Path | PluginRoot, Sequence[str], Mapping[str, np.ndarray]]
 
 
 def equal_files(parts: Sequence[Read], pictures: Collection[str]) -> list[Finding]:

@@ -17,6 +17,7 @@ Kind = Literal[
     "missing",  # samples or modalities that are named and have no file
     "misnamed",  # names of two modalities that almost match
     "extra",  # files that no modality reads
+    "unread",  # folders that no modality reads
     "duplicated",  # one content, or one name, twice
     "lacking",  # samples without a modality
     "empty",  # pictures that hold one value everywhere, classes that never occur

@@ -11,9 +11,9 @@ import numpy as np
 
 from fourm_engine.data.checks.files import Survey
 from fourm_engine.data.checks.findings import Finding, Kind, Level, Listed
-from fourm_engine.data.checks.opened import Opened
-from fourm_engine.data.raw.elsewhere import Elsewhere
+from fourm_engine.data.checks.sources import ReadableSources
 from fourm_engine.data.raw.names import shown
+from fourm_engine.data.raw.plugin_root import PluginRoot
 from fourm_engine.data.splits import samples_of
 from fourm_plugins.modality import Modality
 
@@ -24,7 +24,7 @@ class Wanted:
     `held_by`, another part."""
 
     name: str
-    root: Path | Elsewhere
+    root: Path | PluginRoot
     listed: frozenset[str] | None = None
     held_out: frozenset[str] = frozenset()
     held_by: str = ""
@@ -42,7 +42,7 @@ class Part:
     """A part that was read. `names` are all its samples, `read` the rows of those that were read."""
 
     wanted: Wanted
-    opened: Opened
+    opened: ReadableSources
     names: list[str]
     #: Source -> bool (names,), which samples have it.
     present: dict[str, np.ndarray]
@@ -129,7 +129,7 @@ def _spread(numbers: np.ndarray) -> dict[str, int]:
     return {"min": int(numbers.min()), "median": int(np.median(numbers)), "max": int(numbers.max())}
 
 
-def part_of(wanted: Wanted, opened: Opened, findings: list[Finding]) -> Part:
+def part_of(wanted: Wanted, opened: ReadableSources, findings: list[Finding]) -> Part:
     """A part as its names say. Adds to `findings` listed samples without a file, and samples of two parts."""
     everything = frozenset().union(*(source.names for source in opened.sources.values()))
     names = everything if wanted.choose is None else frozenset(wanted.choose(everything))
@@ -137,7 +137,7 @@ def part_of(wanted: Wanted, opened: Opened, findings: list[Finding]) -> Part:
         meant = samples_of(wanted.listed, everything)
         names = frozenset(meant.values())
         if missing := sorted(wanted.listed - meant.keys()):
-            whole = isinstance(wanted.root, Elsewhere)  # whose splits are not lists, and hold rows of nothing
+            whole = isinstance(wanted.root, PluginRoot)  # whose splits are not lists, and hold rows of nothing
             what = f"{len(missing)} of {len(wanted.listed)} samples that split {wanted.split} lists have no file"
             said = f"{shown(wanted.root)}: {what}, such as {shown(missing[0])}"
             remedy = "they are not used" if whole else "add their files, or take them out of splits.json"

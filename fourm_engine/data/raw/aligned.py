@@ -16,15 +16,15 @@ import numpy as np
 from fourm_engine.data.bad_files import BadFile, BadFiles
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aspect import array_aspect, check_aspect
+from fourm_engine.data.raw.available import stray_data
 from fourm_engine.data.raw.catalogue import open_catalogue
-from fourm_engine.data.raw.elsewhere import Elsewhere
-from fourm_engine.data.raw.folder import MAX_FILE_BYTES
+from fourm_engine.data.raw.file_bytes import MAX_FILE_BYTES
 from fourm_engine.data.raw.indexed import IndexedSource
 from fourm_engine.data.raw.names import say, shown
 from fourm_engine.data.raw.pairing import unpaired
-from fourm_engine.data.raw.presence import Presence
-from fourm_engine.data.raw.present import beside
+from fourm_engine.data.raw.plugin_root import PluginRoot
 from fourm_engine.data.raw.root import Root, data_root
+from fourm_engine.data.raw.sample_table import SampleTable
 from fourm_engine.data.splits import Split, match_split
 from fourm_engine.files import is_shortage
 from fourm_engine.modalities import host_of
@@ -43,7 +43,7 @@ from fourm_plugins.view import View
 MAX_REASON = 300
 
 
-class AlignedData(Presence):
+class AlignedData(SampleTable):
     """Raw samples in `root`, a folder, a pattern for tars of one (see `data_root`) or what a package opens, or in its
     tars `shards`. Holds a few bytes a sample, not an object, where the folder has an index (see `catalogue`).
 
@@ -62,7 +62,7 @@ class AlignedData(Presence):
         max_bytes: int = MAX_FILE_BYTES,
         shards: Sequence[str] | None = None,
     ) -> None:
-        if shards is None and not isinstance(root, Elsewhere):
+        if shards is None and not isinstance(root, PluginRoot):
             root, shards = data_root(root)
         self.root: Root = Path(root) if isinstance(root, str) else root
         self._bad = BadFiles(on_error)
@@ -71,15 +71,14 @@ class AlignedData(Presence):
         specs = [modality.spec for modality in modalities.values()]
         if local and not local.is_dir():
             raise ValueError(f"{where}: no such folder; it should hold {_wanted(specs)}")
-        aside = beside(local, modalities.values()) if local else []
         there = open_catalogue(self.root, specs, shards=shards, max_bytes=max_bytes)
         self._sources = {spec.name: there.sources[spec.files] for spec in specs if spec.files in there.sources}
-        notes = [*there.notes, *(f"{where}: {line}" for line in aside)]
+        notes = [*there.notes, *(stray_data(local, modalities.values()) if local else ())]
         if not self._sources:
-            about = "".join(f"; {line.removeprefix(f'{where}: ')}" for line in notes)
+            about = "".join(f"; {note.text}" for note in notes)
             raise ValueError(f"{where}: holds no data of any modality; looked for {_wanted(specs)}{about}")
-        for line in dict.fromkeys([*notes, *(note for source in self._sources.values() for note in source.notes)]):
-            say(line)
+        for note in dict.fromkeys([*notes, *(note for source in self._sources.values() for note in source.notes)]):
+            say(str(note))
         present = {name: there.present[modalities[name].spec.files] for name in self._sources}
         super().__init__(there.names, modalities, present)
         if split is not None:

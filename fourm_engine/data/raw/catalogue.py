@@ -15,15 +15,17 @@ import numpy as np
 
 from fourm_engine.data.columns import OtherVersion
 from fourm_engine.data.names_table import NameTable
-from fourm_engine.data.raw.elsewhere import Elsewhere, open_elsewhere
-from fourm_engine.data.raw.folder import MAX_FILE_BYTES
+from fourm_engine.data.raw.file_bytes import MAX_FILE_BYTES
 from fourm_engine.data.raw.index import INDEX, Damaged, DataIndex, View
 from fourm_engine.data.raw.indexed import indexed_sources, renamed
+from fourm_engine.data.raw.local_sources import LocalSources, root_shards
 from fourm_engine.data.raw.names import inform, say, shown
+from fourm_engine.data.raw.notes import Note
+from fourm_engine.data.raw.plugin_root import PluginRoot, open_plugin_root
 from fourm_engine.data.raw.reindex import Scans, fresh, write_index
 from fourm_engine.data.raw.root import Root
 from fourm_engine.data.raw.sample_shards import Claim, Key, claims_of
-from fourm_engine.data.raw.source import Opened, Source, root_shards
+from fourm_engine.data.raw.source import Source
 from fourm_engine.device import rank_and_world
 from fourm_engine.lock import Busy, at_work
 from fourm_engine.storage.errors import Missing, StoreError
@@ -46,7 +48,7 @@ class Catalogue:
     #: bool (samples,), which have a file.
     present: dict[Key, np.ndarray]
     #: What was left out in the root itself.
-    notes: list[str]
+    notes: list[Note]
 
 
 def open_catalogue(
@@ -69,8 +71,8 @@ def open_catalogue(
     specs = list(specs)
     claims = claims_of(specs)
     chosen = None if shards is None else sorted(shards)
-    if isinstance(root, Elsewhere):
-        names, sources, present, notes = open_elsewhere(root, claims, specs, max_bytes)
+    if isinstance(root, PluginRoot):
+        names, sources, present, notes = open_plugin_root(root, claims, specs, max_bytes)
         return Catalogue(root, names, dict[Key, Source](sources), present, notes)
     if isinstance(root, Location):
         return _open_remote(root, claims, chosen, max_bytes)
@@ -88,7 +90,8 @@ def open_catalogue(
             warn(f"{shown(root / INDEX)}: damaged ({damage}); made anew")
             known = None
     scans = Scans(root, known)
-    opened = Opened(root, claims, root_shards(root) if chosen is None else chosen, max_bytes=max_bytes, scan=scans)
+    tars = root_shards(root) if chosen is None else chosen
+    opened = LocalSources(root, claims, tars, max_bytes=max_bytes, scan=scans)
     files = scans.members + sum(len(listing.files) for listing in opened.listings.values())
     if opened.sources and rank_and_world()[0] == 0 and (index or indexed or files >= MANY) and index is not False:
         try:
@@ -107,7 +110,7 @@ def open_catalogue(
     for key, source in opened.sources.items():
         present[key] = np.zeros(len(names), bool)
         present[key][names.rows(source.names)] = True
-    return Catalogue(root, names, opened.sources, present, opened.notes)
+    return Catalogue(root, names, dict[Key, Source](opened.sources), present, opened.notes)
 
 
 def _open_remote(root: Location, claims: list[Claim], chosen: list[str] | None, max_bytes: int) -> Catalogue:
@@ -132,7 +135,7 @@ def open_one(
 ) -> Source | None:
     """The source of one modality; None where it has none. `among`: all that take part, which share the tars in the
     root. Raises ValueError for what cannot be trusted."""
-    if isinstance(root, Elsewhere):
+    if isinstance(root, PluginRoot):
         return open_catalogue(root, among, max_bytes=max_bytes).sources.get(spec.files)
     if isinstance(root, Location):
         return _open_one_remote(root, spec, list(among), max_bytes)
@@ -140,7 +143,7 @@ def open_one(
     if not shards:
         there = (root / spec.source).is_dir()
         return open_catalogue(root, [spec], max_bytes=max_bytes, index=False).sources.get(key) if there else None
-    return Opened(root, claims_of([*among, spec]), shards, max_bytes=max_bytes, only=key).sources.get(key)
+    return LocalSources(root, claims_of([*among, spec]), shards, max_bytes=max_bytes, only=key).sources.get(key)
 
 
 def _open_one_remote(

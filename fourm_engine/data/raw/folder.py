@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from fourm_engine.data.raw.names import LeftOut, is_archive, is_document, is_litter, remedy_for, shown, split, wrapping
+from fourm_engine.data.raw.file_bytes import MAX_FILE_BYTES
+from fourm_engine.data.raw.names import is_archive, is_document, is_litter, remedy_for, shown, split, wrapping
+from fourm_engine.data.raw.notes import LeftOut, Note
+from fourm_engine.data.raw.source import FileSource, LooseFiles
 from fourm_engine.files import check_shortage
-from fourm_engine.storage.errors import Missing
-from fourm_engine.storage.location import Location, Readable
-from fourm_plugins.errors import SampleError
 
-MAX_FILE_BYTES = 64 << 20
 UNPACK = "unpack them where they lie, or store them as plain .tar"
 
 
@@ -36,7 +35,7 @@ class Listing:
             elif file.lower().endswith(".tar"):
                 self.shards.append(path)
             elif is_archive(file):
-                self.left_out.add("compressed archives", path, UNPACK)
+                self.left_out.add("compressed archives", path, UNPACK, kind="archive")
             elif not is_document(file) and split(file, others) is None:
                 what = f"files that are no {', '.join('.' + e for e in extensions)}"
                 self.left_out.add(what, path, remedy_for(file))
@@ -44,14 +43,14 @@ class Listing:
         self.shards.sort()
 
     @property
-    def notes(self) -> list[str]:
-        return [f"{shown(self.folder)}: {line}" for line in self.left_out.lines()]
+    def notes(self) -> list[Note]:
+        return self.left_out.notes(self.folder)
 
-    def no_samples(self, notes: Iterable[str] = ()) -> str:
+    def no_samples(self, notes: Iterable[Note] = ()) -> str:
         """The message for a folder without samples."""
         extensions = ", ".join(self.extensions)
         wanted = f"{shown(self.folder)}: no file with extension {extensions}, neither loose nor in *.tar"
-        return "; ".join((wanted, *dict.fromkeys(note.partition(": ")[2] for note in (*self.notes, *notes))))
+        return "; ".join((wanted, *dict.fromkeys(note.text for note in (*self.notes, *notes))))
 
     def _walk(self) -> Iterator[str]:
         """Paths of all files below the folder. Each folder is read once, however many links lead to it, and under its
@@ -77,7 +76,8 @@ class Listing:
                 check_shortage(error)
                 if not below:
                     raise
-                self.left_out.add(f"folders that cannot be listed ({error.strerror})", below)
+                what = f"folders that cannot be listed ({error.strerror})"
+                self.left_out.add(what, below, kind="unlistable")
                 continue
             for entry in inside:
                 path = f"{below}/{entry.name}" if below else entry.name
@@ -90,7 +90,7 @@ class Listing:
                     yield path
 
 
-class FolderSource:
+class FolderSource(FileSource):
     """`folder/<any sub-folders>/<sample>.<ext>`. What systems leave behind is ignored; other files are left out, and
     `notes` tells of them.
 
@@ -110,7 +110,8 @@ class FolderSource:
         self.notes = listing.notes
         named = [(key, path) for path in listing.files if (key := split(path, extensions)) is not None]
         if wrapped := wrapping([name for (name, _), _ in named], shown(self.folder.name)):
-            self.notes.append(f"{shown(folder)}: all files lie in {wrapped} below; their names are what follows it")
+            text = f"all files lie in {wrapped} below; their names are what follows it"
+            self.notes.append(Note("wrapped", shown(folder), text))
         self._files: dict[str, dict[str, str]] = {}  # name -> {extension: path below the folder}
         for (name, extension), path in named:
             other = self._files.setdefault(name[len(wrapped) :], {}).setdefault(extension, path)
@@ -120,70 +121,19 @@ class FolderSource:
         if not self.names:
             raise ValueError(listing.no_samples())
 
-    def by_shard(self) -> dict[str | None, Sequence[str]]:
-        return {None: self.names}
-
-    def having(self, name: str) -> list[str]:
-        return list(self._files[name])
-
-    def entries(self, name: str) -> dict[str, str]:
-        """Extension -> path below the folder, of a sample."""
-        return self._files[name]
-
-    def files(self, name: str) -> dict[str, bytes]:
-        return {e: read_file(self.folder / path, self.max_bytes) for e, path in self._files[name].items()}
-
-    def where(self, name: str) -> str:
-        return ", ".join(shown(self.folder / path) for path in self._files[name].values())
-
-    def stamp(self, name: str) -> str:
-        return stamp_of_files(self.folder, self._files[name])
-
-
-def stamp_of_files(folder: Path, files: Mapping[str, str]) -> str:
-    """Size and time of each of {extension: path below the folder}; '' where one is gone."""
-    try:
-        states = {extension: os.stat(folder / path) for extension, path in sorted(files.items())}
-    except OSError:
-        return ""
-    return ";".join(f"{extension}:{state.st_size}:{state.st_mtime_ns}" for extension, state in states.items())
+    def sample(self, name: str) -> LooseFiles:
+        return LooseFiles(self.folder, self._files[name])
 
 
 def unread(folder: Path, extensions: Sequence[str]) -> str:
     """A line on a folder whose files all have other extensions, with the remedy; empty for any other."""
     listing = Listing(folder, extensions)
-    if listing.files or listing.shards or not (kinds := listing.left_out.kinds()):
+    if listing.files or listing.shards or not (kinds := list(listing.left_out)):
         return ""
-    _, remedy, number, example = max(kinds, key=lambda kind: kind[2])
+    number, example, remedy = max(kinds, key=lambda kind: kind[0])
     kind = Path(example).suffix.lower() or "other"
     remedy = remedy or "to write a modality that reads them: fourm plugins new NAME"
     return f"{shown(folder)}/ is not read: {number} {kind} {'file' if number == 1 else 'files'}; {remedy}"
-
-
-def read_file(path: Readable, max_bytes: int) -> bytes:
-    """The content of a regular file. Raises SampleError, and StoreError for a remote one that cannot be read."""
-    if isinstance(path, Location):
-        try:
-            return path.read_bytes(max_bytes)
-        except Missing:
-            raise SampleError("no longer there") from None
-    try:
-        if not path.is_file():  # a pipe would be waited for
-            if path.is_symlink():
-                raise SampleError(f"a link to {shown(os.readlink(path))}, where there is no regular file")
-            raise SampleError("no regular file, or no longer there")
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            content = file.read(max_bytes + 1)
-    except OSError as error:
-        raise SampleError(f"cannot be read: {error.strerror}") from None
-    if len(content) > max_bytes:
-        raise SampleError(too_large(size, max_bytes))
-    return content
-
-
-def too_large(size: int, limit: int) -> str:
-    return f"{size} bytes, more than the {limit} allowed; raise data.max_file_mb if this is meant"
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -23,16 +23,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fourm_engine.data.columns import DamagedColumn, OtherVersion, checksums, map_column, save_column, sealed, unsealed
+from fourm_engine.data.raw.file_bytes import Stamp
 from fourm_engine.data.raw.names import shown
+from fourm_engine.data.raw.notes import Note
 from fourm_engine.data.raw.sample_shards import Claim
-from fourm_engine.data.raw.shard_scan import Block, Stamp
+from fourm_engine.data.raw.shard_scan import Block
 from fourm_engine.data.raw.view_columns import Columns, smallest
 from fourm_engine.files import check_shortage, replacing_folder, write_atomically
 from fourm_engine.storage.errors import Missing, StoreError
 from fourm_engine.storage.location import Readable, content_of
 
 INDEX, FILE = "_index", "index.json"
-FORMAT = 3
+FORMAT = 4
 #: Of `index.json`: some hundred thousand shards.
 MAX_BYTES = 1 << 28
 #: Views that are kept; of more the oldest goes.
@@ -128,14 +130,16 @@ class View:
     #: Those that are read.
     shards: list[str]
     #: Claim -> what was left out; the last ones are of the root.
-    notes: list[list[str]]
+    notes: list[list[Note]]
     by_extension: bool
     stored: Stored
 
     @classmethod
     def read(cls, document: Any) -> View:
         claims = [Claim(str(s), tuple(map(str, e)), tuple(map(str, names))) for s, e, names in document["claims"]]
-        return cls(**{**document, "claims": claims, "stored": Stored.read(document["stored"], "view")})
+        notes = [[Note(*note) for note in of_claim] for of_claim in document["notes"]]
+        stored = Stored.read(document["stored"], "view")
+        return cls(**{**document, "claims": claims, "notes": notes, "stored": stored})
 
     def document(self) -> dict[str, Any]:
         return {**vars(self), "stored": vars(self.stored)}

@@ -10,13 +10,13 @@ import numpy as np
 
 from fourm_engine.data.columns import DamagedColumn
 from fourm_engine.data.names_table import ENCODING, Names, NameTable
-from fourm_engine.data.raw.folder import read_file, stamp_of_files
+from fourm_engine.data.raw.file_bytes import close_below
 from fourm_engine.data.raw.index import INDEX, Damaged, DataIndex, View
 from fourm_engine.data.raw.names import plain, shown
-from fourm_engine.data.raw.open_shards import close_below, read_member
+from fourm_engine.data.raw.notes import Note
 from fourm_engine.data.raw.sample_shards import Claim, Key
-from fourm_engine.data.raw.shard_scan import Stamp, content
-from fourm_engine.data.raw.tar import stamp_text, stamped
+from fourm_engine.data.raw.shard_scan import content
+from fourm_engine.data.raw.source import FileSource, LooseFiles, ShardMembers
 from fourm_engine.data.raw.tar_members import Content
 from fourm_engine.storage.location import Location
 from fourm_engine.storage.remote import Shard
@@ -33,7 +33,7 @@ class Maps:
         self.members = index.columns()
         self.view = view.stored.open(index.root / INDEX)
         self.shards = [(name, shard.stamp) for name, shard in index.shards.items()]
-        self.paths = {name: index.root / name for name, _ in self.shards}
+        self.paths = [index.root / name for name, _ in self.shards]
         self.firsts = np.array([shard.first for shard in index.shards.values()], np.int64)
         try:
             columns = ("offsets", "blob", "hashes", "order")
@@ -50,14 +50,16 @@ class Maps:
         index, view = self._made_from
         return Maps, (DataIndex(index.root, index.shards, index.odd, [], index.members, index.called), view)
 
-    def member(self, row: int) -> tuple[str, Stamp, Content]:
-        """(shard, its stamp, content) of a member of a shard."""
-        number = int(np.searchsorted(self.firsts, row, side="right")) - 1
-        shard, stamp = self.shards[number]
+    def shard_of(self, row: int) -> int:
+        """The position in `shards` of the shard of a member."""
+        return int(np.searchsorted(self.firsts, row, side="right")) - 1
+
+    def member(self, row: int) -> tuple[int, Content]:
+        """(position of its shard, content) of a member of a shard."""
         begin, end = (int(at) for at in self.members["offsets"][row : row + 2])
         path = self.members["paths"][begin:end].tobytes().decode(*ENCODING)
         start, size, header = (int(self.members[column][row]) for column in ("starts", "sizes", "headers"))
-        return shard, stamp, content(path, start, size, row, header, self.odd.get(row))
+        return self.shard_of(row), content(path, start, size, row, header, self.odd.get(row))
 
     def loose(self, number: int) -> str:
         """Path of a loose file below the root."""
@@ -72,10 +74,10 @@ class Maps:
             close_below(self.root)
 
 
-class IndexedSource:
-    """The samples of claim `number` of a view; see `Source`."""
+class IndexedSource(FileSource):
+    """The samples of claim `number` of a view."""
 
-    def __init__(self, maps: Maps, number: int, key: Key, notes: Sequence[str], max_bytes: int) -> None:
+    def __init__(self, maps: Maps, number: int, key: Key, notes: Sequence[Note], max_bytes: int) -> None:
         self.maps, self.number, self.max_bytes = maps, number, max_bytes
         self.source, self.extensions = key
         self.notes = list(notes)
@@ -91,63 +93,39 @@ class IndexedSource:
         return self._starts[1:] > self._starts[:-1]
 
     @property
-    def names(self) -> Names:
+    def names(self) -> Names:  # type: ignore[override]  # not stored: 8 bytes a sample and modality
         return Names(self.maps.names, np.flatnonzero(self.present))
 
-    def having(self, name: str) -> list[str]:
-        return [extension for extension, _ in self._of(name)]
-
-    def files(self, name: str) -> dict[str, bytes]:
-        files = {}
-        for extension, file in self._of(name):
-            if isinstance(file, str):
-                files[extension] = read_file(self.maps.root / file, self.max_bytes)
-            else:
-                shard, stamp, content = file
-                files[extension] = read_member(self.maps.paths[shard], stamp, content, self.max_bytes)
-        return files
-
-    def ahead(self, names: Sequence[str], *, now: bool = False) -> None:
-        """Copy the shards of samples in the background, where they are remote. now: they are needed next."""
-        if isinstance(root := self.maps.root, Location):
-            members = (file for name in names if name in self.maps.names for _, file in self._of(name))
-            sizes = {member[0]: member[1][0] for member in members if not isinstance(member, str)}
-            root.ahead((Shard(shard, size) for shard, size in sizes.items()), now=now)
-
-    def _of(self, name: str) -> Iterator[tuple[str, str | tuple[str, Stamp, Content]]]:
-        """(extension, path of a loose file or member of a shard) of a sample."""
-        row = self.maps.names.row(name)
-        if row is None:
-            raise KeyError(name)
-        for at in range(int(self._starts[row]), int(self._starts[row + 1])):
-            file = int(self._files[at])
+    def sample(self, name: str) -> LooseFiles | ShardMembers:
+        loose, shard, members = dict[str, str](), 0, dict[str, Content]()
+        for file, extension in self._rows(name):
             try:
-                source = self.maps.member(file) if file >= 0 else self.maps.loose(-1 - file)
-                extension = self.extensions[self._extensions[at]]
+                if file < 0:
+                    loose[self.extensions[extension]] = self.maps.loose(-1 - file)
+                else:
+                    shard, members[self.extensions[extension]] = self.maps.member(file)
             except DamagedColumn:
                 raise
             except (IndexError, ValueError, TypeError) as error:
                 raise SampleError(f"{INDEX} is damaged ({error}); run `fourm data index` again") from None
-            yield extension, source
+        if not members:
+            return LooseFiles(self.maps.root, loose)
+        return ShardMembers(self.maps.paths[shard], self.maps.shards[shard][1], members)
 
-    def where(self, name: str) -> str:
-        root = self.maps.root
-        return ", ".join(
-            shown(root / file) if isinstance(file, str) else f"{shown(root / file[0])}:{shown(file[2].member)}"
-            for _, file in self._of(name)
-        )
+    def _rows(self, name: str) -> Iterator[tuple[int, int]]:
+        """(row in `files`, position in `extensions`) of each file of a sample."""
+        row = self.maps.names.row(name)
+        if row is None:
+            raise KeyError(name)
+        for at in range(int(self._starts[row]), int(self._starts[row + 1])):
+            yield int(self._files[at]), int(self._extensions[at])
 
-    def stamp(self, name: str) -> str:
-        root = self.maps.root
-        loose, shard, stamp, members = dict[str, str](), "", (0, 0), {}
-        for extension, file in self._of(name):
-            if isinstance(file, str):
-                loose[extension] = file
-            else:
-                shard, stamp, members[extension] = file
-        if isinstance(root, Location):  # as it was when it was indexed
-            return stamped(stamp, members) if shard else ";".join(map(":".join, sorted(loose.items())))
-        return stamp_text(root / shard, members) if shard else stamp_of_files(root, loose)
+    def ahead(self, names: Sequence[str], *, now: bool = False) -> None:
+        """Copy the shards of samples in the background, where they are remote. now: they are needed next."""
+        if isinstance(root := self.maps.root, Location):
+            files = (file for name in names if name in self.maps.names for file, _ in self._rows(name) if file >= 0)
+            shards = (self.maps.shards[number] for number in dict.fromkeys(map(self.maps.shard_of, files)))
+            root.ahead((Shard(shard, stamp[0]) for shard, stamp in shards), now=now)
 
     def by_shard(self) -> dict[str | None, Sequence[str]]:
         rows = np.flatnonzero(self.present)
@@ -182,6 +160,9 @@ def indexed_sources(
     return maps, sources
 
 
-def renamed(index: DataIndex, notes: Sequence[str]) -> list[str]:
+def renamed(index: DataIndex, notes: Sequence[Note]) -> list[Note]:
     """Notes that name the root as it is called today."""
-    return [plain(note.replace(index.called, shown(index.root)) if index.called else note) for note in notes]
+    if not index.called:
+        return list(notes)
+    today = shown(index.root)
+    return [Note(kind, *(plain(part.replace(index.called, today)) for part in parts)) for kind, *parts in notes]

@@ -17,11 +17,12 @@ from typing import Any
 
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw.catalogue import open_one
-from fourm_engine.data.raw.elsewhere import Elsewhere
-from fourm_engine.data.raw.folder import MAX_FILE_BYTES, Listing
+from fourm_engine.data.raw.file_bytes import MAX_FILE_BYTES
+from fourm_engine.data.raw.folder import Listing
 from fourm_engine.data.raw.label_files import LabelWriter, ValueReader
-from fourm_engine.data.raw.made import record_labels
+from fourm_engine.data.raw.label_record import record_labels
 from fourm_engine.data.raw.names import shown
+from fourm_engine.data.raw.plugin_root import PluginRoot
 from fourm_engine.data.raw.root import Root
 from fourm_engine.data.raw.source import Source
 from fourm_engine.data.workers import ahead, batched, preparing_workers
@@ -132,7 +133,7 @@ def label(
     if files is None:
         missing = (
             f"{shown(root)}: has no {shares.name}, which"
-            if isinstance(root, Elsewhere)
+            if isinstance(root, PluginRoot)
             else f"{root / shares.spec.source}: no such folder; {shares.name}"
         )
         raise ValueError(f"{missing} is what {target.name} is made from")

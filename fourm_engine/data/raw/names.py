@@ -112,28 +112,6 @@ def wrapping(names: Sequence[str], folder: str) -> str:
     return prefix if match and all(name.startswith(prefix) for name in names) else ""
 
 
-class LeftOut:
-    """Counts what is left out, by kind, with one example each."""
-
-    def __init__(self) -> None:
-        self._kinds: dict[tuple[str, str], tuple[int, str]] = {}
-
-    def add(self, what: str, example: str, remedy: str = "") -> None:
-        number, first = self._kinds.get((what, remedy), (0, example))
-        self._kinds[what, remedy] = number + 1, first
-
-    def lines(self) -> list[str]:
-        """Such as "left out hidden files: 3, such as .a.png"."""
-        return [
-            f"left out {what}: {number}, such as {shown(example)}" + (f"; {remedy}" if remedy else "")
-            for what, remedy, number, example in self.kinds()
-        ]
-
-    def kinds(self) -> list[tuple[str, str, int, str]]:
-        """(what, remedy, number, example) of each."""
-        return [(*kind, *some) for kind, some in self._kinds.items()]
-
-
 def say(line: str, level: int = logging.WARNING) -> None:
     """Log `line`, once a process: the same data is opened for each tokenizer, and for both splits."""
     if line not in _said:

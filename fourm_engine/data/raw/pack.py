@@ -107,7 +107,7 @@ def unpack(there: Catalogue, out: Path, *, progress: Progress | None = None) -> 
 
 def _written(there: Catalogue, key: Key, name: str, out: Path) -> bool:
     """Whether the files of a sample are there."""
-    return all((out / key[0] / f"{name}.{extension}").exists() for extension in there.sources[key].having(name))
+    return all((out / key[0] / f"{name}.{extension}").exists() for extension in there.sources[key].extensions_of(name))
 
 
 def _continue(out: Path, there: Catalogue, samples_per_shard: int | None, inside: Iterable[str]) -> None:

@@ -18,8 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from fourm_engine.data.config import DataConfig
-from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.names import compression, say, shown
+from fourm_engine.data.raw.plugin_root import PluginRoot
 from fourm_engine.data.raw.root import PIPE, DataRoot, data_root, expand
 from fourm_engine.data.raw.shard_scan import scan
 from fourm_engine.device import local_rank
@@ -46,7 +46,7 @@ def open_root(path: Folder | str, config: DataConfig, host: PluginManager) -> Da
     if text.startswith(PIPE):
         return DataRoot(copied(text, spool_folder(text, tokens)), None)
     if scheme_of(path) is not None:
-        return DataRoot(Elsewhere(text, host), None)
+        return DataRoot(PluginRoot(text, host), None)
     return DataRoot(config.at(path), None) if isinstance(path, Url) else data_root(path)
 
 

@@ -15,11 +15,13 @@ from itertools import pairwise
 from pathlib import Path
 
 from fourm_engine.data.raw.documents import read_documents
-from fourm_engine.data.raw.folder import MAX_FILE_BYTES, unread
+from fourm_engine.data.raw.file_bytes import MAX_FILE_BYTES
+from fourm_engine.data.raw.folder import unread
+from fourm_engine.data.raw.local_sources import open_source, root_shards
 from fourm_engine.data.raw.names import shown
 from fourm_engine.data.raw.sample_shards import Claim, open_sample_shards
 from fourm_engine.data.raw.shard_scan import scan
-from fourm_engine.data.raw.source import Source, open_source, root_shards
+from fourm_engine.data.raw.source import Source
 from fourm_plugins.activation import run
 from fourm_plugins.counting import counted
 from fourm_plugins.discovery import Plugin, PluginError

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from fourm_engine.data.raw.file_bytes import Stamp, stamp_of
 from fourm_engine.data.raw.folder import Listing
 from fourm_engine.data.raw.index import INDEX, MAX_VIEWS, DataIndex, ShardRows, Stored, View, member_columns, settled
+from fourm_engine.data.raw.local_sources import LocalSources, root_shards
 from fourm_engine.data.raw.names import shown
-from fourm_engine.data.raw.open_shards import stamp_of
 from fourm_engine.data.raw.sample_shards import Claim, others_of
-from fourm_engine.data.raw.shard_scan import Block, Scanned, Stamp, scan
-from fourm_engine.data.raw.source import Opened, root_shards
+from fourm_engine.data.raw.shard_scan import Block, Scanned, scan
 from fourm_engine.data.raw.view_columns import view_columns
 from fourm_engine.device import rank_and_world
 from fourm_engine.lock import Busy, at_work
@@ -84,7 +84,9 @@ def fresh(index: DataIndex, view: View) -> View | None:
     return touched
 
 
-def write_index(root: Path, opened: Opened, claims: list[Claim], chosen: list[str] | None, scans: Scans) -> DataIndex:
+def write_index(
+    root: Path, opened: LocalSources, claims: list[Claim], chosen: list[str] | None, scans: Scans
+) -> DataIndex:
     """Write the index of what was opened, and read it. `chosen`: the tars in the root that are read; None: all. Raises
     CannotWrite."""
     known, blocks, stays = scans.index, dict[str, Block](), True  # stays: whether all rows stay where they are
@@ -149,7 +151,7 @@ def _times(listing: Listing) -> dict[str, int]:
 
 
 def _digest(listing: Listing) -> str:
-    what = json.dumps([listing.files, listing.shards, sorted(listing.folders), listing.left_out.lines()])
+    what = json.dumps([listing.files, listing.shards, sorted(listing.folders), [note.text for note in listing.notes]])
     return hashlib.blake2b(what.encode(), digest_size=16).hexdigest()
 
 

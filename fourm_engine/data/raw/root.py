@@ -3,7 +3,7 @@
 data/train                             a folder
 data/train/shard-{00000..00099}.tar    these of its tars, each of which holds all modalities
 pipe:curl -sf https://…/{00..09}.tar   what commands print, copied to a folder once; see `pipes`
-table:data/photos?setting=value         what the installed package with a source of that name opens; see `elsewhere`
+table:data/photos?setting=value         what the installed package with a source of that name opens; see `plugin_root`
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from fourm_engine.data.raw.elsewhere import Elsewhere
 from fourm_engine.data.raw.names import shown
+from fourm_engine.data.raw.plugin_root import PluginRoot
 from fourm_engine.storage.location import Location, Readable
 from fourm_engine.storage.url import scheme_of
 
@@ -25,7 +25,7 @@ _GROUP = re.compile(r"\{([^{}]*)\}")
 
 
 #: Where raw data lies.
-Root = Readable | Elsewhere
+Root = Readable | PluginRoot
 
 
 class DataRoot(NamedTuple):

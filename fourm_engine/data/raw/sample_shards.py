@@ -14,15 +14,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fourm_engine.data.raw.names import LeftOut, plain, shown
+from fourm_engine.data.raw.names import plain
+from fourm_engine.data.raw.notes import LeftOut, Note
 from fourm_engine.data.raw.shard_scan import Scan, Scanned
 from fourm_engine.data.raw.tar import Shards, leave_out, two_files
 from fourm_engine.data.raw.tar_members import Content
 from fourm_plugins.spec import ModalitySpec
 
 Key = tuple[str, tuple[str, ...]]  # source, extensions
-#: In the note on members of which it is not known whose they are.
-UNCLEAR = "could be"
 
 
 class Claim(NamedTuple):
@@ -97,7 +96,7 @@ class Sorter:
         if dots and (claimed := self._bare.get(lowered[dots[0] :])):
             self.by_extension = True
             if len(sources := sorted({self._sources[number] for number in claimed})) > 1:
-                return f"members that {' and '.join(sources)} {UNCLEAR}"
+                return f"members that {' and '.join(sources)} could be"
             return self._member(claimed, f"{folder}/{file[: dots[0]]}" if folder else file[: dots[0]])
         return ""
 
@@ -111,7 +110,7 @@ class SampleShards(NamedTuple):
     """The samples of such shards, of each claim that has any."""
 
     sources: dict[Key, Shards]
-    notes: list[str]
+    notes: list[Note]
     by_extension: bool
 
 
@@ -142,8 +141,8 @@ def open_sample_shards(
                 sources[number].add(shard, scanned.stamp, files)
     for source in sources:
         source.finish()
-    notes = [f"{shown(root)}: {line}" for line in left_out.lines()]
-    return SampleShards({c.key: s for c, s in zip(claims, sources) if s.names}, notes, sorter.by_extension)
+    with_samples = {claim.key: source for claim, source in zip(claims, sources) if source.names}
+    return SampleShards(with_samples, left_out.notes(root), sorter.by_extension)
 
 
 def _leave_out(
@@ -156,6 +155,6 @@ def _leave_out(
                 source = claim.source
                 break
         remedy = f"name them as in 0001.{source}.{extension}, or list in modalities.select what they are"
-        left_out.add(unclear, f"{shard}:{clean}", remedy)
+        left_out.add(unclear, f"{shard}:{clean}", remedy, kind="unclear")
     elif not unclear:
         leave_out(shard, clean, scanned, "members of no modality that takes part", left_out)

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fourm_engine.data.names_table import ENCODING, joined
+from fourm_engine.data.raw.file_bytes import Stamp, stamp_of
 from fourm_engine.data.raw.names import compression, shown
-from fourm_engine.data.raw.open_shards import stamp_of
 from fourm_engine.data.raw.tar_members import Content, read_members
 
-Stamp = tuple[int, int]  # size, time in ns
 _SAMPLE, _LINKED, _TWICE = 1, 2, 4
 
 

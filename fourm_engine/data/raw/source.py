@@ -1,161 +1,124 @@
-"""Where the files of one modality come from: a folder of files, tar shards with random access, or both.
+"""Source: where the files of one modality come from, by sample.
 
-In: `root/<source>/`, and tars in `root` that hold all modalities. Out: a `Source`: sorted sample names and, by name,
-{extension: content}. The name of a sample is its path below the folder without the extension (see `names.plain`), so
-that modalities match by name; a shard is read as if it was unpacked where it lies.
-
-Nothing is extracted to disk. Only regular files and members of bounded size are read. Links are followed: to files, to
-folders (each is read once, so that loops end), and in a shard to members of the same shard.
+The name of a sample is its path below the folder without the extension (see `names.plain`), so that modalities match
+by name; a shard is read as if it was unpacked where it lies. Nothing is extracted to disk. Only regular files and
+members of bounded size are read. Links are followed: to files, to folders (each is read once, so that loops end), and
+in a shard to members of the same shard.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from fourm_engine.data.raw.folder import MAX_FILE_BYTES, FolderSource, Listing
-from fourm_engine.data.raw.names import is_litter, shown
-from fourm_engine.data.raw.sample_shards import Claim, Key, open_sample_shards, others_of
-from fourm_engine.data.raw.shard_scan import Scan, scan
-from fourm_engine.data.raw.tar import Shards, TarSource, in_two
+from fourm_engine.data.raw.file_bytes import Stamp, read_file, read_member, stamp_of
+from fourm_engine.data.raw.names import shown
+from fourm_engine.data.raw.notes import Note
+from fourm_engine.data.raw.tar_members import Content
+from fourm_engine.storage.location import Location, Readable
 
 
-class Source(Protocol):
+class Source(ABC):
     """Picklable; safe to use after a fork."""
 
-    notes: list[str]  # what was left out and why, a line a kind
+    #: Sorted.
+    names: Sequence[str]
+    #: What was left out and why, one a kind.
+    notes: list[Note]
 
-    @property
-    def names(self) -> Sequence[str]:
-        """Sorted."""
-
-    def having(self, name: str) -> list[str]:
+    @abstractmethod
+    def extensions_of(self, name: str) -> list[str]:
         """The extensions of the files of a sample."""
 
+    @abstractmethod
     def files(self, name: str) -> dict[str, bytes]:
         """The files of a sample, {extension without dot: content}. Raises SampleError for what may not be read."""
 
+    @abstractmethod
     def where(self, name: str) -> str:
         """Path, or shard:member, for messages."""
 
+    @abstractmethod
     def stamp(self, name: str) -> str:
         """Sizes and times of the files of a sample; equal where they are unchanged, '' where they are gone."""
 
     def by_shard(self) -> dict[str | None, Sequence[str]]:
         """Path of each shard, below the folder of the modality or, of one that holds all, below the root -> its
         samples; under None the samples that are loose files."""
+        return {None: self.names}
 
 
-def root_shards(root: Path) -> list[str]:
-    """The tars in the root of a data set."""
-    with os.scandir(root) as entries:
-        return sorted(e.name for e in entries if e.name.lower().endswith(".tar") and not is_litter(e.name))
+class LooseFiles(NamedTuple):
+    """Files of a sample. `paths`: extension -> path below the folder."""
+
+    folder: Readable
+    paths: Mapping[str, str]
+
+    @property
+    def extensions(self) -> list[str]:
+        return list(self.paths)
+
+    def read(self, max_bytes: int) -> dict[str, bytes]:
+        return {extension: read_file(self.folder / path, max_bytes) for extension, path in self.paths.items()}
+
+    def where(self) -> str:
+        return ", ".join(shown(self.folder / path) for path in self.paths.values())
+
+    def stamp(self) -> str:
+        if isinstance(self.folder, Location):  # as they were when they were indexed
+            return ";".join(map(":".join, sorted(self.paths.items())))
+        try:
+            states = {extension: os.stat(self.folder / path) for extension, path in sorted(self.paths.items())}
+        except OSError:
+            return ""
+        return ";".join(f"{extension}:{state.st_size}:{state.st_mtime_ns}" for extension, state in states.items())
 
 
-def open_source(
-    root: Path, source: str, extensions: Sequence[str], *, max_bytes: int = MAX_FILE_BYTES
-) -> FolderSource | TarSource | MixedSource | None:
-    """The source in `root/source`; None where there is no such folder.
+class ShardMembers(NamedTuple):
+    """Files of a sample in a shard, which was `scanned` when it had this size and time. `contents`: by extension."""
 
-    Raises ValueError for a folder that holds none of the extensions, and for shards that cannot be trusted."""
-    folder = Path(root) / source
-    return _open_listed(Listing(folder, extensions), max_bytes, scan) if folder.is_dir() else None
+    shard: Readable
+    scanned: Stamp
+    contents: Mapping[str, Content]
 
+    @property
+    def extensions(self) -> list[str]:
+        return list(self.contents)
 
-def _open_listed(listing: Listing, max_bytes: int, scan: Scan) -> FolderSource | TarSource | MixedSource:
-    folder, extensions = listing.folder, listing.extensions
-    if not listing.shards:
-        return FolderSource(folder, extensions, max_bytes=max_bytes, listing=listing)
-    shards = TarSource(folder, extensions, max_bytes=max_bytes, listing=listing, scan=scan)
-    if not listing.files:
-        return shards
-    return MixedSource(FolderSource(folder, extensions, max_bytes=max_bytes, listing=listing), shards)
+    def read(self, max_bytes: int) -> dict[str, bytes]:
+        return {e: read_member(self.shard, self.scanned, content, max_bytes) for e, content in self.contents.items()}
 
+    def where(self) -> str:
+        return ", ".join(f"{shown(self.shard)}:{shown(content.member)}" for content in self.contents.values())
 
-class Opened:
-    """The sources of a data set, by what reads them."""
-
-    def __init__(
-        self,
-        root: Path,
-        claims: Sequence[Claim],
-        shards: Sequence[str],
-        *,
-        max_bytes: int = MAX_FILE_BYTES,
-        scan: Scan = scan,
-        only: Key | None = None,
-    ) -> None:
-        """`shards`: those in the root; `only`: whose source is opened, None: all. Raises ValueError for what cannot be
-        trusted."""
-        self.root = root
-        self.sources: dict[Key, Source] = {}
-        self.listings: dict[Key, Listing] = {}
-        shared = open_sample_shards(root, shards, claims, max_bytes=max_bytes, scan=scan)
-        self.notes, self.by_extension = shared.notes, shared.by_extension
-        for key in (claim.key for claim in claims if only in (None, claim.key)):
-            if (inside := shared.sources.get(key)) is not None:
-                self.sources[key] = inside
-            if not (folder := root / key[0]).is_dir():
-                continue
-            listing = self.listings[key] = Listing(folder, key[1], others_of(key, (claim.key for claim in claims)))
-            if listing.files or listing.shards or inside is None:
-                source = _open_listed(listing, max_bytes, scan)
-                self.sources[key] = source if inside is None else joined(source, inside)
+    def stamp(self) -> str:
+        try:
+            size, time = self.scanned if isinstance(self.shard, Location) else stamp_of(self.shard)
+        except OSError:
+            return ""
+        members = (f"{extension}:{c.offset}:{c.size}" for extension, c in sorted(self.contents.items()))
+        return ";".join((f"{size}:{time}", *members))
 
 
-def joined(source: FolderSource | TarSource | MixedSource, inside: Shards) -> MixedSource:
-    """The samples of a folder and those in tars that hold all modalities. Raises ValueError for one in two shards."""
-    if isinstance(source, FolderSource):
-        return MixedSource(source, inside)
-    if isinstance(source, MixedSource):
-        return MixedSource(source.loose, *source.shards, inside)
-    return MixedSource(None, source, inside)
+class FileSource(Source):
+    """A source of files and shards. `max_bytes`: of a file."""
 
+    max_bytes: int
 
-class MixedSource:
-    """Loose files and shards. Of a sample that both have the loose files are used: they may have been corrected since
-    the shard was written. Raises ValueError for a sample in two shards."""
+    @abstractmethod
+    def sample(self, name: str) -> LooseFiles | ShardMembers:
+        """The files of a sample. Raises KeyError for a sample that is not there."""
 
-    def __init__(self, loose: FolderSource | None, *shards: Shards) -> None:
-        self.loose, self.shards = loose, shards
-        self._of: dict[str, FolderSource | Shards] = {}
-        for source in shards:
-            for name in source.names:
-                if (other := self._of.setdefault(name, source)) is not source:
-                    assert isinstance(other, Shards)
-                    raise ValueError(in_two(name, other.path(name), source.path(name)))
-        self.notes = list(dict.fromkeys(note for part in (loose, *shards) if part is not None for note in part.notes))
-        if loose is not None:
-            if both := [name for name in loose.names if name in self._of]:
-                some = f"{len(both)}, such as {self._of[both[0]].where(both[0])}"
-                what = "samples both loose and in a shard"
-                self.notes.append(f"{shown(loose.folder)}: {what}: {some}; the loose files are used")
-            self._of |= dict.fromkeys(loose.names, loose)
-        self.names = sorted(self._of)
-
-    def having(self, name: str) -> list[str]:
-        return self._of[name].having(name)
+    def extensions_of(self, name: str) -> list[str]:
+        return self.sample(name).extensions
 
     def files(self, name: str) -> dict[str, bytes]:
-        return self._of[name].files(name)
+        return self.sample(name).read(self.max_bytes)
 
     def where(self, name: str) -> str:
-        return self._of[name].where(name)
+        return self.sample(name).where()
 
     def stamp(self, name: str) -> str:
-        return self._of[name].stamp(name)
-
-    def part(self, name: str) -> FolderSource | Shards:
-        """Where a sample comes from."""
-        return self._of[name]
-
-    def by_shard(self) -> dict[str | None, Sequence[str]]:
-        units: dict[str | None, Sequence[str]] = {}
-        for source in self.shards:
-            for shard, names in source.by_shard().items():
-                units[shard] = [*units.get(shard, ()), *(name for name in names if self._of[name] is source)]
-        if self.loose is not None:
-            units[None] = self.loose.names
-        return units
+        return self.sample(name).stamp()

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fourm_engine.data.raw.folder import is_folder, unread
+from fourm_engine.data.raw.local_sources import open_source
 from fourm_engine.data.raw.names import is_archive, is_litter, shown, split
 from fourm_engine.data.raw.pairing import unpaired
 from fourm_engine.data.raw.recognition import Answer, Match, Recogniser, disjoint
-from fourm_engine.data.raw.source import open_source
 from fourm_engine.data.raw.unfold import TextFolder, find_texts, unfold
 from fourm_engine.data.splits import SPLITS
 from fourm_plugins.counting import counted, some
@@ -157,7 +157,7 @@ def _left_out(
 ) -> list[str]:
     """A line on each folder and each kind of file that nothing reads."""
     read = {one.source for one in matches}
-    lines = [note for source in sorted(read) for note in recogniser.sources[source].notes]
+    lines = [str(note) for source in sorted(read) for note in recogniser.sources[source].notes]
     each = {source: recogniser.sources[source].names for source in sorted(read)}
     lines += [_inside_out(source, names, recogniser) for source, names in each.items()]
     lines.append(_inside_out("", (f"{source}/{name}" for source, names in each.items() for name in names), recogniser))

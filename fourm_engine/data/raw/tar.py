@@ -6,20 +6,23 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fourm_engine.data.raw.folder import MAX_FILE_BYTES, Listing
-from fourm_engine.data.raw.names import LeftOut, is_document, plain, remedy_for, shown, split, wrapping
-from fourm_engine.data.raw.open_shards import close_below, read_member, stamp_of
-from fourm_engine.data.raw.shard_scan import Scan, Scanned, Stamp, scan
+from fourm_engine.data.raw.file_bytes import MAX_FILE_BYTES, Stamp, close_below
+from fourm_engine.data.raw.folder import Listing
+from fourm_engine.data.raw.names import is_document, plain, remedy_for, shown, split, wrapping
+from fourm_engine.data.raw.notes import LeftOut, Note
+from fourm_engine.data.raw.shard_scan import Scan, Scanned, scan
+from fourm_engine.data.raw.source import FileSource, ShardMembers
 from fourm_engine.data.raw.tar_members import Content
+from fourm_engine.storage.location import Readable
 
 
-class Shards:
+class Shards(FileSource):
     """Samples of one modality in tar shards below `folder`, one shard after another by `add`."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self.folder, self.max_bytes = Path(folder), max_bytes
         self.names: list[str] = []
-        self.notes: list[str] = []
+        self.notes: list[Note] = []
         self._shards: list[tuple[str, Stamp]] = []
         self._paths: list[Path] = []  # of each
         self._index: dict[str, tuple[int, dict[str, Content]]] = {}  # name -> (shard, by extension)
@@ -45,33 +48,9 @@ class Shards:
             shards[self._index[name][0]].append(name)
         return {shard: names for (shard, _), names in zip(self._shards, shards)}
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._index
-
-    def having(self, name: str) -> list[str]:
-        return list(self._index[name][1])
-
-    def path(self, name: str) -> Path:
-        """The shard of a sample."""
-        return self._paths[self._index[name][0]]
-
-    def entries(self, name: str) -> dict[str, tuple[str, Content]]:
-        """Extension -> (path of the shard below the folder, content) of a sample."""
-        shard, files = self._index[name]
-        return {extension: (self._shards[shard][0], content) for extension, content in files.items()}
-
-    def files(self, name: str) -> dict[str, bytes]:
-        number, files = self._index[name]
-        path, stamp = self._paths[number], self._shards[number][1]
-        return {extension: read_member(path, stamp, content, self.max_bytes) for extension, content in files.items()}
-
-    def where(self, name: str) -> str:
-        entries = self.entries(name).values()
-        return ", ".join(f"{shown(self.folder / shard)}:{shown(content.member)}" for shard, content in entries)
-
-    def stamp(self, name: str) -> str:
-        shard, files = self._index[name]
-        return stamp_text(self._paths[shard], files)
+    def sample(self, name: str) -> ShardMembers:
+        number, contents = self._index[name]
+        return ShardMembers(self._paths[number], self._shards[number][1], contents)
 
     def __del__(self) -> None:
         if not sys.is_finalizing():
@@ -101,7 +80,7 @@ class TarSource(Shards):
         for shard in listing.shards:
             scanned = scan(self.folder / shard)
             self.add(shard, scanned.stamp, self._named(shard, self._samples(shard, scanned, extensions, left_out)))
-        self.notes += [f"{shown(self.folder)}: {line}" for line in left_out.lines()]
+        self.notes += left_out.notes(self.folder)
         self.finish()
         if not self.names and not listing.files:
             raise ValueError(listing.no_samples(self.notes))
@@ -126,8 +105,8 @@ class TarSource(Shards):
         above, slash, _ = plain(shard).rpartition("/")
         wrapped = wrapping([name for name, _ in samples], shown(self.folder.name))
         if wrapped:
-            path = shown(self.folder / shard)
-            self.notes.append(f"{path}: all files lie in {wrapped} inside; their names are what follows it")
+            text = f"all files lie in {wrapped} inside; their names are what follows it"
+            self.notes.append(Note("wrapped", shown(self.folder / shard), text))
         return {(above + slash + name[len(wrapped) :], extension): c for (name, extension), c in samples.items()}
 
 
@@ -146,18 +125,5 @@ def two_files(path: Path, name: str, extension: str) -> str:
     return f"{shown(path)}: sample {shown(name)!r} holds two files .{extension}; remove one"
 
 
-def in_two(name: str, path: Path, other: Path) -> str:
+def in_two(name: str, path: Readable, other: Readable) -> str:
     return f"sample {shown(name)!r} is in both {shown(path)} and {shown(other)}; remove one"
-
-
-def stamped(stamp: Stamp, files: Mapping[str, Content]) -> str:
-    members = (f"{extension}:{content.offset}:{content.size}" for extension, content in sorted(files.items()))
-    return ";".join((f"{stamp[0]}:{stamp[1]}", *members))
-
-
-def stamp_text(path: Path, files: Mapping[str, Content]) -> str:
-    """Size and time of a shard and where in it the files of a sample lie; '' where the shard is gone."""
-    try:
-        return stamped(stamp_of(path), files)
-    except OSError:
-        return ""

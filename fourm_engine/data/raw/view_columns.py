@@ -16,10 +16,10 @@ import numpy as np
 
 from fourm_engine.data.columns import Entries
 from fourm_engine.data.names_table import ENCODING, NameTable, joined
-from fourm_engine.data.raw.folder import FolderSource
+from fourm_engine.data.raw.local_sources import LocalSources
 from fourm_engine.data.raw.sample_shards import Claim
-from fourm_engine.data.raw.source import MixedSource, Opened
-from fourm_engine.data.raw.tar import Shards
+from fourm_engine.data.raw.source import LooseFiles, ShardMembers
+from fourm_engine.storage.location import Readable
 
 Columns = dict[str, Entries]
 
@@ -32,10 +32,11 @@ def smallest(column: np.ndarray) -> np.ndarray:
     return column.astype(np.min_scalar_type(top))
 
 
-def view_columns(opened: Opened, claims: Sequence[Claim], firsts: Mapping[str, int]) -> Columns:
+def view_columns(opened: LocalSources, claims: Sequence[Claim], firsts: Mapping[str, int]) -> Columns:
     """The columns of sources that were opened. firsts: path of a shard below the root -> row of its first member."""
     table = NameTable.build(sorted(set[str]().union(*(source.names for source in opened.sources.values()))))
     loose: list[str] = []
+    first_rows: dict[Readable, int] = {opened.root / shard: row for shard, row in firsts.items()}
     columns: Columns = {f"names.{column}": array for column, array in table.arrays().items()}
     columns |= {f"names.{column}": smallest(np.asarray(columns[f"names.{column}"])) for column in ("offsets", "order")}
     for number, claim in enumerate(claims):
@@ -44,8 +45,8 @@ def view_columns(opened: Opened, claims: Sequence[Claim], firsts: Mapping[str, i
         files, extensions = list[int](), list[int]()
         names = source.names if source is not None else []
         for name, row in zip(names, table.rows(names).tolist()):
-            part = source.part(name) if isinstance(source, MixedSource) else source
-            for extension, file in _files(part, name, opened.root, firsts, loose):
+            assert source is not None
+            for extension, file in _files(source.sample(name), opened.root, first_rows, loose):
                 counts[row] += 1
                 files.append(file)
                 extensions.append(claim.extensions.index(extension))
@@ -56,15 +57,16 @@ def view_columns(opened: Opened, claims: Sequence[Claim], firsts: Mapping[str, i
     return columns | {"loose.offsets": smallest(offsets), "loose.blob": blob}
 
 
-def _files(part: object, name: str, root: Path, firsts: Mapping[str, int], loose: list[str]) -> list[tuple[str, int]]:
-    """[(extension, row)] of a sample."""
-    assert isinstance(part, (FolderSource, Shards))
-    folder = part.folder.relative_to(root).as_posix()
-    below = "" if folder == "." else f"{folder}/"
-    if isinstance(part, Shards):
-        return [(e, firsts[below + shard] + content.row) for e, (shard, content) in part.entries(name).items()]
-    rows = []
-    for extension, path in part.entries(name).items():
-        loose.append(below + path)
+def _files(
+    sample: LooseFiles | ShardMembers, root: Path, first_rows: Mapping[Readable, int], loose: list[str]
+) -> list[tuple[str, int]]:
+    """[(extension, row)] of a sample. first_rows: path of a shard -> row of its first member."""
+    if isinstance(sample, ShardMembers):
+        first = first_rows[sample.shard]
+        return [(extension, first + content.row) for extension, content in sample.contents.items()]
+    assert isinstance(sample.folder, Path)
+    rows, folder = [], sample.folder.relative_to(root)
+    for extension, path in sample.paths.items():
+        loose.append((folder / path).as_posix())
         rows.append((extension, -len(loose)))
     return rows

@@ -43,7 +43,7 @@ from fourm_plugins.notes import ALONE
 
 log = logging.getLogger(__name__)
 INDEX_FOLDER = "_index"
-_FORMAT = 3
+FORMAT = 3
 #: Of a file: its size and time; a digest of what a model sees of it; how it was made, a position in `making` or
 #: `shard_groups`; samples whose tokens were made through other views than those recorded. All 0 where there is no file.
 FIELDS = BYTES, TIME, CONTENT, MAKING, OUTDATED = range(5)
@@ -190,7 +190,7 @@ class Index:
             for name, column in columns.items():
                 save_column(folder / f"{name}.npy", column)
             facts = {
-                "format": _FORMAT,
+                "format": FORMAT,
                 "columns": {name: checksums(column) for name, column in columns.items()},
                 "views": self.views,
                 "settings": self.settings,
@@ -244,7 +244,7 @@ class Index:
 
     @classmethod
     def _load(cls, folder: Readable, stored: Readable) -> Index:
-        facts = unsealed(content_of(stored / "index.json", MAX_BYTES), _FORMAT)
+        facts = unsealed(content_of(stored / "index.json", MAX_BYTES), FORMAT)
         checks = {str(name): list(map(int, sums)) for name, sums in facts["columns"].items()}
 
         def column(name: str, kind: str) -> np.ndarray:

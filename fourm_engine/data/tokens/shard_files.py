@@ -23,8 +23,8 @@ from fourm_engine.data.tokens.shards import (
     unusable,
 )
 from fourm_engine.data.tokens.view_shards import views_content
-from fourm_engine.storage.ahead import RECENT
 from fourm_engine.storage.location import Location, Readable
+from fourm_engine.storage.read_ahead import RECENT
 from fourm_engine.storage.remote import Shard
 
 #: Files that a process keeps mapped, without a descriptor: 64 lanes of a window of 4 shards and 7 modalities each,

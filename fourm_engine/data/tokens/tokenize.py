@@ -20,7 +20,7 @@ import torch
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.documents import copy_documents
-from fourm_engine.data.raw.elsewhere import Elsewhere
+from fourm_engine.data.raw.plugin_root import PluginRoot
 from fourm_engine.data.raw.root import Root
 from fourm_engine.data.splits import MAX_SPLITS_BYTES, SPLITS
 from fourm_engine.data.tokens.differences import Differences
@@ -251,7 +251,7 @@ def _vanished(names: Sequence[str], data: AlignedData, out: Path, number: int) -
 def _copy_splits(root: Root, out: Path) -> None:
     """Where the raw data goes away, its splits are still known."""
     content = b""
-    if isinstance(root, Elsewhere):
+    if isinstance(root, PluginRoot):
         content = json.dumps(root.splits).encode() if root.splits else b""
     else:
         path = root / SPLITS

@@ -15,7 +15,7 @@ from fourm_plugins.suggest import nearest_path
 from fourm_plugins.tokenizer import Tokenizer
 
 
-def check_tokens_there(config: RunConfig, modalities: Mapping[str, Modality]) -> None:
+def check_tokens_exist(config: RunConfig, modalities: Mapping[str, Modality]) -> None:
     """Raise ValueError if a training set has raw data and names a folder of tokens that does not exist, except
     `<run>/tokens`, which `fourm init` writes into a config in advance."""
     for one in data_sets(config.data, modalities):

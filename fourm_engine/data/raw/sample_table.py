@@ -15,7 +15,7 @@ from fourm_plugins.counting import counted
 MAX_SHOWN_NAMES = 3
 
 
-class Presence:
+class SampleTable:
     """The samples of a table that take part, at first all that have a file.
 
     Args:

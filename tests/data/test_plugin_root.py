@@ -15,7 +15,7 @@ from fourm_engine.cli.app import app
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.data_store import DataStore
 from fourm_engine.data.raw.aligned import AlignedData
-from fourm_engine.data.raw.elsewhere import Elsewhere
+from fourm_engine.data.raw.plugin_root import PluginRoot
 from fourm_engine.data.tokens.tokenize import tokenize_split
 from fourm_engine.recipes.started import relocate
 from fourm_plugins.manager import PluginError, PluginManager
@@ -188,7 +188,7 @@ def test_a_sample_that_cannot_be_used_is_skipped_with_its_place(flat, caplog):
         data.value("0003", "a")
     data.skip("0003", caught.value)
     assert f"flat:{flat}:0003.a" in caplog.text
-    small = AlignedData(Elsewhere(f"flat:{flat}", PluginManager()), MODALITIES, max_bytes=10)
+    small = AlignedData(PluginRoot(f"flat:{flat}", PluginManager()), MODALITIES, max_bytes=10)
     with pytest.raises(ValueError, match="bytes, more than the 10 allowed"):
         small.value("0003", "a")
 

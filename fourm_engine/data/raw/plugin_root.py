@@ -22,7 +22,9 @@ import numpy as np
 
 from fourm_engine.data.names_table import Names, NameTable
 from fourm_engine.data.raw.names import plain, shown
+from fourm_engine.data.raw.notes import Note
 from fourm_engine.data.raw.sample_shards import Claim, Key
+from fourm_engine.data.raw.source import Source
 from fourm_engine.storage.url import scheme_of
 from fourm_plugins.errors import SampleError, one_line
 from fourm_plugins.manager import PluginError, PluginManager
@@ -35,7 +37,7 @@ MAX_NAME = 1000
 T = TypeVar("T")
 
 
-class Elsewhere:
+class PluginRoot:
     """What `text` names. Nothing is opened yet. Picklable.
 
     Raises PluginError (a ValueError) where no usable source of that name is installed, and ValueError for settings that
@@ -79,7 +81,7 @@ class Elsewhere:
         return self.text
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Elsewhere) and self._key == other._key
+        return isinstance(other, PluginRoot) and self._key == other._key
 
     def __hash__(self) -> int:
         return hash(self._key)
@@ -142,7 +144,7 @@ class Elsewhere:
 class _Opened:
     """One `SampleSource` a process; another process opens its own."""
 
-    def __init__(self, root: Elsewhere, specs: Sequence[ModalitySpec]) -> None:
+    def __init__(self, root: PluginRoot, specs: Sequence[ModalitySpec]) -> None:
         self.root, self.specs = root, list(specs)
         # What a parent has opened stays referenced after a fork: closing it here may break it there.
         self._sources: dict[int, SampleSource] = {}
@@ -157,8 +159,8 @@ class _Opened:
         return {**self.__dict__, "_sources": {}}
 
 
-class ElsewhereSource:
-    """The files of one modality; see `Source`."""
+class PluginSource(Source):
+    """The files of one modality, as the package gives them."""
 
     def __init__(
         self,
@@ -168,14 +170,13 @@ class ElsewhereSource:
         names: Names,
         given: Mapping[str, str],
         max_bytes: int,
-        notes: list[str],
     ) -> None:
         self._opened, self._modality, self._extensions, self._max_bytes = opened, modality, extensions, max_bytes
-        self.names, self.notes = names, notes
+        self.names, self.notes = names, list[Note]()
         #: Name -> what the package calls it, of those that differ.
         self._given = given
 
-    def having(self, name: str) -> list[str]:
+    def extensions_of(self, name: str) -> list[str]:
         return sorted(self.files(name))
 
     def files(self, name: str) -> dict[str, bytes]:
@@ -202,17 +203,14 @@ class ElsewhereSource:
             raise self._opened.root.fault(f"gives {_kind(stamp)} as the stamp of {shown(name)}, not a str")
         return stamp
 
-    def by_shard(self) -> dict[str | None, Sequence[str]]:
-        return {None: self.names}
-
     def _ask(self, name: str, ask: Callable[[SampleSource, str], T]) -> T:
         with self._opened.root.blame(f"{shown(name)} ({self._modality})"):
             return ask(self._opened.source, self._given.get(name, name))
 
 
-def open_elsewhere(
-    root: Elsewhere, claims: Sequence[Claim], specs: Iterable[ModalitySpec], max_bytes: int
-) -> tuple[NameTable, dict[Key, ElsewhereSource], dict[Key, np.ndarray], list[str]]:
+def open_plugin_root(
+    root: PluginRoot, claims: Sequence[Claim], specs: Iterable[ModalitySpec], max_bytes: int
+) -> tuple[NameTable, dict[Key, PluginSource], dict[Key, np.ndarray], list[Note]]:
     """The samples; source, and which have a file, of each claim that has any; notes.
 
     Raises ValueError for what cannot be opened, and PluginError for a source that does not keep its promises."""
@@ -220,7 +218,7 @@ def open_elsewhere(
     with root.blame("its names"):
         listed = list(opened.source.names)
     table, order, given = _names(root, listed)
-    sources, present = dict[Key, ElsewhereSource](), dict[Key, np.ndarray]()
+    sources, present = dict[Key, PluginSource](), dict[Key, np.ndarray]()
     for claim in claims:
         for modality in claim.modalities:
             with root.blame(f"which samples have {modality}"):
@@ -231,14 +229,14 @@ def open_elsewhere(
             if column.any():
                 present[claim.key] = column[order]
                 names = Names(table, np.flatnonzero(present[claim.key]))
-                sources[claim.key] = ElsewhereSource(opened, modality, claim.extensions, names, given, max_bytes, [])
+                sources[claim.key] = PluginSource(opened, modality, claim.extensions, names, given, max_bytes)
                 break
     with root.blame("its notes"):
-        notes = [plain(f"{shown(root)}: {note}") for note in opened.source.notes]
+        notes = [Note("plugin", shown(root), plain(note)) for note in opened.source.notes]
     return table, sources, present, notes
 
 
-def _names(root: Elsewhere, listed: list[Any]) -> tuple[NameTable, np.ndarray, dict[str, str]]:
+def _names(root: PluginRoot, listed: list[Any]) -> tuple[NameTable, np.ndarray, dict[str, str]]:
     """The names in their order; int64, where each comes in `listed`; what those that cannot be printed are called
     there. Raises PluginError."""
     if wrong := [name for name in listed if not isinstance(name, str)]:

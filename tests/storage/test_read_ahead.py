@@ -9,9 +9,9 @@ import weakref
 
 import pytest
 
-from fourm_engine.storage import ahead
-from fourm_engine.storage.ahead import THREADS, ReadAhead
+from fourm_engine.storage import read_ahead
 from fourm_engine.storage.location import open_location
+from fourm_engine.storage.read_ahead import THREADS, ReadAhead
 from fourm_engine.storage.remote import Shard
 
 LONG = 60.0  # seconds; nothing here waits for it but a failure
@@ -57,7 +57,7 @@ def test_threads_end_with_their_owner_which_they_do_not_keep_alive(started):
 
 
 def test_what_is_needed_now_comes_before_what_waits_and_has_room(monkeypatch):
-    monkeypatch.setattr(ahead, "THREADS", 1)
+    monkeypatch.setattr(read_ahead, "THREADS", 1)
     owner = Owner()
     assert owner.ahead.plan([0], owner.fetch) == 1
     assert owner.done.acquire(timeout=LONG)

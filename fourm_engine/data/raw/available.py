@@ -10,10 +10,10 @@ from pathlib import Path
 
 from fourm_engine.data.raw.catalogue import open_catalogue
 from fourm_engine.data.raw.index import FILE, INDEX, MAX_BYTES
+from fourm_engine.data.raw.local_sources import root_shards
 from fourm_engine.data.raw.names import is_archive, is_litter, shown, split
+from fourm_engine.data.raw.notes import Note
 from fourm_engine.data.raw.root import DataRoot
-from fourm_engine.data.raw.sample_shards import UNCLEAR
-from fourm_engine.data.raw.source import root_shards
 from fourm_engine.modalities import Modalities
 from fourm_engine.storage.errors import Missing, StoreError
 from fourm_engine.storage.location import Location
@@ -45,10 +45,10 @@ def with_data(
     if without and kept:
         log.warning("no data in %s, so left out: %s", where, ", ".join(without))
     if not kept:
-        aside = (line for folder, of in local if folder.is_dir() for line in beside(folder, of.values()))
+        stray = (note.text for folder, of in local if folder.is_dir() for note in stray_data(folder, of.values()))
         looked = ", ".join(sorted({modality.spec.source for modality in modalities.values()}))
         what = f"no data of any installed modality in {where}; looked for the folders {looked}"
-        raise ValueError("; ".join((what, *aside)))
+        raise ValueError("; ".join((what, *stray)))
     plugins = {modality.name: modalities.plugins[modality.name] for modality in kept}
     return Modalities(kept, plugins, modalities.manager)
 
@@ -63,7 +63,7 @@ def in_shards(root: DataRoot, modalities: Iterable[Modality]) -> set[str]:
     specs = [modality.spec for modality in modalities]
     there = open_catalogue(root.folder, specs, shards=root.shards)
     for note in there.notes:
-        if f" {UNCLEAR}: " in note:  # left out here, they are not known to any command
+        if note.kind == "unclear":  # left out here, they are not known to any command
             log.warning("%s", note)
     return {spec.name for spec in specs if spec.files in there.sources}
 
@@ -88,9 +88,9 @@ def indexed(folder: Location) -> set[str]:
         raise ValueError(f"{path}: damaged ({error!s:.80}); make the index again, and upload it") from None
 
 
-def beside(root: Path, modalities: Iterable[Modality]) -> list[str]:
-    """Lines on what lies in `root` itself, beside the folders of the modalities, though it looks like their data: all
-    modalities in one compressed archive, or in one folder."""
+def stray_data(root: Path, modalities: Iterable[Modality]) -> list[Note]:
+    """What lies in `root` itself, beside the folders of the modalities, though it looks like their data: compressed
+    archives, loose files, folders with nearly the right name."""
     specs = [modality.spec for modality in modalities]
     whole = [spec for spec in specs if spec.source == "."]  # which read the folder itself
     inside = sorted({e for spec in whole for e in spec.extensions})
@@ -101,18 +101,20 @@ def beside(root: Path, modalities: Iterable[Modality]) -> list[str]:
     loose = (name for name in names if name != "splits.json" and split(name, inside) is None)
     files = sorted(name for name in loose if split(name, extensions) is not None)
     folders = ", ".join(f"{source}/" for source in sources if source != ".")
-    lines = []
+    notes, where = list[Note](), shown(root)
     if archives:
         remedy = (
             f"a folder for each modality ({folders}), as files or .tar shards, or in plain .tar shards that hold all"
         )
         some = f"{len(archives)}, such as {shown(archives[0])}"
-        lines.append(f"left out archives in the folder itself: {some}; data lies in {remedy}")
+        notes.append(Note("archive", where, f"left out archives in the folder itself: {some}; data lies in {remedy}"))
     if files:
         remedy = f"move them into the folder of their modality ({folders})"
-        lines.append(f"left out files in the folder itself: {len(files)}, such as {shown(files[0])}; {remedy}")
+        some = f"{len(files)}, such as {shown(files[0])}"
+        notes.append(Note("left out", where, f"left out files in the folder itself: {some}; {remedy}"))
     for source in sources:
         alike = [n for n in names if n not in sources and n.casefold().rstrip("s") == source.casefold().rstrip("s")]
         if source not in names and alike:
-            lines.append(f"the folder {shown(min(alike))} is not read; {source} is looked for")
-    return lines
+            text = f"the folder {shown(min(alike))} is not read; {source} is looked for"
+            notes.append(Note("misnamed", where, text))
+    return notes

@@ -1,4 +1,5 @@
-"""The bytes of members of tar shards, by their offsets. All sources of a process share a few open shards."""
+"""The bytes of files, and of members of tar shards by their offsets. All sources of a process share a few open
+shards."""
 
 from __future__ import annotations
 
@@ -8,15 +9,19 @@ import zlib
 from collections import OrderedDict, deque
 from pathlib import Path
 
-from fourm_engine.data.raw.folder import too_large
+from fourm_engine.data.raw.names import shown
 from fourm_engine.data.raw.tar_members import BLOCK, Content
 from fourm_engine.files import check_shortage
+from fourm_engine.storage.errors import Missing
 from fourm_engine.storage.location import Location, Readable
 from fourm_engine.storage.remote import OpenFile
 from fourm_plugins.errors import SampleError
 
+#: Of a file, unless data.max_file_mb says otherwise.
+MAX_FILE_BYTES = 64 << 20
 #: Open shards of a process, over all sources; more are closed and opened again as needed.
 MAX_OPEN_SHARDS = 64
+Stamp = tuple[int, int]  # size in bytes, time of the last change in ns
 _open: OrderedDict[Path, int] = OrderedDict()  # file descriptors, the last used last
 #: Remote ones, whose copies stay in the cache as long as they are open.
 MAX_OPEN_REMOTE = 16
@@ -35,13 +40,38 @@ def _unlock() -> None:
 os.register_at_fork(after_in_child=_unlock)
 
 
-def stamp_of(file: int | Path) -> tuple[int, int]:
-    """(size, time of the last change in ns) of a file."""
+def stamp_of(file: int | Path) -> Stamp:
     status = os.stat(file)
     return status.st_size, status.st_mtime_ns
 
 
-def read_member(path: Readable, stamp: tuple[int, int], content: Content, max_bytes: int) -> bytes:
+def read_file(path: Readable, max_bytes: int) -> bytes:
+    """The content of a regular file. Raises SampleError, and StoreError for a remote one that cannot be read."""
+    if isinstance(path, Location):
+        try:
+            return path.read_bytes(max_bytes)
+        except Missing:
+            raise SampleError("no longer there") from None
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            if path.is_symlink():
+                raise SampleError(f"a link to {shown(os.readlink(path))}, where there is no regular file")
+            raise SampleError("no regular file, or no longer there")
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(max_bytes + 1)
+    except OSError as error:
+        raise SampleError(f"cannot be read: {error.strerror}") from None
+    if len(content) > max_bytes:
+        raise SampleError(too_large(size, max_bytes))
+    return content
+
+
+def too_large(size: int, limit: int) -> str:
+    return f"{size} bytes, more than the {limit} allowed; raise data.max_file_mb if this is meant"
+
+
+def read_member(path: Readable, stamp: Stamp, content: Content, max_bytes: int) -> bytes:
     """The content of a member of the shard `path`, whose size and time were `stamp`. Raises SampleError, and
     StoreError for a remote shard that cannot be read."""
     if content.reason:
@@ -102,7 +132,7 @@ def _close_given_up() -> None:
             os.close(_open.pop(path))
 
 
-def _remote_file(path: Location, stamp: tuple[int, int]) -> OpenFile:
+def _remote_file(path: Location, stamp: Stamp) -> OpenFile:
     url = str(path)
     if url not in _open_remote:
         while len(_open_remote) >= MAX_OPEN_REMOTE:
@@ -112,7 +142,7 @@ def _remote_file(path: Location, stamp: tuple[int, int]) -> OpenFile:
     return _open_remote[url]
 
 
-def _descriptor(path: Path, stamp: tuple[int, int]) -> int:
+def _descriptor(path: Path, stamp: Stamp) -> int:
     """Raises SampleError for a shard that has changed: its members may lie elsewhere."""
     if path in _open and stamp_of(_open[path]) != stamp:
         os.close(_open.pop(path))  # a source that was opened later may know the shard as it is now
