@@ -124,7 +124,7 @@ class StoredTensor:
     def _read(self, rows: Tensor, first: int) -> None:
         if not rows.numel():
             return
-        left = memoryview(rows.reshape(-1).view(torch.uint8).numpy())
+        left = memoryview(rows.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
         at = self._entry.start + first * self._entry.row
         while left:
             if not (count := os.preadv(self._handle, [left], at)):

@@ -1,5 +1,5 @@
-"""Files of weights are read whatever the bytes of their path, and as the library of their format reads them; one that is
-cut short while it is open is an error, not the end of the process."""
+"""Files of weights are read whatever the bytes of their path, and as the library of their format reads them; one that
+is cut short while it is open is an error, not the end of the process."""
 
 from __future__ import annotations
 
@@ -77,9 +77,11 @@ def test_a_file_that_is_cut_short_while_it_is_open_is_an_error(tmp_path, left):
         os.truncate(path, left)
         with pytest.raises(SafetensorError, match="it ends within weight"):
             file.get_tensor("weight")
-    with pytest.raises(ValueError, match=r"weights\.safetensors: not a safetensors file, or a truncated one"):
-        with opened(path) as file:
-            file.get_tensor("weight")
+    with (
+        pytest.raises(ValueError, match=r"weights\.safetensors: not a safetensors file.* truncated"),
+        opened(path) as file,
+    ):
+        file.get_tensor("weight")
 
 
 def entry(dtype="F32", shape=(1,), offsets=(0, 4), **more):
@@ -104,6 +106,5 @@ def entry(dtype="F32", shape=(1,), offsets=(0, 4), **more):
 def test_a_header_that_lies_is_refused_before_anything_is_read(tmp_path, header):
     path, content = tmp_path / "weights.safetensors", json.dumps(header).encode()
     path.write_bytes(len(content).to_bytes(8, "little") + content + bytes(4))
-    with pytest.raises(ValueError, match=r"weights\.safetensors: not a safetensors file, or a truncated one"):
-        with opened(path):
-            pass
+    with pytest.raises(ValueError, match=r"weights\.safetensors: not a safetensors file"), opened(path):
+        pass

@@ -46,7 +46,7 @@ class Column:
         self.dtype, self.shape = column.dtype, column.shape
         self._start = stat.st_size - column.nbytes
         self._unread = np.ones(len(self._checks), bool)
-        timed = not isinstance(path, Location)
+        timed = not self._checks and not isinstance(path, Location)  # else the checksums tell
         self._mapped = Mapped(stored, stat, cut=self._remedy(), timed=timed, error=DamagedColumn)
 
     def __len__(self) -> int:

@@ -1,4 +1,5 @@
-"""Mapped: looks after a memory-mapped file. Reading the map of a file that was cut short kills the process (SIGBUS)."""
+"""Mapped: looks after a memory-mapped file, and MappedArray: an array in one. Reading the map of a file that was cut
+short kills the process (SIGBUS)."""
 
 from __future__ import annotations
 
@@ -6,6 +7,9 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 #: A look at a file's state is followed by this many times its own duration without one: at most 1% of the time is
 #: spent on it, on a network file system, too, where one may take a millisecond.
@@ -53,3 +57,23 @@ class Mapped:
             was = f"was cut short while it was in use ({stat.st_size} bytes instead of {self._size})"
             raise self._error(f"{self.path}: {was}; {self._cut}")
         raise self._error(f"{self.path}: has changed while it was in use; {self._changed}")
+
+
+class MappedArray:
+    """The array in a mapped file; `mapped` is asked before anything is read of it."""
+
+    def __init__(self, array: np.ndarray, mapped: Mapped) -> None:
+        self._array, self._mapped = array.view(np.ndarray), mapped
+        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __getitem__(self, key: Any) -> Any:
+        self._mapped.check()
+        return self._array[key]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        self._mapped.check()
+        array = self._array if dtype is None else self._array.astype(dtype, copy=False)
+        return array.copy() if copy else array

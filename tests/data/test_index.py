@@ -26,6 +26,7 @@ from fourm_engine.data.tokens.index import INDEX_FOLDER, Index
 from fourm_engine.data.tokens.indexing import build, open_index
 from fourm_engine.data.tokens.store import TokenStore
 from fourm_engine.data.tokens.tokenize import tokenize_split
+from fourm_engine.storage import mapped as mapped_files
 from fourm_engine.train.same_run import RunIdentity
 from tests.fakes import fake_modalities, fake_tokenizers, sample_names, to_npy, write_data
 
