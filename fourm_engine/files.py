@@ -39,6 +39,7 @@ _REMEDIES = {
     errno.EROFS: "choose another folder",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ELOOP: "a link there leads back to itself; remove it",
     errno.EISDIR: "a folder is there; move it away",
     errno.EEXIST: "a file is there; move it away",
 }
