@@ -158,7 +158,8 @@ def load_network(folder: Path, config: ExportedConfig) -> Transformer:
     network.to_empty(device="cpu")
     network.tabulate()
     with opened(folder / WEIGHTS) as file:
-        network.load_state_dict({name: file.get_tensor(name) for name in network.state_dict()})
+        for name, tensor in network.state_dict().items():
+            file.get_slice(name).fill(tensor)
     return network.eval()
 
 

@@ -39,6 +39,7 @@ _REMEDIES = {
     errno.EROFS: "choose another folder",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ELOOP: "a link there leads back to itself; remove it",
     errno.EISDIR: "a folder is there; move it away",
     errno.EEXIST: "a file is there; move it away",
 }
@@ -61,6 +62,9 @@ class CannotWrite(OSError):
         at = next((p for p in path.parents if p.exists() and not p.is_dir()), None)
         if at is not None:
             reason, remedy = f"{at} is a file, not a folder", "move it away, or choose another folder"
+        link = next((p for p in (path, *path.parents) if p.is_symlink() and not p.exists()), None)
+        if link is not None and error.errno in (errno.EEXIST, errno.ENOENT, errno.ELOOP):
+            reason, remedy = f"{link} is a link to {os.readlink(link)}, which is not there", "mend or remove the link"
         self._given = path, error
         self._text = f"{path}: cannot be written: {reason}" + (f"; {remedy}" if remedy else "")
 

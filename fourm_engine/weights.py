@@ -1,39 +1,173 @@
-"""Files of weights (safetensors): opened and compared with a module, single rows, digests."""
+"""Files of weights (safetensors): read, compared with a module, digests.
+
+They are read, never mapped: where a mapped file is cut short while it is loaded, or its disk fails, the process dies
+without a word (SIGBUS). Here it is an error that names the tensor."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any
+from types import EllipsisType
 
-from safetensors import SafetensorError, safe_open
+import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from fourm_plugins.counting import some
 from fourm_plugins.permitted import check_permitted
 
-#: Numbers read at a time.
+#: Numbers read at a time where they are converted.
 BLOCK = 1 << 20
+#: Bytes of a header, as in the safetensors library.
+MAX_HEADER_BYTES = 100_000_000
+#: What the format calls the types that are read here.
+DTYPES = {
+    "BOOL": torch.bool,
+    **{"U8": torch.uint8, "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64},
+    **{"I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64},
+    **{"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64},
+    **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "C64": torch.complex64},
+}
 #: `read(part, name, first)` fills `part` with the rows of a parameter from `first` on, and reads no more of the file.
 Read = Callable[[Tensor, str, int], None]
 
 
+@dataclass(frozen=True)
+class Entry:
+    """What a header says of a tensor, which begins at the byte `start` of the file."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+
+    @property
+    def row(self) -> int:
+        """Bytes of a row; of a scalar, all."""
+        return prod(self.shape[1:]) * self.dtype.itemsize
+
+
+def header(read: Callable[[int, int], bytes], size: int) -> tuple[dict[str, str], dict[str, Entry]]:
+    """(metadata, tensors) of a file of `size` bytes; `read(start, length)` reads it. Raises SafetensorError for what is
+    no such file: the bytes after the header are those of the tensors, each once."""
+    length = int.from_bytes(read(0, 8), "little") if size >= 8 else 0
+    if not 0 < length <= min(MAX_HEADER_BYTES, size - 8):
+        raise SafetensorError("no header")
+    try:
+        document = json.loads(read(8, length))
+        metadata = {str(key): str(value) for key, value in document.pop("__metadata__", {}).items()}
+        tensors, spans = dict[str, Entry](), list[tuple[int, int]]()
+        for name, facts in document.items():
+            shape = tuple(int(edge) for edge in facts["shape"])
+            begin, end = (int(at) for at in facts["data_offsets"])
+            tensors[name] = entry = Entry(DTYPES[facts["dtype"]], shape, 8 + length + begin)
+            if min(shape, default=0) < 0 or end - begin != prod(shape) * entry.dtype.itemsize:
+                raise ValueError(f"{name:.80} has another size than its bytes")
+            spans.append((begin, end))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise SafetensorError(f"its header cannot be read ({error!s:.120})") from None
+    at = 0
+    for begin, end in sorted(spans):
+        if begin != at:
+            raise SafetensorError("its header names bytes twice, or not at all")
+        at = end
+    if 8 + length + at != size:
+        raise SafetensorError(f"{size} bytes instead of {8 + length + at}")
+    return metadata, tensors
+
+
+class StoredTensor:
+    """A tensor of an open file, read when it is sliced along its first axis; [...] reads all of it."""
+
+    def __init__(self, handle: int, name: str, entry: Entry) -> None:
+        self._handle, self._name, self._entry = handle, name, entry
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._entry.dtype
+
+    def get_shape(self) -> list[int]:
+        return list(self._entry.shape)
+
+    def __getitem__(self, rows: slice | EllipsisType) -> Tensor:
+        shape, first = self._entry.shape, 0
+        if isinstance(rows, slice):
+            first, last, _ = rows.indices(shape[0])
+            shape = (max(0, last - first), *shape[1:])
+        values = torch.empty(shape, dtype=self._entry.dtype)
+        self.fill(values, first)
+        return values
+
+    def fill(self, rows: Tensor, first: int = 0) -> None:
+        """Read into `rows`, of any type and device, those from row `first` on. Raises OSError, and SafetensorError
+        where the file has no such rows."""
+        shape, number = self._entry.shape, len(rows) if rows.ndim else 1
+        if tuple(rows.shape[1:]) != shape[1:] or rows.ndim != len(shape) or first + number > [*shape, 1][0]:
+            raise SafetensorError(f"{self._name} has shape {list(shape)}, {list(rows.shape)} was to be read")
+        if rows.device.type == "cpu" and rows.dtype == self._entry.dtype and rows.is_contiguous():
+            self._read(rows.detach(), first)
+            return
+        with torch.no_grad():
+            if not rows.ndim:
+                rows.copy_(self[...])
+                return
+            step = max(1, BLOCK // max(1, prod(shape[1:])))
+            for begin in range(0, number, step):
+                end = min(begin + step, number)
+                rows[begin:end].copy_(self[first + begin : first + end])
+
+    def _read(self, rows: Tensor, first: int) -> None:
+        if not rows.numel():
+            return
+        left = memoryview(rows.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+        at = self._entry.start + first * self._entry.row
+        while left:
+            if not (count := os.preadv(self._handle, [left], at)):
+                raise SafetensorError(f"it ends within {self._name}")
+            left, at = left[count:], at + count
+
+
+class TensorFile:
+    """An open safetensors file, with the methods of `safe_open` that are needed here."""
+
+    def __init__(self, handle: int) -> None:
+        def read(start: int, length: int) -> bytes:
+            content = os.pread(handle, length, start)
+            if len(content) != length:
+                raise SafetensorError("it ends within its header")
+            return content
+
+        self._handle = handle
+        self._metadata, self._tensors = header(read, os.fstat(handle).st_size)
+
+    def metadata(self) -> dict[str, str]:
+        return self._metadata
+
+    def keys(self) -> list[str]:
+        return list(self._tensors)
+
+    def get_slice(self, name: str) -> StoredTensor:
+        if name not in self._tensors:
+            raise SafetensorError(f"no tensor {name!r}")
+        return StoredTensor(self._handle, name, self._tensors[name])
+
+    def get_tensor(self, name: str) -> Tensor:
+        return self.get_slice(name)[...]
+
+
 @contextmanager
-def tensor_file(path: Path) -> Iterator[Any]:
-    """A safetensors file, open for reading tensors of torch, also below a path that is not UTF-8: safetensors takes
-    none, so it is given the open file. Raises OSError and SafetensorError."""
-    with ExitStack() as stack:
-        try:
-            name = os.fspath(path)
-            name.encode()
-        except UnicodeEncodeError:
-            handle = os.open(path, os.O_RDONLY)
-            stack.callback(os.close, handle)
-            name = f"/dev/fd/{handle}"
-        yield stack.enter_context(safe_open(name, framework="pt"))
+def tensor_file(path: Path) -> Iterator[TensorFile]:
+    """A safetensors file, open for reading. Raises OSError and SafetensorError."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        yield TensorFile(handle)
+    finally:
+        os.close(handle)
 
 
 def check_shapes(shapes: Mapping[str, tuple], expected: Mapping[str, tuple], what: str) -> None:
@@ -59,7 +193,7 @@ def opened(
     to: str = "config.json",
     only: str | tuple[str, ...] = "",
     remedy: str = "fetch it again",
-) -> Iterator[Any]:
+) -> Iterator[TensorFile]:
     """A safetensors file, open for reading. `expected`: name -> shape of its tensors whose names start with `only`, as
     follows from what they must fit `to`. Raises ValueError, naming the file, where it is none, truncated, or has other
     tensors."""
@@ -75,19 +209,14 @@ def opened(
 
 
 def read_rows(path: Path, name: str, rows: Tensor, first: int, *, leading: int = 0) -> None:
-    """Fill `rows` with those of a tensor of a file, from row `first` on, a few at a time; the file is closed again,
-    since pages of it that were read count as memory. `leading`: axes of length 1 that the file has before them; such a
-    tensor is read at once. Raises ValueError for a truncated file."""
-    step = max(1, BLOCK // max(1, rows[:1].numel()))
+    """Fill `rows` with those of a tensor of a file, from row `first` on. `leading`: axes of length 1 that the file has
+    before them; such a tensor is read at once. Raises ValueError for a truncated file."""
     try:
         with tensor_file(path) as file:
             if leading:
                 rows.copy_(file.get_tensor(name).flatten(0, leading)[first : first + len(rows)])
-                return
-            stored = file.get_slice(name)
-            for begin in range(0, len(rows), step):
-                end = min(begin + step, len(rows))
-                rows[begin:end].copy_(stored[first + begin : first + end])
+            else:
+                file.get_slice(name).fill(rows, first)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: {name} cannot be read ({error}); fetch the file again") from None
 

@@ -329,3 +329,13 @@ def test_the_error_of_another_process_is_the_same(tmp_path):
     error = CannotWrite(tmp_path / "a", OSError(errno.ENOSPC, "No space left on device"))
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.errno, again.filename) == (str(error), errno.ENOSPC, str(tmp_path / "a"))
+
+
+@pytest.mark.parametrize("target", ["nowhere", "link"])
+def test_a_link_that_leads_nowhere_is_named_with_where_it_leads(tmp_path, target):
+    link = tmp_path / "link"
+    link.symlink_to(target)
+    with pytest.raises(CannotWrite) as caught:
+        write_atomically(link / "run/config.yaml", "a: 1")
+    said = f"cannot be written: {link} is a link to {target}, which is not there; mend or remove the link"
+    assert str(caught.value) == f"{link / 'run/config.yaml'}: {said}"

@@ -4,12 +4,13 @@ command with one line (`ending`); `FOURM_TRACEBACK=1` shows the traceback. Any o
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import os
 import signal
 import sys
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -119,14 +120,10 @@ def run() -> None:
                 print(f"fourm: {line}", file=sys.stderr)
         raise
     except (ValueError, OSError) as error:
-        if told_elsewhere(error):
-            sys.exit(1)
-        if os.environ.get("FOURM_TRACEBACK"):
-            raise
-        said, plugin, _ = words_of(error).partition("\nTraceback ")  # a plugin's, which is for its author
-        tell_error(said + source(error) + (SHOWS if plugin else ""))
-        sys.exit(1)
+        _end_with(error)
     except Exception as error:
+        if isinstance(cause := error.__context__, OSError) and cause.errno == errno.ELOOP:  # raised by `Path.resolve`
+            _end_with(cause)
         if os.environ.get("FOURM_TRACEBACK"):
             raise
         line = out_of_memory(error, sys.argv[1:])
@@ -136,3 +133,14 @@ def run() -> None:
             raise
         tell_error(line)
         sys.exit(1)
+
+
+def _end_with(error: Exception) -> NoReturn:
+    """End with the line of an error that the user can fix."""
+    if told_elsewhere(error):
+        sys.exit(1)
+    if os.environ.get("FOURM_TRACEBACK"):
+        raise error
+    said, plugin, _ = words_of(error).partition("\nTraceback ")  # a plugin's, which is for its author
+    tell_error(said + source(error) + (SHOWS if plugin else ""))
+    sys.exit(1)

@@ -1,11 +1,13 @@
-"""Columns: .npy files that are read through memory maps, so that many processes share them and none holds a copy; and
-the JSON that says which there are. Both tell whether they are what was written, so that no damage is ever read: a small
-column is compared with its checksums when it is opened, a large one block by block, each when it is first touched."""
+"""Columns: .npy files, of which the small are read and all others mapped, so that many processes share them and none
+holds a copy; and the JSON that says which there are. Both tell whether they are what was written, so that no damage is
+ever read: a column is compared with its checksums when it is opened, a large one block by block, each when it is first
+touched."""
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,14 @@ import numpy as np
 
 from fourm_engine.files import check_shortage, write_atomically
 from fourm_engine.storage.location import Location, Readable
+from fourm_engine.storage.mapped import Mapped
 
 #: Largest remote column to hold in memory if there is no cache.
 MAX_BYTES = 1 << 34
 #: Bytes of a file that share a checksum.
 BLOCK = 1 << 18
-#: Bytes of a column up to which it is compared as a whole when it is opened.
-SMALL = 1 << 24
+#: Bytes of a column up to which it is read, and up to which it is compared as a whole when it is opened.
+READ, SMALL = 1 << 20, 1 << 24
 
 
 class DamagedColumn(ValueError):
@@ -35,11 +38,16 @@ class Column:
 
     ndim = 1
 
-    def __init__(self, path: Readable, stored: Path, column: np.ndarray, start: int, checks: list[int]) -> None:
-        """`column`: the map of the file `stored`, whose entries begin at the byte `start`."""
-        self.path, self._stored, self._column, self._start, self._checks = path, stored, column, start, checks
+    def __init__(
+        self, path: Readable, stored: Path, column: np.ndarray, stat: os.stat_result, checks: list[int] | None
+    ) -> None:
+        """`column`: the map of the file `stored`, of the state `stat`. `checks`: None once all of it was compared."""
+        self.path, self._stored, self._column, self._checks = path, stored, column, checks or []
         self.dtype, self.shape = column.dtype, column.shape
-        self._unread = np.ones(len(checks), bool)
+        self._start = stat.st_size - column.nbytes
+        self._unread = np.ones(len(self._checks), bool)
+        timed = not self._checks and not isinstance(path, Location)  # else the checksums tell
+        self._mapped = Mapped(stored, stat, cut=self._remedy(), timed=timed, error=DamagedColumn)
 
     def __len__(self) -> int:
         return len(self._column)
@@ -50,6 +58,9 @@ class Column:
         return int((~self._unread).sum()) * BLOCK
 
     def __getitem__(self, key: Any) -> Any:
+        self._mapped.check()
+        if not self._checks:
+            return self._column[key]
         if isinstance(key, slice):
             touched = range(len(self))[key]
             if touched:
@@ -63,7 +74,9 @@ class Column:
         return self._column[key]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        self._check(0, len(self) - 1)
+        self._mapped.check()
+        if self._checks:
+            self._check(0, len(self) - 1)
         column = self._column if dtype is None else self._column.astype(dtype, copy=False)
         return column.copy() if copy else column
 
@@ -127,19 +140,25 @@ def checksums(column: Entries) -> list[int]:
 
 
 def open_column(path: Readable, kinds: str, checks: list[int] | None = None) -> np.ndarray:
-    """Map a column of one dimension; a remote one through its copy, or where there can be none, read it.
-    `kinds`: those of dtypes that it may have, such as "iu". `checks`: its checksums, all of which are compared.
+    """Read a column of one dimension; a remote one through its copy, if there can be one. `kinds`: those of dtypes that
+    it may have, such as "iu". `checks`: its checksums, all of which are compared.
 
     Raises ValueError, with the name of the file, for one that is missing, damaged or another column."""
-    return np.asarray(map_column(path, kinds, checks=checks))
+    column = map_column(path, kinds, checks=checks)
+    return np.array(column) if isinstance(column, Column) else column
 
 
 def map_column(path: Readable, kinds: str, length: int | None = None, checks: list[int] | None = None) -> Entries:
-    """As `open_column`, but of a large column the blocks are compared as they are read. Raises ValueError for what
-    opening it shows."""
+    """As `open_column`, but a column of more than `READ` bytes is mapped, and of a large one the blocks are compared as
+    they are read. Raises ValueError for what opening it shows."""
     stored = path.local() or io.BytesIO(path.read_bytes(MAX_BYTES)) if isinstance(path, Location) else path
     try:
-        size = stored.stat().st_size if isinstance(stored, Path) else stored.getbuffer().nbytes
+        if isinstance(stored, Path):
+            size = (stat := stored.stat()).st_size
+            if size <= READ:
+                stored = io.BytesIO(stored.read_bytes())
+        if isinstance(stored, io.BytesIO):
+            size = stored.getbuffer().nbytes
         if checks is not None:
             # All of a small column, of a large one the header, before it is parsed, and the end: it may have grown.
             blocks = range(len(checks)) if size <= SMALL or isinstance(stored, io.BytesIO) else {0, len(checks) - 1}
@@ -154,10 +173,10 @@ def map_column(path: Readable, kinds: str, length: int | None = None, checks: li
         raise ValueError(f"{path.name}: no column of one dimension and the kinds {kinds!r}")
     if length is not None and len(column) != length:
         raise ValueError(f"{path.name}: {len(column)} entries instead of {length}")
+    if not isinstance(stored, Path):
+        return column
     entries = np.asarray(column).view(np.ndarray)  # the subclass is slow to index
-    if checks is None or size <= SMALL or not isinstance(stored, Path):
-        return entries
-    return Column(path, stored, entries, size - column.nbytes, checks)
+    return Column(path, stored, entries, stat, checks if size > SMALL else None)
 
 
 def _sum(stored: Path | io.BytesIO, block: int) -> int:

@@ -21,6 +21,7 @@ import torch
 from fourm_engine.features.encoder import Encoder
 from fourm_engine.features.samples import Samples, batches
 from fourm_engine.files import replacing_folder
+from fourm_engine.storage.mapped import Mapped, MappedArray
 
 FORMAT = 1
 FACTS = "features.json"
@@ -29,10 +30,10 @@ _TYPES = {"pooled": np.float32, "tokens": np.float16, "valid": np.bool_}
 
 @dataclass(frozen=True, eq=False)
 class CachedFeatures:
-    """Features of the usable samples; arrays are memory-mapped, not read."""
+    """Features of the usable samples; those of single tokens, the most by far, are memory-mapped, not read."""
 
     names: list[str]
-    arrays: dict[str, np.ndarray]
+    arrays: dict[str, np.ndarray | MappedArray]
     computed: bool
 
 
@@ -105,13 +106,22 @@ def _load(folder: Path) -> CachedFeatures | None:
     """The cached features; None if they are missing or damaged, and have to be computed."""
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        arrays = dict[str, np.ndarray]()
+        arrays = dict[str, np.ndarray | MappedArray]()
         for kind, shape in facts["shapes"].items():
             count = int(np.prod([int(edge) for edge in shape]))
             if (folder / kind).stat().st_size != count * np.dtype(_TYPES[kind]).itemsize:
                 return None
-            arrays[kind] = np.memmap(folder / kind, _TYPES[kind], "r", shape=tuple(shape))
+            arrays[kind] = _array(folder / kind, kind, tuple(shape))
         names = [str(name) for name in facts["names"]]
         return CachedFeatures(names, arrays, False) if len(names) == len(arrays["pooled"]) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _array(path: Path, kind: str, shape: tuple[int, ...]) -> np.ndarray | MappedArray:
+    if kind != "tokens":
+        return np.fromfile(path, _TYPES[kind]).reshape(shape)
+    again = "start again, and features are computed anew"
+    return MappedArray(
+        np.memmap(path, _TYPES[kind], "r", shape=shape), Mapped(path, path.stat(), cut=again, changed=again)
+    )

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fourm_engine.files import replacing_folder
+from fourm_engine.storage.mapped import Mapped
 from fourm_plugins.errors import one_line
 from fourm_plugins.extras import optional
 from fourm_plugins.hub import check_there
@@ -47,6 +48,8 @@ class Index:
     predicted: str | None = None
     size: dict[str, tuple[int, int]] | None = None
     graph: Path | None = None
+    #: Of the file of the features, if they are mapped.
+    mapped: Mapped | None = field(default=None, repr=False)
 
     def save(self, folder: Path) -> None:
         """Write `folder`, replacing an earlier index. Raises ValueError if something else is there."""
@@ -93,20 +96,26 @@ class Index:
             raise ValueError(f"{path}: predicted or size is damaged; {_REMEDY}")
         graph = folder / GRAPH if (folder / GRAPH).is_file() else None
         sizes = None if size is None else {name: (edges[0], edges[1]) for name, edges in size.items()}
-        return cls(names, features, inputs, fingerprint, predicted, sizes, graph)
+        mapped = Mapped(folder / FEATURES, (folder / FEATURES).stat(), cut=_REMEDY)
+        return cls(names, features, inputs, fingerprint, predicted, sizes, graph, mapped)
 
     def nearest(self, query: Float[np.ndarray, " D"], k: int) -> list[tuple[str, float]]:
         """(name, cosine) of the `k` samples nearest to `query`, nearest first; all samples if there are fewer. Compares
         every sample, unless there is a graph."""
         if self.graph is not None and (rows := self._near(query, k)) is not None:
-            block = np.asarray(self.features[rows])
+            block = self._rows(rows)
             cosines = block @ (query / _length(query)) / _length(block)
             return [(self.names[rows[i]], float(cosines[i])) for i in np.argsort(-cosines, kind="stable")]
         unit, scores = query / _length(query), np.empty(len(self.names), np.float32)
         for start in range(0, len(scores), _BLOCK):
-            block = np.asarray(self.features[start : start + _BLOCK])
+            block = self._rows(slice(start, start + _BLOCK))
             scores[start : start + _BLOCK] = block @ unit / _length(block)
         return [(self.names[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")[:k]]
+
+    def _rows(self, rows: slice | np.ndarray) -> np.ndarray:
+        if self.mapped is not None:
+            self.mapped.check()
+        return np.asarray(self.features[rows])
 
     def _near(self, query: np.ndarray, k: int) -> np.ndarray | None:
         """Rows from the graph; None if it cannot be used."""

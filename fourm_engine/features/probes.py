@@ -20,6 +20,8 @@ from fourm_engine.nn.pooling import AttentivePooling
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
+    from fourm_engine.storage.mapped import MappedArray
+
 #: kNN settings of DINO (arXiv 2104.14294) and 4M-21.
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 #: Weight decays among which the linear probe chooses: factors of the sum of squared weights.
@@ -41,7 +43,7 @@ class Labelled:
     names: list[str]
     labels: Int[Tensor, " n"]
     pooled: Float[Tensor, "n D"]
-    tokens: Float[np.ndarray, "m N D"] | None = field(default=None, repr=False)
+    tokens: Float[np.ndarray, "m N D"] | MappedArray | None = field(default=None, repr=False)
     valid: Bool[np.ndarray, "m N"] | None = field(default=None, repr=False)
     rows: Int[np.ndarray, " n"] | None = field(default=None, repr=False)
 

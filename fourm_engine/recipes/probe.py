@@ -25,6 +25,7 @@ from fourm_engine.files import write_atomically
 from fourm_engine.lock import at_work
 from fourm_engine.recipes.config import manager_of_run
 from fourm_engine.recipes.tell import Progress, Tell, choose_threads, say
+from fourm_engine.storage.mapped import MappedArray
 from fourm_plugins.counting import counted
 from fourm_plugins.suggest import did_you_mean
 
@@ -34,7 +35,7 @@ SHOTS = (1, 2, 5, 10, 20, 50, 100)
 TRAIN, VAL = "train", ("val", "valid", "validation", "test")
 
 #: Names, classes and features of samples, in one order.
-_Classed = tuple[list[str], list[str], dict[str, np.ndarray]]
+_Classed = tuple[list[str], list[str], dict[str, np.ndarray | MappedArray]]
 
 
 def probe(
@@ -231,6 +232,6 @@ def _labelled(samples: _Classed, known: Mapping[str, int]) -> Labelled:
         torch.tensor([known[labels[i]] for i in rows], dtype=torch.int64),
         torch.from_numpy(np.array(arrays["pooled"])[rows]),
         arrays.get("tokens"),
-        arrays.get("valid"),
+        arrays.get("valid"),  # type: ignore[arg-type]
         np.array(rows, np.int64),
     )

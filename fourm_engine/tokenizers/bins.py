@@ -21,9 +21,9 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import model_validator
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
-from fourm_engine.weights import check_shapes
+from fourm_engine.weights import check_shapes, tensor_file
 from fourm_plugins.arrays import misfit
 from fourm_plugins.settings import Settings
 from fourm_plugins.spec import FeatureVector, ModalitySpec, Vector
@@ -173,7 +173,8 @@ class BinsTokenizer(Tokenizer):
 
     def load(self, folder: Path) -> None:
         try:
-            tensors = load_file(folder / FILE)
+            with tensor_file(folder / FILE) as file:
+                tensors = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{folder / FILE}: cannot be read ({error}); fit it again") from None
         expected = {"edges": self.edges.shape, "values": self.values.shape}

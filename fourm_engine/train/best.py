@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fourm_engine.files import write_atomically
-from fourm_engine.train.distributed import gather_json, gathered, rank, together
+from fourm_engine.train.distributed import describe, gather_json, gathered, rank, together
 from fourm_engine.train.learner import Learner
 from fourm_engine.train.task import Task
 
@@ -26,10 +26,20 @@ PATIENCE, WORSE = 3, 0.05
 
 
 class Best:
-    """`resumed`: whether the run continues from a checkpoint; a new run has no best evaluation yet."""
+    """`resumed`: whether the run continues from a checkpoint; a new run has no best evaluation yet. `report` receives a
+    line where weights could not be written."""
 
-    def __init__(self, task: Task, learner: Learner, run: Path, *, config: TrainConfig, resumed: bool) -> None:
-        self.task, self.learner, self.folder = task, learner, run / FOLDER
+    def __init__(
+        self,
+        task: Task,
+        learner: Learner,
+        run: Path,
+        *,
+        config: TrainConfig,
+        resumed: bool,
+        report: Callable[[str], None],
+    ) -> None:
+        self.task, self.learner, self.folder, self.report = task, learner, run / FOLDER, report
         self.averaged = config.exports[-1] == "ema"
         self.score: float | None = None
         if config.keep_best and resumed:
@@ -44,14 +54,22 @@ class Best:
             self.score is not None and (score <= self.score if more_is_better else score >= self.score)
         ):
             return
-        self.score = score
         weights = gathered(self.learner.state(averaged=self.averaged))
 
-        def export() -> None:
-            self.task.export(weights, self.folder, dict(scores))
-            write_atomically(self.folder / NOTE, json.dumps({"step": step, "measure": name, "score": score}) + "\n")
+        def export() -> str | None:
+            """What keeps them from being written, such as a full disk."""
+            try:
+                self.task.export(weights, self.folder, dict(scores))
+                write_atomically(self.folder / NOTE, json.dumps({"step": step, "measure": name, "score": score}) + "\n")
+            except OSError as error:
+                return describe(error)
+            return None
 
-        together(lambda: export() if rank() == 0 else None)
+        # As with a checkpoint, the run goes on, and the next evaluation that is better than what is kept is written.
+        if failure := gather_json(together(lambda: export() if rank() == 0 else None))[0]:
+            self.report(f"weights after step {step}, the best so far, not kept: {failure}")
+        else:
+            self.score = score
 
     def _read(self) -> float | None:
         assert self.task.best is not None

@@ -27,7 +27,7 @@ from torch.distributed.tensor import DTensor
 from fourm_engine.data.columns import OtherVersion, unsealed
 from fourm_engine.files import check_shortage
 from fourm_engine.train.distributed import first_row, local
-from fourm_engine.weights import sha256_of, tensor_file
+from fourm_engine.weights import StoredTensor, sha256_of, tensor_file
 from fourm_plugins.counting import some
 
 FORMAT = 5
@@ -179,7 +179,7 @@ def _cover(ranges: list[tuple[int, int]], total: int) -> bool:
     return end >= total
 
 
-def _copy_rows(target: Tensor, source: Any, first: int, total: int, *, where: str) -> None:
+def _copy_rows(target: Tensor, source: StoredTensor, first: int, total: int, *, where: str) -> None:
     """Copy the rows that [first, first + n) of a saved tensor and this process's rows of `target` have in common."""
     shape = tuple(source.get_shape())
     if not (type(first) is type(total) is int and first >= 0 and first + [*shape, 1][0] <= total):
@@ -195,11 +195,13 @@ def _copy_rows(target: Tensor, source: Any, first: int, total: int, *, where: st
         low, high = max(first, begin), min(first + [*shape, 1][0], begin + [*destination.shape, 1][0])
         if low >= high:
             return
-        values = source[low - first : high - first] if shape else source[...]
-        if values.dtype != target.dtype:  # casting would lose precision, and what follows would not be the same run
-            kinds = f"{values.dtype} in the checkpoint, {target.dtype} in the model".replace("torch.", "")
+        if source.dtype != target.dtype:  # casting would lose precision, and what follows would not be the same run
+            kinds = f"{source.dtype} in the checkpoint, {target.dtype} in the model".replace("torch.", "")
             raise CheckpointError(f"{where}: {kinds}; it was edited, or saved by another version of the optimiser")
-        (destination[low - begin : high - begin] if shape else destination).copy_(values)
+        if shape:
+            source.fill(destination[low - begin : high - begin], low - first)
+        else:
+            source.fill(destination)
 
 
 def state_of(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -57,13 +58,17 @@ class Bar:
 
 
 def tell(lines: Sequence[str], stream: TextIO | None = None) -> None:
-    """Print lines, by default on stdout. A run whose lines nobody reads is asked to stop."""
+    """Print lines, by default on stdout. A run whose lines nobody reads is asked to stop; one whose log is on a full
+    disk goes on, and the lines are written once there is space."""
     stream = stream or sys.stdout
     try:
         print("\n".join(lines), file=stream, flush=True)
     except BrokenPipeError:
         discard(stream)
         if not ask_to_stop(signal.SIGPIPE):
+            raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
 
 

@@ -104,7 +104,9 @@ class Trainer:
             newest = checkpoints.newest()
             if newest is not None:
                 self._resume(newest)
-            self.best = Best(self.task, self.learner, self.folder, config=self.config, resumed=newest is not None)
+            self.best = Best(
+                self.task, self.learner, self.folder, config=self.config, resumed=newest is not None, report=_warn
+            )
             if (accepted := self.accepted) is not None:
                 together(lambda: accepted() if rank() == 0 else None)
             if newest is not None and (scores := self._finished()) is not None:

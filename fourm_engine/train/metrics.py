@@ -136,9 +136,10 @@ class Metrics:
         finite = {name: _finite(value) for name, value in scores.items()}
         if self.active:
             self._write({"step": step, "eval": finite})
-            self._bar.clear()
-            title = f"{self.name} held out, step {step}".strip()
-            tell(packed([title, *(f"{name} {_short(value)}" for name, value in scores.items())]))
+            if scores:
+                self._bar.clear()
+                title = f"{self.name} held out, step {step}".strip()
+                tell(packed([title, *(f"{name} {_short(value)}" for name, value in scores.items())]))
         return finite
 
     def pairs(self, step: int, scores: Mapping[tuple[str, str], float], seconds: float) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 
 import pytest
 
+from tests.distributed.launching import ROOT
 from tests.recipes.test_config import MINIMAL
 
 ASCII = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
@@ -86,3 +88,29 @@ def test_errors_that_nobody_reads_end_a_command_as_well(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, stderr=write, check=False)
     os.close(write)
     assert (done.returncode, done.stdout) == (141, b"")
+
+
+def test_a_current_folder_that_was_removed_is_named(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    program = f"import os; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); from fourm_engine.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "fourm: error: the current folder was removed; change to another one (cd)\n"
+
+
+def test_a_run_folder_that_is_a_link_to_itself_is_one_line(tmp_path):
+    (tmp_path / "config.yaml").write_text(json.dumps(MINIMAL))
+    (tmp_path / "loop").symlink_to("loop")
+    command = [
+        sys.executable,
+        "-m",
+        "fourm_engine.cli",
+        "train",
+        str(tmp_path / "config.yaml"),
+        f"run={tmp_path / 'loop'}",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert f"{tmp_path / 'loop'}: " in done.stderr.splitlines()[-1]

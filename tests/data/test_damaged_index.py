@@ -24,6 +24,7 @@ from fourm_engine.data.tokens import index as token_index
 from fourm_engine.data.tokens.index import INDEX_FOLDER
 from fourm_engine.data.tokens.store import TokenStore
 from fourm_engine.data.tokens.tokenize import tokenize_split
+from fourm_engine.storage import mapped
 from fourm_engine.storage.config import RemoteConfig
 from fourm_engine.storage.location import open_location
 from fourm_engine.storage.url import Url
@@ -117,6 +118,7 @@ def test_five_hundred_damages_of_an_index_of_raw_data_change_no_sample(raw, tmp_
 @pytest.fixture
 def by_block(monkeypatch):
     """All columns are treated as the large ones are: compared block by block, as they are read."""
+    monkeypatch.setattr(columns, "READ", 0)
     monkeypatch.setattr(columns, "SMALL", 0)
     monkeypatch.setattr(columns, "BLOCK", 128)
 
@@ -187,6 +189,7 @@ def test_a_damaged_block_is_found_wherever_the_index_is_read_from_again(large_to
 
 
 def test_opening_an_index_reads_no_more_of_a_large_column_than_its_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(columns, "READ", 0)
     monkeypatch.setattr(columns, "SMALL", 1 << 16)
     monkeypatch.setattr(columns, "BLOCK", 1 << 12)
     column = np.arange(100_000)
@@ -207,6 +210,36 @@ def test_opening_an_index_reads_no_more_of_a_large_column_than_its_ends(tmp_path
     before = len(read)
     assert opened[::2][-1] == 99_998
     assert len(read) == before  # each block once
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_mapped_column_that_is_cut_short_or_written_in_place_is_named(tmp_path, monkeypatch, large):
+    monkeypatch.setattr(mapped, "PAUSE", 0)
+    monkeypatch.setattr(columns, "READ", 100)
+    monkeypatch.setattr(columns, "SMALL", 0 if large else 1 << 24)
+    path, column = tmp_path / "column.npy", np.arange(100_000)
+    columns.save_column(path, column)
+    opened = columns.map_column(path, "i", checks=checksums(column))
+    assert opened[50_000] == 50_000
+    os.utime(path, ns=(1, 1))
+    if large:  # what was not yet read is compared when it is
+        assert opened[90_000] == 90_000
+    else:
+        with pytest.raises(columns.DamagedColumn, match=r"column\.npy: has changed while it was in use; start again"):
+            opened[50_000]
+    os.truncate(path, 200)  # without a check, reading the map would end this process
+    for read in (lambda: opened[50_000], lambda: opened[:], lambda: opened.searchsorted(7), lambda: np.asarray(opened)):
+        with pytest.raises(columns.DamagedColumn, match=r"\(200 bytes instead of 800128\); remove the folder"):
+            read()
+
+
+def test_a_small_column_and_one_that_is_needed_whole_are_read(tmp_path):
+    column = np.arange(100_000)
+    for name, opened in (("small", columns.map_column), ("whole", columns.open_column)):
+        columns.save_column(tmp_path / name, column[:1000] if name == "small" else column)
+        read = opened(tmp_path / name, "i")
+        os.truncate(tmp_path / name, 0)
+        assert np.array_equal(read, column[: len(read)])
 
 
 @pytest.mark.parametrize("name", ["present.npy", "names.offsets.npy", "files.npy", "index.json"])

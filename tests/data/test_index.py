@@ -20,12 +20,13 @@ from fourm_engine.data.config import DataConfig
 from fourm_engine.data.data_store import DataStore
 from fourm_engine.data.names_table import NameTable
 from fourm_engine.data.raw.aligned import AlignedData
-from fourm_engine.data.tokens import indexing, shard_files
+from fourm_engine.data.tokens import indexing
 from fourm_engine.data.tokens.folder_scan import scan
 from fourm_engine.data.tokens.index import INDEX_FOLDER, Index
 from fourm_engine.data.tokens.indexing import build, open_index
 from fourm_engine.data.tokens.store import TokenStore
 from fourm_engine.data.tokens.tokenize import tokenize_split
+from fourm_engine.storage import mapped as mapped_files
 from fourm_engine.train.run_identity import RunIdentity
 from tests.fakes import fake_modalities, fake_tokenizers, sample_names, to_npy, write_data
 
@@ -241,7 +242,7 @@ def test_a_shard_that_changed_while_it_was_in_use_is_named(root):
 
 
 def test_a_mapped_shard_that_is_cut_short_or_written_in_place_is_named(root, monkeypatch):
-    monkeypatch.setattr(shard_files, "_PAUSE", 0)
+    monkeypatch.setattr(mapped_files, "PAUSE", 0)
     store = open_store(root)
     path = root / "tokens/a/shard-00001.safetensors"
     assert store.load(5, "a").shape == (16,)
@@ -272,7 +273,7 @@ def test_looks_at_mapped_shards_take_little_of_the_time_on_a_slow_file_system(ro
 
 
 def test_a_mapped_shard_that_is_replaced_or_removed_is_read_on(root, monkeypatch):
-    monkeypatch.setattr(shard_files, "_PAUSE", 0)
+    monkeypatch.setattr(mapped_files, "PAUSE", 0)
     store = open_store(root)
     path = root / "tokens/a/shard-00001.safetensors"
     before = store.load(5, "a")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from itertools import islice
 from pathlib import Path
@@ -23,6 +24,7 @@ from fourm_engine.data.raw.index import FORMAT
 from fourm_engine.data.raw.root import DataRoot
 from fourm_engine.data.tokens.tokenize import tokenize_split
 from fourm_engine.modalities import ModalitiesConfig, load_manager, load_modalities
+from fourm_engine.storage import mapped
 from fourm_engine.storage.errors import Away, Missing
 from tests.data.training_data import MODALITIES, TOKENIZERS, assert_same, open_data
 from tests.fakes import sample_names, write_data
@@ -125,6 +127,23 @@ def test_bytes_of_a_token_shard_that_changed_on_the_way_are_never_used(web, remo
     with pytest.raises(ValueError, match=r"shard-0.*: (holds something else|other bytes).*upload .* again") as caught:
         first(remote.model_copy(update={"remote": settings}))
     assert "\n" not in str(caught.value)
+
+
+def test_a_copy_of_a_token_shard_that_is_cut_short_while_it_is_mapped_is_named_and_copied_anew(
+    web, remote, local, monkeypatch
+):
+    monkeypatch.setattr(mapped, "PAUSE", 0)
+    only = remote.model_copy(update={"train": None, "train_split": None})
+    data = open_data(only)
+    list(islice(batches(data, Share(batch_size=4), workers=0), 8))
+    for copy in remote.remote.cache.glob("shard-*.copy"):
+        os.utime(copy)  # another process uses it, too
+    list(islice(batches(data, Share(batch_size=4), workers=0), 8))
+    for copy in remote.remote.cache.glob("shard-*.copy"):
+        os.truncate(copy, 100)
+    with pytest.raises(ValueError, match=r"shard-.*\.copy: was cut short while it was in use .*; start again"):
+        list(islice(batches(data, Share(batch_size=4), workers=0), 8))
+    list(islice(batches(open_data(only), Share(batch_size=4), workers=0), 8))
 
 
 def test_data_that_come_and_go_change_nothing(web, remote, local):

@@ -32,7 +32,8 @@ class Forked:
 
     def wait(self, seconds: float) -> tuple[int, str]:
         """(exit code, standard error). Raises TimeoutError."""
-        return int(_read(self.path.with_suffix(".code"), seconds)), self.path.with_suffix(".err").read_text()
+        code, said = int(_read(self.path.with_suffix(".code"), seconds)), self.path.with_suffix(".err")
+        return code, said.read_text() if said.exists() else ""  # killed before it said anything
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:

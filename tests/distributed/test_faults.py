@@ -204,3 +204,20 @@ def test_a_process_that_fails_by_itself_is_named_with_its_error(begin, tmp_path)
     assert (first, second) == (AGAIN, 1)
     assert "rank 1 ended: RuntimeError: no memory" in said
     assert "Traceback" not in said
+
+
+def test_two_processes_keep_the_best_weights_once_whether_or_not_they_are_killed_while_they_are_written(
+    begin, tmp_path
+):
+    settings = {"steps": 20, "checkpoint_every": 8, "eval_every": 3, "keep_best": True}
+    assert [code for code, _ in ended(begin(tmp_path / "whole", {"keeps": True}, **settings))] == [0, 0]
+    note = json.loads((tmp_path / "whole/best/best.json").read_text())
+    # The weights are there, the note is that of the step before.
+    (code, _), (other, said) = ended(begin(tmp_path / "cut", {"keeps": True, "kill_keeping": 9}, **settings))
+    assert (code, other) == (-signal.SIGKILL, AGAIN), said
+    assert json.loads((tmp_path / "cut/best/best.json").read_text())["step"] < note["step"]
+    assert [code for code, _ in ended(begin(tmp_path / "cut", {"keeps": True}, **settings))] == [0, 0]
+    assert json.loads((tmp_path / "cut/best/best.json").read_text()) == note
+    assert same(tmp_path / "cut", tmp_path / "whole")
+    kept, again = (load_file(tmp_path / name / "best/model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(kept[name], again[name]) for name in kept)

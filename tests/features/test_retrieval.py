@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ import torch
 
 from fourm_engine.batch import Tokens
 from fourm_engine.cli.embed import embed, search
+from fourm_engine.features import cache
 from fourm_engine.features import index as indexing
 from fourm_engine.features.index import Index
 from fourm_engine.features.retrieval import evaluate
 from fourm_engine.masking.pack import pack_inputs
+from fourm_engine.storage import mapped
 from tests.generate.toys import make_model, picture, saved_run
 from tests.running import fourm, refused
 
@@ -185,3 +188,31 @@ def test_what_cannot_be_predicted_or_evaluated_is_one_line(run):
     told("give a run and --query", "search", out)
     told("leave the run and --query out", "search", out, run, "--evaluate", out)
     told("--labels and --out need --evaluate", "search", out, run, "--query", "words=a", "--out", "x.json")
+
+
+def test_features_that_are_cut_short_while_they_are_searched_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(mapped, "PAUSE", 0)
+    index(random(4000)).save(tmp_path / "index")
+    loaded, path = Index.load(tmp_path / "index"), tmp_path / "index/features.npy"
+    assert loaded.nearest(loaded.features[3], 1)[0][0] == "s3"
+    query = np.array(loaded.features[3])
+    os.truncate(path, 200)  # without a check, reading the map would end this process
+    with pytest.raises(ValueError, match=r"features\.npy: was cut short .*; make it again with `fourm embed`"):
+        loaded.nearest(query, 1)
+
+
+def test_cached_features_that_are_cut_short_while_they_are_in_use_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(mapped, "PAUSE", 0)
+    tokens, pooled = random(40 * 30 * 8).astype(np.float16), random(40).astype(np.float32)
+    for kind, array in (("tokens", tokens), ("pooled", pooled)):
+        (tmp_path / kind).write_bytes(array.tobytes())
+    shapes = {"pooled": [40, 8], "tokens": [40, 30 * 8, 8]}
+    facts = {"format": cache.FORMAT, "names": [f"s{i}" for i in range(40)], "shapes": shapes}
+    (tmp_path / cache.FACTS).write_text(json.dumps(facts))
+    cached = cache._load(tmp_path)
+    assert np.array_equal(cached.arrays["tokens"][[7, 3]], tokens.reshape(shapes["tokens"])[[7, 3]])
+    for kind in ("tokens", "pooled"):
+        os.truncate(tmp_path / kind, 10)
+    assert np.array_equal(cached.arrays["pooled"], pooled)
+    with pytest.raises(ValueError, match=r"tokens: was cut short .*; start again, and features are computed anew"):
+        cached.arrays["tokens"][[30]]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from itertools import pairwise
 
 import pytest
@@ -22,10 +24,6 @@ class Overfits(ToyTask):
     def evaluate(self, model, share):
         step = int(model.seen)
         return {"error": (abs(step - 6) + 1.0, 1.0)}
-
-    def export(self, weights, folder, scores):
-        folder.mkdir(parents=True, exist_ok=True)
-        super().export(weights, folder, scores)
 
 
 def run(folder, task=None, **changes):
@@ -79,6 +77,26 @@ def test_weights_that_were_not_yet_kept_at_the_best_step_are_not_said_to_be(tmp_
     assert "since step 6" in line
     assert remedy.strip().startswith("train.keep_best")
     assert json.loads((tmp_path / "run/best/best.json").read_text())["step"] != 6
+
+
+class FillsTheDisk(Overfits):
+    """Finds no space for the weights after step 4."""
+
+    def export(self, weights, folder, scores):
+        if int(weights["seen"]) == 4 and folder.name == "best":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / "model.safetensors"))
+        super().export(weights, folder, scores)
+
+
+def test_a_run_goes_on_where_there_is_no_space_for_the_best_weights(tmp_path, capsys, caplog):
+    run(tmp_path / "run", FillsTheDisk())
+    (line,) = [line for line in caplog.messages if "not kept" in line]
+    path = tmp_path / "run/best/model.safetensors"
+    assert line == f"weights after step 4, the best so far, not kept: {path}: No space left on device; free space"
+    assert json.loads((tmp_path / "run/best/best.json").read_text())["step"] == 6
+    run(tmp_path / "last", FillsTheDisk(), steps=4)
+    assert json.loads((tmp_path / "last/best/best.json").read_text())["step"] == 2
+    assert int(load_file(tmp_path / "last/best/model.safetensors")["seen"]) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
+import sys
+
 import pytest
 
 from fourm_engine.train import console
+from fourm_engine.train.console import tell
 from fourm_engine.train.metrics import Metrics, duration
 from tests.running import rows
 
@@ -155,3 +158,17 @@ def test_a_run_goes_on_with_numbers_that_somebody_damaged(tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(line + damaged)
     Metrics(tmp_path, step=3, steps=9).close()
     assert (tmp_path / "metrics.jsonl").read_bytes() == line
+
+
+def test_a_log_on_a_full_disk_does_not_end_the_run(monkeypatch):
+    full = open("/dev/full", "w")  # noqa: SIM115
+    monkeypatch.setattr(sys, "stdout", full)
+    tell(["a line"])
+    tell(["x" * 100_000])
+    with pytest.raises(OSError, match="No space"):
+        full.close()
+
+
+def test_an_evaluation_that_measured_nothing_says_nothing(tmp_path, capsys):
+    Metrics(tmp_path, step=1, steps=9).scores(1, {})
+    assert not capsys.readouterr().out

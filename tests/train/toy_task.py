@@ -17,7 +17,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from fourm_engine.train import checkpoint_manager, loop, watchdog
+from fourm_engine.train import best, checkpoint_manager, loop, watchdog
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.task import Loss, Task
@@ -50,13 +50,13 @@ def stand_still():
     time.sleep(1000)
 
 
-def stops(owner, name, when=lambda *args: True):
-    """Have this process stop, as if its machine froze, where it calls `owner.name`."""
+def stops(owner, name, when=lambda *args: True, number=signal.SIGSTOP):
+    """Have this process stop, as if its machine froze, or get another signal, where it calls `owner.name`."""
     real = getattr(owner, name)
 
     def stop(*args, **kwargs):
         if when(*args):
-            os.kill(os.getpid(), signal.SIGSTOP)
+            os.kill(os.getpid(), number)
         return real(*args, **kwargs)
 
     setattr(owner, name, stop)
@@ -135,6 +135,7 @@ class ToyTask(Task):
         return {"error": (float((near - x.sum(1)).square().sum()), float(len(x)))}
 
     def export(self, weights, folder, scores):
+        folder.mkdir(parents=True, exist_ok=True)
         save_file({name: w.clone() for name, w in weights.items()}, folder / "model.safetensors")
 
     def identity(self):
@@ -174,6 +175,10 @@ def main() -> None:
     phase, number = options.pop("freeze", ("", ""))
     if phase and number == os.environ.get("RANK"):
         freeze(phase, changes["steps"])
+    if options.pop("keeps", False):
+        ToyTask.best = "error", False
+    if (step := options.pop("kill_keeping", None)) is not None:
+        stops(best, "write_atomically", lambda _, note: json.loads(note)["step"] >= step, number=signal.SIGKILL)
     watchdog.SILENT = watchdog.LATE = options.pop("silent", watchdog.SILENT)
     Trainer(ToyTask(**options), config(**changes), run, seed=1).run()
 

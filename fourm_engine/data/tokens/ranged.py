@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from math import prod
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
 
 from fourm_engine.storage.remote import OpenFile
-
-#: Of the header, as in safetensors.
-MAX_HEADER_BYTES = 100_000_000
-_DTYPES = {"U8": "u1", "I32": "<i4", "I64": "<i8", "U64": "<u8", "F32": "<f4", "F64": "<f8"}
+from fourm_engine.weights import Entry, header
 
 
 class RangedShard:
@@ -19,15 +17,7 @@ class RangedShard:
 
     def __init__(self, file: OpenFile) -> None:
         self._file = file
-        length = int.from_bytes(file.read(0, 8), "little")
-        if not 0 < length <= min(MAX_HEADER_BYTES, file.size - 8):
-            raise SafetensorError("no header")
-        try:
-            header = json.loads(file.read(8, length))
-            self._metadata = {str(k): str(v) for k, v in header.pop("__metadata__", {}).items()}
-            self._tensors = {key: _Rows(file, 8 + length, **entry) for key, entry in header.items()}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise SafetensorError(f"its header cannot be read ({error!s:.80})") from None
+        self._metadata, self._tensors = header(file.read, file.size)
 
     def metadata(self) -> dict[str, str]:
         return self._metadata
@@ -35,7 +25,7 @@ class RangedShard:
     def get_slice(self, key: str) -> _Rows:
         if key not in self._tensors:
             raise SafetensorError(f"no tensor {key!r}")
-        return self._tensors[key]
+        return _Rows(self._file, self._tensors[key])
 
     def get_tensor(self, key: str) -> np.ndarray:
         return self.get_slice(key)[:]
@@ -44,17 +34,23 @@ class RangedShard:
 class _Rows:
     """A tensor, read when it is sliced along its first axis."""
 
-    def __init__(self, file: OpenFile, start: int, *, dtype: str, shape: list[int], data_offsets: list[int]) -> None:
-        self.file, self.dtype, self.shape = file, np.dtype(_DTYPES[dtype]), tuple(int(n) for n in shape)
-        begin, end = (int(at) for at in data_offsets)
-        size = int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
-        if not 0 <= begin <= end <= file.size - start or end - begin != size or min(self.shape, default=0) < 0:
-            raise ValueError("a tensor of another size than its bytes")
-        self.start = start + begin
+    def __init__(self, file: OpenFile, entry: Entry) -> None:
+        self.file, self.entry = file, entry
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        first, last, _ = rows.indices(self.shape[0])
-        row = self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
-        number = max(0, last - first)
-        data = self.file.read(self.start + first * row, number * row)
-        return np.frombuffer(data, self.dtype).reshape(number, *self.shape[1:])
+        entry = self.entry
+        if entry.dtype not in _DTYPES or not entry.shape:
+            raise SafetensorError(f"{entry.dtype} {entry.shape} is no column")
+        first, last, _ = rows.indices(entry.shape[0])
+        row, number = prod(entry.shape[1:]) * entry.dtype.itemsize, max(0, last - first)
+        data = self.file.read(entry.start + first * row, number * row)
+        if len(data) != number * row:
+            raise SafetensorError("it ends before its last row")
+        return np.frombuffer(data, _DTYPES[entry.dtype]).reshape(number, *entry.shape[1:])
+
+
+#: Of the columns of token shards.
+_DTYPES = {
+    **{torch.uint8: "u1", torch.int32: "<i4", torch.int64: "<i8", torch.uint64: "<u8"},
+    **{torch.float32: "<f4", torch.float64: "<f8"},
+}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,10 +18,10 @@ from fourm_engine.data.tokens.shards import (
     open_shard,
     row_of,
     stored_names_digest,
-    unusable,
 )
 from fourm_engine.data.tokens.view_shards import views_content
 from fourm_engine.storage.location import Location, Readable
+from fourm_engine.storage.mapped import AGAIN, Mapped
 from fourm_engine.storage.read_ahead import RECENT
 from fourm_engine.storage.remote import Shard
 
@@ -31,11 +29,8 @@ from fourm_engine.storage.remote import Shard
 #: which take turns. Each takes 21 KB, and counts among the 65,530 maps that the kernel allows.
 OPEN_FILES = 2048
 
-_AGAIN = "start again (a run goes on from its last checkpoint)"
 _OTHER = "holds something else than its index says; run `fourm tokenize` on the local tokens, upload all of them again"
-#: A look at a file's state is followed by this many times its own duration without one: at most 1% of the time is
-#: spent on it, on a network file system, too, where one may take a millisecond.
-_PAUSE = 100
+_ANEW = "remove it and run `fourm tokenize` again"
 
 
 class ShardFiles:
@@ -44,7 +39,7 @@ class ShardFiles:
 
     def __init__(self, index: Index, *, limit: int = OPEN_FILES) -> None:
         self.index, self.limit = index, limit
-        self._open: OrderedDict[tuple[int, int], tuple[Readable, Any, _Mapped | None]] = OrderedDict()
+        self._open: OrderedDict[tuple[int, int], tuple[Readable, Any, Mapped | None]] = OrderedDict()
         self._told: OrderedDict[tuple[int, int], None] = OrderedDict()
 
     def get(self, part: int, shard: int) -> tuple[Readable, Any]:
@@ -88,21 +83,23 @@ class ShardFiles:
             _Holds(not part, samples, names, content),
         )
 
-    def _fetch(self, part: int, shard: int) -> tuple[Readable, Any, _Mapped | None]:
+    def _fetch(self, part: int, shard: int) -> tuple[Readable, Any, Mapped | None]:
         path, known = self.index.path(part, shard), self.index.files[shard, part]
         if isinstance(path, Location):
-            file = open_shard(path, self._known(part, shard))
+            indexed = self._known(part, shard)
+            file = open_shard(path, indexed)
             if not self._fits(path, file, part, shard):
                 raise ValueError(f"{path}: {_OTHER}")
-            return path, file, None
+            copy = path.local(*indexed[1:])  # the same, which is not evicted yet
+            return path, file, None if copy is None else Mapped(copy, copy.stat(), timed=False)
         file = open_shard(path)
         stat = path.stat()
         if (stat.st_size, stat.st_mtime_ns) != (int(known[BYTES]), int(known[TIME])):
-            raise ValueError(f"{path}: has changed while it was in use; {_AGAIN}")
+            raise ValueError(f"{path}: has changed while it was in use; {AGAIN}")
         if not self._fits(path, file, part, shard):
             where = self.index.folder / INDEX_FOLDER
             raise ValueError(f"{path}: holds something else than {where} says; remove that folder and start again")
-        return path, file, _Mapped(path, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
+        return path, file, Mapped(path, stat, cut=_ANEW)
 
     def _fits(self, path: Readable, file: Any, part: int, shard: int) -> bool:
         """Whether an open shard holds the samples and the content that were indexed: another one may have the same size
@@ -117,32 +114,6 @@ class ShardFiles:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": OrderedDict(), "_told": OrderedDict()}
-
-
-class _Mapped:
-    """A mapped local file, of `state` (inode, bytes, time of its last change) when it was mapped."""
-
-    def __init__(self, path: Path, state: tuple[int, int, int]) -> None:
-        self.path, self.state, self.next = path, state, 0.0
-
-    def check(self) -> None:
-        """Raise ValueError if the file was written in place since, as far as the pause since the last look tells:
-        reading the map of a file that was cut short kills the process (SIGBUS). One that was removed or replaced stays
-        as it was where it is mapped."""
-        if (began := time.perf_counter()) < self.next:
-            return
-        inode, size, _ = self.state
-        try:
-            stat = os.stat(self.path)
-        except OSError:
-            return
-        now = time.perf_counter()
-        self.next = now + _PAUSE * (now - began)
-        if stat.st_ino != inode or (stat.st_ino, stat.st_size, stat.st_mtime_ns) == self.state:
-            return
-        if stat.st_size < size:
-            raise unusable(self.path, f"was cut short while it was in use ({stat.st_size} bytes instead of {size})")
-        raise ValueError(f"{self.path}: has changed while it was in use; {_AGAIN}")
 
 
 @dataclass(frozen=True)

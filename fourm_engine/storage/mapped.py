@@ -1,0 +1,79 @@
+"""Mapped: looks after a memory-mapped file, and MappedArray: an array in one. Reading the map of a file that was cut
+short kills the process (SIGBUS)."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+#: A look at a file's state is followed by this many times its own duration without one: at most 1% of the time is
+#: spent on it, on a network file system, too, where one may take a millisecond.
+PAUSE = 100
+#: What to do about a file that has changed in the midst of a run.
+AGAIN = "start again (a run goes on from its last checkpoint)"
+
+
+class Mapped:
+    """A mapped local file, of the state `stat` when it was mapped.
+
+    cut, changed: what to do where it was cut short, or written in place.
+    timed: whether its time tells that it was written; that of a cached copy tells when it was used.
+    error: what is raised then."""
+
+    def __init__(
+        self,
+        path: Path,
+        stat: os.stat_result,
+        *,
+        cut: str = AGAIN,
+        changed: str = AGAIN,
+        timed: bool = True,
+        error: Callable[[str], ValueError] = ValueError,
+    ) -> None:
+        self.path, self._cut, self._changed, self._error = path, cut, changed, error
+        self._inode, self._size, self._time = stat.st_ino, stat.st_size, stat.st_mtime_ns if timed else None
+        self._next = 0.0
+
+    def check(self) -> None:
+        """Raise `error` if the file was written in place since, as far as the pause since the last look tells. One that
+        was removed or replaced stays as it was where it is mapped."""
+        if (began := time.perf_counter()) < self._next:
+            return
+        try:
+            stat = os.stat(self.path)
+        except OSError:
+            return
+        now = time.perf_counter()
+        self._next = now + PAUSE * (now - began)
+        same = stat.st_size == self._size and self._time in (None, stat.st_mtime_ns)
+        if same or stat.st_ino != self._inode:
+            return
+        if stat.st_size < self._size:
+            was = f"was cut short while it was in use ({stat.st_size} bytes instead of {self._size})"
+            raise self._error(f"{self.path}: {was}; {self._cut}")
+        raise self._error(f"{self.path}: has changed while it was in use; {self._changed}")
+
+
+class MappedArray:
+    """The array in a mapped file; `mapped` is asked before anything is read of it."""
+
+    def __init__(self, array: np.ndarray, mapped: Mapped) -> None:
+        self._array, self._mapped = array.view(np.ndarray), mapped
+        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __getitem__(self, key: Any) -> Any:
+        self._mapped.check()
+        return self._array[key]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        self._mapped.check()
+        array = self._array if dtype is None else self._array.astype(dtype, copy=False)
+        return array.copy() if copy else array
