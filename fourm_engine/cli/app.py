@@ -94,7 +94,10 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def fourm(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, metavar="", help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     """The options before a command."""

@@ -1,4 +1,4 @@
-"""Adds `--no-plugin NAME` to every command, and help that flows to the terminal's width.
+"""Adds `--no-plugin NAME` to every command, and help that flows to the terminal's width and leaves room for its words.
 
 The option acts before any import: it adds the names to the environment variable `FOURM_DISABLE`, which the plugin host
 reads in this and every child process.
@@ -10,7 +10,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
@@ -43,8 +43,22 @@ def _with_option(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, **kwargs)
 
     signature = inspect.signature(function, eval_str=True)
+    for parameter in signature.parameters.values():
+        _name_type(parameter.annotation)
     option = inspect.Parameter("no_plugin", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_OPTION)
     parameters = [*signature.parameters.values(), option]
     wrapped.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
     return wrapped
+
+
+def _name_type(annotation: Any) -> None:
+    """Names no type for a flag, and a short one for a number with a range: long names squeeze the help beside them."""
+    type_, *extra = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+    kinds = set(get_args(type_)) - {type(None)} or {type_}
+    for option in extra:
+        if isinstance(option, typer.models.OptionInfo) and option.metavar is None:
+            if kinds == {bool}:
+                option.metavar = ""
+            elif kinds <= {int, float} and (option.min, option.max) != (None, None):
+                option.metavar = f"<{kinds.pop().__name__}>"
