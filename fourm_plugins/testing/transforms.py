@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,8 @@ from fourm_plugins.view import View
 
 #: How much an array may change on the way to the value and back, as a share of the examples' spread.
 VALUE_TOLERANCE = 0.05
+#: A side, alone or before "-hand", "_eye", "most" and the like, but not within a word such as "bright".
+_SIDE = re.compile(r"(?<![a-z])(left|right)")
 
 
 def every_view_fits(subject: Subject) -> None:
@@ -105,6 +108,18 @@ def flip_twice_restores(subject: Subject) -> None:
         twice = modality.augment(modality.augment(once, View(flip=True)), View(flip=True))
         error = distance(modality.normalise(once), modality.normalise(twice))
         require(error <= 0.02 * scale, f"flipped twice it differs by {error:.3g} from what it was")
+
+
+def sides_are_swapped(subject: Subject) -> None:
+    """What an example says is left is right in the mirrored picture, and the other way round."""
+    for value in subject.values:
+        said, mirrored = (_SIDE.findall(subject.array(value, View(flip=flip)).lower()) for flip in (False, True))
+        swapped = said.count("left") == mirrored.count("right") and said.count("right") == mirrored.count("left")
+        require(
+            swapped,
+            f"it says {', '.join(said) or 'no side'}, and {', '.join(mirrored) or 'no side'} of the mirrored picture; "
+            "augment must swap left and right where view.flip",
+        )
 
 
 def value_survives_its_array(subject: Subject) -> None:
@@ -203,6 +218,7 @@ CHECKS: tuple[Check, ...] = (
     Check(directions_are_stated, claims=("aligned",)),
     Check(directions_change_sign, claims=("directions",)),
     Check(flip_twice_restores, claims=("aligned",)),
+    Check(sides_are_swapped, claims=("text",)),
     Check(value_survives_its_array),
     Check(values_are_combined, claims=("target",)),
     Check(metrics_prefer_the_truth, claims=("metrics",)),
