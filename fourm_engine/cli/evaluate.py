@@ -85,7 +85,7 @@ def print_summary(evaluation: Evaluation) -> None:
                 table.add_row(*first, metric_cell(s), number(s.among), number(s.error), number(s.apart), distinct)
         tables.append(table)
     if (matrix := evaluation.matrix) is not None:
-        title = "nats per token; * below nothing by 2 standard errors"
+        title = "nats per token; * less than with nothing given, by over 2 standard errors"
         table = Table("given", *matrix.targets, title=title)
         for name in matrix.inputs:
             cells = [matrix.cells[name].get(target) for target in matrix.targets]

@@ -162,7 +162,7 @@ def _sets(part: Part) -> Table:
 
 
 def _channels(check: DataCheck) -> Table:
-    columns = ["part", "modality", "", "channel", "mean", "spread", "lowest", "highest", "gaps", "at ±1"]
+    columns = ["part", "modality", "", "channel", "mean", "spread", "lowest", "highest", "gaps", "at ±1, all channels"]
     rows = []
     for part in check.parts:
         first = {names[0] for names in part.readers.values()}  # the others read the same files

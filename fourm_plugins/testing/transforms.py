@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -112,13 +114,16 @@ def flip_twice_restores(subject: Subject) -> None:
 
 def sides_are_swapped(subject: Subject) -> None:
     """What an example says is left is right in the mirrored picture, and the other way round."""
-    for value in subject.values:
-        said, mirrored = (_SIDE.findall(subject.array(value, View(flip=flip)).lower()) for flip in (False, True))
-        swapped = said.count("left") == mirrored.count("right") and said.count("right") == mirrored.count("left")
+    halves = View(), View(width=0.5), View(left=0.5, width=0.5)  # a half may show one hand of two
+    for value, view in itertools.product(subject.values, halves):
+        said, mirrored = (
+            Counter(_SIDE.findall(subject.array(value, replace(view, flip=flip)).lower())) for flip in (False, True)
+        )
+        swapped = said["left"] == mirrored["right"] and said["right"] == mirrored["left"]
         require(
             swapped,
-            f"it says {', '.join(said) or 'no side'}, and {', '.join(mirrored) or 'no side'} of the mirrored picture; "
-            "augment must swap left and right where view.flip",
+            f"it says {_sides(said)}, and of the mirrored picture {_sides(mirrored)}; augment must swap left and right "
+            "where view.flip",
         )
 
 
@@ -171,6 +176,10 @@ def values_are_combined(subject: Subject) -> None:
         kept = np.zeros((subject.spec.array.height, subject.spec.array.width), bool)
         kept[: len(kept) // 2] = True
         calls.compose(modality, values[0], values[-1], kept)
+
+
+def _sides(counts: Counter[str]) -> str:
+    return " and ".join(f"{counts[side]} x {side}" for side in sorted(counts)) or "no side"
 
 
 def _both_ways(subject: Subject, value: Any) -> tuple[Any, Any]:
