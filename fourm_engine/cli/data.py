@@ -28,37 +28,6 @@ Reading = Annotated[
 ]
 
 
-@app.command()
-def index(folder: Folder, *, modality: Modality = None, config: Reading = None) -> None:
-    """Write FOLDER/_index/, so that commands start without scanning the data set."""
-    from fourm_engine.recipes import data_sets
-
-    data_sets.index(folder, modalities=modality or (), config=config)
-
-
-@app.command()
-def pack(
-    folder: Folder,
-    out: Out,
-    *,
-    samples_per_shard: Annotated[int, typer.Option(help="Samples of one tar.")] = 1000,
-    modality: Modality = None,
-    config: Reading = None,
-) -> None:
-    """Write WebDataset shards, tars that hold all modalities of their samples. Resumes when interrupted."""
-    from fourm_engine.recipes import data_sets
-
-    data_sets.pack(folder, out, samples_per_shard=samples_per_shard, modalities=modality or (), config=config)
-
-
-@app.command()
-def unpack(folder: Folder, out: Out, *, modality: Modality = None, config: Reading = None) -> None:
-    """Write a folder per modality with a file per sample. Resumes when interrupted."""
-    from fourm_engine.recipes import data_sets
-
-    data_sets.unpack(folder, out, modalities=modality or (), config=config)
-
-
 @app.command("check")
 def check(
     source: Annotated[str, typer.Argument(help="Config, folder of data or tokens, tars, or NAME:LOCATION.")],
@@ -167,3 +136,34 @@ def show(
     if out is not None:
         write_atomically(out, png(sample.picture()))
         print(out)
+
+
+@app.command()
+def index(folder: Folder, *, modality: Modality = None, config: Reading = None) -> None:
+    """Write FOLDER/_index/, so that commands start without scanning the data set."""
+    from fourm_engine.recipes import data_sets
+
+    data_sets.index(folder, modalities=modality or (), config=config)
+
+
+@app.command()
+def pack(
+    folder: Folder,
+    out: Out,
+    *,
+    samples_per_shard: Annotated[int, typer.Option(help="Samples of one tar.")] = 1000,
+    modality: Modality = None,
+    config: Reading = None,
+) -> None:
+    """Write WebDataset shards, tars that hold all modalities of their samples. Resumes when interrupted."""
+    from fourm_engine.recipes import data_sets
+
+    data_sets.pack(folder, out, samples_per_shard=samples_per_shard, modalities=modality or (), config=config)
+
+
+@app.command()
+def unpack(folder: Folder, out: Out, *, modality: Modality = None, config: Reading = None) -> None:
+    """Write a folder per modality with a file per sample. Resumes when interrupted."""
+    from fourm_engine.recipes import data_sets
+
+    data_sets.unpack(folder, out, modalities=modality or (), config=config)

@@ -37,14 +37,14 @@ def evaluate(
         ),
     ] = None,
     draws: Annotated[int | None, typer.Option(min=2, max=64, help="Answers per input: also how they differ.")] = None,
-    matrix: Annotated[bool, typer.Option("--matrix/--no-matrix", help="Measure the any-to-any matrix.")] = True,
+    no_matrix: Annotated[bool, typer.Option("--no-matrix", help="Leave out the any-to-any matrix.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Tasks at a time, each on one CPU thread.")] = 1,
 ) -> None:
     """Score a trained model on held-out samples, and write evaluation.json and report.html."""
     from fourm_engine.recipes import evaluate as recipe
 
     options: dict[str, Any] = {"config": config, "data": data, "out": out, "samples": samples, "seed": seed}
-    options |= {"matrix": matrix, "features": features, "agreement": agreement, "draws": draws, "jobs": jobs}
+    options |= {"matrix": not no_matrix, "features": features, "agreement": agreement, "draws": draws, "jobs": jobs}
     report = recipe.evaluate(run, overrides or [], **options)
     print_summary(report.evaluation)
     print(report.folder / recipe.REPORT)
@@ -91,7 +91,7 @@ def print_summary(evaluation: Evaluation) -> None:
                 table.add_row(*first, metric_cell(s), number(s.among), number(s.error), number(s.apart), distinct)
         tables.append(table)
     if (matrix := evaluation.matrix) is not None:
-        title = "nats per token; * below nothing by 2 standard errors"
+        title = "nats per token; * less than with nothing given, by over 2 standard errors"
         table = Table("given", *matrix.targets, title=title)
         for name in matrix.inputs:
             cells = [matrix.cells[name].get(target) for target in matrix.targets]

@@ -40,8 +40,8 @@ def _group() -> None:
 @app.command("list")
 def list_plugins(
     as_json: Json = False,
-    strict: Annotated[bool, typer.Option(help="Exit with 1 unless all plugins are ok.")] = False,
-    load: Annotated[bool, typer.Option(help="Also import each in a separate process.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 unless all plugins are ok.")] = False,
+    load: Annotated[bool, typer.Option("--load", help="Also import each in a separate process.")] = False,
     timeout: Timeout = 60.0,
     config: Config = None,
 ) -> None:

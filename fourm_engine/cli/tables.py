@@ -101,13 +101,27 @@ def _lines(table: Table, part: dict[int, int]) -> Iterator[list[str]]:
     """The lines of the heads, and of each row."""
     from rich.cells import set_cell_size
 
-    for row in (table.columns, *table.rows):
+    for row in (table.columns, *_rows(table, part)):
         cells = [_wrapped(row[k], width) for k, width in part.items()]
         lines = []
         for texts in zip_longest(*cells, fillvalue=""):
             sized = [set_cell_size(text, width) for text, width in zip(texts, part.values(), strict=True)]
             lines.append((" " * _GAP).join(sized).rstrip())
         yield lines
+
+
+def _rows(table: Table, part: Iterable[int]) -> Iterator[tuple[str, ...]]:
+    """The rows that a part shows: all with a cell in its columns besides the keys. Below a row that is left out, one
+    names its keys in full."""
+    first, left_out = table.keys(), False
+    above = ("",) * len(table.columns)
+    for row in table.rows:
+        above = tuple(cell or before for cell, before in zip(row, above, strict=True))
+        if all(k < first or not row[k] for k in part) and any(row[first:]):
+            left_out = True
+            continue
+        yield above[:first] + row[first:] if left_out else row
+        left_out = False
 
 
 def _wrapped(text: str, width: int) -> list[str]:

@@ -72,7 +72,9 @@ def fit(
     *,
     space: Annotated[list[str] | None, typer.Option(metavar="SPACE", help="Only this token space; repeatable.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Number of token spaces to fit at once, spread over the GPUs.")] = 1,
-    refit: Annotated[bool, typer.Option(help="Replace tokenizers that were fitted with other settings.")] = False,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Replace tokenizers that were fitted with other settings.")
+    ] = False,
 ) -> None:
     """Fit the tokenizer of every token space. Keeps those that are up to date, and resumes unfinished ones. Settings
     that differ from those of a fitted tokenizer are an error that names them."""

@@ -104,10 +104,17 @@ def tables(check: DataCheck) -> list[tuple[str, list[str], list[list[str]]]]:
     of_parts = [_overlap(part) for part in check.parts if len(part.present) > 1]
     of_parts += [_sets(part) for part in check.parts if len(part.sets()) > 1]
     contents = [_channels(check), _classes(check), _texts(check), _tokens(check)]
-    return [table for table in (_counts(check), _sizes(check), *of_parts, *contents) if table[2]]
+    return [_used(table) for table in (_counts(check), _sizes(check), *of_parts, *contents) if table[2]]
 
 
 Table = tuple[str, list[str], list[list[str]]]
+
+
+def _used(table: Table) -> Table:
+    """Without the columns that no row fills, such as pixels of data that holds text alone."""
+    title, columns, rows = table
+    used = [k for k in range(len(columns)) if any(row[k] for row in rows)]
+    return title, [columns[k] for k in used], [[row[k] for k in used] for row in rows]
 
 
 def _counts(check: DataCheck) -> Table:
@@ -155,7 +162,7 @@ def _sets(part: Part) -> Table:
 
 
 def _channels(check: DataCheck) -> Table:
-    columns = ["part", "modality", "", "channel", "mean", "spread", "lowest", "highest", "gaps", "at ±1"]
+    columns = ["part", "modality", "", "channel", "mean", "spread", "lowest", "highest", "gaps", "at ±1, all channels"]
     rows = []
     for part in check.parts:
         first = {names[0] for names in part.readers.values()}  # the others read the same files

@@ -225,7 +225,7 @@ def print_description(description: dict[str, Any]) -> None:
         _line(key, description.get(key))
     _line("files", ", ".join(description.get("files", ())))
     for metric in description.get("metrics", ()):
-        unit = f" in {metric['unit']}" if metric["unit"] else ""
+        unit = f" ({metric['unit']})" if metric["unit"] else ""
         _line("metric", f"{metric['name']}{unit}, {metric['better']} is better")
     normalisation = description.get("normalisation") or {}
     _line("normalisation", normalisation.get("in words"))

@@ -17,7 +17,8 @@ from fourm_engine.data.raw.recognition import Match
 from fourm_engine.data.raw.survey import Survey
 from fourm_engine.device import Machine
 from fourm_plugins.counting import counted
-from fourm_plugins.spec import Sequence as SequenceLayout
+from fourm_plugins.modality import Modality
+from fourm_plugins.spec import Grid
 
 _WIDTH, _COLUMN = 120, 44
 #: Share of the samples in which a complete picture is shown and all else is predicted: what a model is mostly used for.
@@ -93,12 +94,19 @@ class Sizes:
     def why(self) -> str:
         return "sized for a GPU" if self.large else "sized for a CPU"
 
+    def resizes(self, modality: Modality[Any]) -> bool:
+        """Whether a modality is a square map, cropped as the pictures are. Any other shape, such as a spectrogram's,
+        is its plugin's business."""
+        square = isinstance(grid := modality.spec.layout, Grid) and grid.height == grid.width
+        sized = {"image_size", "patch_size"} <= type(modality.settings).model_fields.keys()
+        return sized and square and modality.spec.alignment is not None
+
     def of(self, match: Match) -> dict[str, tuple[Any, str]]:
         """Settings of a modality that follow from the machine, if its plugin has them."""
         fields = type(match.modality.settings).model_fields
         tokens = (self.side // self.patch) ** 2
         given: dict[str, tuple[Any, str]] = {}
-        if "image_size" in fields and "patch_size" in fields:
+        if self.resizes(match.modality):
             given["image_size"] = self.side, f"pixels per side that tokens describe; {self.why}, 2x costs 4x"
             given["patch_size"] = self.patch, f"pixels per side of a token: {tokens} tokens per sample"
         if "codebook_size" in fields and self.codes and match.modality.spec.tokenizer is not None:
@@ -197,7 +205,8 @@ def _lines(survey: Survey, chosen: Chosen, sizes: Sizes, folders: Mapping[str, s
 def _masking(survey: Survey, sizes: Sizes) -> Iterator[Line]:
     specs = [match.modality.spec for match in survey.matches]
     grid = (sizes.side // sizes.patch) ** 2
-    counts = {s.name: s.layout.num_tokens if isinstance(s.layout, SequenceLayout) else grid for s in specs}
+    resized = {match.modality.spec.name for match in survey.matches if sizes.resizes(match.modality)}
+    counts = {s.name: grid if s.name in resized else s.layout.num_tokens for s in specs}
     most_shown, most_predicted = (256, 512) if sizes.large else (128, 320)
     targets = [s for s in specs if s.target]
     whole = [s for s in specs if s.continuous]

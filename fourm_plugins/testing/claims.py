@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from fourm_plugins.modality import Modality
-from fourm_plugins.spec import ClassMap, FeatureMap
+from fourm_plugins.spec import ClassMap, FeatureMap, Text
 
 #: What a plugin may claim, and what that means. Claims of `implied` follow from the spec; others are made by the class
 #: (`Modality.claims`) or the test.
@@ -19,6 +19,7 @@ CLAIMS = {
     "aligned": "shares the crop and flip of its alignment group",
     "picture": "is seen as a picture that crops and flips move: a map of rows and columns, or what `render` draws",
     "grid": "is aligned and its array has rows and columns",
+    "text": "is aligned and its array is text",
     "constants": "names the best constant predictors",
     "metrics": "has metrics",
     "directions": "holds vectors whose first component points to the right: it changes its sign under a flip",
@@ -40,6 +41,8 @@ def implied(modality: Modality[Any], example: Callable[[], Any]) -> frozenset[st
             claims |= {"grid", "picture"}
         elif _draws_pictures(modality, example):
             claims.add("picture")
+        if isinstance(spec.array, Text):
+            claims.add("text")
     if _has_metrics(modality):
         claims.add("metrics")
     if type(modality).constants is not Modality.constants:

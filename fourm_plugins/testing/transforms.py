@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -20,6 +23,8 @@ from fourm_plugins.view import View
 
 #: How much an array may change on the way to the value and back, as a share of the examples' spread.
 VALUE_TOLERANCE = 0.05
+#: A side, alone or before "-hand", "_eye", "most" and the like, but not within a word such as "bright".
+_SIDE = re.compile(r"(?<![a-z])(left|right)")
 
 
 def every_view_fits(subject: Subject) -> None:
@@ -107,6 +112,21 @@ def flip_twice_restores(subject: Subject) -> None:
         require(error <= 0.02 * scale, f"flipped twice it differs by {error:.3g} from what it was")
 
 
+def sides_are_swapped(subject: Subject) -> None:
+    """What an example says is left is right in the mirrored picture, and the other way round."""
+    halves = View(), View(width=0.5), View(left=0.5, width=0.5)  # a half may show one hand of two
+    for value, view in itertools.product(subject.values, halves):
+        said, mirrored = (
+            Counter(_SIDE.findall(subject.array(value, replace(view, flip=flip)).lower())) for flip in (False, True)
+        )
+        swapped = said["left"] == mirrored["right"] and said["right"] == mirrored["left"]
+        require(
+            swapped,
+            f"it says {_sides(said)}, and of the mirrored picture {_sides(mirrored)}; augment must swap left and right "
+            "where view.flip",
+        )
+
+
 def value_survives_its_array(subject: Subject) -> None:
     """`denormalise` undoes `normalise`: the value of an array has that array again."""
     scale = spread(subject.arrays)
@@ -158,6 +178,10 @@ def values_are_combined(subject: Subject) -> None:
         calls.compose(modality, values[0], values[-1], kept)
 
 
+def _sides(counts: Counter[str]) -> str:
+    return " and ".join(f"{counts[side]} x {side}" for side in sorted(counts)) or "no side"
+
+
 def _both_ways(subject: Subject, value: Any) -> tuple[Any, Any]:
     """The array of a crop, and that of the same crop flipped."""
     plain = View(0.1, 0.2, 0.7, 0.6)
@@ -203,6 +227,7 @@ CHECKS: tuple[Check, ...] = (
     Check(directions_are_stated, claims=("aligned",)),
     Check(directions_change_sign, claims=("directions",)),
     Check(flip_twice_restores, claims=("aligned",)),
+    Check(sides_are_swapped, claims=("text",)),
     Check(value_survives_its_array),
     Check(values_are_combined, claims=("target",)),
     Check(metrics_prefer_the_truth, claims=("metrics",)),

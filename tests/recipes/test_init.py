@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import re
 import tarfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.recognition import Match
+from fourm_engine.data.raw.survey import Survey
 from fourm_engine.data.splits import drawn
 from fourm_engine.device import Machine
 from fourm_engine.masking.budgets import Budgets
@@ -17,10 +21,14 @@ from fourm_engine.recipes.config import load_config
 from fourm_engine.recipes.data_sets import index, pack, unpack
 from fourm_engine.recipes.fit import fit
 from fourm_engine.recipes.init import held_out_share, init
+from fourm_engine.recipes.proposal import Chosen, Sizes, config_text
 from fourm_engine.recipes.tokenize import tokenize
 from fourm_engine.recipes.train import train
+from fourm_plugins import bases
 from fourm_plugins.manager import PluginManager
+from fourm_plugins.recognition import Recognised
 from tests.folders import names, png, write
+from tests.plugins.instances import modality
 from tests.running import fourm, refused
 
 CPU = Machine(cores=2, memory=8.0)
@@ -60,6 +68,42 @@ def test_a_folder_with_names_of_its_own_is_trained_on_by_the_config_that_init_wr
     assert counts["train"].counts == dict.fromkeys(("caption", "depth", "rgb"), len(train_names))
     assert train(config, tell=told.append)
     assert (here / "runs/photos/model/config.json").is_file()
+
+
+class StripSettings(bases.ScalarSettings):
+    image_size: int | tuple[int, int] = (1, 32)
+    patch_size: int | tuple[int, int] = 1
+    lowest: float = 0.0
+    highest: float = 1.0
+
+
+class Strip(bases.ScalarGrid):
+    """A row of numbers, such as a sound's levels, which no crop of a picture changes."""
+
+    Settings = StripSettings
+    alignment = None
+
+
+@pytest.mark.parametrize(("machine", "tokens"), [(CPU, 64), (H100, 196)])
+def test_square_maps_get_the_size_of_the_machine_and_other_shapes_keep_theirs(machine, tokens):
+    found = Recognised(1.0, "files")
+    rgb, strip = (
+        Match(m.name, SimpleNamespace(name=m.name), m.name, found, m, frozenset(names(9)), 9, 1.0)
+        for m in (modality("rgb"), Strip("strip"))
+    )
+    survey = Survey(Path("photos"), None, [rgb, strip])
+    sizes = Sizes.fitting(survey, 9, machine)
+    assert {"image_size", "patch_size"} <= sizes.of(rgb).keys()
+    assert sizes.of(strip).keys() == {"codebook_size"}
+    text = config_text(
+        survey,
+        Chosen({}, train=9, val=0, said=""),
+        sizes,
+        machine,
+        folders=dict.fromkeys(("run", "tokens", "tokenizers"), "x"),
+        command="fourm init photos",
+    )
+    assert f"target_tokens: {tokens + 32} " in text
 
 
 @pytest.mark.parametrize(
