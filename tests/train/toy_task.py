@@ -175,6 +175,7 @@ def main() -> None:
     if phase and number == os.environ.get("RANK"):
         freeze(phase, changes["steps"])
     watchdog.SILENT = watchdog.LATE = options.pop("silent", watchdog.SILENT)
+    watchdog.GRACE = options.pop("grace", watchdog.GRACE)
     Trainer(ToyTask(**options), config(**changes), run, seed=1).run()
 
 
