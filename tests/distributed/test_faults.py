@@ -131,7 +131,7 @@ def test_the_others_name_a_process_that_was_killed_and_end_at_once(tmp_path):
 
 def test_a_hang_ends_naming_who_is_behind_with_the_stack_of_each_process(tmp_path):
     options = {"stop_at": 7, "only_on_rank": "1"}
-    (first, said), (second, other) = ended(begin(tmp_path, options, watchdog_s=2.0))
+    (first, said), (second, other) = ended(begin(tmp_path, options, watchdog_s=3.0))
     assert (first, second) == (AGAIN, AGAIN)
     line = next(line for line in said.splitlines() if "no progress" in line)
     assert "rank 1 is behind, at step 8, computing (process" in line
