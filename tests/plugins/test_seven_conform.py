@@ -42,9 +42,7 @@ NOT_CLAIMED = {
 
 @pytest.mark.parametrize("name", NOT_CLAIMED)
 def test_the_plugin_passes_every_check_of_what_it_claims(name, monkeypatch):
-    monkeypatch.setattr(
-        masker_checks, "DRAWS", 100
-    )  # of the engine's maskers; tests/conformance draws 300
+    monkeypatch.setattr(masker_checks, "DRAWS", 100)  # of the engine's maskers; tests/conformance draws 300
     report = check_modality(name)
     states = {outcome.name: outcome.state for outcome in report.checks}
     assert report.failed == report.count("not run") == 0, [o for o in report.checks if o.state in ("failed", "not run")]
