@@ -3,6 +3,7 @@ distribution on the path; and `model`, a model over the toys, which are installe
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -20,6 +21,10 @@ os.environ.pop("COLUMNS", None)
 # A shell that runs the tests in the background has them ignore Ctrl-C, and with them the programs that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Thousands of tests are collected, none of which is ever garbage: they are left out of each look for it, as at the
+# start of every training, where it takes half a second.
+gc.disable()
+
 hypothesis.settings.register_profile("shared", deadline=None)
 hypothesis.settings.load_profile("shared")
 
@@ -29,6 +34,11 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(3600))
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture

@@ -6,12 +6,14 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("fourm_plugins", "fourm_engine")
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Dotted name -> file."""
     found = {}
@@ -22,6 +24,7 @@ def modules() -> dict[str, Path]:
     return found
 
 
+@cache
 def imports() -> dict[str, set[str]]:
     """Module -> the modules of ours that it imports."""
     known = modules()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -24,6 +22,7 @@ from fourm_engine.tokenizers.divae import DiVAETokenizer
 from fourm_engine.tokenizers.wordpiece import WordPieceTokenizer
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.spec import Grid, Sequence
+from tests.running import fourm, refused
 
 GRID = Grid(height=2, width=2)
 OURS = {"dim": "width", "num_register_tokens": "registers"}
@@ -272,14 +271,8 @@ def test_a_vocabulary_that_is_given_reads_and_writes_text_and_is_saved_without_i
 
 
 def test_the_command_converts_both_ways(checkpoint, tmp_path):
-    def fourm(*arguments):
-        command = [sys.executable, "-m", "fourm_engine.cli", "convert", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    assert fourm(checkpoint, tmp_path / "native", "--to", "native").returncode == 0
-    assert fourm(tmp_path / "native", tmp_path / "back", "--to", "published").returncode == 0
+    fourm("convert", checkpoint, tmp_path / "native", "--to", "native")
+    fourm("convert", tmp_path / "native", tmp_path / "back", "--to", "published")
     before, after = load_file(checkpoint), load_file(tmp_path / "back" / "model.safetensors")
     assert all(torch.equal(before[key], after[key]) for key in before)
-    failed = fourm(tmp_path / "nothing", tmp_path / "x", "--to", "native")
-    assert failed.returncode == 1
-    assert failed.stderr.count("\n") == 1
+    assert "nothing" in refused("convert", tmp_path / "nothing", tmp_path / "x", "--to", "native")

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,16 @@ MODALITY = re.compile(
 )
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def imported(path: Path) -> set[str]:
     """Top-level packages that a file imports anywhere."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -34,7 +41,7 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", ENGINE, ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_file_of_the_engine_names_a_modality(path):
-    strings = [n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)]
+    strings = [n.value for n in ast.walk(tree(path)) if isinstance(n, ast.Constant)]
     assert not [s for s in strings if isinstance(s, str) and MODALITY.match(s)]
 
 
@@ -69,5 +76,5 @@ def test_importing_the_sdk_and_listing_plugins_import_neither_torch_nor_a_plugin
 @pytest.mark.parametrize("path", [*ENGINE, *SDK, *PLUGINS, *EXAMPLE_PLUGINS], ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_file_opens_with_what_it_holds_and_stays_under_400_lines(path):
     text = path.read_text()
-    assert not text.strip() or ast.get_docstring(ast.parse(text)), "no module docstring"
+    assert not text.strip() or ast.get_docstring(tree(path)), "no module docstring"
     assert text.count("\n") <= 400

@@ -1,6 +1,7 @@
 """Several processes learn what one learns, however the model lies over them."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from safetensors.torch import load_file
 
 from fourm_engine.tokenizers import store
 from tests.distributed.equal_cases import train
-from tests.distributed.launching import launch
+from tests.distributed.launching import ROOT, launch, run
 from tests.fakes import fake_modalities, sample_names, write_data
 from tests.pretrain.fourm_run import Host
 from tests.running import losses
@@ -63,7 +64,9 @@ def two(data, tmp_path_factory):
     """The folder of the runs of two processes, which are started once."""
     runs = tmp_path_factory.mktemp("two")
     cases = {name: settings for name, (_, settings) in CASES.items()}
-    launch("distributed/equal_cases.py", str(data), str(runs), json.dumps(cases), world=2)
+    command = [sys.executable, str(ROOT / "tests/distributed/equal_cases.py"), str(data), str(runs), json.dumps(cases)]
+    ended = run(command, world=2)
+    assert not any(code for code, _, _ in ended), ended
     return runs
 
 

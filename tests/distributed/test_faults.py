@@ -13,27 +13,20 @@ import torch
 from safetensors.torch import load_file
 
 from fourm_engine.train.watchdog import AGAIN, FOLDER
-from tests.distributed.forking import Forked, Starter
+from tests.distributed.launching import SECONDS, Forked, start
 from tests.running import losses
 
-STEPS, SECONDS = 40, 300
+STEPS = 40
 
 
-@pytest.fixture(scope="module")
-def begin(tmp_path_factory):
-    starter = Starter(tmp_path_factory.mktemp("processes"))
-
-    def begin(run: Path, options: dict | None = None, world: int = 2, **changes) -> list[Forked]:
-        settings = {"steps": STEPS, "checkpoint_every": 3, "ema": 0.9, **changes}
-        return starter.start(str(run), json.dumps(settings), json.dumps(options or {}), world=world)
-
-    yield begin
-    starter.close()
+def begin(run: Path, options: dict | None = None, world: int = 2, **changes) -> list[Forked]:
+    settings = {"steps": STEPS, "checkpoint_every": 3, "ema": 0.9, **changes}
+    return start("train/toy_task.py", str(run), json.dumps(settings), json.dumps(options or {}), world=world)
 
 
-def ended(processes: list[Forked], seconds: float = SECONDS) -> list[tuple[int, str]]:
+def ended(processes: list[Forked]) -> list[tuple[int, str]]:
     """(exit code, standard error) of each."""
-    return [process.wait(seconds) for process in processes]
+    return [process.wait() for process in processes]
 
 
 def learning(run: Path, processes: list[Forked]) -> None:
@@ -49,7 +42,7 @@ def learning(run: Path, processes: list[Forked]) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(begin, tmp_path_factory) -> Path:
+def undisturbed(tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("undisturbed")
     assert [code for code, _ in ended(begin(run))] == [0, 0]
     return run
@@ -93,7 +86,7 @@ def disturb(processes: list[Forked], how: str, rng: random.Random, *, begun: boo
             ended([processes[victim]])
 
 
-def survive(begin, run: Path, number: int, seed: int) -> set[str]:
+def survive(run: Path, number: int, seed: int) -> set[str]:
     """Disturb a run `number` times at random moments, then let it end."""
     rng, done = random.Random(seed), []
     for i in range(number):
@@ -108,8 +101,8 @@ def survive(begin, run: Path, number: int, seed: int) -> set[str]:
     return set(done)
 
 
-def test_a_run_that_is_killed_stopped_and_terminated_ends_as_one_that_is_not(begin, tmp_path, undisturbed):
-    assert survive(begin, tmp_path, 3, seed=1) == {"kill", "term", "stop"}
+def test_a_run_that_is_killed_stopped_and_terminated_ends_as_one_that_is_not(tmp_path, undisturbed):
+    assert survive(tmp_path, 3, seed=1) == {"kill", "term", "stop"}
     assert same(tmp_path, undisturbed)
     assert not (tmp_path / FOLDER).exists() or {p.suffix for p in (tmp_path / FOLDER).iterdir()} == {".stack"}
     assert not list((tmp_path / "checkpoints").glob("*.part"))
@@ -117,12 +110,12 @@ def test_a_run_that_is_killed_stopped_and_terminated_ends_as_one_that_is_not(beg
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [2, 3, 4])
-def test_thirty_disturbances_at_random_moments_change_no_loss_and_no_weight(begin, tmp_path, undisturbed, seed):
-    survive(begin, tmp_path, 10, seed=seed)
+def test_thirty_disturbances_at_random_moments_change_no_loss_and_no_weight(tmp_path, undisturbed, seed):
+    survive(tmp_path, 10, seed=seed)
     assert same(tmp_path, undisturbed)
 
 
-def test_the_others_name_a_process_that_was_killed_and_end_at_once(begin, tmp_path):
+def test_the_others_name_a_process_that_was_killed_and_end_at_once(tmp_path):
     processes = begin(tmp_path, {"slow": 0.01}, world=3, batch_size=18, steps=100_000)
     learning(tmp_path, processes)
     processes[1].send_signal(signal.SIGKILL)
@@ -136,7 +129,7 @@ def test_the_others_name_a_process_that_was_killed_and_end_at_once(begin, tmp_pa
     assert "Traceback" not in said + silent
 
 
-def test_a_hang_ends_naming_who_is_behind_with_the_stack_of_each_process(begin, tmp_path):
+def test_a_hang_ends_naming_who_is_behind_with_the_stack_of_each_process(tmp_path):
     options = {"stop_at": 7, "only_on_rank": "1"}
     (first, said), (second, other) = ended(begin(tmp_path, options, watchdog_s=3.0))
     assert (first, second) == (AGAIN, AGAIN)
@@ -160,10 +153,11 @@ FROZEN = [
 
 
 @pytest.mark.parametrize(("phase", "rank"), FROZEN)
-def test_a_process_that_freezes_is_not_waited_for_whatever_it_was_doing(begin, tmp_path, phase, rank):
+def test_a_process_that_freezes_is_not_waited_for_whatever_it_was_doing(tmp_path, phase, rank):
     if phase == "loading":
         assert [code for code, _ in ended(begin(tmp_path, steps=5))] == [0, 0]
-    processes = begin(tmp_path, {"freeze": (phase, str(rank)), "silent": 2}, steps=6, watchdog_s=2.0)
+    options = {"freeze": (phase, str(rank)), "silent": 2, "grace": 1}
+    processes = begin(tmp_path, options, steps=6, watchdog_s=2.0)
     frozen, other = processes[rank], processes[1 - rank]
     try:
         ((code, said),) = ended([other])
@@ -180,15 +174,15 @@ def test_a_process_that_freezes_is_not_waited_for_whatever_it_was_doing(begin, t
     assert (tmp_path / "finished.json").exists()
 
 
-def test_one_process_that_stands_still_ends_too(begin, tmp_path):
-    ((code, said),) = ended(begin(tmp_path, {"stop_at": 2}, world=1, watchdog_s=3.0))
+def test_one_process_that_stands_still_ends_too(tmp_path):
+    ((code, said),) = ended(begin(tmp_path, {"stop_at": 2}, world=1, watchdog_s=2.0))
     assert code == AGAIN
-    assert "no progress for 3 s: step 3, computing (process" in said
+    assert "no progress for 2 s: step 3, computing (process" in said
     assert "stand_still" in (tmp_path / FOLDER / "rank-00000.stack").read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
-def test_a_signal_to_one_process_saves_and_ends_all_of_them(begin, tmp_path, number):
+def test_a_signal_to_one_process_saves_and_ends_all_of_them(tmp_path, number):
     processes = begin(tmp_path, {"slow": 0.02}, steps=5000, checkpoint_every=5000)
     learning(tmp_path, processes)
     os.kill(processes[1].pid, number)
@@ -199,7 +193,7 @@ def test_a_signal_to_one_process_saves_and_ends_all_of_them(begin, tmp_path, num
     assert not (tmp_path / FOLDER).exists()
 
 
-def test_a_process_that_fails_by_itself_is_named_with_its_error(begin, tmp_path):
+def test_a_process_that_fails_by_itself_is_named_with_its_error(tmp_path):
     (first, said), (second, _) = ended(begin(tmp_path, {"raise_on_rank": "1"}))
     assert (first, second) == (AGAIN, 1)
     assert "rank 1 ended: RuntimeError: no memory" in said

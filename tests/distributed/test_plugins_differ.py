@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import yaml
 
 from fourm_engine.train.watchdog import AGAIN
-from tests.distributed.launching import ROOT, launch, run, started
+from tests.distributed.launching import launch, started
 from tests.recipes.test_config import MINIMAL
 from tests.sdk.sites import GOOD, entry, put
 
@@ -67,9 +65,8 @@ def test_another_version_or_layout_is_named_with_rank_and_plugin(tmp_path, other
 def test_of_processes_that_end_with_the_same_error_the_first_tells_it(tmp_path, words, code, reason):
     (tmp_path / "file").write_text("")
     words = [word.replace("FILE", str(tmp_path / "file")) for word in words]
-    program, *arguments = prepare(tmp_path, words)
-    command = [sys.executable, str(ROOT / "tests" / program), *arguments]
-    (first, _, said), (second, _, silent) = run(command, world=2)
+    with started(*prepare(tmp_path, words), world=2) as processes:
+        (first, said), (second, silent) = (process.wait() for process in processes)
     assert (first, second) == (code, code), said
     assert said.count("fourm: error: ") == 1
     assert reason.replace("FILE", str(tmp_path / "file")) in said
@@ -78,8 +75,10 @@ def test_of_processes_that_end_with_the_same_error_the_first_tells_it(tmp_path, 
 
 
 def test_callers_from_python_get_the_error_in_every_process(tmp_path):
-    program, *arguments = prepare(tmp_path, ["python"])
-    (_, said, _), (_, other, _) = run([sys.executable, str(ROOT / "tests" / program), *arguments], world=2)
+    with started(*prepare(tmp_path, ["python"]), world=2) as processes:
+        codes = [process.wait()[0] for process in processes]
+        said, other = (process.printed() for process in processes)
+    assert codes == [0, 0]
     assert said.startswith("ValueError: ")
     assert said.endswith("run `fourm tokenizer fit`\n")
     assert other == said
@@ -88,15 +87,15 @@ def test_callers_from_python_get_the_error_in_every_process(tmp_path):
 @pytest.mark.parametrize("words", [TRAIN, FIT])
 def test_a_process_that_freezes_while_it_imports_a_plugin_is_not_waited_for(tmp_path, words):
     freezes = "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)\n" + GOOD
-    program, *arguments = prepare(tmp_path, words, source=freezes)
+    command = prepare(tmp_path, words, source=freezes)
     # Data that the other one can read: without any, fitting would end before the processes meet.
     reads = "import numpy as np\n" + GOOD.replace("return files", "return np.zeros((1, 4, 4), np.float32)")
     (tmp_path / "a/acme_thermal.py").write_text(reads)
     (tmp_path / "nowhere/thermal").mkdir(parents=True)
     (tmp_path / "nowhere/thermal/a.npy").write_bytes(b"")
-    with started([sys.executable, str(ROOT / "tests" / program), *arguments], world=2) as (first, second):
-        _, said = first.communicate(timeout=300)
-        assert first.returncode == AGAIN, said
+    with started(*command, world=2) as (first, second):
+        code, said = first.wait()
+        assert code == AGAIN, said
         assert f"rank 1 (process {second.pid} on " in said
         assert "is lost: no sign of life for" in said
         assert "Traceback" not in said

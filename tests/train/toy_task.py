@@ -180,6 +180,7 @@ def main() -> None:
     if (step := options.pop("kill_keeping", None)) is not None:
         stops(best, "write_atomically", lambda _, note: json.loads(note)["step"] >= step, number=signal.SIGKILL)
     watchdog.SILENT = watchdog.LATE = options.pop("silent", watchdog.SILENT)
+    watchdog.GRACE = options.pop("grace", watchdog.GRACE)
     Trainer(ToyTask(**options), config(**changes), run, seed=1).run()
 
 
