@@ -21,6 +21,8 @@ from fourm_plugins.modality import Modality
 from fourm_plugins.spec import Grid
 
 _WIDTH, _COLUMN = 120, 44
+#: As many words as a text vocabulary of 1,024 spells in one piece each: COCO's 80 labels, of 92 words, take 1,000.
+FEW_WORDS = 100
 #: Share of the samples in which a complete picture is shown and all else is predicted: what a model is mostly used for.
 WHOLE = 0.9
 #: From this many passes on, a comment says that small data takes them: of 240, the last still help (docs/training.md).
@@ -54,6 +56,7 @@ class Sizes:
     steps: int
     lr: float
     views: int
+    vocabulary: int
 
     @classmethod
     def fitting(cls, survey: Survey, samples: int, machine: Machine) -> Sizes:
@@ -82,6 +85,8 @@ class Sizes:
             steps=min(100_000, max(1000, 20 * samples)) if large else min(10_000, max(1200, 40 * samples)),
             lr=5e-4 if large else 2e-3,
             views=max(1, min(16, 3200 // max(1, samples))),
+            # Each row costs parameters and time at every step, used or not.
+            vocabulary=1024 if sum(match.recognised.words for match in survey.matches) <= FEW_WORDS else 4096,
         )
 
     def shows(self, samples: int) -> str:
@@ -112,7 +117,7 @@ class Sizes:
         if "codebook_size" in fields and self.codes and match.modality.spec.tokenizer is not None:
             given["codebook_size"] = self.codes, "different tokens; more keep more detail, and need more data"
         if "text" in fields and not self.large:
-            text = {"vocabulary_size": 4096, "coordinate_bins": 100}
+            text = {"vocabulary_size": self.vocabulary, "coordinate_bins": 100}
             given["text"] = text, "pieces of words, and steps across a picture for boxes: alike wherever text occurs"
         return given
 

@@ -92,7 +92,9 @@ class TextSequence(SequenceModality[Lines]):
         settings = {"max_tokens": (min(tokens, 1024), why)}
         most = max(map(len, texts))
         alternatives = f", up to {most} a sample" if most > 1 else ""
-        return Recognised(0.8, f"texts of {counted(words[len(words) // 2], 'word')}{alternatives}", settings)
+        what = f"texts of {counted(words[len(words) // 2], 'word')}{alternatives}"
+        different = {word.lower() for lines in texts for line in lines for word in line.split()}
+        return Recognised(0.8, what, settings, words=len(different))
 
     def make_array(self) -> Text:
         return Text(max_characters=self.settings.max_characters)

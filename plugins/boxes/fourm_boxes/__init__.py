@@ -76,7 +76,8 @@ class Boxes(SequenceModality[list[Box]]):
             ),
             "max_tokens": (tokens, "four coordinates and a label a box"),
         }
-        return Recognised(0.95, f"boxes of {len(labels)} labels, up to {most} a sample", settings)
+        words = {word.lower() for label in labels for word in label.split()}
+        return Recognised(0.95, f"boxes of {len(labels)} labels, up to {most} a sample", settings, words=len(words))
 
     def read(self, files: Mapping[str, bytes]) -> list[Box]:
         entries = images.only_json(files, self.extensions, "boxes", most=_MAX_BYTES)

@@ -1,0 +1,41 @@
+"""`fourm init` sizes the text vocabulary by the words that it saw."""
+
+from __future__ import annotations
+
+import json
+
+from fourm_engine.device import Machine
+from fourm_engine.recipes.init import init
+from tests.folders import names, write
+
+CPU = Machine(cores=2, memory=8.0)
+
+
+def vocabularies(folder):
+    settings = init(folder, machine=CPU).config.modalities.settings
+    return {name: given["text"]["vocabulary_size"] for name, given in settings.items() if "text" in given}
+
+
+def test_the_labels_of_boxes_take_a_small_text_vocabulary_and_texts_of_many_words_a_large_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder, kind in (("images", "rgb"), ("objects", "boxes")):
+        write(tmp_path / "photos", folder, kind, names(12))
+    assert vocabularies("photos") == {"boxes": 1024}
+
+    texts = tmp_path / "photos/texts"
+    texts.mkdir()
+    for index, name in enumerate(names(12)):
+        (texts / f"{name}.txt").write_text(" ".join(f"word{chr(97 + index)}{chr(97 + k)}" for k in range(20)))
+    (tmp_path / "photos.yaml").unlink()
+    assert set(vocabularies("photos").values()) == {4096}
+
+
+def test_labels_count_by_their_different_words(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "photos", "images", "rgb", names(6))
+    objects = tmp_path / "photos/objects"
+    objects.mkdir()
+    for index, name in enumerate(names(6)):
+        boxes = [{"label": f"thing {index} {k}", "bbox": [0.1, 0.1, 0.5, 0.5]} for k in range(20)]
+        (objects / f"{name}.json").write_text(json.dumps(boxes))
+    assert vocabularies("photos") == {"boxes": 1024}  # "thing", and 26 numbers
