@@ -88,13 +88,12 @@ def _with_metavar(parameter: Parameter) -> Parameter:
     if get_origin(parameter.annotation) is not Annotated:
         return parameter
     annotated, *notes = get_args(parameter.annotation)
-    at = next((k for k, note in enumerate(notes) if isinstance(note, ParameterInfo)), None)
-    if at is None or notes[at].metavar is not None:
+    info = next((copy.copy(note) for note in notes if isinstance(note, ParameterInfo)), None)
+    if info is None or info.metavar is not None:
         return parameter
     kind = get_args(annotated)[0] if type(None) in get_args(annotated) else annotated
-    info = notes[at] = copy.copy(notes[at])
     if isinstance(info, ArgumentInfo):
         info.metavar = parameter.name.upper()
-    elif info.click_type is None and not (isinstance(info, OptionInfo) and info.count):
+    elif getattr(info, "click_type", None) is None and not (isinstance(info, OptionInfo) and info.count):
         info.metavar = METAVARS.get(get_args(kind)[0] if get_origin(kind) is list else kind)
-    return parameter.replace(annotation=Annotated[(annotated, *notes)])
+    return parameter.replace(annotation=Annotated[annotated, info])
