@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -94,7 +95,8 @@ def test_a_function_and_a_group_are_called_with_their_options(fourm):
 def test_notes_of_other_libraries_counts_and_classes_of_a_package_stay_as_they_are(fourm):
     assert fourm("measure", "--times", "3", "--unit", "km", "-qq")[:2] == (0, "3 x km, 2\n")
     shown = fourm("measure", "--help")[1]
-    assert [word in shown for word in ("--times INT", "FILE")] == [True, True]
+    assert re.search(r"--times +INT", shown)
+    assert re.search(r"--out +FILE", shown)
     assert not any("INT" in line for line in shown.splitlines() if "-q" in line)
     listed = fourm("many", "inner", "--help")[1]
     assert listed.index(" leave ") < listed.index(" refuse ")
