@@ -6,7 +6,7 @@
     part-00000-of-00002.safetensors  the rows of tensors that process 0 wrote; its header says which rows
 
 In: a folder, and named tensors, whole or sharded by rows (DTensor). Out: these tensors filled. Any number of processes
-reads what any other number wrote (`saving`).
+reads what any other number wrote (`checkpoint_manager`).
 """
 
 from __future__ import annotations

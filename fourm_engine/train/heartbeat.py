@@ -61,7 +61,7 @@ class Heartbeats:
 
     def _write(self, facts: dict[str, Any], end: str | None, because: str) -> None:
         path, self._beats = self._path(self.rank), self._beats + 1
-        facts = this_process() | facts | {"sign": self._beats, "made": self._made, "end": end, "because": because}
+        facts = this_process() | facts | {"beat": self._beats, "made": self._made, "end": end, "because": because}
         path.parent.mkdir(exist_ok=True)  # the last process to end before this one started removed it
         path.with_suffix(".part").write_text(json.dumps(facts))
         os.replace(path.with_suffix(".part"), path)
@@ -80,10 +80,10 @@ class Heartbeats:
         """The last process to end removes everything but stacks, unless there was a hang. `end`: why this one ends, ""
         if nothing is wrong."""
         with suppress(OSError):
-            signs = [facts for _, facts, _ in self.others()]
-            if end and None in signs:  # a process that has yet to start must read why
+            last = [facts for _, facts, _ in self.others()]
+            if end and None in last:  # a process that has yet to start must read why
                 return
-            others = [facts for facts in signs if facts is not None]
+            others = [facts for facts in last if facts is not None]
             if all(facts["end"] is not None or gone(facts) for facts in others):
                 for path in self.folder.iterdir():
                     if path.suffix != ".stack" or not path.stat().st_size:

@@ -2,7 +2,7 @@
 
 In: the batches of each step. Out: for a skipped step, a line in `metrics.jsonl` with the names of its samples and, in
 `<run>/not-finite/`, a safetensors file from each process whose loss was not finite (from each process, if only
-gradients were not), which `examine` looks into.
+gradients were not), which `replay` looks into.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Computes a kept step again, to find the module that first produces numbers which are not finite.
 
-In: a learner with the weights of the run, and a step that `replay` has read. Out: the findings, in lines.
+In: a learner with the weights of the run, and a step that `nonfinite` has read. Out: the findings, in lines.
 """
 
 from __future__ import annotations

@@ -198,7 +198,8 @@ def load(
         backbone.tabulate()
         head = make_head(saved.task.head, saved.task.head_options, spec, manager)
         network = TaskNetwork(backbone, vocabulary, head, spec)
-        network.load_state_dict({name: file.get_tensor(name) for name in expected})
+        for name, tensor in network.state_dict().items():
+            file.get_slice(name).fill(tensor)
     return network.eval(), objective, inputs, tokenizers, vocabulary
 
 
