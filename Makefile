@@ -41,7 +41,7 @@ bench-transfer: $(STAMP)
 
 # Tests of sockets, processes and signals can fall behind on a busy machine: one more try, which the summary lists.
 test: $(STAMP) lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --reruns 1 -rR tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --reruns 1 -rR tests
 
 # On a machine with a GPU, with a torch that sees it.
 test-gpu: $(STAMP)

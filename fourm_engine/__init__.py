@@ -52,12 +52,12 @@ __all__ = [
 
 #: Name -> the module it is in, and its name there.
 _MODULES = {
-    "Condition": ("generate.given", "Condition"),
+    "Condition": ("generate.input_types", "Condition"),
     "FourM": ("model", "FourM"),
     "Guide": ("generate.guidance", "Guide"),
-    "Ids": ("generate.given", "Ids"),
+    "Ids": ("generate.input_types", "Ids"),
     "Stage": ("generate.plan", "Stage"),
-    "Typed": ("generate.given", "Typed"),
+    "Typed": ("generate.input_types", "Typed"),
     "calibration": ("generate.combine", "calibration"),
     "encoder": ("features.encoder", "encoder"),
     "load_head": ("transfer.model", "load_head"),

@@ -62,7 +62,8 @@ class CannotWrite(OSError):
         at = next((p for p in path.parents if p.exists() and not p.is_dir()), None)
         if at is not None:
             reason, remedy = f"{at} is a file, not a folder", "move it away, or choose another folder"
-        link = next((p for p in (path, *path.parents) if p.is_symlink() and not p.exists()), None)
+        # os.path, since Path raises for names that are too long
+        link = next((p for p in (path, *path.parents) if os.path.islink(p) and not os.path.exists(p)), None)
         if link is not None and error.errno in (errno.EEXIST, errno.ENOENT, errno.ELOOP):
             reason, remedy = f"{link} is a link to {os.readlink(link)}, which is not there", "mend or remove the link"
         self._given = path, error

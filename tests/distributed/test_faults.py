@@ -201,7 +201,7 @@ def test_a_process_that_fails_by_itself_is_named_with_its_error(tmp_path):
 
 
 def test_two_processes_keep_the_best_weights_once_whether_or_not_they_are_killed_while_they_are_written(
-    begin, tmp_path
+    tmp_path,
 ):
     settings = {"steps": 20, "checkpoint_every": 8, "eval_every": 3, "keep_best": True}
     assert [code for code, _ in ended(begin(tmp_path / "whole", {"keeps": True}, **settings))] == [0, 0]

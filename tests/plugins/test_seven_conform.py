@@ -9,10 +9,12 @@ from fourm_plugins.testing import masker as masker_checks
 
 #: What does not apply to a modality, or is not promised by it.
 EXACT, VECTORS, CONSTANTS = "files_are_exact", "directions_change_sign", "constants_are_values"
+SIDES = "sides_are_swapped"
 ROUND_TRIP = "round_trip_beats_a_constant"
 TEXT = {VECTORS, CONSTANTS, ROUND_TRIP, "flip_mirrors"}
 PIXELS = {
     VECTORS,
+    SIDES,
     ROUND_TRIP,
     "tokenizer_is_fitted",
     "ids_are_in_range",
@@ -29,12 +31,12 @@ PIXELS = {
     "generated_tokens_decode",
 }
 NOT_CLAIMED = {
-    "rgb": {VECTORS},
+    "rgb": {VECTORS, SIDES},
     "rgb@pixels": PIXELS,
-    "depth": {EXACT, VECTORS},
-    "normal": {EXACT},
-    "semseg": {VECTORS},
-    "clip": {EXACT, VECTORS},
+    "depth": {EXACT, VECTORS, SIDES},
+    "normal": {EXACT, SIDES},
+    "semseg": {VECTORS, SIDES},
+    "clip": {EXACT, VECTORS, SIDES},
     "boxes": TEXT,
     "caption": TEXT | {"view_moves_the_picture"},
 }

@@ -61,6 +61,7 @@ def read_file(path: Readable, max_bytes: int) -> bytes:
             size = os.fstat(file.fileno()).st_size
             content = file.read(max_bytes + 1)
     except OSError as error:
+        check_shortage(error)
         raise SampleError(f"cannot be read: {error.strerror}") from None
     if len(content) > max_bytes:
         raise SampleError(too_large(size, max_bytes))
