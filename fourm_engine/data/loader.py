@@ -48,7 +48,7 @@ def _collated(samples: list[PackedSample] | Exception, *, trim: bool, **options:
     batch = collate(samples, **options)
     if get_worker_info() is None:
         return batch
-    try:  # the worker's queue pickles in a thread, where an error would lose the batch and hang the run
+    try:  # the worker's queue would do this in a thread, where an error loses the batch and the run hangs
         return batch.share_memory()
     except RuntimeError as error:
         return ValueError(
