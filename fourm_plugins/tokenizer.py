@@ -91,8 +91,8 @@ class Tokenizer(ABC):
     @abstractmethod
     def fit(self, arrays: Callable[[], Iterable[Any]]) -> dict[str, float]:
         """Fit to the training arrays; each call of `arrays` starts a new pass. Returns figures to report, {} if there
-        is nothing to fit. The engine's networks raise ValueError, since the trainer fits them: use `fourm tokenizer fit`
-        or `fourm_engine.fit.fitting.fit_network(tokenizer, arrays)`."""
+        is nothing to fit. The engine's networks raise ValueError, since the trainer fits them: use
+        `fourm tokenizer fit` or `fourm_engine.fit.fitting.fit_network(tokenizer, arrays)`."""
 
     @abstractmethod
     def encode(self, arrays: Sequence[Any]) -> list[Int[np.ndarray, " tokens"]]:
