@@ -37,8 +37,8 @@ def read_given(model: FourM, sample: Mapping[str, Any], change: Mapping[str, Any
 
 def edit_sheet(given: Given, results: Results, *, cell: int = 192) -> Image:
     """A row per modality: as given; as changed, or with the masked part in grey; and as generated (each sample, or
-    their combination with its spread). Pictures of a row share a colour scale, with a legend at the end. `cell`: pixels of a
-    picture's longer side."""
+    their combination with its spread). Pictures of a row share a colour scale, with a legend at the end. `cell`: pixels
+    of a picture's longer side."""
     rows = []
     for name in {**given, **results}:
         before, (made, spread) = given.get(name, []), _results(results, name)
