@@ -156,7 +156,7 @@ FROZEN = [
 def test_a_process_that_freezes_is_not_waited_for_whatever_it_was_doing(tmp_path, phase, rank):
     if phase == "loading":
         assert [code for code, _ in ended(begin(tmp_path, steps=5))] == [0, 0]
-    options = {"freeze": (phase, str(rank)), "silent": 2, "grace": 1}
+    options = {"freeze": (phase, str(rank)), "silent": 2, "grace": 2}
     processes = begin(tmp_path, options, steps=6, watchdog_s=2.0)
     frozen, other = processes[rank], processes[1 - rank]
     try:
