@@ -1,6 +1,6 @@
-"""`FourM`: a trained any-to-any model with its modalities and tokenizers; what a user loads, generates with and saves.
+"""`FourM`: a trained any-to-any model with its modalities and tokenizers, to load, generate with and save.
 
-In: values of any modalities the model knows (pictures, depth in metres, sentences, boxes, files, token ids). Out:
+In: values of any of the model's modalities (pictures, depth in metres, sentences, boxes, files, token ids). Out:
 values, tokens and pictures of the targets.
 
     model = FourM.from_pretrained("runs/demo")
@@ -56,12 +56,12 @@ class FourM:
 
     Attributes:
         network: the encoder-decoder, a `torch.nn.Module`.
-        modalities: {name: `Modality`} of the modalities that can be given or generated.
-        tokenizers: {name: `Tokenizer`} of those with tokens.
-        vocabulary: all modalities that the network knows, and their ids. It may hold some whose plugin is not
-            installed; their weights are kept, and saved again.
+        modalities: {name: `Modality`} of the modalities that can be inputs or targets.
+        tokenizers: {name: `Tokenizer`} of the modalities with tokens.
+        vocabulary: all modalities of the network, and their ids, including those whose plugin is not installed; their
+            weights are kept and saved again.
         missing: {name: why it is not in `modalities`, and the remedy}.
-        device: where the network computes."""
+        device: the network's device."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class FourM:
         sequences = {}
         for name, tokenizer in self.tokenizers.items():
             if isinstance(tokenizer, TextTokenizer) and name in modalities:
-                # Span masking ends every target with a sentinel: one after the text means that nothing follows.
+                # Span masking ends every target with a sentinel, so one after the text means its end.
                 stop = frozenset({tokenizer.end_id, *tokenizer.sentinel_ids})
                 sequences[name] = SequenceIds(tokenizer.end_id, tokenizer.sentinel_ids[1], stop)
         inputs = {name for name, modality in modalities.items() if modality.spec.input}
@@ -132,11 +132,11 @@ class FourM:
             device: by default a GPU if there is one.
             domains: load the plugins and tokenizers of these modalities only. A modality whose plugin is not installed
                 is listed in `missing`, and is an error only when requested.
-            disable, providers: which plugins to use, as in the `modalities` section of a config; or the `manager` that
-                chose them.
+            disable, providers: which plugins to use, as in the `modalities` section of a config; or pass the `manager`
+                that selected them.
             tokenizers: {modality: file, folder or Hub id of a tokenizer, or a WordPiece vocabulary}, for models that
-                come without: published models, and some exports of them. A modality without a tokenizer takes and
-                returns token ids only.
+                do not include them: published models, and some exports of them. A modality without a tokenizer accepts
+                and returns token ids only.
             settings: {modality: settings of its plugin}, for published models: override the settings that fit the
                 published data.
             adapter: the folder of an adapter for this model (or of the `finetune.lora` run that wrote it), to merge
@@ -159,8 +159,8 @@ class FourM:
         return cls(**{name: part for name, part in vars(parts).items() if name != "read"})
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model, atomically, replacing an earlier export in `folder`. Modalities that are missing here are
-        copied from where the model was loaded."""
+        """Write the model atomically, replacing an earlier export in `folder`. Files of `missing` modalities are copied
+        from where the model was loaded."""
         exported.save(
             Path(folder),
             self.network,
@@ -174,7 +174,7 @@ class FourM:
 
     def save_published(self, path: str | Path) -> None:
         """Write `path` (a safetensors file) in the published format, with `config.json` beside it. Raises ValueError
-        for anything the format cannot hold."""
+        for anything that the format cannot express."""
         specs = {name: modality.spec for name, modality in self.modalities.items()}
         shorter = {name for name, modality in self.modalities.items() if "max_tokens" in modality.published_settings}
         missing, arguments = self.missing, self.published
@@ -186,7 +186,7 @@ class FourM:
 
     @property
     def device(self) -> torch.device:
-        """Where the network computes."""
+        """The network's device."""
         return self.sampler.device
 
     def to(self, device: torch.device | str) -> FourM:
@@ -222,36 +222,36 @@ class FourM:
         prompt_sentinel: bool = False,
         **unknown: NoReturn,
     ) -> Results:
-        """Generate `targets` of one sample in order; each sees those before it, and the known part of later ones.
+        """Generate the `targets` of one sample, in order; each sees those before it, and the known part of later ones.
 
-        Without temperature, top_p or top_k, what the inputs decide is computed rather than drawn, independently of
+        Without temperature, top_p or top_k, targets that the inputs determine are predicted greedily, whatever the
         `seed`.
 
         Args:
             inputs: name -> anything that `Modality.value` reads (path, bytes, picture, array, tensor, text), token ids
                 as `Ids`, or a `Condition`; may be empty.
-            targets: names, or one name; by default everything that the inputs do not give.
-            seed: seed of the random draws; sample i of several has seed + i.
-            n_samples: how many samples to draw from one encoding of the inputs; see `Results.samples`.
+            targets: names, or one name; by default all modalities that are not inputs.
+            seed: random seed; sample i of several has seed + i.
+            n_samples: number of samples to draw from one encoding of the inputs; see `Results.samples`.
             reduce: "mean", "median" or "vote" over the samples, or {target: one of them}; the result has a `spread`.
-            best: a function that scores the `Results` of a sample; returns those with the highest score.
-            explain: print what would run, and run nothing; see `Results.explanation`.
-            plan: names or `Stage`s to generate in turn, including modalities beyond `targets`; or "auto", which picks
+            best: a function that scores the `Results` of a sample; the sample with the highest score is returned.
+            explain: print what would run, without running it; see `Results.explanation`.
+            plan: names or `Stage`s to generate in order, including modalities beyond `targets`; or "auto", which picks
                 them from the run's any-to-any matrix. Stages replace the options below.
-            batch_size: samples that run at a time.
+            batch_size: number of samples that run at once.
             steps: decoding steps of grids and vectors.
-            temperature: 0 takes the likeliest tokens; above 0, tokens are drawn.
-            top_p, top_k: what may be drawn: the fewest tokens with this total probability; the k likeliest.
+            temperature: 0 takes the most likely tokens; above 0, tokens are sampled.
+            top_p, top_k: sample from the fewest tokens with this total probability; from the k most likely.
             guidance: a weight for all conditions, or {name: weight}; each a number, or a list as a schedule over steps.
-            guide: a weaker version of the model to lead away from, `fm.Guide(model, weight)`.
+            guide: a weaker version of the model to guide away from, `fm.Guide(model, weight)`.
             scheme: decoding order of grids and vectors: "halton", "entropy", ...; see `Stage`.
-            order: settings of the scheme, {"share": 0.1}.
-            prompt_sentinel: as the published models were sampled; see `Stage`.
+            order: settings of the scheme, such as {"share": 0.1}.
+            prompt_sentinel: sample like the published code; see `Stage`.
 
         Returns {target: `Generated`}: its `value`, in the modality's type and units, and its `tokens`.
 
         Raises ValueError, one line, for names that the model does not know, values that do not fit, and options that
-        are unknown or would have no effect."""
+        are unknown or have no effect."""
         options: dict[str, Any] = {"steps": steps, "temperature": temperature, "top_p": top_p, "top_k": top_k}
         options |= {"guidance": guidance, "scheme": scheme, "order": order, "prompt_sentinel": prompt_sentinel}
         options |= {"seed": seed, "n_samples": n_samples, "reduce": reduce, "best": best, **unknown}
@@ -276,11 +276,11 @@ class FourM:
         **options: Any,
     ) -> list[Results]:
         """Like `generate`, with its `options`, for several samples, `batch_size` at a time. The result of a sample
-        depends only on its inputs and seed (`seed` + its index, or its entry of `seeds`), not on the rest of the batch;
+        depends only on its inputs and seed (`seed` + its index, or its entry in `seeds`), not on the rest of the batch;
         with `n_samples`, the samples of the first input come first.
 
-        If each of `inputs` occurs more than once, with different seeds, several samples of each are wanted: then
-        everything is drawn, as with a temperature above 0."""
+        If each of `inputs` occurs more than once, with different seeds, this is a request for several samples of each:
+        every target is then sampled, as with a temperature above 0."""
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; given: {batch_size!r:.80}")
         check_combining(n_samples, reduce, best)
@@ -338,15 +338,15 @@ class FourM:
         halo: int | None = None,
         **options: Any,
     ) -> Results:
-        """Generate a part of `sample` (name -> value, as in `generate`) again, in its order; returns the new values.
+        """Regenerate a part of `sample` (name -> value, as in `generate`), in its order. Returns the new values.
 
         With a `mask`, the grids of the sample are edited under it: bool (H, W) of pixels or tokens, True where to edit,
         or a picture or its file, white there. Tokens more than `halo` (1) away from the mask are known. Values have the
-        model's size, and pixels that the mask does not touch equal those of the input bit for bit. `change`, {name: new
-        value}, replaces or adds modalities; without a mask, everything neither changed nor in `keep` is generated from
-        these. What is in `keep` stays. `options`: those of `generate` (seed, plan, …).
+        model's size, and pixels that the mask does not touch are bitwise equal to the input's. `change`, {name: new
+        value}, replaces or adds modalities; without a mask, all others that are not in `keep` are regenerated from the
+        rest. Modalities in `keep` stay unchanged. `options`: those of `generate` (seed, plan, …).
 
-        Raises ValueError, one line, for masks that do not fit or mark nothing, and edits that leave nothing to
+        Raises ValueError, one line, for masks that are empty or do not fit, and for edits that leave nothing to
         generate."""
         inputs, targets = edited(sample, self._find, mask=mask, change=change, keep=keep, halo=halo)
         return self.generate(inputs, targets, **options)
@@ -361,13 +361,14 @@ class FourM:
         batch_size: int = 16,
         **options: Any,
     ) -> Variation:
-        """Generate while one or two things vary, with the rest, including the seed, fixed. See `Variation.sheet()`.
+        """Generate while one or two parameters vary and the rest, including the seed, is fixed. See
+        `Variation.sheet()`.
 
-        `vary`: {what: values}, where `what` is a part of an input, "boxes.0.x" (`Modality.parts`); an input, with whole
-        values; a weight, "guidance" or "guidance.NAME"; or another option: "seed", "temperature", "top_p", "top_k",
-        "steps". `options`: those of `generate`.
+        `vary`: {parameter: values}. A parameter is a part of an input, "boxes.0.x" (`Modality.parts`); an input, with
+        whole values; a weight, "guidance" or "guidance.NAME"; or another option: "seed", "temperature", "top_p",
+        "top_k", "steps". `options`: those of `generate`.
 
-        Raises ValueError, one line, before anything is generated, for things that cannot vary."""
+        Raises ValueError, one line, before anything is generated, for a parameter that cannot vary."""
         return variation(self, inputs, targets, vary, seed=seed, batch_size=batch_size, **options)
 
     def _nats(self) -> Nats:
@@ -384,9 +385,9 @@ class FourM:
 
     @torch.inference_mode()
     def encode(self, inputs: Sequence[Mapping[str, Any]]) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N"]]:
-        """Encoder features after the final norm, float (B, N, D), undefined where a slot holds no token, and which
-        slots hold one, bool (B, N). For transfer; `encoder` says which token is where. Raises ValueError, one line, as
-        `generate` does."""
+        """Encoder features after the final norm, float (B, N, D), and a mask of valid tokens, bool (B, N); features of
+        padding are undefined. For transfer, see also `encoder`, which gives the positions of tokens. Raises ValueError,
+        one line, like `generate`."""
         samples = [self.reader.read(sample, ())[0] for sample in validation.inputs_of(inputs)]
         capacity = max((sum(map(len, sample.shown.values())) for sample in samples), default=0)
         tokens, continuous = pack_inputs([s.shown for s in samples], self.vocabulary, capacity, self.device)

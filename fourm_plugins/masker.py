@@ -1,7 +1,7 @@
-"""Masker: which tokens of a modality are shown to the encoder, and which the decoder predicts.
+"""Masker: chooses the tokens of a modality that the encoder sees, and those that the decoder predicts.
 
-It is called once for each modality of a sample, with budgets that the engine has drawn. A masker uses NumPy only and is
-a pure function of its arguments and the generator.
+It is called once for each modality of a sample, with budgets drawn by the engine. A masker uses NumPy only and is a
+pure function of its arguments and the generator.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Masked:
 
 @dataclass(frozen=True)
 class Specials:
-    """Special ids of a sequence's token space: all that a masker needs to know about its tokenizer."""
+    """Special ids of a sequence's token space: all that a masker needs from its tokenizer."""
 
     #: The end marker, which follows the last token.
     end: int
-    #: Ids that stand for masked spans, in order of use.
+    #: Ids that represent masked spans, in order of use.
     sentinels: tuple[int, ...]
 
 
@@ -71,8 +71,8 @@ class Masker(ABC):
         """Choose at most `input_budget` inputs and `target_budget` targets, disjoint.
 
         Args:
-            ids: int64, local to the token space; those of a sequence without the end marker, of a continuous modality
+            ids: int64, local to the token space; for a sequence without the end marker, for a continuous modality
                 arange(tokens).
-            input_budget, target_budget: at least 0; of a continuous modality, `target_budget` is 0.
+            input_budget, target_budget: at least 0; for a continuous modality, `target_budget` is 0.
             keep: the mixture's scheme for sequences: "random", "all" or "binary".
             rng: the only source of randomness."""

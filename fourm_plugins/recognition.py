@@ -40,7 +40,7 @@ class Recognised:
     settings: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
     #: Median (height, width) in pixels, if there are any.
     size: tuple[int, int] | None = None
-    #: Different words in the texts that were looked at; 0 where there are no texts.
+    #: Different words in the texts that were looked at; 0 where there are no texts, or nobody has counted.
     words: int = 0
 
 

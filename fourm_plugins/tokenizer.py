@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 class Tokenizer(ABC):
     """A tokenizer of one token space. `specs` are those of the modalities that use it: one, or several if it is shared;
-    `settings` are those of the recipe, checked by `Settings`."""
+    `settings` are the recipe's, validated by `Settings`."""
 
-    #: Its name in recipes and configs, the entry point's.
+    #: The name of the entry point, used in recipes and configs.
     kind: ClassVar[str]
     Settings: ClassVar[type[BaseModel]] = Settings
-    #: Settings that hold the path of a file from which fitting starts. They are not stored: what a fitted tokenizer
-    #: does depends on the file's content alone.
+    #: Settings with the path of a file from which fitting starts. They are not stored: a fitted tokenizer only depends
+    #: on the file's content.
     path_settings: ClassVar[frozenset[str]] = frozenset()
     #: Whether the meaning of an id depends on its position; codebook use is then counted position by position.
     positional: bool = False
@@ -56,9 +56,9 @@ class Tokenizer(ABC):
         return self.specs[0]
 
     def serving(self, spec: ModalitySpec) -> Tokenizer:
-        """This tokenizer for the arrays of `spec`, another modality of its token space; everything fitted is shared.
-        The default is the tokenizer itself, which is right where all modalities' arrays are alike, as texts are.
-        Raises ValueError if it cannot serve `spec`."""
+        """This tokenizer for the arrays of `spec`, another modality of its token space; the fitted state is shared. By
+        default the tokenizer itself, which is right if all modalities have the same kind of arrays, such as texts.
+        Raises ValueError if it does not support `spec`."""
         return self
 
     def to(self, device: Any) -> Tokenizer:
@@ -74,52 +74,52 @@ class Tokenizer(ABC):
 
     @property
     def scales(self) -> Sequence[range]:
-        """Ranges of ids that are the steps of one quantity, in order, such as a coordinate; none by default. When the
-        likeliest token is chosen, the steps of a range count together, since neighbouring ones are nearly as good."""
+        """Ranges of ids that are consecutive steps of one quantity, such as a coordinate; none by default. Greedy
+        decoding adds up the probabilities of a range, since neighbouring steps are nearly as good."""
         return ()
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Hex digest of everything that decides the ids: kind, settings and fitted state."""
+        """Hex digest of everything that determines the ids: kind, settings and fitted state."""
 
     @property
     def starting_point(self) -> str:
-        """Fingerprint of what fitting starts from besides arrays, such as a file in the settings; '' if nothing."""
+        """Fingerprint of the inputs of fitting other than arrays, such as a file in the settings; '' if none."""
         return ""
 
     @abstractmethod
     def fit(self, arrays: Callable[[], Iterable[Any]]) -> dict[str, float]:
-        """Learn from the training arrays; each call of `arrays` starts a fresh pass. Returns figures to report, {} if
-        there is nothing to learn. The engine's networks raise ValueError, since the trainer fits them: use `fourm
-        tokenizer fit` or `fourm_engine.fit.fitting.fit_network(tokenizer, arrays)`."""
+        """Fit to the training arrays; each call of `arrays` starts a new pass. Returns figures to report, {} if there
+        is nothing to fit. The engine's networks raise ValueError, since the trainer fits them: use
+        `fourm tokenizer fit` or `fourm_engine.fit.fitting.fit_network(tokenizer, arrays)`."""
 
     @abstractmethod
     def encode(self, arrays: Sequence[Any]) -> list[Int[np.ndarray, " tokens"]]:
-        """The int64 ids of arrays that are as `spec.array` describes: `layout.num_tokens` ids, or for a sequence any
-        number, without the end marker."""
+        """The int64 ids of arrays that match `spec.array`: `layout.num_tokens` ids or, for a sequence, any number,
+        without the end marker."""
 
     @abstractmethod
     def decode(self, ids: Sequence[Int[np.ndarray, " tokens"]]) -> list[Any]:
-        """The array, as `spec.array` describes, of any ids in [0, size); never raises on these."""
+        """The arrays, matching `spec.array`, of any ids in [0, size). Must not raise on these."""
 
     def decode_expected(self, probabilities: Float[np.ndarray, "B tokens size"]) -> list[Any]:
         """The arrays of float32 distributions over ids. A tokenizer whose codes can be averaged decodes the
-        probability-weighted code, any other the likeliest ids."""
+        probability-weighted code, any other the most likely ids."""
         return self.decode(list(probabilities.argmax(-1)))
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write the fitted state into `folder`, as data only: safetensors, JSON."""
+        """Write the fitted state to `folder`, as data only: safetensors, JSON."""
 
     @abstractmethod
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote. Raises ValueError, naming the file, if it does not fit the settings."""
+        """Read the state written by `save`. Raises ValueError, naming the file, if it does not fit the settings."""
 
     @classmethod
     def restore(cls, specs: Sequence[ModalitySpec], settings: Mapping[str, Any], folder: Path) -> Tokenizer:
-        """The fitted tokenizer of stored settings and of what `save` wrote. A kind whose size follows from its settings
-        overrides this, to compare them with the files before allocating memory. Raises ValueError."""
+        """The fitted tokenizer, from stored settings and the state written by `save`. Override it for a kind whose size
+        follows from its settings, to compare them with the files before allocating memory. Raises ValueError."""
         tokenizer = cls(specs, **settings)
         tokenizer.load(folder)
         return tokenizer
@@ -136,5 +136,4 @@ class TextTokenizer(Tokenizer):
     @property
     @abstractmethod
     def sentinel_ids(self) -> Sequence[int]:
-        """Ids that stand for masked spans, in order of use. Span masking skips the first, as the published models
-        do."""
+        """Ids that represent masked spans, in order of use. Span masking skips the first, like the published models."""

@@ -22,6 +22,12 @@ from fourm_engine.masking.pack import Shown, pack_inputs
 from fourm_engine.model import FourM
 from tests.generate.toys import heights, picture
 
+
+@pytest.mark.parametrize("name", fourm_engine.__all__)
+def test_all_that_the_package_offers_can_be_imported(name):
+    assert getattr(fourm_engine, name).__module__.startswith("fourm_engine.")
+
+
 # Generating
 
 

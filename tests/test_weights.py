@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from fourm_engine import weights
 from fourm_engine.weights import DTYPES, opened, read_rows, tensor_file
 
 
@@ -67,6 +68,19 @@ def test_rows_are_filled_in_another_type_and_in_memory_with_gaps(tmp_path, monke
         for rows in (torch.zeros(5, 4), torch.zeros(5, 3, 1), torch.zeros(8, 3)):
             with pytest.raises(SafetensorError, match="weight has shape"):
                 stored.fill(rows, 2)
+
+
+def test_the_header_of_a_model_is_parsed_once_and_that_of_another_file_anew(tmp_path):
+    weights._parsed.cache_clear()
+    path, rows = tmp_path / "weights.safetensors", torch.zeros(2, 3)
+    save_file({"weight": torch.arange(12.0).view(4, 3)}, path)
+    for first in range(3):
+        read_rows(path, "weight", rows, first)
+        assert rows[0, 0] == 3 * first
+    save_file({"weight": torch.zeros(2, 6)}, path)  # of the same size
+    with pytest.raises(ValueError, match=r"weight has shape \[2, 6\]"):
+        read_rows(path, "weight", rows, 0)
+    assert weights._parsed.cache_info()[:2] == (2, 2)
 
 
 @pytest.mark.parametrize("left", [0, 4, 200])

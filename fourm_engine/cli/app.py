@@ -1,6 +1,6 @@
 """All commands, and how each one ends. Errors that the user can fix (ValueError, OSError, a device out of memory) end a
-command with one line (`ending`); `FOURM_TRACEBACK=1` shows the traceback. Any other exception is a bug and always does.
-"""
+command with one line (`exit_messages`); `FOURM_TRACEBACK=1` shows the traceback. Any other exception is a bug and
+always does."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def fourm(
 
 
 def run() -> None:
-    """Run the command that `sys.argv` names. Raises SystemExit, with the exit codes of `ending`."""
+    """Run the command that `sys.argv` names. Raises SystemExit, with the exit codes of `exit_messages`."""
     settle_streams()
     log_to_stderr()
     # A signal unwinds the command, so that no temporary file is left. Training saves a checkpoint first.

@@ -18,7 +18,8 @@ from typing import Annotated, Any, get_args, get_origin
 
 import typer
 from typer.core import TyperCommand, TyperGroup
-from typer.models import ArgumentInfo
+from typer.main import solve_typer_info_defaults
+from typer.models import ArgumentInfo, OptionInfo, ParameterInfo
 
 from fourm_plugins.discovery import DISABLE
 
@@ -61,7 +62,7 @@ def set_up(app: typer.Typer) -> None:
             command.cls = Command
     for group in app.registered_groups:
         assert group.typer_instance is not None
-        if not isinstance(group.typer_instance.info.cls, type):  # a class of its own stays
+        if solve_typer_info_defaults(group).cls is TyperGroup:  # a class of its own stays
             group.cls = Group
         set_up(group.typer_instance)
 
@@ -86,13 +87,13 @@ def _with_metavar(parameter: Parameter) -> Parameter:
     """`parameter`, with a metavar if it has none: the name of an argument, the type of an option."""
     if get_origin(parameter.annotation) is not Annotated:
         return parameter
-    annotated, info = get_args(parameter.annotation)[:2]
-    if info.metavar is not None:
+    annotated, *notes = get_args(parameter.annotation)
+    info = next((copy.copy(note) for note in notes if isinstance(note, ParameterInfo)), None)
+    if info is None or info.metavar is not None:
         return parameter
     kind = get_args(annotated)[0] if type(None) in get_args(annotated) else annotated
-    info = copy.copy(info)
     if isinstance(info, ArgumentInfo):
         info.metavar = parameter.name.upper()
-    else:
+    elif getattr(info, "click_type", None) is None and not (isinstance(info, OptionInfo) and info.count):
         info.metavar = METAVARS.get(get_args(kind)[0] if get_origin(kind) is list else kind)
     return parameter.replace(annotation=Annotated[annotated, info])

@@ -1,2 +1,2 @@
-"""From samples in files or arrays to masked and packed training samples. A `Store` knows which samples there are and
-loads one modality of one; `MaskedSamples` orders and masks what it loads; `batches` collates a process's share."""
+"""Data loading. In: samples in files or token shards. Out: batches of masked and packed samples. A `Store` lists
+samples and loads one modality of one; `MaskedSamples` orders and masks them; `batches` collates a process's share."""

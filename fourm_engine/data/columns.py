@@ -16,7 +16,7 @@ import numpy as np
 
 from fourm_engine.files import check_shortage, write_atomically
 from fourm_engine.storage.location import Location, Readable
-from fourm_engine.storage.mapped import Mapped
+from fourm_engine.storage.mapped import MappedFile
 
 #: Largest remote column to hold in memory if there is no cache.
 MAX_BYTES = 1 << 34
@@ -47,7 +47,7 @@ class Column:
         self._start = stat.st_size - column.nbytes
         self._unread = np.ones(len(self._checks), bool)
         timed = not self._checks and not isinstance(path, Location)  # else the checksums tell
-        self._mapped = Mapped(stored, stat, cut=self._remedy(), timed=timed, error=DamagedColumn)
+        self._mapped = MappedFile(stored, stat, cut=self._remedy(), timed=timed, error=DamagedColumn)
 
     def __len__(self) -> int:
         return len(self._column)
@@ -82,7 +82,7 @@ class Column:
 
     def searchsorted(self, value: Any) -> Any:
         """Where a value, or each of several, belongs: before those that are equal."""
-        if np.ndim(value):
+        if not self._checks or np.ndim(value):
             return np.asarray(self).searchsorted(value)
         low, high = 0, len(self)
         while low < high:

@@ -26,8 +26,8 @@ from fourm_plugins.spec import SOURCE_PATTERN
 
 
 def source_of(text: object) -> Folder | str:
-    """What the text of `data.train` stands for. A command, and a location that a package opens, stay as written: a path
-    would lose double slashes."""
+    """Parse a location such as `data.train`. Commands and locations of packages stay strings: a path would lose double
+    slashes."""
     return text if isinstance(text, str) and (text.startswith(PIPE) or scheme_of(text)) else parse(text)
 
 
@@ -35,7 +35,7 @@ def source_of(text: object) -> Folder | str:
 Source = Annotated[Folder | str, PlainValidator(source_of), PlainSerializer(str, when_used="json")]
 
 
-#: A sub-folder with which samples' names begin.
+#: A sub-folder that is a prefix of sample names.
 SubFolder = Annotated[str, StringConstraints(pattern=r"^[^/]+(/[^/]+)*$")]
 
 
@@ -65,12 +65,12 @@ class TrainingSet(BaseModel):
     #: Share of the drawn samples, relative to the weights of the other entries. Give every entry a weight, or none:
     #: then an entry counts by its number of samples times `repeats`.
     weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    #: How many times its samples are drawn while those of an entry without `repeats` are drawn once.
+    #: Number of times its samples are drawn while those of an entry without `repeats` are drawn once.
     repeats: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    #: Modalities to take from it; null takes all it has.
+    #: Modalities to use from it; null: all that it has.
     modalities: list[str] | None = Field(default=None, min_length=1)
-    #: {modality: sub-folder}, where a modality reads another folder here than its setting `source` names. Modalities
-    #: that read the same files follow.
+    #: {modality: sub-folder}, if a modality's files are not in the folder named by its setting `source`. Also applies
+    #: to modalities that read the same files.
     sources: dict[str, Annotated[str, StringConstraints(pattern=SOURCE_PATTERN)]] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -94,9 +94,9 @@ def _kind(value: Any) -> str:
 
 
 class DataConfig(BaseModel):
-    """Where the data is and how it is read. Raw data is in `<folder>/<source>/…`, plain files or tar shards; tokens,
-    made by `fourm tokenize`, are in `<tokens>/train/<modality>/shard-*.safetensors`. A folder may be a URL (s3://,
-    gs://, https://, hf://)."""
+    """The location of the data, and how to read it. Raw data is in `<folder>/<source>/…`, plain files or tar shards;
+    tokens, made by `fourm tokenize`, are in `<tokens>/train/<modality>/shard-*.safetensors`. A folder may be a URL
+    (s3://, gs://, https://, hf://)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -108,46 +108,47 @@ class DataConfig(BaseModel):
         ]
         | None
     ) = None
-    #: Held-out data, likewise, but no list.
+    #: Held-out data, like `train`, but not a list.
     val: Source | None = None
     #: Folder or URL of the tokens that `fourm tokenize` writes; null: tokenize on the fly, which is slow.
     tokens: AnyFolder | None = None
-    #: How data at URLs is copied.
+    #: How to copy data from URLs.
     remote: RemoteConfig = Field(default_factory=RemoteConfig)
-    #: A list of the data folder's `splits.json`, {name: [samples]}; null: every sample.
+    #: Name of a list in the data folder's `splits.json`, {name: [samples]}; null: all samples.
     train_split: str | None = None
     val_split: str | None = None
-    #: Hold samples of `train` out, as `val`: a share, such as 0.1, drawn by each sample's name alone, so that samples
-    #: added later do not move others; or sub-folders, such as [val] for `<source>/val/…`.
+    #: Hold samples of `train` out, as `val`: a share, such as 0.1, drawn by each sample's name only, so that adding
+    #: samples later does not move others; or sub-folders, such as [val] for `<source>/val/…`.
     held_out: Annotated[float | tuple[SubFolder, ...] | None, BeforeValidator(_held_out)] = None
-    #: Share of the training samples to use (of each data set, if `train` is a list), drawn by each sample's name alone:
+    #: Share of the training samples to use (of each data set, if `train` is a list), drawn by each sample's name only:
     #: a larger share contains every smaller one.
     train_share: float = Field(default=1.0, gt=0, le=1)
-    #: Views of each training sample that `fourm tokenize` records; held-out samples have the centre crop only.
+    #: Number of views of each training sample that `fourm tokenize` stores; held-out samples have the centre crop only.
     views: int = Field(default=1, ge=1, le=1024)
-    #: Random crops and flips. Without, every view is the centre crop, and views differ only in which of several
-    #: captions they take.
+    #: Random crops and flips. If false, every view is the centre crop, and views differ only in the choice among
+    #: several captions.
     augment: bool = False
     #: Area of a random crop, as a share of the largest crop of the right shape.
     crop_scale: tuple[float, float] = (0.5, 1.0)
     #: Probability that a random crop is mirrored.
     flip: float = Field(default=0.5, ge=0, le=1)
-    #: At an unusable file: `skip` leaves its modality out of the sample, and logs and counts it; `raise` ends the run.
+    #: What to do about an unusable file: `skip` drops its modality from the sample, and logs and counts it; `raise`
+    #: ends the run.
     on_error: Literal["skip", "raise"] = "skip"
-    #: Lanes in which training samples are read, each a few shards at a time; processes share them evenly. With 1, an
-    #: epoch is one permutation. null: 1 up to a million samples, else 64; for remote data, as many as read a quarter of
-    #: its shards at a time.
+    #: Number of lanes in which training samples are read, each a few shards at a time; processes share them evenly.
+    #: With 1, an epoch is one permutation. null: 1 up to a million samples, else 64; for remote data, so many that a
+    #: quarter of its shards is read at a time.
     lanes: int | None = Field(default=None, ge=1, le=1 << 16)
-    #: Shards within which the samples of a lane are shuffled.
+    #: Number of shards within which the samples of a lane are shuffled.
     window: int = Field(default=4, ge=1, le=1 << 16)
     #: Worker processes that prepare batches; batches do not depend on their number. null: up to 8 with a GPU, none on a
     #: CPU.
     workers: int | None = Field(default=None, ge=0, le=256)
-    #: MiB in which each process caches the continuous inputs (pictures at the model's size) that it has read.
+    #: MiB per process for caching continuous inputs (pictures at the model's size).
     cache_mb: int = Field(default=256, ge=0)
-    #: Samples in one token shard.
+    #: Number of samples per token shard.
     shard_size: int = Field(default=1000, ge=1)
-    #: Largest file or tar member that is read, in MiB.
+    #: Maximum size of a file or tar member, in MiB.
     max_file_mb: int = Field(default=64, ge=1)
 
     @model_validator(mode="before")
@@ -183,12 +184,12 @@ class DataConfig(BaseModel):
 
     @property
     def sets(self) -> tuple[TrainingSet, ...]:
-        """The data sets of the list `train`; empty where it is one folder, or not set."""
+        """The data sets of the list `train`; empty if it is one folder, or not set."""
         return self.train if isinstance(self.train, tuple) else ()
 
     @property
     def parts(self) -> list[DataConfig]:
-        """A config for each data set that is trained on."""
+        """One config for each training data set."""
         return [self.of(entry) for entry in self.sets] if isinstance(self.train, tuple) else [self]
 
     def of(self, entry: TrainingSet) -> DataConfig:

@@ -29,17 +29,17 @@ from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
-#: Samples whose tokens are looked for, and files whose size and time are compared with those from which the tokens were
-#: made: at most a second of processor time, whatever the number of samples.
+#: Maximum number of samples whose tokens are looked up, and of files whose size and time are compared with those that
+#: the tokens were made from: at most a second of CPU time for any number of samples.
 _COMPARED, _FILES = 10_000, 20_000
-#: Rows of two tables to join at a time.
+#: Number of rows of two tables to join at a time.
 _JOINED = 1 << 22
 
 
 class DataStore(Store):
-    """The samples of `split` in `tokens`, or without tokens those in `raw`; a modality without tokens is read from
-    `raw`. At least one of the two is given. Raises ValueError if `tokens` holds no sample of the split, or if no raw
-    file of a modality can be used."""
+    """The samples of `split` in `tokens` or, without tokens, in `raw`; modalities without tokens are read from `raw`.
+    At least one of the two is given. Raises ValueError if `tokens` holds no sample of the split, or if no raw file of a
+    modality can be used."""
 
     def __init__(self, split: Split, *, raw: RawStore | None, tokens: TokenStore | None) -> None:
         self.split, self.raw, self._tokenized = split, raw, frozenset(tokens.parts) if tokens else frozenset[str]()
@@ -97,8 +97,7 @@ class DataStore(Store):
         return store
 
     def _tell_untokenized(self, modalities: Mapping[str, Modality]) -> None:
-        """Warn of modalities that are tokenized again and again, or that the split has none of, which the report of raw
-        data says, too, if they have no file at all."""
+        """Warn of modalities that are tokenized on every read, or that the split lacks entirely."""
         data = self.raw.data if self.raw is not None else None
         counts = data.counts if data is not None else {}
         slow, without = list[str](), list[str]()
@@ -116,7 +115,7 @@ class DataStore(Store):
             log.warning(what, self.split.part, ", ".join(sorted(without)), where)
 
     def _compare(self, data: AlignedData, tokens: TokenStore) -> None:
-        """Report which of some samples have no tokens, or have files that have vanished or may have changed since."""
+        """Report samples, among some, that have no tokens, or whose files are missing or may have changed since."""
         some = data.names[:: max(1, len(data.names) // _COMPARED)]
         used = tokens.selection.holds(tokens.index.names.rows(some))
         absent = [name for name, there in zip(some, used.tolist()) if not there]
@@ -125,7 +124,7 @@ class DataStore(Store):
             example = f", such as {absent[0]}" if absent else ""
             log.warning("%s lacks %s%s, left out; run `fourm tokenize` again", tokens.folder, lacking, example)
         if not any(isinstance(folder, Location) for folder in (data.root, tokens.folder)):
-            # A store has other times, and copying shards to look at theirs would take long.
+            # Times in a remote store differ, and copying shards to compare their members takes too long.
             self._compare_files(data, tokens)
 
     def _compare_files(self, data: AlignedData, tokens: TokenStore) -> None:
@@ -212,7 +211,7 @@ class DataStore(Store):
 
 
 def _rows(split: Split, table: NameTable, *, quiet: bool) -> np.ndarray | None:
-    """int64: the rows of the samples of a split, ascending; None for all, which takes neither time nor memory."""
+    """int64: the rows of a split's samples, ascending; None for all, which costs neither time nor memory."""
     if split.listed is None and split.held_out == frozenset() and split.share is None and split.taken == 1:
         return None
     chosen = split.select(Names(table), quiet=quiet)

@@ -1,5 +1,5 @@
-"""From positions to batches: a process's micro-batches, its share of every step. Batches do not depend on the number of
-workers, and from step s on they are those of an uninterrupted run.
+"""Loads a process's micro-batches, its share of every step. Batches do not depend on the number of workers, and from
+step s on they equal those of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from fourm_engine.data.workers import ErrorsAsItems, end_with_parent, items
 from fourm_engine.device import local_world, usable_cores
 from fourm_plugins.errors import one_line
 
-#: More workers than this do not speed up the GPU that they serve.
+#: Maximum number of workers per GPU; more bring no speed-up.
 MAX_WORKERS = 8
-#: Rows of a trimmed batch are a multiple of this, so that few shapes occur.
+#: Trimmed batches are rounded up to a multiple of this length, so that few shapes occur.
 ROWS = 16
 
 
 @dataclass(frozen=True)
 class MicroBatches:
-    """Lists of positions, without end, from step `start_step` on: what a DataLoader takes as batch sampler."""
+    """A batch sampler for a DataLoader: endless lists of positions, from step `start_step` on."""
 
     share: Share
     start_step: int = 0
@@ -48,7 +48,7 @@ def _collated(samples: list[PackedSample] | Exception, *, trim: bool, **options:
     batch = collate(samples, **options)
     if get_worker_info() is None:
         return batch
-    try:  # as the worker's queue would do, whose thread loses the batch where it cannot, and the run waits for it
+    try:  # the worker's queue would do this in a thread, where an error loses the batch and the run hangs
         return batch.share_memory()
     except RuntimeError as error:
         return ValueError(
@@ -58,18 +58,18 @@ def _collated(samples: list[PackedSample] | Exception, *, trim: bool, **options:
 
 
 def trimmed(rows: int, capacity: int) -> int:
-    """Rows of a trimmed batch whose longest sample has so many."""
+    """Length of a trimmed batch, given that of its longest sample."""
     return min(capacity, max(1, rows + -rows % ROWS))
 
 
 def batches(
     data: MaskedSamples, share: Share, *, start_step: int = 0, workers: int | None = 0, trim: bool = False
 ) -> Iterator[Batch]:
-    """The micro-batches of a process from step `start_step` on, in order, without end; in pinned memory where the
-    process uses a GPU. What cannot be read is raised unchanged, whichever process reads it.
+    """An endless iterator of a process's micro-batches, in order, from step `start_step` on; in pinned memory if the
+    process uses a GPU. Errors of reading are raised unchanged, also those of workers.
 
-    workers: processes that prepare batches ahead, two each; None: `default_workers`. trim: cut a batch to the rows
-    that any of its samples uses, rounded up to a multiple of `ROWS`."""
+    workers: worker processes, which prepare two batches each ahead of time; None: `default_workers`. trim: cut a batch
+    to the length of its longest sample, rounded up to a multiple of `ROWS`."""
     on_gpu = torch.cuda.is_initialized()
     loader = DataLoader(
         ErrorsAsItems(data),
@@ -82,7 +82,7 @@ def batches(
             N=data.masking.encoder_tokens,
             M=data.masking.decoder_tokens,
         ),
-        # Otherwise the loader draws from torch's global generator, and more often with workers than without.
+        # Otherwise the loader draws from torch's global generator, more often with workers than without.
         generator=torch.Generator().manual_seed(0),
         pin_memory=on_gpu,
         worker_init_fn=end_with_parent,
@@ -91,6 +91,6 @@ def batches(
 
 
 def default_workers(*, on_gpu: bool) -> int:
-    """Workers of a process: with a GPU its part of the usable cores, up to `MAX_WORKERS`; none on a CPU, whose cores
-    train."""
+    """Number of workers of a process: with a GPU its share of the usable cores, up to `MAX_WORKERS`; none on a CPU,
+    whose cores are busy training."""
     return min(MAX_WORKERS, max(1, usable_cores() // local_world())) if on_gpu else 0

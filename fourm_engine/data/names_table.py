@@ -1,6 +1,6 @@
-"""NameTable: very many names in a few arrays, without a Python object per name. It gives the name of a row, and the row
-of a name, whose 64-bit hash is looked up by bisection and verified against the name. Saved as columns, a table is
-opened by memory maps at once, and is sent to another process as a path.
+"""NameTable: a large number of names in a few arrays, without a Python object per name. Maps rows to names, and names
+to rows by bisection on 64-bit hashes, verified against the name. A table saved as columns is opened instantly through
+memory maps, and is sent to another process as a path.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from fourm_engine.data.columns import Entries, map_column
 from fourm_engine.storage.location import Readable
 from fourm_plugins.counting import counted
 
-#: Rows that are made Python's numbers at a time.
+#: Number of rows converted to Python integers at a time.
 CHUNK = 1 << 16
-#: Column -> kinds of its dtype.
+#: Column -> allowed kinds of its dtype.
 _COLUMNS = {"offsets": "iu", "blob": "u", "hashes": "u", "order": "iu"}
-# A name may hold lone surrogates (file names that are not UTF-8); ordered by these bytes, names are in `str` order.
+# Names may contain lone surrogates (file names that are not UTF-8). Sorted by these bytes, names are in `str` order.
 ENCODING = ("utf-8", "surrogatepass")
 
 
 def joined(encoded: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """(int64 (n + 1,): where each name begins and the last one ends; uint8: the names' bytes, concatenated)."""
+    """(int64 (n + 1,): offset of each name, and the end of the last; uint8: the names' bytes, concatenated)."""
     offsets = np.zeros(len(encoded) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)), out=offsets[1:])
     return offsets, np.frombuffer(b"".join(encoded), np.uint8)
 
 
 class LazyNames(Sequence[str]):
-    """Names that are made one by one, as they are needed."""
+    """A sequence of names that are created on access."""
 
     @abstractmethod
     def name(self, row: int) -> str:
@@ -60,12 +60,12 @@ class NameTable(LazyNames):
         hashes: uint64 (n,), sorted.
         order: int64 (n,), the row of each hash; rows of equal hashes in ascending order.
 
-    Raises ValueError for arrays that do not belong together."""
+    Raises ValueError for inconsistent arrays."""
 
     def __init__(self, offsets: Entries, blob: Entries, hashes: Entries, order: Entries) -> None:
         self.offsets, self.blob, self.hashes, self.order = offsets, blob, hashes, order
         self._saved: tuple[Readable, Mapping[str, list[int]]] | None = None
-        self._last: tuple[str | None, int | None] = None, None  # looked up last: all modalities of a sample do in turn
+        self._last: tuple[str | None, int | None] = None, None  # last lookup; all modalities of a sample repeat it
         n = len(offsets) - 1
         if n < 0 or len(hashes) != n or len(order) != n or int(offsets[0]) != 0 or int(offsets[-1]) != len(blob):
             raise ValueError(f"a table of {n} names whose columns do not belong together")
@@ -133,7 +133,7 @@ class NameTable(LazyNames):
         return ValueError(f"{where}damaged names ({why!s:.80}); remove this folder, and it is made anew")
 
     def row(self, name: str) -> int | None:
-        """The row of a name, the first of several; None if there is none."""
+        """The row of a name (the first, if it occurs several times), or None."""
         last = self._last
         if name != last[0]:
             self._last = last = name, self._find(name)
@@ -154,7 +154,7 @@ class NameTable(LazyNames):
         return None
 
     def rows(self, names: Sequence[str]) -> np.ndarray:
-        """int64 (len(names),): the row of each name; -1 if there is none."""
+        """int64 (len(names),): the row of each name, -1 for unknown names."""
         encoded = [name.encode(*ENCODING) for name in names]
         hashes = np.fromiter(map(_hash, encoded), np.uint64, len(encoded))
         rows = map(self._match, encoded, hashes, self.hashes.searchsorted(hashes).tolist())
@@ -172,7 +172,7 @@ class NameTable(LazyNames):
 
 
 class Names(LazyNames):
-    """Some of a table's names, in its order: a sequence with lookups as fast as a set's. rows: int64, sorted and
+    """A subset of a table's names, in its order: a sequence with lookups as fast as a set's. rows: int64, sorted and
     unique; None: all."""
 
     def __init__(self, table: NameTable, rows: np.ndarray | None = None) -> None:
@@ -186,7 +186,7 @@ class Names(LazyNames):
         return self.table.name(int(self.rows[row]))
 
     def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self.rows), CHUNK):  # rather than a number object for each at once
+        for start in range(0, len(self.rows), CHUNK):  # avoids creating all integer objects at once
             yield from map(self.table.name, self.rows[start : start + CHUNK].tolist())
 
     def __contains__(self, name: object) -> bool:
@@ -199,7 +199,7 @@ class Names(LazyNames):
         return at if 0 <= at < len(self.rows) and int(self.rows[at]) == row else None
 
     def minus(self, other: Names) -> Names:
-        """The names that `other`, of the same table, lacks."""
+        """The names that are not in `other`, a subset of the same table."""
         return Names(self.table, np.setdiff1d(self.rows, other.rows, assume_unique=True))
 
     def among(self, names: Collection[str]) -> Names:
@@ -219,7 +219,7 @@ class Names(LazyNames):
 
 
 def lines_of(names: Sequence[str]) -> bytes:
-    """`"\\n".join(names)` in UTF-8, without an object a name where they are some of a table."""
+    """`"\\n".join(names)` in UTF-8, without an object per name for a subset of a table."""
     if not isinstance(names, Names) or not len(names):
         return "\n".join(names).encode(*ENCODING)
     offsets, blob = np.asarray(names.table.offsets, np.int64), np.asarray(names.table.blob)

@@ -1,9 +1,9 @@
-"""Training samples: masked and packed from a store. The item at a position is a pure function of (seed, position),
-whatever process computes it.
+"""Training samples: read from a store, masked and packed. The item at a position is a pure function of (seed,
+position), whichever process computes it.
 
-An `Order` says which row a position has. A sample with nothing to show or to predict under any component of the mixture
-(its files missing or unusable) is replaced by the next of its lane; the generator stays that of the position. A
-modality that cannot be read is left out of its sample, whose budgets are then drawn again without it.
+An `Order` maps positions to rows of the store. A sample without inputs or targets under every component of the mixture
+(its files are missing or unusable) is replaced by the next one of its lane, with the same generator. A modality that
+cannot be read is dropped from its sample, and the budgets are redrawn without it.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from fourm_plugins.tokenizer import Tokenizer
 class MaskedSamples(Dataset[PackedSample]):
     """The samples of `store`, masked by `maskers` (modality -> masker) within `budgets`, as rows of `vocabulary`.
 
-    Args: lanes, window: those of the order, as in `DataConfig`. batch_size, world: samples per step, and processes,
-    which automatically chosen lanes suit.
+    Args: lanes, window: of the order, as in `DataConfig`. batch_size, world: samples per step, and number of processes,
+    for choosing the lanes automatically.
 
-    Raises ValueError where no sample, of any data set of a `Mixture`, has inputs and targets, as far as names tell."""
+    Raises ValueError if, judging by file names, a data set of a `Mixture` has no sample with inputs and targets."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class MaskedSamples(Dataset[PackedSample]):
         else:
             stores = {"": store}
             self.order = Order.choose(store.shard_sizes, seed, remote=store.reads_ahead, **read)
-        # Positions after which a lane continues in another shard, which is fetched meanwhile.
+        # Number of positions after which a lane moves on to another shard, which is prefetched.
         rows = len(store) // max(1, len(store.shard_sizes))
         self._horizon = self.order.lanes * max(1, min(rows, PIECE))
         for label, one in stores.items():
@@ -88,7 +88,7 @@ class MaskedSamples(Dataset[PackedSample]):
         `DataStore.from_config`. Raises ValueError."""
         maskers = build_maskers(modalities, tokenizers, masker_class)
         budgets = Budgets(masking, (modality.spec for modality in modalities.values()))
-        if not training:  # which samples are evaluated does not depend on how training reads
+        if not training:  # the held-out samples do not depend on how training data is read
             store = DataStore.from_config(config, modalities, tokenizers, training=False, seed=seed)
             return cls(store, budgets, maskers, vocabulary, seed=seed)
         stores: dict[str, Store] = {}
@@ -114,25 +114,25 @@ class MaskedSamples(Dataset[PackedSample]):
         return self.budgets.config
 
     def __len__(self) -> int:
-        """Samples of an epoch; positions continue beyond it."""
+        """Number of samples per epoch; positions continue beyond it."""
         return len(self.store)
 
     def __getitem__(self, position: int) -> PackedSample:
         return self.__getitems__([position])[0]
 
     def __getitems__(self, positions: Sequence[int]) -> list[PackedSample]:
-        """The samples of a micro-batch, masked together: each is what `self[position]` is. A DataLoader calls it."""
+        """The samples of a micro-batch, masked together; each equals `self[position]`. Called by the DataLoader."""
         if self.store.reads_ahead:
             self.store.ahead([self.order.row(position) for position in positions], now=True)
             self.store.ahead([self.order.row(position + self._horizon) for position in positions])
         return self.mask([self._usable(position)[1] for position in positions])
 
     def name(self, position: int) -> str:
-        """The name of the sample at a position, which is read, since another one may replace it."""
+        """The name of the sample at a position. Reads the sample, since another one may replace it."""
         return str(self.store.names[self._usable(position)[0]])
 
     def _usable(self, position: int) -> tuple[int, Unmasked]:
-        """(row, sample) at a position, or the next of its lane that can be used. Raises ValueError if none can."""
+        """(row, sample) at a position, or the next usable one of its lane. Raises ValueError if there is none."""
         epoch, index = divmod(position, len(self))
         tried = 0
         for row in self.order.rows(position):
@@ -142,7 +142,7 @@ class MaskedSamples(Dataset[PackedSample]):
         raise ValueError(_nothing(tried))
 
     def _draw(self, row: int, epoch: int, index: int) -> Unmasked | None:
-        # What was unusable earlier is not remembered: an item must not depend on earlier items.
+        # Unusable samples are not remembered: an item must not depend on earlier ones.
         available = self.store.has(row)
         while True:
             rng = sample_rng(self.seed, epoch, index)

@@ -1,8 +1,8 @@
-"""Decides which samples each part of a run uses, for all commands alike.
+"""Determines the samples of each split, in the same way for all commands.
 
-In: the `data` section of a config and `splits.json` of the folder, {name: [samples]}, or the part `held_out` of it.
-Out: a `Split`, which selects among the samples that have files or tokens. `fourm tokenize` keeps a copy of
-`splits.json` beside the tokens, which is read if the raw data is gone.
+In: the `data` section of a config, and the folder's `splits.json`, {name: [samples]}, or `held_out`. Out: a `Split`,
+which selects among the samples that have files or tokens. `fourm tokenize` stores a copy of `splits.json` with the
+tokens, which is read if the raw data no longer exists.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from fourm_plugins.manager import PluginManager
 
 log = logging.getLogger(__name__)
 SPLITS = "splits.json"
-#: Largest `splits.json`, enough for some ten million samples.
+#: Maximum size of `splits.json`, enough for about ten million samples.
 MAX_SPLITS_BYTES = 1 << 28
 _EXTENSION = re.compile(r"\.[a-zA-Z]\w{1,5}$")
 
@@ -69,8 +69,8 @@ def read_split(path: Readable, split: str) -> frozenset[str]:
 
 
 def unused_lists(config: DataConfig, key: str) -> tuple[str, str] | None:
-    """Of the one training set of `config`, which the setting `key` names: that its folder has a `splits.json` that no
-    setting uses, and what to do; None where that is not so."""
+    """A warning if the folder of the only training set of `config`, set by `key`, has a `splits.json` that no setting
+    uses; otherwise None."""
     root = config.folder
     if not isinstance(root, Path) or (config.train_split, config.val_split) != (None, None):
         return None
@@ -86,8 +86,8 @@ def unused_lists(config: DataConfig, key: str) -> tuple[str, str] | None:
 
 
 def samples_of(listed: Collection[str], names: Collection[str]) -> dict[str, str]:
-    """Listed name -> the one of `names` that it means: itself or, if files are listed, the file without extension and
-    its modality's folder, as "0001" for "./source/0001.png". Names that mean none are absent."""
+    """Listed name -> the one of `names` that it refers to: itself or, if files are listed, the path without extension
+    and modality folder, such as "0001" for "./source/0001.png". Names that match none are absent."""
     known, meant = names if isinstance(names, (Names, Set)) else frozenset(names), {}
     for name in listed:
         path = name.removeprefix("./")
@@ -99,7 +99,7 @@ def samples_of(listed: Collection[str], names: Collection[str]) -> dict[str, str
 
 
 def _listed(root: Root, split: str) -> tuple[str, frozenset[str]]:
-    """(what lists them, for messages; the samples). Raises ValueError."""
+    """(description of the list, for messages; its samples). Raises ValueError."""
     if isinstance(root, PluginRoot):
         return shown(root), root.split(split)
     return shown(root / SPLITS), read_split(root / SPLITS, split)
@@ -127,34 +127,34 @@ def match_split(root: Root, split: str, names: Names) -> frozenset[str]:
 
 
 def drawn(name: str) -> float:
-    """A number in [0, 1) decided by a sample's name; a sample is held out if it is below the share."""
+    """A number in [0, 1) derived from a sample's name; samples below the share are held out."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / (1 << 48)
 
 
 @dataclass(frozen=True)
 class Split:
-    """The samples of `data.train` or of `data.val`. A sample of `data.val` is never trained on, even if `data.train` is
-    the same folder and names it too; if that leaves no training sample at all, a warning says so instead."""
+    """The samples of `data.train` or of `data.val`. A sample of `data.val` is never trained on, even if it is also in
+    `data.train`, unless no training sample would be left, which causes a warning instead."""
 
     part: str  # "train" or "val", for messages
     root: Root | None
     name: str | None
-    #: Tars of the root that are read; None: all.
+    #: Tars in the root to read; None: all.
     shards: tuple[str, ...] | None = None
-    #: Samples of the split; None: all there are.
+    #: Samples of the split; None: all.
     listed: frozenset[str] | None = None
-    #: Samples that are held out of training; None: all there are.
+    #: Samples that are held out of training; None: all.
     held_out: frozenset[str] | None = frozenset()
     #: The share, or the sub-folders, of the samples that are `val` and not `train`.
     share: float | tuple[str, ...] | None = None
-    #: Share of the samples that then takes part.
+    #: Share of the remaining samples to use.
     taken: float = 1.0
 
     @classmethod
     def from_config(cls, config: DataConfig, *, training: bool, host: PluginManager | None = None) -> Split:
-        """`host`: the plugin host, for data that a package opens; by default a fresh one.
+        """`host`: the plugin host, for data opened by a package; by default a new one.
 
-        Raises ValueError for a split that cannot be read, and for data that a pattern or a command does not give."""
+        Raises ValueError for an unreadable split, and for patterns or commands that provide no data."""
         split = cls._whole(config, training, host or PluginManager())
         return replace(split, taken=config.train_share) if training else split
 
@@ -175,13 +175,13 @@ class Split:
         return cls("train", root.folder, config.train_split, root.shards, train, held_out)
 
     def select(self, names: Collection[str], *, quiet: bool = False) -> Collection[str]:
-        """Those of `names` that belong to the split and are not held out of it. `quiet`: no warning of overlaps.
+        """Those of `names` that belong to the split and are not held out of it. `quiet`: do not warn of overlaps.
 
-        Raises ValueError where `held_out` or `train_share` leaves none."""
+        Raises ValueError if `held_out` or `train_share` leaves none."""
         chosen = self._select(names, quiet)
         if self.taken == 1:
             return chosen
-        # Another draw than that of `held_out`, whose samples would otherwise be the first to be taken.
+        # A separate draw from that of `held_out`, whose samples would otherwise be chosen first.
         taken = _those(chosen, lambda name: drawn(f"share/{name}") < self.taken)
         if not len(taken):
             total = counted(len(chosen), "sample")
@@ -194,7 +194,7 @@ class Split:
         chosen = names if self.listed is None else frozenset(samples_of(self.listed, names).values())
         if self.held_out is None:
             overlap = chosen
-        else:  # of all of `names`, each is looked up in no time or, in a list, once
+        else:  # lookups in `names` are fast, or done once for a list
             among = chosen if isinstance(chosen, (Names, Set)) or not self.held_out else frozenset(chosen)
             overlap = frozenset(name for name in samples_of(self.held_out, names).values() if name in among)
         if not overlap:
@@ -226,7 +226,7 @@ class Split:
         else:
             below = tuple(f"{plain(folder)}/" for folder in share)
             chosen = _those(names, lambda name: name.startswith(below) == val)
-        if not len(chosen):  # tokens are of one part alone, so that the other is empty there
+        if not len(chosen):  # tokens are of one part only, so the other is empty there
             which = "none" if val or not len(names) else "all"
             total = counted(len(names), "sample")
             raise ValueError(f"data.held_out: {self._said()} are {which} of {total}; choose another")
@@ -238,7 +238,7 @@ class Split:
         return f"those in {', '.join(self.share or ())}"
 
     def describe(self, samples: int, where: object) -> str:
-        """How many samples of which split are used, in one line."""
+        """A line with the number of samples used, and their split."""
         named = "all samples" if self.name is None else f"split {self.name!r}"
         if self.share is not None:
             named = f"held out: {self._said()}" if self.part == "val" else f"all but {self._said()}"
@@ -247,7 +247,7 @@ class Split:
 
 
 def _those(names: Collection[str], chosen: Callable[[str], bool]) -> Collection[str]:
-    """Those of `names` that are `chosen`; of a table's names without an object a name."""
+    """Those of `names` that satisfy `chosen`; for a table, without an object per name."""
     if not isinstance(names, Names):
         return frozenset(filter(chosen, names))
     return Names(names.table, names.rows[np.fromiter(map(chosen, names), bool, len(names))])
@@ -258,7 +258,7 @@ class _Root(NamedTuple):
     shards: tuple[str, ...] | None
 
     def same(self, other: _Root) -> bool:
-        """Whether both may hold the same file."""
+        """Whether both may contain the same file."""
         if isinstance(self.folder, PluginRoot) and isinstance(other.folder, PluginRoot):
             return self.folder == other.folder
         if self.folder is None or other.folder is None or _absolute(self.folder) != _absolute(other.folder):

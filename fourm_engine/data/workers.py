@@ -1,7 +1,7 @@
-"""Worker processes that work ahead of the one that needs the results: torch's DataLoader, with errors in one line.
+"""Worker processes that compute results ahead of time: torch's DataLoader, with errors in one line.
 
-An error raised in a worker would come wrapped in the worker's traceback; here it is the same as without workers. A
-worker whose parent is killed ends instead of waiting for ever.
+The DataLoader wraps an error in the worker's traceback; here it is the same as without workers. A worker whose parent
+is killed exits instead of waiting forever.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from fourm_engine.device import local_world, usable_cores
 from fourm_engine.files import alive
 
-#: One process cannot consume the results of more.
+#: Maximum number of workers; one process cannot consume the results of more.
 MAX_WORKERS = 64
 #: With fewer samples, starting workers takes longer than they save.
 MIN_SAMPLES = 500
@@ -49,8 +49,9 @@ class Work(Protocol[Task_contra, Item_co]):
 def ahead(
     work: Work[Any, Item], tasks: Iterable[Any], *, workers: int, setting: str = "data.workers"
 ) -> Iterator[Item]:
-    """`work[task]` of each of `tasks`, in order, computed ahead in `workers` processes, `AHEAD` tasks each; without
-    any, in this one. Raises what `work` raises, and WorkerEnded, which names the `setting` of their number."""
+    """Yield `work[task]` for each of `tasks`, in order, computed in `workers` processes up to `AHEAD` tasks ahead each;
+    with 0, in this process. Raises the errors of `work`, and WorkerEnded, which names the `setting` of the number of
+    workers."""
     if not workers:
         return map(work.__getitem__, tasks)
     loader: DataLoader[Item | Exception] = DataLoader(
@@ -67,7 +68,7 @@ def ahead(
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of `size` items at a time."""
+    """Split the items into lists of `size`."""
     rest = iter(items)
     while batch := list(islice(rest, size)):
         yield batch
@@ -78,14 +79,14 @@ def _as_it_is(item: Item) -> Item:
 
 
 def preparing_workers(samples: int) -> int:
-    """Worker processes that read and decode for this one: its part of the machine's cores; none if there are too few
-    samples to make up for starting them."""
+    """Number of worker processes that read and decode for this one: its share of the machine's cores; 0 if there are
+    too few samples to be worth starting them."""
     share = min(usable_cores() // local_world(), MAX_WORKERS)
     return share if share > 1 and samples >= MIN_SAMPLES else 0
 
 
 class ErrorsAsItems(Dataset):
-    """The items of `data`, or the error, if a user can mend it."""
+    """The items of `data`, or the error raised instead, if a user can fix it."""
 
     def __init__(self, data: Any) -> None:
         self.data = data
@@ -104,9 +105,9 @@ class ErrorsAsItems(Dataset):
 
 
 def end_with_parent(_: int = 0) -> None:
-    """Called first by a worker, so that it ends when its parent is gone or ends it. SIGTERM of anybody else, which
-    torchrun and Slurm send to all processes, means the parent, which ends a step and writes a checkpoint before it
-    stops, and needs its workers for that."""
+    """Initialise a worker, so that it exits when its parent has exited or terminates it. SIGTERM from any other sender
+    is ignored: torchrun and Slurm send it to all processes, but the parent needs its workers to finish the step and
+    write a checkpoint."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         if hasattr(signal, "sigtimedwait"):  # not on macOS
@@ -127,8 +128,8 @@ def _watch(parent: int, forked_by: int) -> None:
 def items(loader: Iterable[Item | Exception], setting: str = "data.workers") -> Iterator[Item]:
     """The items that a loader of `ErrorsAsItems` yields. Raises the errors of its workers, and WorkerEnded if one
     ended."""
-    # torch's handler of SIGCHLD would raise the end of a worker in the midst of whatever this process does just then.
-    # Its loader finds that out as well, when it waits for an item.
+    # torch's handler of SIGCHLD would raise anywhere in this process when a worker dies. The loader notices it anyway,
+    # when it waits for an item.
     handler = signal.getsignal(signal.SIGCHLD) if threading.current_thread() is threading.main_thread() else None
     iterator = iter(loader)
     if handler is not None:
@@ -148,11 +149,11 @@ def items(loader: Iterable[Item | Exception], setting: str = "data.workers") -> 
                 raise item
             yield item
     finally:
-        del iterator  # a traceback would keep it, and the workers
+        del iterator  # a traceback would keep it and the workers alive
 
 
 def _why(ended: str, children: Sequence[multiprocessing.process.BaseProcess], setting: str) -> str:
-    """That a worker ended, by which signal, if that is known, and what to do."""
+    """The error for a worker that ended: by which signal, if known, and what to do."""
     killed = [-child.exitcode for child in children if child.exitcode is not None and child.exitcode < 0]
     if killed:
         ended = f"killed by signal: {signal.strsignal(killed[0])}"

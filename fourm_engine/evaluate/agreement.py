@@ -1,7 +1,6 @@
-"""Whether predictions agree with what was given, by a contrastive model: pictures with their texts, texts with their
-pictures.
+"""Measures with a contrastive model how well predictions agree with the inputs: pictures with texts, and vice versa.
 
-In: features of what was given, of the predictions and of the truth, unit vectors (n, D). Out: an `Agreement`.
+In: features of the inputs, of the predictions and of the truth, unit vectors (n, D). Out: an `Agreement`.
 """
 
 from __future__ import annotations
@@ -20,12 +19,13 @@ from fourm_plugins.modality import Modality
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-#: Modality -> what makes features of its values, by one contrastive model.
+#: Modality -> a function from its values to features, all by the same contrastive model.
 Features = Mapping[str, Callable[[Sequence[Any]], np.ndarray]]
 
 
 def features_of(model: str, modalities: Mapping[str, Modality], tasks: Sequence[Task]) -> Features:
-    """Raises ValueError for a model that cannot be used, or that compares an input with a target in none of `tasks`."""
+    """The features by a contrastive model. Raises ValueError for an unusable model, or one that can compare an input
+    with a target in none of `tasks`."""
     by_name = {}
     for name in dict.fromkeys(name for task in tasks for name in [*task.inputs.values(), *task.targets]):
         if (features := modalities[name].contrastive(model)) is not None:
@@ -39,7 +39,7 @@ def features_of(model: str, modalities: Mapping[str, Modality], tasks: Sequence[
 
 
 def pairs(task: Task, modalities: Mapping[str, Modality], features: Features) -> list[tuple[str, str]]:
-    """(what is given, target) of different sources, both with features. What is given in part says too little."""
+    """Pairs (input, target) of different sources that both have features. Partial inputs are excluded."""
     given = [(name, shown) for name, shown in task.inputs.items() if shown in features and name not in task.keep]
     return [
         (shown, target)
@@ -53,7 +53,7 @@ def pairs(task: Task, modalities: Mapping[str, Modality], features: Features) ->
 def agreement(
     shown: Float[np.ndarray, "n D"], predicted: Float[np.ndarray, "n D"], truth: Float[np.ndarray, "n D"], **names: str
 ) -> Agreement:
-    """`names`: the fields `given` and `target`. Row i of all three is of one sample; at least two."""
+    """`names`: the fields `given` and `target`. Row i of all three arrays is the same sample; at least two rows."""
     similarity, true = predicted @ shown.T, truth @ shown.T
     others = ~np.eye(len(shown), dtype=bool)
     return Agreement(
@@ -68,5 +68,5 @@ def agreement(
 
 
 def _retrieved(similarity: Float[np.ndarray, "n n"]) -> float:
-    """The share of rows whose largest value is on the diagonal."""
+    """The fraction of rows whose largest value is on the diagonal."""
     return float((similarity.diagonal() >= similarity.max(1)).mean())

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-#: Most frames of one target; longer ones (one frame per token) are sampled evenly.
+#: Maximum number of frames per target; longer sequences (one frame per token) are subsampled evenly.
 MAX_FRAMES = 64
 FORMATS = {".gif": "GIF", ".png": "PNG", ".apng": "PNG"}
 #: Milliseconds to show a step, and the result.
@@ -80,7 +80,7 @@ class Steps:
         return self.model.modalities[target].spec.layout.kind == "sequence"
 
     def _so_far(self, target: str, ids: np.ndarray, known: np.ndarray) -> Any:
-        """The value decoded from the known tokens. Unknown ones of a grid are grey, and decoded as their nearest known
+        """The value decoded from the known tokens. Unknown tokens of a grid are grey, and decoded as the nearest known
         one."""
         modality, layout = self.model.modalities[target], self.model.modalities[target].spec.layout
         if self._sequence(target):

@@ -1,6 +1,6 @@
 """The report of `fourm data check`: one HTML page and a sheet of examples.
 
-In: a `DataCheck`. Out: `report.html`, which needs nothing beside it, and `sheet.png`.
+In: a `DataCheck`. Out: `report.html`, which is self-contained, and `sheet.png`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ REPORT, SHEET = "report.html", "sheet.png"
 ITEMS = 50
 #: Channels and classes shown in a table; the JSON has all.
 CHANNELS, CLASSES = 6, 12
-#: Samples of a part that are shown.
+#: Number of samples shown per part.
 EXAMPLES = 8
 
 
@@ -53,7 +53,7 @@ def write_report(folder: Path, check: DataCheck, *, title: str) -> list[Path]:
 
 
 def _examples(check: DataCheck, part: Part) -> list[SamplePictures]:
-    """Of samples drawn by the check's seed among those with the most modalities."""
+    """Examples, drawn with the check's seed among the samples with the most modalities."""
     usable = {key: np.isin(rows["state"], (USABLE, CONSTANT)) for key, rows in part.survey.rows.items()}
     if not usable or not len(part.read):
         return []
@@ -111,7 +111,7 @@ Table = tuple[str, list[str], list[list[str]]]
 
 
 def _used(table: Table) -> Table:
-    """Without the columns that no row fills, such as pixels of data that holds text alone."""
+    """Drop the columns that are empty in all rows, such as pixels of text-only data."""
     title, columns, rows = table
     used = [k for k in range(len(columns)) if any(row[k] for row in rows)]
     return title, [columns[k] for k in used], [[row[k] for k in used] for row in rows]

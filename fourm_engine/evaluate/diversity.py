@@ -1,7 +1,7 @@
-"""How much several samples of one input differ, beside how much true samples of different inputs do.
+"""Measures how much several samples of one input differ, compared with the truths of different inputs.
 
-In: k predictions of each of n inputs, in k lists, and the truths. Out: a `Diversity` in the modality's own metrics, and
-with features the effective number of different samples among k.
+In: k predictions for each of n inputs, in k lists, and the truths. Out: a `Diversity` in the modality's metrics and,
+given features, the effective number of distinct samples among k.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def diversity(
     measure: Measure,
     features: Callable[[Sequence[Any]], Float[np.ndarray, "n D"]] | None = None,
 ) -> Diversity:
-    """`truths`: of the same inputs; None where they are not known. `measure`: a metric of two lists, None where it
-    cannot be computed."""
+    """`truths`: those of the same inputs, None where unknown. `measure`: a metric of two lists; None if it cannot be
+    computed."""
     spreads = []
     for metric in metrics:
         among = [measure(metric, draws[i], draws[j]) for i, j in combinations(range(len(draws)), 2)]
@@ -44,7 +44,7 @@ def diversity(
 
 
 def effective_number(features: Float[np.ndarray, "k D"]) -> float:
-    """The Vendi score (arXiv 2210.02410) of unit vectors: 1 where all are the same, k where all are orthogonal."""
+    """The Vendi score (arXiv 2210.02410) of unit vectors: 1 if all are equal, k if all are orthogonal."""
     shares = np.linalg.eigvalsh(features @ features.T / len(features))
     shares = shares[shares > 1e-12]
     return float(np.exp(-(shares * np.log(shares)).sum()))

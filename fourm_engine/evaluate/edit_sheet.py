@@ -1,4 +1,4 @@
-"""What an edit did, as a picture: the original, what was hidden or changed, and the result.
+"""Draws an edit: the original, the hidden or changed part, and the result.
 
 In: a model, a sample and its changes, and the results of `FourM.edit`. Out: a sheet with a row per modality.
 """
@@ -25,8 +25,8 @@ Given = dict[str, list[tuple[str, Modality, Any]]]
 
 
 def read_given(model: FourM, sample: Mapping[str, Any], change: Mapping[str, Any]) -> Given:
-    """The values of a sample and of its changes. Raises ValueError for one that cannot be read: an edit without a mask
-    would not notice, since it does not show the model what it regenerates."""
+    """The values of a sample and of its changes. Raises ValueError for an unreadable one, which an edit without a mask
+    would not notice, since regenerated modalities are not inputs."""
     given: Given = {}
     for name, value in sample.items():
         given[name] = [("original", *seen(model, name, value))]
@@ -36,9 +36,9 @@ def read_given(model: FourM, sample: Mapping[str, Any], change: Mapping[str, Any
 
 
 def edit_sheet(given: Given, results: Results, *, cell: int = 192) -> Image:
-    """A row per modality given or generated: as given; as changed, or with what the mask hides in grey; and as
-    generated, each sample or their combination with its spread. Pictures of a row share their colours, which a legend
-    at its end explains. `cell`: pixels of a picture's longer side."""
+    """A row per modality: as given; as changed, or with the masked part in grey; and as generated (each sample, or
+    their combination with its spread). Pictures of a row share a colour scale, with a legend at the end. `cell`: pixels
+    of a picture's longer side."""
     rows = []
     for name in {**given, **results}:
         before, (made, spread) = given.get(name, []), _results(results, name)
@@ -54,7 +54,7 @@ def edit_sheet(given: Given, results: Results, *, cell: int = 192) -> Image:
 
 
 def _results(results: Results, name: str) -> tuple[dict[str, Any], list[Cell]]:
-    """What was generated, {caption: value}, and the spread, if there is one."""
+    """The generated values, {caption: value}, and the spread, if there is one."""
     if name not in results:
         return {}, []
     if (whole := results[name]).spread is not None:

@@ -1,4 +1,4 @@
-"""The mask of one sample, for people: input and target tokens drawn over a picture or described in words.
+"""Visualises the mask of one sample: input and target tokens drawn over a picture, or described in text.
 
 In: a `PackedSample` and its vocabulary. Out: the state of each token, a picture with a grid, a text with the sentinels
 of its spans.

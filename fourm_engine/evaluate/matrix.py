@@ -31,7 +31,7 @@ def measure_matrix(
     specs = {name: modality.spec for name, modality in model.modalities.items()}
     inputs = [name for name, spec in specs.items() if spec.input]
     targets = [name for name, spec in specs.items() if spec.target]
-    # Truths and inputs as `nats_by_sample` takes them: ids, or the array of a continuous modality.
+    # Arguments of `nats_by_sample`: ids, or the array of a continuous modality.
     content = {name: held_out.arrays[name] if specs[name].continuous else ids(name) for name in specs}
     names = held_out.names[: config.matrix_samples]
     samples = {s: {name: by_sample_of[s] for name, by_sample_of in content.items() if s in by_sample_of} for s in names}

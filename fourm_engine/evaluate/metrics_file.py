@@ -1,7 +1,7 @@
-"""Reads `metrics.jsonl` of a run, whatever state it is in.
+"""Reads `metrics.jsonl` of a run, in any state.
 
-In: a file that a run may still write, that a killed run left incomplete, or that another program wrote. Out: its lines
-as finite numbers; anything else is skipped.
+In: a file that a run may still be writing, that a killed run left incomplete, or that another program wrote. Out: its
+lines as finite numbers; anything else is skipped.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 NAME = "metrics.jsonl"
-#: Most bytes of a line; a longer one is not ours.
+#: Maximum length of a line in bytes; a longer one is not a run's.
 MAX_LINE = 1 << 20
-#: Of a number that a run writes.
+#: Maximum absolute value of a number.
 LARGEST = 1e300
 
 

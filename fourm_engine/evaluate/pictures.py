@@ -24,8 +24,8 @@ SMALL = 160
 
 @dataclass(frozen=True)
 class Output:
-    """One target of one sample, rendered: pictures or strings. None without ground truth. `legend`: what explains the
-    colours of all three, a picture."""
+    """One target of one sample, rendered as pictures or strings; `truth` is None without ground truth. `legend`: a
+    picture that explains the colours of all three."""
 
     target: str
     prediction: Any
@@ -56,8 +56,8 @@ def hide(image: Image, shown: np.ndarray) -> Image:
 
 
 def contact_sheet(samples: Sequence[SamplePictures], *, cell: int = 128, above: str = "prediction") -> Image:
-    """One picture of `samples`, two rows each: predictions above truths, with the inputs on the left. The columns are
-    the first sample's inputs and targets. `above`: label of the upper row."""
+    """A contact sheet of `samples`, with two rows each: predictions above truths, and inputs on the left. The columns
+    are the first sample's inputs and targets. `above`: label of the upper row."""
     from PIL import Image as pil
     from PIL import ImageDraw
 
@@ -106,7 +106,7 @@ def contact_sheet(samples: Sequence[SamplePictures], *, cell: int = 128, above: 
 
 
 def stacked(sheets: Sequence[tuple[str, Image]]) -> Image:
-    """Sheets below one another, each under its title."""
+    """Stack sheets vertically, each under its title."""
     from PIL import Image as pil
     from PIL import ImageDraw
 

@@ -1,5 +1,5 @@
-"""Predictions on held-out samples, scored by each modality's metrics beside constant predictors and the tokenizer's
-ceiling.
+"""Predicts held-out samples, and scores them by each modality's metrics, next to constant predictors and the
+tokenizer's ceiling.
 
 In: a model, held-out samples, training values for the constants, the tasks. Out: `TaskResult`s and rendered pictures.
 """
@@ -32,7 +32,7 @@ from fourm_plugins.spec import Grid
 
 
 class Predictor:
-    """Makes predictions for tasks, and caches what tasks share: token ids, decoded values, scores of the constants."""
+    """Predicts the targets of tasks, and caches shared results: token ids, decoded values, scores of constants."""
 
     def __init__(
         self,
@@ -104,8 +104,8 @@ class Predictor:
 
     def tokenizers(self) -> dict[str, dict[str, Any]]:
         """Token modality -> statistics of its tokenizer on the held-out samples: kind, codes, used codes and perplexity
-        (exp of the entropy; both averaged over positions with separate codes, and left out where there are too few
-        tokens per code to say), tokens per sample, and the reconstruction in the modality's metrics."""
+        (exp of the entropy; both averaged over positions with separate codes, and omitted if there are too few tokens
+        per code), tokens per sample, and the scores of the reconstruction in the modality's metrics."""
         rows = {}
         for name, modality in self.model.modalities.items():
             if modality.spec.continuous or not self.ids(name):
@@ -134,7 +134,7 @@ class Predictor:
         for targets in groups:
             # A partly given target is predicted separately: other targets see only the given part.
             plan = self._plan(task, targets)
-            # Without sampling, seeds make no difference.
+            # Without sampling, seeds have no effect.
             seeds = [0] * len(names) if all(stage.deterministic for stage in plan) else drawn
             size = self.config.batch_size
             results = self.model.generate_batch(inputs, targets, seeds=seeds, plan=plan, batch_size=size)
@@ -158,7 +158,7 @@ class Predictor:
         return agreements
 
     def _diversity(self, task: Task, names: Sequence[str]) -> dict[str, Diversity]:
-        """Of targets of which something is drawn, each from the inputs, or after those before it."""
+        """The diversity of sampled targets, each generated from the inputs, or after the targets before it."""
         k, by_target = self.config.draws or 0, {}
         inputs = [{given: self._input(task, given, name) for given in task.inputs} for name in names]
         first = [int(name_rng(self.config.seed, "draws", task.name, name).integers(1 << 62)) for name in names]

@@ -53,7 +53,7 @@ class Score:
 def measure(
     modality: Modality[Any], metric: Metric, predictions: Sequence[Any], truths: Sequence[Any], notes: list[str]
 ) -> float | None:
-    """A metric of the modality; None where it is not finite, or cannot be computed, which `notes` then say."""
+    """A metric of the modality; None if it is not finite or cannot be computed, with the reason in `notes`."""
     try:
         score = calls.compute(modality, metric, predictions, truths)
     except PluginError:
@@ -68,10 +68,10 @@ def measure(
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well predictions of `target` fit what was `given`, by a contrastive model: mean cosines of a prediction with
-    what it was made from, of the truth with that, and of a prediction with what was given of `others`; the shares of
-    predictions, and of truths, that are nearer to what was given than to all of the others, where chance is 1 /
-    `samples`."""
+    """How well predictions of `target` match the input `given`, by a contrastive model. `cosine`, `truth`, `others`:
+    mean cosines of a prediction with its input, of the truth with that input, and of a prediction with the inputs of
+    other samples. `found`, `truth_found`: fraction of predictions, and of truths, that are nearer to their input than
+    to all others; chance is 1 / `samples`."""
 
     given: str
     target: str
@@ -85,8 +85,8 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Spread:
-    """One metric between samples of one input (`among`), between them and the truth (`error`), and between the truths
-    of different inputs (`apart`): means."""
+    """Means of one metric between samples of one input (`among`), between these and the truth (`error`), and between
+    truths of different inputs (`apart`)."""
 
     metric: str
     unit: str
@@ -98,8 +98,8 @@ class Spread:
 
 @dataclass(frozen=True)
 class Diversity:
-    """How much `draws` samples of each of `inputs` inputs differ. `distinct`: the effective number of different ones in
-    the features of a contrastive model, from 1 to `draws` (Vendi score)."""
+    """How much `draws` samples for each of `inputs` inputs differ. `distinct`: their effective number in the features
+    of a contrastive model, from 1 to `draws` (Vendi score)."""
 
     draws: int
     inputs: int
@@ -109,8 +109,8 @@ class Diversity:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """`scores`: target -> its metrics, the most telling first, over the `samples` held-out samples with all inputs, of
-    which `scored` also have the target's truth. `diversity` has the drawn targets."""
+    """`scores`: target -> its metrics, the most important first, over the `samples` held-out samples with all inputs,
+    of which `scored` also have the target's truth. `diversity` covers the sampled targets."""
 
     name: str
     inputs: list[str]
@@ -157,8 +157,8 @@ class Matrix:
 
 @dataclass
 class Evaluation:
-    """A whole evaluation. `run` holds facts (steps, parameters, plugins …), `tokenizers` the statistics of each
-    tokenizer."""
+    """A whole evaluation. `run` describes the run (steps, parameters, plugins …); `tokenizers` has the statistics of
+    each tokenizer."""
 
     run: dict[str, Any]
     tasks: list[TaskResult]

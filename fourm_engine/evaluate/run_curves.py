@@ -16,13 +16,13 @@ from fourm_engine.files import write_atomically
 
 FORMATS = (".png", ".svg", ".pdf", ".html")
 COLUMNS = 3
-#: Most panels of one picture; further losses are left out, with a note.
+#: Maximum number of panels of a picture; further losses are skipped, with a note.
 MAX_PANELS = 30
 
 
 def draw_runs(path: Path, runs: Mapping[str, Sequence[Curve]], *, axis: str, unit: str) -> list[str]:
-    """Writes the curves of `runs`, {name: curves}, with the axis labels `axis` and `unit`. Returns a note on what was
-    left out. Raises ValueError if matplotlib is not installed, the file has another extension, or there is no curve."""
+    """Writes the curves of `runs`, {name: curves}, with the axis labels `axis` and `unit`. Returns a note on skipped
+    curves. Raises ValueError if matplotlib is not installed, for another extension, and if there is no curve."""
     if path.suffix not in FORMATS:
         raise ValueError(f"{path}: expected a name that ends in {', '.join(FORMATS)}")
     check_matplotlib()

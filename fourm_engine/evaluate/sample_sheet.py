@@ -1,4 +1,4 @@
-"""One sample as a run sees it: a sheet of pictures, and a description in words."""
+"""One sample as a run sees it: a sheet of pictures, and a description in text."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class ShownSample:
         return sheet(rows, title=self.title() + key)
 
     def lines(self) -> list[str]:
-        """The same in words, one or more lines per modality."""
+        """The same as text, one or more lines per modality."""
         lines = self.title()
         for shown in self.modalities:
             held = f" of {shown.tokens} tokens" if shown.tokens is not None else ""
@@ -127,7 +127,7 @@ def taken(shown: ShownModality, *, zeros: bool = True) -> str:
 
 
 def describe(view: View) -> str:
-    """A crop in words."""
+    """A crop, described in text."""
     rows = f"rows {view.top:.0%} to {view.top + view.height:.0%}"
     columns = f"columns {view.left:.0%} to {view.left + view.width:.0%}"
     return f"{rows}, {columns}" + (", mirrored" if view.flip else "")

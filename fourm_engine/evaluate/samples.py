@@ -1,6 +1,6 @@
 """Samples for evaluation, as values and as arrays: view 0 of raw files (the centre crop, the first alternative).
 
-In: a folder of raw data. Out: `Samples` drawn by a seed, in memory, without what `AlignedData` skips.
+In: a folder of raw data. Out: `Samples` drawn with a seed, in memory, without those that `AlignedData` skips.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Samples:
 
 
 def load_samples(data: AlignedData, config: DataConfig, *, samples: int, seed: int) -> Samples:
-    """At most `samples` samples of `data`, drawn by `seed`. Raises ValueError (BadFile) for an unusable file if
-    `on_error` says so, or if no sample is left."""
+    """At most `samples` samples of `data`, drawn with `seed`. Raises ValueError (BadFile) for an unusable file if
+    `on_error` is "raise", and if no sample is left."""
     modalities = data.modalities
     drawer = ViewDrawer.from_config(modalities, config, training=False)
     order = epoch_order(len(data.names), seed, 0)[:samples]

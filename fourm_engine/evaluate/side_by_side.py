@@ -1,6 +1,6 @@
-"""Pieces of work side by side, each in a process forked from this one, so that all share what is loaded.
+"""Runs jobs in parallel, each in a process forked from this one, so that all share its memory.
 
-In: functions without arguments, which compute on the CPU. Out: their results as they end.
+In: functions without arguments that compute on the CPU. Out: their results, as they finish.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ T = TypeVar("T")
 
 
 def side_by_side(pieces: Sequence[Callable[[], T]], jobs: int) -> Iterator[tuple[int, T]]:
-    """(number of the piece, its result) as they end, `jobs` at a time; for 1 in this process, in order. What is changed
-    by a piece beside its result is not seen here. Raises what a piece raises, ValueError if one was killed, and then
-    ends the others."""
+    """Yield (index, result) of each function as it finishes, `jobs` at a time; with 1, in this process and in order.
+    Side effects of a function are not visible here. Raises the error of a function, or ValueError if its process was
+    killed, and then terminates the others."""
     if jobs == 1 or len(pieces) < 2:
         yield from ((number, piece()) for number, piece in enumerate(pieces))
         return
@@ -35,7 +35,7 @@ def side_by_side(pieces: Sequence[Callable[[], T]], jobs: int) -> Iterator[tuple
                 here, there = fork.Pipe(duplex=False)
                 process = fork.Process(target=_work, args=(piece, there), daemon=True)
                 process.start()
-                there.close()  # so that it ends with the process
+                there.close()  # so that it closes with the process
                 running[here] = number, process
             for pipe in [pipe for pipe in wait(list(running)) if isinstance(pipe, Connection)]:
                 number, ended = running[pipe]
@@ -60,11 +60,11 @@ def side_by_side(pieces: Sequence[Callable[[], T]], jobs: int) -> Iterator[tuple
 
 def _work(piece: Callable[[], T], pipe: Connection) -> None:
     end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent receives Ctrl-C as well, and ends this process
     torch.set_num_threads(1)  # a pool of threads does not survive the fork
     try:
         answer: tuple[T | None, Exception | None] = piece(), None
-    except ValueError as error:  # for the user; its class may not be one that can be sent
+    except ValueError as error:  # an error for the user, whose class may not be picklable
         answer = None, ValueError(str(error))
     except Exception as error:
         answer = None, RuntimeError(f"{type(error).__name__}: {error}")

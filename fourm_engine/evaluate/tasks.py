@@ -66,7 +66,7 @@ def resolve_tasks(
 
 
 def task_notes(configured: list[EvalTask], modalities: Mapping[str, Modality]) -> list[str]:
-    """What an evaluation will leave out of its configured tasks, to be known before training. Raises as
+    """The parts of the configured tasks that an evaluation will skip, to report before training. Raises like
     `resolve_tasks`."""
     return [f"evaluate.tasks: {note}" for note in resolve_tasks(configured, modalities)[1]] if configured else []
 

@@ -40,10 +40,10 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class TokenizerScores:
-    """One modality's tokenizer on held-out samples. `scores`: `prediction` is the score of the reconstruction,
+    """One modality's tokenizer on held-out samples. In `scores`, `prediction` is the score of the reconstruction, and
     `constants` those of the best constant predictors. `used`, `dead` and `perplexity` are averaged over positions with
-    separate codes, and None for sequences, whose vocabulary is not a codebook, and where too few tokens per code were
-    seen to say."""
+    separate codes; they are None for sequences, whose vocabulary is not a codebook, and if there are too few tokens
+    per code."""
 
     modality: str
     kind: str
@@ -85,8 +85,8 @@ def evaluate_tokenizers(
     """Evaluates `tokenizers`, by modality, on the first `samples` held-out samples, and writes the report to `out`.
 
     Args:
-        train: data to which the constant predictors are fitted, `constant_samples` of all together.
-        views: how a sample is seen.
+        train: data to fit the constant predictors to, `constant_samples` in total.
+        views: the views of the samples.
         pictures: samples on the sheet.
         features: a network, by name or folder, for the metrics that need one."""
     measured, notes = [], list[str]()

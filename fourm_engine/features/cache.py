@@ -21,7 +21,7 @@ import torch
 from fourm_engine.features.encoder import Encoder
 from fourm_engine.features.samples import Samples, batches
 from fourm_engine.files import replacing_folder
-from fourm_engine.storage.mapped import Mapped, MappedArray
+from fourm_engine.storage.mapped import MappedArray, MappedFile
 
 FORMAT = 1
 FACTS = "features.json"
@@ -123,5 +123,5 @@ def _array(path: Path, kind: str, shape: tuple[int, ...]) -> np.ndarray | Mapped
         return np.fromfile(path, _TYPES[kind]).reshape(shape)
     again = "start again, and features are computed anew"
     return MappedArray(
-        np.memmap(path, _TYPES[kind], "r", shape=shape), Mapped(path, path.stat(), cut=again, changed=again)
+        np.memmap(path, _TYPES[kind], "r", shape=shape), MappedFile(path, path.stat(), cut=again, changed=again)
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fourm_engine.files import replacing_folder
-from fourm_engine.storage.mapped import Mapped
+from fourm_engine.storage.mapped import MappedFile
 from fourm_plugins.errors import one_line
 from fourm_plugins.extras import optional
 from fourm_plugins.hub import check_there
@@ -49,7 +49,7 @@ class Index:
     size: dict[str, tuple[int, int]] | None = None
     graph: Path | None = None
     #: Of the file of the features, if they are mapped.
-    mapped: Mapped | None = field(default=None, repr=False)
+    mapped: MappedFile | None = field(default=None, repr=False)
 
     def save(self, folder: Path) -> None:
         """Write `folder`, replacing an earlier index. Raises ValueError if something else is there."""
@@ -96,7 +96,7 @@ class Index:
             raise ValueError(f"{path}: predicted or size is damaged; {_REMEDY}")
         graph = folder / GRAPH if (folder / GRAPH).is_file() else None
         sizes = None if size is None else {name: (edges[0], edges[1]) for name, edges in size.items()}
-        mapped = Mapped(folder / FEATURES, (folder / FEATURES).stat(), cut=_REMEDY)
+        mapped = MappedFile(folder / FEATURES, (folder / FEATURES).stat(), cut=_REMEDY)
         return cls(names, features, inputs, fingerprint, predicted, sizes, graph, mapped)
 
     def nearest(self, query: Float[np.ndarray, " D"], k: int) -> list[tuple[str, float]]:

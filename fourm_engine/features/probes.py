@@ -37,7 +37,7 @@ _BLOCK = 1 << 10
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """n samples with their classes in [0, C). `tokens` and `valid`, if needed, may be memory-mapped and hold more
+    """n samples with their classes in [0, C). `tokens`, which may be memory-mapped, and `valid`, if needed, hold more
     samples; those of sample i are at `rows[i]`."""
 
     names: list[str]

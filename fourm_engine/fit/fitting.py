@@ -135,14 +135,14 @@ def fit_tokenizer(
             tokenizer.fit(lambda: (array for data in train.values() for array in data))
         members = {m.name: reconstruction(tokenizer.serving(m.spec), m, val.get(m.name, ())) for m in modalities}
         report = members | report
-        sum_numbers([0.0])  # every process has read what the trainer left
+        sum_numbers([0.0])  # wait until every process has read the trainer's output
         fit = {"request": request, "stamps": stamps, "report": report}
 
         def store() -> None:
             save_tokenizer(tokenizer, folder / space, manager=manager, modalities=modalities, fit=fit)
             shutil.rmtree(runs, ignore_errors=True)
 
-        together(lambda: store() if rank() == 0 else None)  # no process goes on before it is stored
+        together(lambda: store() if rank() == 0 else None)  # all processes wait until it is stored
         return Fitted(tokenizer, report, fresh=True)
 
 

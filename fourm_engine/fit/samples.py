@@ -1,4 +1,4 @@
-"""The data on which a tokenizer is fitted: arrays of raw training samples through the run's views, and held-out values.
+"""The data for fitting a tokenizer: arrays of raw training samples, through the run's views, and held-out values.
 
 In: `AlignedData` and a `ViewDrawer`. Out: `ArrayData` for training, kept in memory as far as it fits; a list of
 augmented values for measuring; both also at other sizes than the modality's own."""
@@ -25,9 +25,9 @@ from fourm_plugins.view import View
 
 
 class ArrayData:
-    """`count` arrays of one modality, `get(index)` each; None from `get` stands for a sample that cannot be used, which
-    whoever reads it has reported. `fingerprint` names the data: its samples and crops. `stamp` says which version of
-    their files it is, where there are files: their sizes and times."""
+    """`count` arrays of one modality, by `get(index)`, which returns None for an unusable sample that has already been
+    reported. `fingerprint` identifies the data: its samples and crops. `stamp` identifies the version of the files, if
+    there are any, by their sizes and times."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class ArrayData:
         return array
 
 
-#: Held-out values on which reconstruction is measured.
+#: Number of held-out values on which reconstruction is measured.
 HELD_OUT = 512
 
 
@@ -88,17 +88,17 @@ class Sized:
 
 
 def training_arrays(parts: Sequence[DrawnViews], modality: str, *, views: int, cache_bytes: int) -> ArrayData:
-    """`views` of every sample of all `parts` with the modality; a file that cannot be used is treated as `on_error`
-    says. Raises ValueError if no part takes the modality."""
+    """`views` of every sample of all `parts` with the modality; unusable files are handled according to `on_error`.
+    Raises ValueError if no part uses the modality."""
     parts = [part for part in parts if modality in part.data.modalities]
     if not parts:
         raise ValueError(f"no data set of data.train gives {modality}; add it to the modalities of one")
     names = [(part, name) for part in parts for name in part.data.names if modality in part.data.has(name)]
     spec, drawer = parts[0].data.modalities[modality].spec, parts[0].drawer
     if not drawer.augment and spec.array.kind != "text":
-        views = 1  # the others show the same; only texts have alternatives
+        views = 1  # the others are equal; only texts have alternatives
 
-    @lru_cache(maxsize=1)  # the views of a text follow one another
+    @lru_cache(maxsize=1)  # the views of a text are consecutive
     def read(row: int) -> tuple[DrawnViews, RawSample]:
         part, name = names[row]
         return part, RawSample(part.data, name)
@@ -124,7 +124,7 @@ def training_arrays(parts: Sequence[DrawnViews], modality: str, *, views: int, c
 
 
 def _seen(spec: ModalitySpec, drawn: DrawnViews, sample: RawSample, number: int) -> View:
-    """What a modality sees; the shape of the sample's picture is read only for one that is cropped."""
+    """A modality's value through a view; the shape of the sample's picture is only read for modalities with crops."""
     cropped = spec.alignment is not None
     return view_of(spec, drawn.get(sample.name, number, sample.value) if cropped else {}, number)
 
@@ -135,7 +135,7 @@ def held_out_values(data: AlignedData, modality: str, drawer: ViewDrawer, *, lim
 
 
 def named_values(data: AlignedData, modality: str, drawer: ViewDrawer, *, limit: int) -> dict[str, Any]:
-    """Sample -> value, of the same."""
+    """The same, as sample -> value."""
     spec, values, drawn = data.modalities[modality].spec, dict[str, Any](), DrawnViews(drawer, data, 1)
     for name in data.names:
         if len(values) == limit:

@@ -1,7 +1,7 @@
-"""What decides a fitted tokenizer, and whether the one that is there was fitted by the same.
+"""Checks whether a fitted tokenizer is up to date.
 
 In: the tokenizer of a token space as it would be fitted, and its folder. Out: the request, JSON that is stored with the
-tokenizer; the tokenizer that is there, where it is up to date.
+tokenizer and determines it; the existing tokenizer, if it was fitted by the same request.
 """
 
 from __future__ import annotations

@@ -1,2 +1,2 @@
-"""Generation, from tokens to tokens: inputs from a user and a plan of stages, one a target, give the ids of the
-targets. `FourM` decodes them to values."""
+"""Generation on tokens. In: a user's inputs and a plan with one stage per target. Out: the token ids of the targets,
+which `FourM` decodes to values."""

@@ -1,6 +1,6 @@
-"""Left-to-right decoding of one network, with cached keys and values from a single encoding of each distinct row.
+"""Left-to-right decoding with one network. Each distinct row is encoded once; keys and values are cached.
 
-In: what each (branch, sample) shows the encoder. Out: logits of the next token of each sample, branches combined.
+In: the encoder inputs of each (branch, sample). Out: logits of the next token of each sample, branches combined.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from fourm_engine.vocabulary import Vocabulary
 
 class Cached:
     """Args:
-    rows: K · B, branch by branch, as from `Branches.rows`.
-    limit: most tokens of a sequence."""
+    rows: encoder inputs of the K · B rows, branch by branch, as from `Branches.rows`.
+    limit: maximum length of a sequence."""
 
     def __init__(
         self,
@@ -55,8 +55,8 @@ class Cached:
         self._row_KB = torch.from_numpy(self.at).view(used.shape).to(device)
 
     def logits(self, ids_B: Tensor, step: int | Tensor) -> Tensor:
-        """float32 (B, V), after the local ids `ids_B` of the token before. `step`: how many tokens precede; or that
-        number on the device, (1,), where the work of every step is the same."""
+        """float32 (B, V): logits of the next token, given the local ids `ids_B` of the previous one. `step`: number of
+        preceding tokens, on the host, or (1,) on the device, where every step does the same work."""
         ids_R = (ids_B + self.entry.start)[self.sample_R]
         if isinstance(step, Tensor):
             y_RD = self.network.decode_step(ids_R, step.expand_as(ids_R), self.mod_R, self.cache, step)
@@ -68,7 +68,7 @@ class Cached:
         return self.network.logits(y_BD, self.entry.name).float()
 
     def tensors(self) -> list[Tensor]:
-        """What the logits depend on, beside the tokens before."""
+        """The tensors that the logits depend on, besides the preceding tokens."""
         contexts = [x for group in self.cache.contexts for x in (group.mask, group.seen) if x is not None]
         cross = [x for block in self.cache.blocks for keys_values in block.cross for x in keys_values]
         return [*contexts, *cross, self.sample_R, self.mod_R, self._table, self._row_KB]

@@ -1,8 +1,8 @@
-"""Chained generation, planned: which modalities to generate before a target, read off a run's any-to-any matrix.
+"""Plans chained generation: chooses the modalities to generate before a target from a run's any-to-any matrix.
 
 In: nats per token of each target given each input, measured on held-out samples by `train.pairs_every` or `fourm
-evaluate`. Out: the modalities to generate, in order. An intermediate modality adds no information to the inputs; it
-helps where the model makes more of it than of the inputs themselves.
+evaluate`. Out: the modalities to generate, in order. An intermediate modality adds no information; it helps where the
+model predicts the target better from it than from the inputs themselves.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-#: Inputs, "a + b" or "nothing" -> target -> nats per token.
+#: Inputs ("a + b" or "nothing") -> target -> nats per token.
 Nats = Mapping[str, Mapping[str, float]]
 NOTHING = "nothing"
 #: An intermediate modality must save at least this share of the target's nats.
@@ -38,7 +38,7 @@ def read_nats(model: Path) -> Nats:
 
 
 def _of_metrics(path: Path) -> Nats:
-    """The last matrix in the file, to which a run may still be appending."""
+    """The last matrix in the file; a run may still be appending to it."""
     nats: Nats = {}
     if path.is_file():
         with open(path, "rb") as file:
@@ -82,11 +82,11 @@ def _cells(rows: Any) -> Nats:
 def choose_chain(
     given: Collection[str], targets: Sequence[str], nats: Nats, possible: Collection[str]
 ) -> tuple[list[str], list[str]]:
-    """What to generate, in order, and a line that explains each choice.
+    """The modalities to generate, in order, and a line that explains each choice.
 
-    The best-known targets come first: those whose nats the inputs reduce by the largest share. Each target is preceded
-    by at most two of `possible`, as long as they lower its nats: if the inputs reduce the nats of a modality by the
-    share k, and seeing that modality lowers the target by d nats, the expected gain is k · d.
+    Targets are sorted by the fraction of their nats that the inputs remove, largest first. Each is preceded by at most
+    two of `possible`, as long as they lower its nats: if the inputs remove a fraction k of a modality's nats, and
+    seeing that modality lowers the target's by d, the expected gain is k · d.
 
     Raises ValueError for a target, or inputs, without numbers in the matrix."""
     measured = {name for row in nats for name in _names(row)}
@@ -131,12 +131,12 @@ def _names(row: str) -> list[str]:
 
 
 def _lowest(target: str, shown: Collection[str], nats: Nats) -> float | None:
-    """The fewest nats of a target given any subset of `shown`, or None if none was measured."""
+    """The lowest measured nats of a target given any subset of `shown`; None if none was measured."""
     rows = [cells[target] for row, cells in nats.items() if target in cells and set(_names(row)) <= set(shown)]
     return min(rows, default=None)
 
 
 def _known(name: str, shown: Collection[str], nats: Nats) -> float:
-    """The share of a modality's nats that the inputs take away."""
+    """The fraction of a modality's nats that the inputs remove."""
     alone, with_shown = _lowest(name, (), nats), _lowest(name, shown, nats)
     return 1 - with_shown / alone if alone and with_shown else 0.0

@@ -1,6 +1,6 @@
-"""Combining several samples of one input: their mean, median or vote with its spread, or the best by a scorer.
+"""Combines several samples of one input: mean, median or vote, with their spread, or the best sample by a scorer.
 
-In: one `Results` per sample. Out: one `Results`, which keeps them as `samples`. `calibration` measures whether their
+In: one `Results` per sample. Out: one `Results`, which keeps them as `samples`. `calibration` measures how well their
 spread predicts the error.
 """
 
@@ -24,7 +24,7 @@ Scorer = Callable[[Results], float]
 
 
 def reductions_of(reduce: Reduce | None, targets: Sequence[str], modalities: Mapping[str, Modality]) -> dict[str, How]:
-    """Target -> how its samples are reduced. Raises ValueError for a reduction that a modality does not support."""
+    """Target -> reduction. Raises ValueError for a reduction that the target's modality does not support."""
     if reduce is None:
         return {}
     if not isinstance(reduce, (str, Mapping)):
@@ -41,7 +41,7 @@ def reductions_of(reduce: Reduce | None, targets: Sequence[str], modalities: Map
 
 
 def check_combining(n_samples: int, reduce: Reduce | None, best: Scorer | None) -> None:
-    """Raise ValueError for settings that would have no effect."""
+    """Raise ValueError for a combination of settings in which one has no effect."""
     name = "reduce" if reduce is not None else "best"
     if (reduce is not None or best is not None) and n_samples == 1:
         raise ValueError(f"{name} has no effect on one sample; raise n_samples, or leave it out")
@@ -52,8 +52,8 @@ def check_combining(n_samples: int, reduce: Reduce | None, best: Scorer | None) 
 
 
 def combined(samples: Sequence[Results], reduce: Mapping[str, How], best: Scorer | None) -> Results:
-    """One `Results` of all samples. A target that is not reduced takes its value from the first sample, or from the
-    best."""
+    """Combine the samples into one `Results`. A target without a reduction takes its value from the first sample, or
+    from the one with the highest score."""
     scores = [] if best is None else [_score(best, sample) for sample in samples]
     chosen = samples[int(np.argmax(scores))] if scores else samples[0]
     made = {
@@ -98,8 +98,8 @@ def _mean(spread: Any) -> float:
 @dataclass(frozen=True)
 class Calibration:
     """`correlation`: Spearman's rank correlation of spread and error over all `elements`, in [-1, 1]: 1 if both rank
-    them alike, 0 if the spread says nothing. `spread` and `error`: their means in groups of equal size, by rising
-    spread, in the units of the value (of classes and texts, shares)."""
+    them alike, 0 if the spread carries no information. `spread` and `error`: their means in groups of equal size, by
+    increasing spread, in the units of the value (fractions for classes and texts)."""
 
     correlation: float
     spread: tuple[float, ...]
@@ -112,16 +112,16 @@ class Calibration:
 
 
 def calibration(generated: Generated | Sequence[Generated], truth: Any, *, groups: int = 10) -> Calibration:
-    """Whether the spread of samples predicts the error of their reduction.
+    """Measure how well the spread of samples predicts the error of their reduction.
 
     Args:
         generated: results of `reduce`, for one input or several.
-        truth: the true value at the size of the result and in its units, or a list with one for each result.
-        groups: number of equally large groups over which to average spread and error; no more than there are elements.
+        truth: the true value, in the size and units of the result, or a list with one value per result.
+        groups: number of groups of equal size in which spread and error are averaged; at most one per element.
 
     Returns a `Calibration`: the rank correlation of spread and error, and their means by group. Elements (pixels,
-    numbers) whose spread or truth is not finite are left out. Raises ValueError for results without a spread,
-    for truths whose number or size differs, and if no element is left."""
+    numbers) whose spread or truth is not finite are ignored. Raises ValueError for results without a spread, for truths
+    that differ in number or size, and if no element remains."""
     results, truths = ([generated], [truth]) if isinstance(generated, Generated) else (list(generated), list(truth))
     if not results or len(results) != len(truths):
         raise ValueError(f"calibration: {counted(len(results), 'result')}, but {counted(len(truths), 'truth')}")
@@ -162,7 +162,7 @@ def calibration(generated: Generated | Sequence[Generated], truth: Any, *, group
 
 
 def _ranks(x_N: np.ndarray) -> np.ndarray:
-    """Ranks; ties share their mean rank."""
+    """Ranks; ties get their mean rank."""
     _, inverse, counts = np.unique(x_N, return_inverse=True, return_counts=True)
     ends = counts.cumsum()
     return (ends - (counts + 1) / 2)[inverse]

@@ -16,8 +16,8 @@ from fourm_plugins.tokenizer import Tokenizer
 def decoded(
     modality: Modality, tokenizer: Tokenizer, filled: Sequence[Filled], samples: Sequence[Sample]
 ) -> list[Generated]:
-    """The values that one stage generated; what an edit keeps, or a text begins with, is as it was given."""
-    expected = filled[0].probabilities is not None  # one stage: all have them, or none
+    """Decode the tokens of one stage. The kept part of an edit, and the beginning of a text, stay exactly as given."""
+    expected = filled[0].probabilities is not None  # within a stage, all samples have them or none
     if expected:
         arrays = [calls.decode_expected(tokenizer, f.probabilities[None])[0] for f in filled]  # type: ignore[index]
     else:

@@ -1,7 +1,7 @@
-"""Edits of a sample as generation requests: regenerate the part under a mask, or the rest after a change.
+"""Turns edits into generation requests: regenerate the part under a mask, or everything else after a change.
 
 In: a sample, a mask (array, picture or file) and the changes. Out: inputs and targets for `FourM.generate`. Raises
-ValueError, one line in the user's names, for an edit that cannot be made.
+ValueError, one line with the user's names, for an edit that is impossible.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fourm_engine.generate.masks import read_mask
 from fourm_engine.generate.validation import inputs_of, names_of
 from fourm_plugins.modality import Modality
 
-#: Tokens around a mask to regenerate, too: their encoder saw some of what the mask hides.
+#: Width in tokens of the border around a mask that is regenerated, too: it encodes some of the masked pixels.
 HALO = 1
 
 

@@ -1,7 +1,7 @@
-"""What a request would run, without running it: stages, steps, tokens, guidance branches, approximate FLOPs.
+"""Explains what a request would run, without running it: stages, steps, tokens, guidance branches, approximate FLOPs.
 
-In: `Prepared` samples with their plans. Out: an `Explanation`, whose `str` is for people. Where the work depends on
-what is decoded (the end of a text, an adaptive order), the figures are upper bounds.
+In: `Prepared` samples with their plans. Out: an `Explanation`, whose `str` is readable. Where the work depends on the
+decoded tokens (the end of a text, an adaptive order), the figures are upper bounds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fourm_plugins.counting import counted
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass of the network: all the rows of a decoding step. A sequence counts as one pass over all its tokens."""
+    """One pass of the network over the rows of a decoding step. A sequence counts as one pass over all its tokens."""
 
     step: int
     branches: int
@@ -38,7 +38,7 @@ class Pass:
     flops: float
 
     def __add__(self, guide: Pass) -> Pass:
-        """This pass, with that of a guide for the same tokens."""
+        """This pass and the guide's, over the same tokens."""
         rows, tokens = self.rows + guide.rows, self.encoder_tokens + guide.encoder_tokens
         return replace(self, rows=rows, encoder_tokens=tokens, flops=self.flops + guide.flops)
 
@@ -56,13 +56,13 @@ class ExplainedStage:
 
     @property
     def flops(self) -> float:
-        """Of the matrix products of all its passes."""
+        """FLOPs of the matrix products of all passes."""
         return sum(step.flops for step in self.passes)
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """The stages in the order in which they would run; `str` gives the text."""
+    """The stages in execution order; `str` gives the text."""
 
     inputs: tuple[str, ...]
     remarks: tuple[str, ...]
@@ -70,7 +70,7 @@ class Explanation:
 
     @property
     def flops(self) -> float:
-        """Of the matrix products of all stages."""
+        """FLOPs of the matrix products of all stages."""
         return sum(stage.flops for stage in self.stages)
 
     def __repr__(self) -> str:
@@ -99,7 +99,7 @@ def explained(prepared: Prepared, sampler: Sampler, guide: Guide | None = None) 
         samples = [sampler.started(prepared.samples[i]) for i in members]
         for stage in plan:
             stages.append(_stage(stage, samples, sampler, guide))
-            if stage.target in sampler.inputs:  # later stages see as many tokens as it may have
+            if stage.target in sampler.inputs:  # later stages see at most its maximum number of tokens
                 n = sampler.vocabulary[stage.target].layout.num_tokens
                 for b, sample in enumerate(samples):
                     tokens = Shown.tokens(np.full(n, 0 if stage.deterministic else b))
@@ -188,14 +188,14 @@ def _flops_of(
     decoded: int,
     targets: Mapping[str, float] | None = None,
 ) -> float:
-    """FLOPs of one row; with `targets`, of the output heads alone, which run once for all branches."""
+    """FLOPs of one row; with `targets`, only those of the output heads, which run once for all branches."""
     patches = {name: len(part) for name, part in row.items() if part.features is not None}
     config, sizes = model.network.config, {"B": int(targets is None), "N": encoded, "M": decoded}
     return sum(forward_flops(config, model.vocabulary, **sizes, targets=targets or {}, patches=patches).values())
 
 
 def _taken(ways: Branches, samples: int) -> tuple[str, ...]:
-    """One line per branch: what it does not see, and its share."""
+    """One line per branch: the conditions hidden from it, and its share."""
     first, last = ways.shares(samples, 0.0), ways.shares(samples, 1.0)
     lines = []
     for k, hidden in enumerate(ways.hidden):

@@ -1,9 +1,9 @@
-"""CUDA graphs: the kernels of a step are recorded once and launched together, where a GPU runs them faster than a host
-can launch them one by one.
+"""CUDA graphs: records the kernels of a decoding step once and launches them together, since a GPU runs them faster
+than the host can launch them one by one.
 
-In: work on tensors whose shapes come again. Out: the same work, recorded when they do. `Graphs` belongs to a sampler
-and keeps a bounded number of recordings, of sequences at most `MOST_BYTES`; those of weights that have moved are
-dropped.
+In: work on tensors whose shapes recur. Out: the same work, replayed from a recording when they do. Each sampler has one
+`Graphs`, which keeps a bounded number of recordings (at most `MOST_BYTES` for sequences) and drops those whose weights
+have moved in memory.
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ from torch import Tensor
 
 from fourm_engine.nn.transformer import Transformer
 
-#: Devices whose work is recorded.
+#: Types of devices on which work is recorded.
 RECORDED_ON = ("cuda",)
-#: Recordings that are kept: of shapes of parallel decoding, for each network; of batches of sequences, which hold the
-#: keys and values of all tokens, at most so many bytes of these together.
+#: Maximum number of recordings kept: for parallel decoding, shapes per network; for sequences, batches, whose keys and
+#: values together take at most this many bytes.
 MOST_SHAPES, MOST_SEQUENCES, MOST_BYTES = 64, 2, 1 << 30
-#: Tokens decoded before their step is recorded, since kernels settle in the first; sequences of fewer than `FEWEST`
-#: tokens are not.
+#: Tokens decoded before the step is recorded, as warm-up; sequences of fewer than `FEWEST` tokens are not recorded.
 BEFORE, FEWEST = 2, 8
-#: Bytes to whose multiple each input is aligned; shapes that are remembered.
+#: Alignment of inputs in bytes; maximum number of shapes remembered.
 _ALIGNED, _SHAPES_SEEN = 256, 10_000
 
 S = TypeVar("S", bound="Step")
@@ -36,29 +35,29 @@ Replay = Callable[[], object]
 
 
 class Step(Protocol):
-    """Work whose state is all on the device, in tensors that it changes in place."""
+    """A decoding step whose state is entirely on the device, in tensors that it updates in place."""
 
     def __call__(self) -> None: ...
 
     def tensors(self) -> list[Tensor]:
-        """What a step of the same `kind` needs to go on in this one's place."""
+        """The state: tensors that another step of the same `kind` needs to take over."""
         ...
 
     def kind(self) -> Hashable:
-        """What decides, beside the shapes of the tensors, which kernels run."""
+        """Everything besides the tensors' shapes that determines which kernels run."""
         ...
 
     def memory(self) -> int:
-        """Bytes that it holds: its tensors, and the keys and values of the tokens to come."""
+        """Bytes held: the tensors, and the cache of keys and values at full length."""
         ...
 
 
 class Graphs:
     """The recordings of one sampler. `enabled`: whether work is recorded.
 
-    They stay on the device after a generation, for the next of the same shapes: those of sequences with their keys and
-    values, the latest `MOST_SEQUENCES` as far as these take `MOST_BYTES` together. A larger one goes with its
-    generation; `clear` frees all."""
+    Recordings stay on the device for later generations of the same shapes. Of sequences, the latest `MOST_SEQUENCES`
+    are kept with their keys and values, within `MOST_BYTES` in total; a larger one is dropped after its generation.
+    `clear` frees all."""
 
     def __init__(self, enabled: bool = True) -> None:
         self.enabled = enabled
@@ -68,8 +67,8 @@ class Graphs:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Record and replay in the block. Recordings hold one state: what other threads generate meanwhile is launched
-        kernel by kernel."""
+        """Record and replay within the block. A recording holds one state, so other threads that generate meanwhile
+        launch their kernels one by one."""
         ours = self._lock.acquire(blocking=False)
         if ours:
             self._thread = get_ident()
@@ -88,7 +87,7 @@ class Graphs:
         self._steps.clear()
 
     def shapes(self, network: Transformer) -> Shapes | None:
-        """What runs work with the weights of a network; None where nothing is recorded."""
+        """The recordings with the weights of `network`; None if nothing is recorded on its device."""
         weights = next(network.parameters())
         if not self._usable(weights.device):
             return None
@@ -98,9 +97,9 @@ class Graphs:
         return self._shapes[network]
 
     def repeated(self, step: S, times: int, network: Transformer, *, alone: bool) -> tuple[S, Replay]:
-        """The step that holds the state, and what runs it once, at most so many `times`: `step`, or an earlier one of
-        its kind, whose recording is replayed from the state of `step`. `alone`: only weights of `network` are used;
-        other recordings are not kept."""
+        """The step that holds the state, and a function that runs it once, to be called at most `times` times. The step
+        is `step`, or an earlier one of its kind whose recording is replayed from the state of `step`. `alone`: the step
+        uses the weights of `network` only; the recordings of other steps are not kept."""
         device = next(network.parameters()).device
         if times < FEWEST or not self._usable(device):
             return step, step
@@ -136,7 +135,7 @@ class Graphs:
         return step, advance
 
     def _usable(self, device: torch.device) -> bool:
-        # Under autocast, weights are converted when they are first used, and forgotten later.
+        # Autocast casts weights on first use and drops the copies later, so their addresses change.
         recorded = device.type in RECORDED_ON and not torch.is_autocast_enabled(device.type)
         return self.enabled and recorded and self._thread == get_ident()
 
@@ -148,7 +147,7 @@ class _Recording(NamedTuple):
 
 
 class Shapes:
-    """Recordings with the weights of one network, by the shapes of their inputs, which share the memory of these."""
+    """Recordings with the weights of one network, by input shapes. Their inputs share one buffer."""
 
     def __init__(self, address: Hashable, device: torch.device) -> None:
         self.address, self.device = address, device
@@ -158,7 +157,7 @@ class Shapes:
         self._stream = _lent(device, self) if device.type == "cuda" else None
 
     def __call__(self, work: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        """work(*inputs), which is valid until the next call. `work`: always the same, but for the shapes."""
+        """Return work(*inputs), valid until the next call. `work` must do the same for the same shapes."""
         key = tuple((x.shape, x.dtype) for x in inputs)
         if key in self._recorded:
             self._recorded.move_to_end(key)
@@ -170,13 +169,13 @@ class Shapes:
         if len(self._seen) > _SHAPES_SEEN:
             self._seen.clear()
         self._seen[key] += 1
-        if self._seen[key] != 2:  # what comes once is not worth it; what did not fit is not tried again
+        if self._seen[key] != 2:  # a shape seen once is not worth it; one that did not fit is not retried
             return work(*inputs)
         views = self._views(inputs)
         output = work(*views).clone()
         if len(self._recorded) >= MOST_SHAPES:
             self._recorded.clear()  # all, since they share a stream
-        if not self._recorded and self.device.type == "cuda":  # a pool does not outlive the recordings that share it
+        if not self._recorded and self.device.type == "cuda":  # a pool lives as long as the recordings that share it
             self._pool = torch.cuda.graph_pool_handle()
         try:
             replay = record(lambda: output.copy_(work(*views)), self.device, self._pool, self._stream)
@@ -187,7 +186,8 @@ class Shapes:
         return output
 
     def _views(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-        """Copies in the shared memory. Earlier recordings keep theirs where it is too small."""
+        """Copy the inputs to the shared buffer. If it is too small a new one is made; earlier recordings keep the
+        old one."""
         sizes = [x.numel() * x.element_size() for x in inputs]
         starts = [0]
         for size in sizes:
@@ -201,8 +201,9 @@ class Shapes:
 def record(
     work: Callable[[], object], device: torch.device, pool: Any = None, stream: torch.cuda.Stream | None = None
 ) -> Replay:
-    """Records `work`, without running it. It must have run before; addresses and shapes of its tensors stay. `pool`:
-    memory for what is not kept beyond a replay. `stream`: of recordings that are dropped together; None: its own."""
+    """Record `work` without running it. It must have run before, and its tensors must keep their addresses and shapes.
+    `pool`: memory for temporaries of a replay. `stream`: shared by recordings that are dropped together; None: a
+    separate one."""
     graph = torch.cuda.CUDAGraph()
     torch.cuda.synchronize(device)
     with torch.cuda.stream(stream or _lent(device, graph)):
@@ -210,7 +211,7 @@ def record(
         try:
             work()
         except BaseException:
-            with suppress(RuntimeError):  # of a recording that was broken off
+            with suppress(RuntimeError):  # of an aborted recording
                 graph.capture_end()
             raise
         graph.capture_end()
@@ -221,13 +222,13 @@ _FREE: defaultdict[torch.device, list[torch.cuda.Stream]] = defaultdict(list)
 
 
 def _lent(device: torch.device, borrower: object) -> torch.cuda.Stream:
-    """A stream that nothing else records on while the borrower lives. Each keeps memory for matrix products, which
-    torch may free for all recordings of a stream where one of them is dropped (pytorch#193402)."""
+    """A stream that nothing else records on while `borrower` lives. Each stream has a workspace for matrix products,
+    which torch may free for all recordings of the stream when one of them is dropped (pytorch#193402)."""
     stream = _FREE[device].pop() if _FREE[device] else torch.cuda.Stream(device)
     finalize(borrower, _FREE[device].append, stream)
     return stream
 
 
 def _address(network: Transformer) -> Hashable:
-    """Changes where recordings of the network no longer do what it does."""
+    """A key that changes whenever recordings of the network become invalid."""
     return network.compiled, *(parameter.data_ptr() for parameter in network.parameters())

@@ -1,8 +1,8 @@
 """Classifier-free guidance over any number of conditions (4M, section 3.2; arXiv 2207.12598), and by a weaker model.
 
-In: a stage and the samples. Out: `Branches`: what each branch shows the encoder, and how their predictions combine, u +
-Σ wᵢ (cᵢ − u), where each weight is a number or a schedule over the steps. Branches with share 0 do not run. `Guide`:
-the logits of another model, to lead away from.
+In: a stage and the samples. Out: `Branches`: the encoder inputs of each branch, and how their predictions combine:
+u + Σ wᵢ (cᵢ − u), where each weight is a number or a schedule over the steps. Branches with share 0 do not run.
+`Guide`: another model, whose logits are extrapolated away from.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ Weight = float | list[float]
 
 @dataclass(frozen=True)
 class Branches:
-    """K branches over B samples. The first is u (or, alone, the plain model); `weights` belong to the others."""
+    """K branches over B samples. The first is u (or the plain model, if it is the only one); `weights` are those of the
+    others."""
 
-    hidden: tuple[frozenset[str], ...]  # K sets: the conditions and regions that a branch does not see
+    hidden: tuple[frozenset[str], ...]  # K sets: the conditions and regions hidden from each branch
     weights: list[list[Weight]]  # (K - 1) lists of B
     placeholders: dict[str, Shown]  # what replaces a hidden sequence
     target: str
@@ -47,8 +48,8 @@ class Branches:
         return len(self.hidden)
 
     def rows(self, samples: Sequence[Sample]) -> list[dict[str, Shown]]:
-        """What the encoder sees for each (branch, sample), branch by branch: K · B rows. The target's tokens are left
-        out: the sampler adds them, and a stage that generates a modality again starts over."""
+        """Encoder inputs for each (branch, sample), branch by branch: K · B rows. Tokens of the target are excluded:
+        the sampler adds them, and a stage that regenerates a modality starts from scratch."""
         rows = []
         for hidden in self.hidden:
             for sample in samples:
@@ -64,19 +65,19 @@ class Branches:
         return rows
 
     def shares(self, samples: int, progress: float = 0.0) -> np.ndarray:
-        """(K, B) float64: the share of each branch, summing to 1 over branches. `progress` runs from 0 at the first
-        step to 1 at the last."""
+        """float64 (K, B): the coefficient of each branch; they sum to 1 over branches. `progress` runs from 0 at the
+        first step to 1 at the last."""
         weights = np.array([[_weight(w, progress) for w in row] for row in self.weights]).reshape(-1, samples)
         return np.concatenate([1 - weights.sum(0, keepdims=True), weights])
 
     def combine(self, predicted: Tensor, progress: float = 0.0) -> Tensor:
-        """(K · B, …) -> (B, …): combine logits, or anything the logits are linear in."""
+        """(K · B, …) -> (B, …): combine logits, or anything that the logits are a linear function of."""
         shares = self.shares(len(predicted) // len(self), progress)
         return mix(predicted, np.arange(shares.size), shares)
 
 
 class Guides(Protocol):
-    """The part of `FourM` that guides another model."""
+    """The part of `FourM` that guidance by a weaker model needs."""
 
     network: Transformer
     vocabulary: Vocabulary
@@ -90,11 +91,12 @@ class Guides(Protocol):
 
 @dataclass(frozen=True)
 class Guide:
-    """A weaker version of the model to lead away from, such as an earlier checkpoint or a smaller model (autoguidance,
-    arXiv 2406.02507), or one that was tuned for this (self-guidance, arXiv 2410.13136).
+    """A weaker version of the model to guide away from: an earlier checkpoint or a smaller model (autoguidance, arXiv
+    2406.02507), or one fine-tuned for this purpose (self-guidance, arXiv 2410.13136).
 
-    The logits are g + w (m − g), with the guide's logits g, given everything, and those of the model, m, which may be
-    guided by conditions. `weight`: w above 1, or a list of numbers as a schedule over the steps; 1 is no guide."""
+    The logits become g + w (m − g), where g are the guide's logits given all inputs, and m the model's, which may
+    themselves be guided by conditions. `weight`: w > 1, or a list of numbers as a schedule over the steps; 1 has no
+    effect."""
 
     model: Guides
     weight: Weight
@@ -114,7 +116,8 @@ class Guide:
         return _weight(self.weight, progress)
 
     def check(self, names: Collection[str], model: Guides) -> None:
-        """Raises ValueError unless tokens of the modalities `names` mean to the guide what they mean to `model`."""
+        """Raise ValueError unless the tokens of the modalities `names` have the same meaning in the guide as in
+        `model`."""
         for name in sorted(names):
             if name not in self.model.modalities:
                 raise ValueError(f"guide: it has no modality {name!r}; choose a model that has")
@@ -135,8 +138,8 @@ def progress(step: int, steps: int) -> float:
 
 
 def mix(predicted_R: Tensor, rows: np.ndarray, shares: np.ndarray) -> Tensor:
-    """(R, …) -> (B, …): the sum over branches, weighted by the shares (K, B). `rows` (K · B) index the first axis by
-    (branch, sample), branch by branch; where the share is 0, the index is ignored."""
+    """(R, …) -> (B, …): the sum over branches weighted by `shares` (K, B). `rows` (K · B) gives, branch by branch, the
+    index of each (branch, sample) on the first axis; it is ignored where the share is 0."""
     taken, rows = shares != 0, rows.reshape(shares.shape)
     if (taken.sum(0) == 1).all():  # a single branch per sample, with share 1
         only = rows[taken.argmax(0), np.arange(shares.shape[1])]
@@ -176,9 +179,9 @@ def _placeholders(stage: Stage, sequences: Mapping[str, SequenceIds]) -> dict[st
 
 
 def branches(stage: Stage, samples: Sequence[Sample], sequences: Mapping[str, SequenceIds]) -> Branches:
-    """The branches that a stage needs, at least one.
+    """The branches of a stage, at least one.
 
-    Raises ValueError for a weight of something that is not a condition, and for weights given twice."""
+    Raises ValueError for a weight of something that is not a condition, and for a weight given twice."""
     conditions = sorted({name for sample in samples for name in sample.shown} - {stage.target})
     placeholders = _placeholders(stage, sequences)
     regions = {key for sample in samples for key in sample.regions}
@@ -198,7 +201,7 @@ def branches(stage: Stage, samples: Sequence[Sample], sequences: Mapping[str, Se
             dict.fromkeys(regions, 0.0) | {k: r.weight for k, r in s.regions.items()} | s.weights for s in samples
         ]
         weights: list[list[Weight]] = [[common.get(name, w.get(name, 1.0)) for w in of_samples] for name in names]
-        # The published models replace hidden sequences in plain guidance only, not with weights per condition.
+        # The published code inserts placeholders for hidden sequences only with a single weight.
         target_alone = {name: shown for name, shown in placeholders.items() if name == stage.target}
         return Branches(tuple(hidden), weights, target_alone, stage.target)
     weight: Weight = 1.0 if stage.guidance is None else stage.guidance

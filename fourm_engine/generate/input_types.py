@@ -1,4 +1,4 @@
-"""What a user may wrap a value in: `Ids` (token ids), `Typed` (literal text), `Condition` (a part, or a weight)."""
+"""Wrappers for inputs: `Ids` (token ids), `Typed` (literal text), `Condition` (a partial or weighted input)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ import numpy as np
 from fourm_engine.generate.masks import weights_of
 from fourm_plugins.inputs import as_array, describe, is_picture
 
-#: Prefix of words on the command line, and in files of inputs, that are `Typed`.
+#: Prefix that marks a value as `Typed`, on the command line and in input files.
 TEXT = "text:"
 
 
 class Ids:
     """Token ids of one modality, instead of its value: `Ids(out[name].tokens)`.
 
-    `ids`: integers (n,), as a list, array or tensor, from 0 to below the size of the modality's token space; a sequence
-    comes without its end marker. Kept as int64. Raises ValueError for anything else; ids out of range are refused where
-    they are used."""
+    `ids`: integers (n,), as a list, array or tensor, in [0, size of the modality's token space); a sequence comes
+    without its end marker. Stored as int64. Raises ValueError for anything else; the range is checked on use."""
 
     def __init__(self, ids: Any) -> None:
         array = as_array(ids)
@@ -39,16 +38,15 @@ class Ids:
 
 @dataclass(frozen=True)
 class Typed:
-    """Text to take literally, even if it looks like a path: `Typed("and/or.txt")`; for modalities whose values can be
-    typed."""
+    """Literal text, even if it looks like a path: `Typed("and/or.txt")`. For modalities whose values can be typed."""
 
     text: str
 
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """A value (or `Ids`) of which only a part counts, or that has a guidance weight (classifier-free guidance over
-    several conditions: 4M section 3.2, arXiv 2207.12598).
+    """A partial input (a value or `Ids`), or one with a guidance weight (classifier-free guidance over several
+    conditions: 4M section 3.2, arXiv 2207.12598).
 
     `keep`: bool, True where the value is known: (h, w) of the token grid, (n,) tokens, or (H, W) pixels of the value; a
     token is known if all its pixels are. If the modality is also a target, the known part stays and the rest is
@@ -56,14 +54,14 @@ class Condition:
 
     `weight`: the finite number wᵢ in u + Σ wᵢ (cᵢ − u), for the whole, or for the tokens that a `region` touches: a box
     (x0, y0, x1, y1) in [0, 1] of the picture, a bool mask like `keep`, or a picture, white in the region. Tokens
-    outside have no weight. Several regions are a list, with a list of as many weights:
+    outside have no weight. For several regions, pass two lists of equal length:
     `Condition(value, weight=[2, -1], region=[box, mask])`.
 
-    `halo`, for edits: this many tokens around the unknown part are regenerated, too, while known pixels stay; no token
-    need be known then.
+    `halo`, for edits: the width in tokens of a border around the unknown part that is also regenerated, while known
+    pixels stay. With it, the known part may be empty.
 
-    Raises ValueError for a weight that is not a finite number, for a region without a weight, and for more or fewer
-    weights than regions; a `keep` or `region` that does not fit the value is refused where it is used."""
+    Raises ValueError for a weight that is not a finite number, for a region without a weight, and if the numbers of
+    weights and regions differ. Whether `keep` and `region` fit the value is checked on use."""
 
     value: Any
     keep: np.ndarray | None = None
@@ -80,5 +78,5 @@ class Condition:
 
 
 def _brief(part: Any) -> str:
-    """Pictures and arrays by size, as their numbers fill screens."""
+    """A short `repr`: pictures and arrays by size only."""
     return describe(part) if is_picture(part) or as_array(part) is not None else reprlib.repr(part)

@@ -1,10 +1,10 @@
-"""From what a user gives (pictures, text, boxes, files, token ids) to what the encoder is shown.
+"""Reads a user's inputs (pictures, text, boxes, files, token ids) into encoder inputs.
 
-In: {name: value, `Ids`, `Typed` or `Condition`}. Out: a `Sample`, and the modality as which each name is shown.
-`Modality.value` reads whatever a user holds; from there on everything is as in training: one centre view for all
-aligned modalities, augment, normalise, encode. A raw value under the name of a data source is shown as the continuous
-modality that reads that source, if the model has one (it loses nothing to a tokenizer), and as tokens otherwise. Arrays
-are always values; token ids come as `Ids`. Errors use the names that the user gave.
+In: {name: value, `Ids`, `Typed` or `Condition`}. Out: a `Sample`, and for each name the modality that represents it.
+`Modality.value` reads the value; everything after that is as in training: one centre view for all aligned modalities,
+augment, normalise, encode. A raw value of a data source becomes input of the continuous modality that reads that
+source, if the model has one (no tokenizer loses information), and tokens otherwise. Arrays are always values; token ids
+come as `Ids`. Errors use the user's names.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _Given:
 
 
 class InputReader:
-    """Reads the inputs of samples. `find(name)` returns a modality or raises the ValueError that says why there is
+    """Reads the inputs of samples. `find(name)` returns a modality, or raises a ValueError that says why there is
     none."""
 
     def __init__(
@@ -56,14 +56,14 @@ class InputReader:
         self.tokenizers = tokenizers
         self.find = find
         self.drawer = ViewDrawer(modalities)
-        #: Name -> modality that shows its values, where `instance` cannot tell from the specs.
+        #: Name -> the modality that represents its values, where `instance` cannot infer it from the specs.
         self.aliases: dict[str, str] = {}
 
     def read(
         self, inputs: Mapping[str, Any], targets: Collection[str], *, dry: bool = False
     ) -> tuple[Sample, dict[str, str]]:
-        """The sample, and {name as given: modality that shows it}. `dry` runs no network: the ids of grids and vectors
-        are then only as distinct as their arrays."""
+        """The sample, and {name as given: modality that represents it}. With `dry` no network runs: ids of grids and
+        vectors are then placeholders, equal for equal arrays."""
         given, shown_as, sample = dict[str, _Given](), dict[str, str](), Sample()
         for name, value in inputs.items():
             condition = value if isinstance(value, Condition) else Condition(value)
@@ -88,7 +88,7 @@ class InputReader:
                     pixels = kept_pixels(part.keep, part.modality.spec, view)
                     if pixels.any():
                         sample.kept[name] = Kept(part.modality.augment(part.value, view), pixels)
-                if not tokens.any():  # an edit of the whole: as if it were not given
+                if not tokens.any():  # everything is to be regenerated: same as not given
                     del shown_as[part.name]
                     continue
             elif name in targets and not sequence:
@@ -96,7 +96,7 @@ class InputReader:
                     f"{part.name!r} is both given in full and a target; leave it out of one, or say with "
                     f"Condition(value, keep=mask) which part is known"
                 )
-            if name in targets:  # a sequence: its beginning, to continue
+            if name in targets:  # the beginning of a sequence to continue
                 sample.known[name] = shown
                 if sequence and part.ids is None:
                     text = part.value if isinstance(part.value, str) else part.modality.augment(part.value, view)
@@ -108,7 +108,7 @@ class InputReader:
         return sample, shown_as
 
     def _weigh(self, sample: Sample, part: _Given, view: View) -> None:
-        """Note the weights of what is shown, for the whole or for regions."""
+        """Record the guidance weights of an input, for the whole or for its regions."""
         name, taken = part.modality.name, np.zeros(0, np.int64)
         for number, (weight, region) in enumerate(part.weights, 1):
             if region is None:
@@ -124,7 +124,7 @@ class InputReader:
             sample.regions[f"{name} (region {number})"] = Region(name, tokens, weight)
 
     def closed(self, name: str, ids: np.ndarray) -> Shown:
-        """A whole sequence as training shows it: with its end marker, cut to the modality's maximum length."""
+        """A complete sequence as in training: with its end marker, truncated to the modality's maximum length."""
         tokenizer = self.tokenizers[name]
         assert isinstance(tokenizer, TextTokenizer)
         return Shown.tokens(np.append(ids, tokenizer.end_id)[: self.modalities[name].spec.layout.num_tokens])
@@ -145,15 +145,14 @@ class InputReader:
         return _Given(name, modality, value, ids, keep, condition.halo, weights)
 
     def instance(self, name: str, *, raw: bool) -> Modality:
-        """The modality that shows `name`, for a value (`raw`) or ids. Raises ValueError for a name without a
-        modality."""
+        """The modality that represents `name`, for a value (`raw`) or ids. Raises ValueError if there is none."""
         if raw and name in self.aliases:
             return self.modalities[self.aliases[name]]
         readers = [m for m in self.modalities.values() if m.spec.source == name and m.spec.input]
         if name not in self.modalities and readers:
             return next((m for m in readers if m.spec.continuous), readers[0])
         modality = self.find(name)
-        # Of several instances of a modality, `a` and `a@448`, values go to the one without "@".
+        # With several instances of a modality, `a` and `a@448`, values go to the one without "@".
         if raw and not modality.spec.continuous and "@" not in name:
             for spec in (
                 other.spec for other in self.modalities.values() if other.spec.input and other.spec.continuous
@@ -184,7 +183,7 @@ class InputReader:
 
 
 def read_value(name: str, modality: Modality, given: Any) -> Any:
-    """The value that `given` stands for, by `Modality.value`. Raises ValueError, one line that names the input."""
+    """Read an input with `Modality.value`. Raises ValueError, one line that names the input."""
     with _blame(name, given), reading(lambda: f"input {name!r}"):
         if isinstance(given, Typed):
             return modality.from_text(given.text)
@@ -199,14 +198,14 @@ def read_value(name: str, modality: Modality, given: Any) -> Any:
 
 
 def _augmented(modality: Modality, value: Any, view: View) -> Any:
-    # A string is what `augment` returns for a sequence: one sentence, not a choice of several; nothing to crop.
+    # A string needs no `augment`: there is no choice among several sentences, and nothing to crop.
     literal = modality.spec.layout.kind == "sequence" and isinstance(value, str)
     return value if literal else modality.augment(value, view)
 
 
 @contextmanager
 def _blame(name: str, given: Any) -> Iterator[None]:
-    """Name the input, as the user did, in errors of its plugin."""
+    """Prefix errors of a plugin with the user's name of the input."""
     try:
         yield
     except ValueError as error:
@@ -217,7 +216,7 @@ def _blame(name: str, given: Any) -> Iterator[None]:
 
 
 def _hint(given: Any) -> str:
-    """A hint for values that may have been meant as ids."""
+    """A hint, if the value may have been meant as token ids."""
     row = isinstance(given, (list, tuple)) and bool(given) and all(type(x) is int for x in given)
     if not row and len(getattr(given, "shape", ())) == 1:
         row = str(getattr(given, "dtype", "")).removeprefix("torch.").startswith(("int", "uint"))
@@ -236,7 +235,7 @@ def _check_ids(name: str, ids: np.ndarray, spec: ModalitySpec) -> None:
 
 
 def _aspects(given: Mapping[str, _Given]) -> dict[str, float]:
-    """Alignment group -> width / height of its picture, on which all raw values of the group must agree."""
+    """Alignment group -> width / height of its picture, which all raw values of the group must share."""
     aspects: dict[str, float] = {}
     first: dict[str, str] = {}
     for part in given.values():

@@ -1,7 +1,7 @@
-"""Decoding sequences token by token.
+"""Decodes sequences token by token.
 
-In: what the network shows of each sequence (`Cached`), random numbers, ids that end a sequence. Out: the tokens and the
-model's probability of each.
+In: a network with its cache (`Cached`), random numbers, ids that end a sequence. Out: the tokens, and the model's
+probability of each.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fourm_engine.generate.sampling import draw, likeliest, log_probability
 
 @dataclass(frozen=True)
 class Drawing:
-    """How tokens are drawn; temperature 0 takes the likeliest."""
+    """How tokens are drawn. Temperature 0 takes the most likely one."""
 
     temperature: float = 0.0
     top_k: int | None = None
@@ -30,8 +30,8 @@ class TokenStep:
     """The next token of each of B sequences of at most L; see `graphs.Step`.
 
     Args:
-        guided: another model to lead away from.
-        start: the id before the first; `stop`: those after which a sequence has ended.
+        guided: another model to guide away from.
+        start: the id that precedes the first token; `stop`: the ids that end a sequence.
         uniform_BL: float32 in [0, 1)."""
 
     def __init__(
@@ -58,7 +58,7 @@ class TokenStep:
         self.index_1 = torch.zeros(1, dtype=torch.int64, device=device)
 
     def __call__(self, step: int | None = None) -> None:
-        """`step`: how many tokens precede; by default `index_1`, which is then one more."""
+        """Decode one token. `step`: number of preceding tokens; by default `index_1`, which is then incremented."""
         index = self.index_1 if step is None else step
         at = self.index_1 if step is None else slice(step, step + 1)
         logits_BV, *weaker = [side.logits(self.id_B, index) for side in self.sides]
@@ -72,7 +72,7 @@ class TokenStep:
         self.id_B.copy_(id_B)
         self.ids_BL[:, at] = id_B[:, None]
         self.sure_BL[:, at] = log_probability(logits_BV, id_B).exp()[:, None]
-        self.done_B |= (id_B[:, None] == self.stops).any(1)  # `isin` would wait for the device
+        self.done_B |= (id_B[:, None] == self.stops).any(1)  # `isin` would synchronise
         if step is None:
             self.index_1 += 1
 

@@ -1,7 +1,7 @@
-"""Masks and boxes that a user gives, and the tokens that they mark.
+"""Converts a user's masks and boxes to masks of tokens.
 
-In: a bool array, a picture or its file, or a box in fractions of the picture. Out: bool (n,) over the tokens of a grid
-as the model sees it. Errors are one line in the user's names.
+In: a bool array, a picture or its file, or a box in fractions of the picture. Out: bool (n,) over the tokens of a grid,
+as the model sees it. Errors are one line with the user's names.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from fourm_plugins.view import View
 
 
 def read_mask(given: Any, *, what: str = "mask", where: str = "the edit is") -> np.ndarray:
-    """bool (H, W), True where the edit (or whatever `where` says) is, from an array of two values or a picture (or its
-    file) that is light there.
+    """bool (H, W), True where the mask is set: from an array of two values, or a picture (or its file) that is light
+    there. `what` and `where` name the mask and its meaning in errors.
 
-    Raises ValueError for anything else, and for a mask that marks nothing."""
+    Raises ValueError for anything else, and for an empty mask."""
     picture, named = given, what
     if isinstance(given, (str, os.PathLike)):
         named = f"{what} {os.fspath(given)!r}"
@@ -71,7 +71,7 @@ def region_tokens(name: str, region: Any, value: Any, spec: ModalitySpec, view: 
             raise ValueError(f"{what} {list(region)}: a box is (x0, y0, x1, y1) in [0, 1] of the picture, x0 < x1")
         height, width = (spec.layout.height, spec.layout.width) if value is None else np.asarray(value).shape[:2]
         mask = np.zeros((height, width), np.bool_)
-        # To a thousandth of a pixel, so that a third of 9 pixels is 3.
+        # Tolerates a thousandth of a pixel, so that a third of 9 pixels is 3.
         top, bottom = math.floor(y0 * height + 1e-3), math.ceil(y1 * height - 1e-3)
         left, right = math.floor(x0 * width + 1e-3), math.ceil(x1 * width - 1e-3)
         mask[top : max(bottom, top + 1), left : max(right, left + 1)] = True
@@ -83,8 +83,8 @@ def region_tokens(name: str, region: Any, value: Any, spec: ModalitySpec, view: 
 def tokens_within(
     name: str, keep: np.ndarray, value: Any, spec: ModalitySpec, view: View, *, what: str = "keep"
 ) -> np.ndarray:
-    """bool (n,): the tokens entirely within `keep`, a mask of tokens or of pixels of `value`. Raises ValueError if it
-    is neither."""
+    """bool (n,): the tokens that lie entirely within `keep`, a mask of tokens or of pixels of `value`. Raises
+    ValueError for a mask of another size."""
     assert isinstance(spec.layout, Grid)
     h, w = spec.layout.height, spec.layout.width
     if keep.dtype != np.bool_:
@@ -107,9 +107,9 @@ def tokens_within(
 
 
 def weights_of(weight: Any, region: Any) -> list[tuple[float, Any]]:
-    """(weight, region) for each region of a `Condition`; the region None is the whole. [] without a weight.
+    """(weight, region) for each region of a `Condition`; a region of None means the whole. [] without a weight.
 
-    Raises ValueError for weights that are not numbers, or fewer or more weights than regions."""
+    Raises ValueError for weights that are not numbers, and if the numbers of weights and regions differ."""
     if region is None:
         pairs = [] if weight is None else [(weight, None)]
     elif isinstance(region, (list, tuple)) and not is_box(region):

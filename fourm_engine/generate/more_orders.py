@@ -1,6 +1,7 @@
-"""The engine's decoding orders beyond MaskGIT, each written as a package would write it: Halton, remasking, entropy.
+"""Decoding orders beyond MaskGIT: Halton, remasking, entropy. All use the public interface for packages.
 
-In: what a step predicted (`fourm_plugins.order.Predicted`). Out: which tokens stay, how many, and which are forgotten.
+In: the predictions of a step (`fourm_plugins.order.Predicted`). Out: which tokens to keep, how many, and which to
+forget.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from fourm_plugins.spec import Grid, Layout
 
 class Halton(DecodingOrder):
     """Visits tokens in the order in which the Halton sequence (bases 2 and 3) reaches their cells, so that the tokens
-    of a step lie far apart ("Halton scheduler", arXiv 2503.17076). The order is known beforehand: a step decodes only
-    the tokens that it keeps."""
+    of a step lie far apart ("Halton scheduler", arXiv 2503.17076). The order is fixed in advance, so each step decodes
+    only the tokens that it keeps."""
 
     def beforehand(self) -> Tensor:
         n, grid = self.layout.num_tokens, self.layout
@@ -39,10 +40,10 @@ def _radical_inverse(i: int, base: int) -> float:
 
 
 class Remask(DecodingOrder):
-    """MaskGIT that revises itself (ReMDM, arXiv 2503.00307): each step but the last forgets the fraction `share` of the
-    tokens known before it, drawn without replacement with weights exp(−p), p the model's probability when the token was
-    drawn. The number of steps stays the budget: after each step as many tokens are known as its schedule says, less
-    those just forgotten."""
+    """MaskGIT with remasking (ReMDM, arXiv 2503.00307): each step but the last forgets the fraction `share` of the
+    tokens known before it, drawn without replacement with weights exp(−p), where p is the model's probability of the
+    token when it was drawn. The number of steps stays the same: after each, as many tokens are known as the schedule
+    says, minus those just forgotten."""
 
     def __init__(self, layout: Layout, share: float = 0.1) -> None:
         super().__init__(layout)
@@ -55,7 +56,7 @@ class Remask(DecodingOrder):
         count = int(self.share * int(movable.sum()))
         if count == 0:
             return None
-        # The top k of log-weight + Gumbel noise are a draw without replacement.
+        # The top k of log-weight + Gumbel noise are a sample without replacement.
         noise = -(-predicted.uniform.clamp(1e-7, 1 - 1e-7).log()).log()
         scores = (noise - predicted.confidence.exp()).masked_fill(~movable, -torch.inf)
         forgotten = torch.zeros_like(movable)
@@ -64,9 +65,9 @@ class Remask(DecodingOrder):
 
 
 class Entropy(DecodingOrder):
-    """Keeps the tokens of lowest entropy, as many as the model is sure of: while their entropies, except the largest,
-    sum to at most `bound` nats ("entropy-bounded unmasking", arXiv 2505.24857), and never fewer than the schedule says.
-    A sample ends when all its tokens are known; `steps` is the maximum."""
+    """Keeps the tokens of lowest entropy: as many as possible while their entropies, except the largest, sum to at most
+    `bound` nats ("entropy-bounded unmasking", arXiv 2505.24857), and at least as many as the schedule says. A sample is
+    done when all its tokens are known; `steps` is the maximum."""
 
     adaptive = True
 

@@ -1,6 +1,6 @@
-"""What a user may set for generation, and weights of guidance.
+"""Options of generation, and guidance weights.
 
-In: settings as written, in Python or a config. Out: `Options`, which `default_plan` makes stages of.
+In: settings from Python or a config. Out: `Options`, which `default_plan` turns into stages.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from fourm_plugins.explain import explain
 
 Temperature = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
-#: Largest absolute weight of guidance: logits times more say nothing else.
+#: Maximum absolute guidance weight; logits scaled by more select the same tokens.
 MAX_WEIGHT = 10_000
 
 
@@ -43,22 +43,22 @@ Guidance = Annotated[float | list[float] | dict[str, float | list[float]], Befor
 
 
 def scheduled(guidance: Guidance | None) -> bool:
-    """Whether a weight changes over the steps."""
+    """Whether any weight is a schedule over the steps."""
     return any(isinstance(w, list) for w in (guidance.values() if isinstance(guidance, dict) else [guidance]))
 
 
 class Options(BaseModel):
-    """What a user may set for generation; None leaves the choice to `default_plan`."""
+    """A user's options for generation; None leaves the choice to `default_plan`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     #: Steps of parallel decoding, for grids and vectors.
     steps: int | None = Field(default=None, ge=1, le=8192)
-    #: 0 takes the likeliest token; above 0, tokens are drawn.
+    #: 0 takes the most likely token; above 0, tokens are sampled.
     temperature: Temperature | None = None
-    #: Draw from the likeliest tokens whose probabilities sum to this.
+    #: Sample from the most likely tokens whose probabilities sum to this.
     top_p: float | None = Field(default=None, gt=0, le=1)
-    #: Draw from so many of the likeliest tokens.
+    #: Sample from this many of the most likely tokens.
     top_k: int | None = Field(default=None, ge=1)
     #: Classifier-free guidance: a weight, {input: weight}, or a list of weights over the steps.
     guidance: Guidance | None = None
@@ -81,7 +81,7 @@ class Options(BaseModel):
 
     @property
     def drawn(self) -> bool:
-        """Whether the options ask for randomness."""
+        """Whether the options request sampling."""
         return bool(self.temperature) or self.top_p is not None or self.top_k is not None
 
 

@@ -1,7 +1,7 @@
-"""Decoding orders from packages and from the engine, which registers its orders as packages do. Built in are `parallel`
-(keep the most confident), `random_order` (choose before decoding) and `autoregressive`.
+"""Decoding orders from plugins; the engine registers its additional orders the same way. Built in are `parallel` (keep
+the most confident), `random_order` (choose before decoding) and `autoregressive`.
 
-In: an order's name, its settings, the layout, the plugin host. Out: `Order`, which checks what the plugin returns.
+In: an order's name, its settings, the layout, the plugin host. Out: `Order`, which validates the plugin's results.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 class Order:
     """The order called `name`. Raises PluginError if it cannot be used, ValueError for settings that it does not
-    take."""
+    accept."""
 
     def __init__(self, name: str, host: PluginManager, layout: Layout, settings: Mapping[str, Any]) -> None:
         try:
@@ -44,7 +44,7 @@ class Order:
         self.layout, self.adaptive = layout, self._order.adaptive
 
     def beforehand(self) -> Tensor | None:
-        """float32 (n,), or None if `keep` decides."""
+        """float32 (n,): priorities fixed in advance, or None if `keep` decides in each step."""
         scores = self._call(self._order.beforehand)
         return None if scores is None else self._scores(scores, torch.ones(self.layout.num_tokens, dtype=torch.bool))
 
@@ -92,7 +92,7 @@ class Order:
 
 
 class _Scoring(DecodingOrder):
-    """An order that is a package's function; see `hookspecs.fourm_order`."""
+    """An order defined by a plugin's scoring function; see `hookspecs.fourm_order`."""
 
     def __init__(self, layout: Layout, function: Callable[..., Tensor]) -> None:
         super().__init__(layout)

@@ -1,7 +1,7 @@
 """Parallel decoding: each step re-encodes the known tokens and predicts the rest of a grid or vector from mask tokens.
 
 In: samples, a stage, the branches of guidance. Out: the tokens of each sample. A step computes only what it needs:
-equal rows once, no branch with share 0, no finished sample, no token that nobody looks at.
+equal rows run once, and branches with share 0, finished samples and unused predictions are skipped.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from fourm_plugins.order import Predicted
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-#: On a GPU, slots of encoder and decoder are multiples of these: kernels want such masks, and shapes come again.
+#: On a GPU, widths of encoder and decoder are rounded up to multiples of these: kernels prefer such masks, and shapes
+#: recur.
 INPUTS_BY, TARGETS_BY = 32, 16
 #: Called after each step with the target, the ids so far, int64 (B, n), and which of them are known, bool (B, n).
 Watch = Callable[[str, np.ndarray, np.ndarray], None]
@@ -44,13 +45,13 @@ class Filled:
 
     ids: np.ndarray  # (n,) int64 local ids; a sequence without its end marker
     probabilities: np.ndarray | None = None  # (n, V) float32
-    #: Of a sequence: (n,) float32, the probability that the model gave each token, before temperature and filters; 1
-    #: for what was known.
+    #: For a sequence: (n,) float32, the model's probability of each token, before temperature and filters; 1 for known
+    #: tokens.
     confidence: np.ndarray | None = None
 
 
 class Side:
-    """One network, and what its encoder sees of each (branch, sample)."""
+    """One network, and its encoder inputs for each (branch, sample)."""
 
     def __init__(
         self,
@@ -70,8 +71,8 @@ class Side:
     def predict(
         self, tokens: Tokens, continuous: dict[str, Patches], position_RM: Tensor, slot_RM: Tensor
     ) -> Float[Tensor, "R M D"]:
-        """The decoder's output for the target's tokens at these positions, in the slots that hold one; valid until the
-        next call."""
+        """The decoder's output for the target's tokens at these positions, for the valid slots only. It may be
+        overwritten by the next call."""
         network, mod_RM = self.network, torch.where(slot_RM, self.entry.index, -1)
 
         def decoded(context_RND: Tensor, valid_RN: Tensor, position_RM: Tensor, mod_RM: Tensor) -> Tensor:
@@ -83,7 +84,7 @@ class Side:
 
         if self.recorded is None:
             return decoded(*network.encode(tokens, continuous), position_RM, mod_RM)
-        # How many patches there are varies more than the shape of what they become.
+        # Embedded outside the recorded work: the number of patches varies more than the shape of the embeddings.
         embedded = network.embedding.encoder(tokens.ids, tokens.pos, tokens.mod, continuous)
         return self.recorded(predicted, *embedded, tokens.mod >= 0, position_RM, mod_RM)
 
@@ -102,7 +103,7 @@ class Parallel:
     ) -> None:
         self.stage, self.order, self.sides, self.guide = stage, order, sides, guide
         self.entry = sides[0].entry
-        # Compiled blocks want one shape for all steps; otherwise a step is no larger than it must be.
+        # Compiled blocks need one shape for all steps; otherwise each step is as small as possible.
         self.fixed = sides[0].network.compiled
         device, n, batch = sides[0].packing.device, self.entry.layout.num_tokens, len(samples)
         self.device = device
@@ -116,14 +117,14 @@ class Parallel:
         self.ids_Bn, self.known_Bn = ids_Bn.to(device), known_Bn.to(device)
         self.given_Bn, self.confidence_Bn = self.known_Bn.clone(), torch.zeros(batch, n, device=device)
 
-        # All random numbers are drawn before the first step, so that a sample's are the same in any batch.
+        # All random numbers are drawn before the first step, so that a sample gets the same ones in any batch.
         self.uniform_SBn = uniforms(rngs, stage.steps, n, device=device).transpose(0, 1)
         self.priority_Bn = uniforms(rngs, n, device=device) if stage.scheme == "random_order" else None
         if order is not None:
             self.luck_SBn = uniforms(rngs, stage.steps, n, device=device).transpose(0, 1)
             if (priority_n := order.beforehand()) is not None:
                 self.priority_Bn = priority_n.to(device).float().expand(batch, n)
-        # The linear schedule takes fewer steps for few tokens.
+        # With few tokens, the linear schedule takes fewer steps.
         counts = [tokens_per_step(stage.schedule, stage.steps, tokens) for tokens in self.tokens]
         self.counts = [row + [0] * (stage.steps - len(row)) for row in counts]
         self.heats = [
@@ -182,7 +183,7 @@ class Parallel:
             width = self._rounded(max(chosen))
         index_AM, slot_AM = _compact(predicted_An, width)
         widths = [width] * len(active) if self.fixed else chosen
-        # The T slots that hold a token, of which the host knows: the first of each row.
+        # The T valid slots, known on the host: the first ones of each row.
         row_T, slot_T = np.repeat(np.arange(len(active)), chosen), np.concatenate([np.arange(n) for n in chosen])
         flat_T, sample_T = sent(np.stack([row_T * width + slot_T, np.array(active)[row_T]]), self.device)
 
@@ -222,7 +223,7 @@ class Parallel:
                 at_K = kept_T.nonzero()[:, 0]
         sample_K, position_K = sample_T[at_K], position_T[at_K]
         self.ids_Bn[sample_K, position_K] = new_T[at_K]
-        # Assigned as `True`, it would be sent from the host, which would wait.
+        # Assigning `True` would copy it from the host and synchronise.
         self.known_Bn[sample_K, position_K] = torch.ones_like(position_K, dtype=torch.bool)
         self.confidence_Bn[sample_K, position_K] = confidence_T[at_K]
         if self.probabilities is not None:
@@ -246,8 +247,8 @@ class Parallel:
         confidence_T: Tensor,
         logits_TV: Tensor,
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """Which of the predicted tokens an order keeps, bool (T,), and which known ones of which sample it forgets.
-        `samples`: (sample, number of tokens to keep, its part of T)."""
+        """The predicted tokens that the order keeps, bool (T,), and the known tokens that it forgets, by sample.
+        `samples`: (sample, number of tokens to keep, its slice of T)."""
         parts, forgotten = [], dict[int, Tensor]()
         for b, count, of_b in samples:
             predicted = self._predicted(step, b, count, position_T[of_b], confidence_T[of_b], logits_TV[of_b])
@@ -267,7 +268,7 @@ class Parallel:
     def _predict(
         self, side: Side, step: int, active: list[int], index_AM: Tensor, slot_AM: Tensor, widths: list[int]
     ) -> Tensor:
-        """The decoder's output (A, M, D), branches combined, which the logits are linear in."""
+        """The decoder's output (A, M, D), branches combined before the output head, which is linear."""
         shares = side.plan.shares(len(self.left), progress(step, self.stage.steps))[:, active]
         rows, numbers = np.full(shares.shape, -1), dict[tuple[int, int], int]()
         content, of = list[int](), list[int]()
@@ -306,7 +307,7 @@ class Parallel:
         return mix(y_RMD, rows.flatten(), shares)
 
     def _rounded(self, width: int) -> int:
-        """That many slots of the decoder, or a few more where few shapes are better than small ones."""
+        """The decoder width for `width` slots, rounded up where few shapes matter more than small ones."""
         return width if at_hand(self.known_Bn) else min(self.known_Bn.shape[1], width + -width % TARGETS_BY)
 
 
@@ -317,7 +318,7 @@ def _runs(lengths: Sequence[int]) -> list[slice]:
 
 
 def _compact(mask_Bn: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """The positions of the True entries of each row, ascending, in (B, width) slots, and which slots hold one."""
+    """The positions of the True entries of each row, ascending, as (B, width), and a mask of the valid slots."""
     index_BM = (~mask_Bn).int().argsort(dim=1, stable=True)[:, :width]
     return index_BM, mask_Bn.gather(1, index_BM)
 
@@ -333,8 +334,8 @@ def _append(base: Tokens, ids_Bn: Tensor, known_Bn: Tensor, entry: Entry, width:
 
 
 def _resized(tokens: Tokens, width: int) -> Tokens:
-    """The same tokens in `width` slots, without padding between them if that is fewer. Those at the front stay, because
-    patches are counted by them."""
+    """The same tokens in `width` slots; if that is fewer, the padding between them is dropped. The order is kept, since
+    patches are matched to tokens by it."""
     if tokens.shape[1] <= width:
         return Tokens(*(F.pad(x, (0, width - x.shape[1]), value=-1) for x in vars(tokens).values()))
     index, _ = _compact(tokens.mod >= 0, width)

@@ -1,7 +1,7 @@
-"""Plans: what to generate, in which order and how.
+"""Plans: what to generate, in which order, and how.
 
-In: the requested targets and the modalities of the model. Out: `Stage`s, which the sampler runs in turn; what a stage
-generates is an input of the following ones (chained generation, 4M section 3.2).
+In: the requested targets and the model's modalities. Out: `Stage`s, which the sampler runs in order; the result of each
+stage is an input of those after it (chained generation, 4M section 3.2).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fourm_plugins.modality import Modality
 
 Readout = Literal["sampled", "expected"]
 
-#: Steps for a grid whose layout no input shows (a picture from a sentence), and for everything that is drawn.
+#: Steps for a grid whose layout no input determines (a picture from a sentence), and for all sampling.
 FREE_STEPS = 8
 #: Settings of a `Stage` that have no effect on a sequence.
 _ONLY_PARALLEL = (
@@ -33,37 +33,37 @@ _ONLY_PARALLEL = (
 
 
 class Stage(BaseModel):
-    """One target and how to generate it: `Stage("name", steps=8, scheme="halton")`. Without a scheme, open settings are
+    """One target and how to generate it: `Stage("name", steps=8, scheme="halton")`. Without a scheme, unset fields are
     chosen as by `default_plan`.
 
-    Guidance (arXiv 2207.12598) draws from u + Σ wᵢ (cᵢ − u). With a single weight there is one c, which sees everything
-    given and generated, and u sees nothing but the target's known tokens. With weights by name there is one cᵢ per
-    named condition, and u and all cᵢ also see what is not named. A weight of 1 is plain generation, as is None unless a
-    `Condition` has a weight; 0 is unconditional, and a negative weight leads the result away from the condition. [0, 3]
-    grows from 0 at the first step to 3 at the last.
+    Guidance (arXiv 2207.12598) samples from u + Σ wᵢ (cᵢ − u). With a single weight there is one c, which sees
+    everything given and generated, while u sees only the target's known tokens. With weights by name there is one cᵢ
+    per named condition, and u and all cᵢ also see the conditions that are not named. A weight of 1 is plain generation,
+    as is None unless a `Condition` has a weight; 0 is unconditional; a negative weight steers away from the condition.
+    [0, 3] grows from 0 at the first step to 3 at the last.
 
     Args:
         target: the modality to generate.
-        scheme: parallel: each step keeps the most confident tokens (MaskGIT). random_order: each step predicts tokens
-            drawn at random, as in training. autoregressive: sequences, left to right. halton, remask, entropy, and the
-            orders of packages (entry points `fourm.orders.v1`): see docs/generation.md.
-        order: settings of the scheme, {"share": 0.1}.
+        scheme: parallel: each step keeps the most confident tokens (MaskGIT). random_order: each step predicts randomly
+            chosen tokens, as in training. autoregressive: sequences, left to right. halton, remask, entropy, and orders
+            of packages (entry points `fourm.orders.v1`): see docs/generation.md.
+        order: settings of the scheme, such as {"share": 0.1}.
         steps: decoding steps of a grid or vector, from 1 to one per token.
         schedule: how many tokens each step reveals: few at first ("cosine") or equally many ("linear").
-        temperature: from 0, which takes the likeliest token, to 100.
+        temperature: from 0, which takes the most likely token, to 100.
         temperature_schedule: constant; linear, falling with the number of tokens left; onex, from `temperature` to
             `temperature_min` like 1 / x to the `temperature_power`.
         temperature_min, temperature_power: settings of onex.
-        top_p: draw from the fewest tokens with this total probability, above 0 and at most 1.
-        top_k: draw from the k likeliest tokens, at least 1.
+        top_p: sample from the fewest tokens with this total probability, above 0 and at most 1.
+        top_k: sample from the k most likely tokens, at least 1.
         guidance: a weight, or {condition: weight}; each a number, or a list of numbers as a schedule.
         readout: sampled: decode the value from the tokens. expected: decode it from the probability-weighted codes; the
-            tokens are those that the steps chose.
-        max_tokens: maximum length of a sequence; None is the modality's maximum.
-        prompt_sentinel: sample as the published models were: the encoder sees the start sentinel of a sequence that is
-            generated from nothing, and of a sequence that a single guidance weight hides. Training shows neither.
+            tokens are still those chosen by the steps.
+        max_tokens: maximum length of a sequence; None: the modality's maximum.
+        prompt_sentinel: sample like the published code: the encoder sees the start sentinel of a sequence that is
+            generated from nothing, and of one that a single guidance weight hides. Neither occurs in training.
 
-    Raises ValueError, one line, for a setting that would have no effect."""
+    Raises ValueError, one line, for a setting that has no effect."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -93,7 +93,7 @@ class Stage(BaseModel):
 
     @model_validator(mode="after")
     def _effects(self) -> Stage:
-        if self.scheme is None:  # settings that are still open matter, too
+        if self.scheme is None:  # unset fields may still take effect
             return self
         fields = type(self).model_fields
         changed = {
@@ -137,7 +137,7 @@ class Stage(BaseModel):
     def completed(
         self, modalities: Mapping[str, Modality], given: Iterable[str] = (), *, several: bool = False
     ) -> Stage:
-        """This stage with its open settings filled in as by `default_plan`, if it has no scheme. Raises ValueError."""
+        """This stage; if it has no scheme, with unset fields chosen as by `default_plan`. Raises ValueError."""
         if self.scheme is not None:
             return self
         settings = self.model_dump(include=self.model_fields_set - {"scheme"})
@@ -146,7 +146,7 @@ class Stage(BaseModel):
         return Stage(**chosen.model_dump(exclude_defaults=True) | {"scheme": chosen.scheme} | settings)
 
 
-# Pydantic would show the arguments of `__init__`; users want to see the settings.
+# Pydantic would show the arguments of `__init__` rather than the fields.
 Stage.__signature__ = Signature(
     [
         Parameter(
@@ -171,12 +171,11 @@ def default_plan(
     """One stage per target, in the order given.
 
     A vector takes one greedy step, and so does a grid if another grid of its alignment group is given or generated
-    before it (a picture shows where things are); where the modality allows it, the expected code is decoded. A grid
-    whose layout nothing shows is drawn in eight steps with nucleus sampling. A sequence is written left to right, drawn
-    at a temperature of 0.7, or, where it has one answer (`Modality.one_answer`) and a grid of its alignment group is
-    given or generated before it, with the likeliest tokens. If randomness is requested (a temperature above 0, top_p,
-    top_k, or `several` samples of one input), everything is drawn. With a `scheme`, grids and vectors are drawn in
-    eight steps, or in `steps`.
+    before it (a picture determines where things are); where the modality allows it, the expected code is decoded. Any
+    other grid is sampled in eight steps with nucleus sampling. A sequence is decoded left to right: greedily if it has
+    one answer (`Modality.one_answer`) and a grid of its alignment group is given or generated before it, otherwise
+    sampled at a temperature of 0.7. If sampling is requested (a temperature above 0, top_p, top_k, or `several` samples
+    of one input), every stage samples. With a `scheme`, grids and vectors are sampled in eight steps, or in `steps`.
 
     `options`: fields of `Options`. `steps`, `scheme` and `order` apply to grids and vectors, with at most one step per
     token; the others apply to every stage. Raises ValueError, one line, for options that do not exist or have no
@@ -205,7 +204,7 @@ def default_plan(
 def _default_stage(
     target: str, modalities: Mapping[str, Modality], options: Options, drawn: bool, shown: bool
 ) -> Stage:
-    """`drawn`: whether the result is to be random. `shown`: whether something shows the layout of the target."""
+    """`drawn`: whether to sample. `shown`: whether an earlier grid determines the layout of the target."""
     modality, spec = modalities[target], modalities[target].spec
     common = options.model_dump(include={"guidance", "prompt_sentinel", "top_k"})
     if spec.layout.kind == "sequence":

@@ -1,4 +1,4 @@
-"""From a user's request to samples, each with its plan; reports every mistake before anything is computed.
+"""Turns a user's request into samples, each with its plan. Reports every mistake before any network runs.
 
 In: inputs, targets, a plan or options, seeds. Out: `Prepared`.
 """
@@ -21,18 +21,18 @@ from fourm_plugins.modality import Modality
 
 @dataclass(frozen=True)
 class Prepared:
-    """Samples in the order of their seeds: each input `n_samples` times."""
+    """The samples, each input `n_samples` times, in the order of `seeds`."""
 
     targets: list[str]
     samples: list[Sample]
     plans: list[list[Stage]]
     seeds: list[int]
     names: list[dict[str, str]]  # per sample: name as given -> modality that shows it
-    remarks: list[str] = field(default_factory=list)  # why the plan is what it is
+    remarks: list[str] = field(default_factory=list)  # reasons for the chosen plan
 
     def groups(self, batch_size: int) -> Iterator[tuple[list[Stage], list[int]]]:
-        """(plan, indices) of samples that run together. The weights of a sample decide its branches, so only samples
-        with the same weighted conditions do."""
+        """(plan, indices) of the samples of each batch. Weights determine the branches, so all samples of a batch have
+        the same weighted conditions."""
         groups: dict[Any, list[int]] = {}
         for i, (sample, plan) in enumerate(zip(self.samples, self.plans, strict=True)):
             groups.setdefault((repr(plan), *sorted(sample.weights), *sorted(sample.regions)), []).append(i)
@@ -78,7 +78,7 @@ def prepare(
         stages, names = _chosen(plan, targets, options, reader=reader, modalities=modalities, inputs=shown)
     for name in names:
         reader.find(name)
-    # Mistakes in the plan are better known before any input is read.
+    # Report mistakes in the plan before reading any input.
     for stage in [s.completed(modalities) for s in stages] or default_plan(names, modalities, **options):
         sampler.order(stage)
     read = [reader.read(sample, {*names}, dry=dry) for sample in inputs]
@@ -114,7 +114,7 @@ def _chosen(
     modalities: Mapping[str, Modality],
     inputs: Collection[str],
 ) -> tuple[list[Stage], list[str]]:
-    """A user's plan: its stages, none where it only names modalities, and what they generate in turn."""
+    """A user's plan: its stages (none if it only names modalities), and the modalities that they generate, in order."""
     if isinstance(plan, str):
         raise ValueError(f"plan: {plan!r} is neither 'auto' nor a list of stages and names")
     steps: list[Any] = [plan] if isinstance(plan, Stage) else list(plan)
@@ -129,7 +129,7 @@ def _chosen(
 
 
 def _given(inputs: Sequence[Mapping[str, Any]], reader: InputReader) -> list[str]:
-    """The modalities that show the inputs, without those given only in part."""
+    """The modalities that represent the inputs, except those given only in part."""
     if any(sample.keys() != inputs[0].keys() for sample in inputs):
         raise ValueError("the inputs give different modalities; name the targets")
     whole = {name: value for name, value in (inputs[0] if inputs else {}).items() if not _partial(value)}
@@ -151,6 +151,6 @@ def _others(inputs: Sequence[Mapping[str, Any]], given: Sequence[str], modalitie
 
 
 def _same(given: Sequence[str], modalities: Mapping[str, Modality]) -> set[str]:
-    """All modalities of the same data as the given ones: pixels or tokens, at any size."""
+    """All modalities of the same data as the given ones, as pixels or tokens and at any size."""
     sources = {modalities[name].spec.source for name in given}
     return {name for name, m in modalities.items() if m.spec.source in sources}

@@ -1,6 +1,6 @@
-"""Weights of regions that are said beside the inputs, as on the command line.
+"""Guidance weights of regions that are given separately from the inputs, as on the command line.
 
-In: {name: [(weight, region)]} and the inputs. Out: the inputs, those with regions as `Condition`s.
+In: {name: [(weight, region)]} and the inputs. Out: the inputs, with those that have regions wrapped in `Condition`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any
 
 from fourm_engine.generate.input_types import Condition
 
-#: Name of an input -> the weight of each of its regions; a region as in `Condition`.
+#: Name of an input -> (weight, region) pairs, with regions as in `Condition`.
 Regions = Mapping[str, Sequence[tuple[float, Any]]]
 
 
 def weighed(inputs: Mapping[str, Any], regions: Regions) -> dict[str, Any]:
-    """Raises ValueError for a region of what is not given."""
+    """The inputs with their weighted regions. Raises ValueError for a region of an input that is not given."""
     result = dict(inputs)
     for name, pairs in regions.items():
         if name not in inputs:

@@ -1,4 +1,4 @@
-"""Results of generation: a value, its tokens and pictures for each target of a sample."""
+"""Results of generation: the value, tokens and picture of each target of a sample."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Generated:
     `value` has the modality's type (metres, a picture, a string, a list of boxes). `tokens` are the chosen ids, int64
     (n,), local to the modality's token space; a sequence comes without its end marker.
 
-    `decoded_from` says what the value was decoded from. "tokens": the tokenizer decodes `tokens` to this value.
-    "probabilities": the probability-weighted code of the model's distribution at each position; `tokens` are then the
-    ids chosen alongside, which decode to a similar value, but not to this one. "mean", "median", "vote": reduced from
-    several samples (`reduce`); `tokens` are those of the sample nearest to the value, and `spread` says how far the
-    samples differ, per element (`Modality.spread`).
+    `decoded_from` is the source of the value. "tokens": the tokenizer decodes `tokens` to this value. "probabilities":
+    the probability-weighted code of the model's distribution at each position; `tokens` are the ids chosen alongside,
+    which decode to a similar, but not the same value. "mean", "median", "vote": reduced from several samples
+    (`reduce`); `tokens` are those of the sample nearest to the value, and `spread` is the disagreement of the samples
+    per element (`Modality.spread`).
 
     `given`, for an edit of a picture (`Condition(value, keep=mask)`): bool (H, W), True where the value was given
     rather than decoded; None otherwise."""
@@ -43,7 +43,7 @@ class Generated:
     spread: Any = None
 
     def render(self) -> Any:
-        """The value for people: a `PIL.Image`, or a string."""
+        """The value in a form for viewing: a `PIL.Image`, or a string."""
         return calls.render(self.modality, self.value)
 
     def show(self, *, side: int = SIDE) -> Any:
@@ -66,7 +66,8 @@ class Generated:
         return explained(picture, Scale(images.colour_map(np.linspace(0, 1, 256)), tuple(marks), unit), side=side)
 
     def remark(self) -> str:
-        """What the modality says of its value, such as parts that did not parse and were dropped; '' for nothing."""
+        """The modality's remark about the value, such as parts that were dropped because they did not parse; '' if
+        there is none."""
         return calls.remark(self.modality, self.value)
 
     def __repr__(self) -> str:
@@ -76,7 +77,7 @@ class Generated:
         return f"<Generated {self.modality.name!r}: {what}, {source}>"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: the picture or text, with the remark below."""
+        """The display in a notebook: the picture or text, with the remark below."""
         rendered, remark = self.show(), self.remark()
         if isinstance(rendered, str):
             shown = f"<pre style='white-space: pre-wrap'>{html.escape(rendered)}</pre>"
@@ -87,10 +88,11 @@ class Generated:
 
 
 class Results(dict[str, Generated]):
-    """What was generated, target -> `Generated`; a dict that displays itself in a notebook.
+    """The results of one input, target -> `Generated`; a dict that displays itself in a notebook.
 
     With `n_samples`, `samples` are the results of each sample, and the dict holds the first of them, their reduction
-    (`reduce`), or the one with the highest of `scores` (`best`). With `explain`, `explanation` says what would run."""
+    (`reduce`), or the one with the highest of `scores` (`best`). With `explain`, `explanation` describes what would
+    run."""
 
     def __init__(
         self,
@@ -119,8 +121,8 @@ class Results(dict[str, Generated]):
         return f"<Results{of}: {between.join(map(repr, self.values())) or 'none'}>"
 
     def grid(self, *, cell: int = 192) -> Image.Image:
-        """A contact sheet: the targets side by side; for several samples a row per target: the result, its spread, and
-        each sample. `cell`: pixels of a picture's longer side."""
+        """A contact sheet: the targets side by side, or, for several samples, a row per target with the result, its
+        spread, and each sample. `cell`: pixels of a picture's longer side."""
         if len(self.samples) == 1:
             return sheet([("", [Cell(result.show(), name) for name, result in self.items()])], cell=cell)
         rows = []

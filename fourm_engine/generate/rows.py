@@ -1,6 +1,6 @@
-"""Batching rows of the encoder: equal rows run once, rows of similar length together.
+"""Batches encoder rows: equal rows run once, and rows of similar length run together.
 
-In: what each (branch, sample) shows. Out: groups of rows, packed with little padding.
+In: the encoder inputs of each (branch, sample). Out: groups of rows, packed with little padding.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ PADDING = 0.1
 
 
 def length(row: Row) -> int:
-    """Slots that a row takes: at least one, which may be empty."""
+    """Number of slots of a row: at least one, which may be empty."""
     return max(1, sum(map(len, row.values())))
 
 
 def distinct(rows: Sequence[Row]) -> tuple[list[int], list[int]]:
-    """For each row its index among the distinct rows, and for each distinct row the first one equal to it."""
+    """For each row the index of its distinct row, and for each distinct row the index of its first occurrence."""
     numbers: dict[tuple[object, ...], int] = {}
     which, first = [], list[int]()
     for i, row in enumerate(rows):
@@ -41,10 +41,11 @@ def distinct(rows: Sequence[Row]) -> tuple[list[int], list[int]]:
 
 
 def together(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices of rows that run together, in the fewest groups that leave at most `PADDING` of all slots empty."""
+    """Indices of the rows of each group, with the fewest groups that leave at most a fraction `PADDING` of all slots
+    empty."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     most = sum(lengths) / (1 - PADDING)
-    # cost[i]: the fewest slots of the first i rows, in the groups so far; cut[g][i]: where the last of them begins.
+    # cost[i]: the fewest slots for the first i rows in that many groups; cuts[g][i]: where the last group starts.
     cost, cuts = [lengths[order[0]] * i for i in range(len(order) + 1)] if order else [0], [[0] * (len(order) + 1)]
     while cost[-1] > most:
         options = [

@@ -1,5 +1,4 @@
-"""What generation knows of one sample: what the encoder is shown, which tokens are known, which pixels an edit
-keeps."""
+"""The state of one sample during generation: encoder inputs, known tokens, and the pixels that an edit keeps."""
 
 from __future__ import annotations
 
@@ -16,15 +15,15 @@ from fourm_plugins.view import View
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """A value at its modality's size, and bool (H, W), True where an edit keeps it; None for a text to continue."""
+    """A value at its modality's size, and bool (H, W), True where an edit keeps it (None for a text to continue)."""
 
     value: Any
     pixels: np.ndarray | None
 
 
 def check_kept(name: str, tokens: np.ndarray, spec: ModalitySpec, *, edit: bool = False) -> None:
-    """Raise ValueError, with the user's `name`, if a mask, bool (n,), keeps all tokens or, unless it is an `edit`,
-    none."""
+    """Raise ValueError, with the user's `name`, if the mask `tokens`, bool (n,), keeps all tokens, or none although it
+    is not an `edit`."""
     if edit:
         if tokens.all():
             raise ValueError(
@@ -42,7 +41,8 @@ def check_kept(name: str, tokens: np.ndarray, spec: ModalitySpec, *, edit: bool 
 
 
 def without_halo(tokens: np.ndarray, spec: ModalitySpec, halo: int) -> np.ndarray:
-    """bool (n,) over a grid: the known `tokens` more than `halo` rows or columns away from all unknown ones."""
+    """bool (n,) over a grid: those of the known `tokens` that are more than `halo` rows or columns away from every
+    unknown one."""
     assert isinstance(spec.layout, Grid)
     known: np.ndarray = tokens.reshape(spec.layout.height, spec.layout.width)
     for axis, size in enumerate(known.shape):
@@ -54,8 +54,8 @@ def without_halo(tokens: np.ndarray, spec: ModalitySpec, halo: int) -> np.ndarra
 
 
 def continued(given: str, beginning: str, generated: str) -> str:
-    """`given`, followed by what `generated` adds to `beginning`, which is `given` as its tokens decode (in lower case,
-    say)."""
+    """`given`, followed by what `generated` adds to `beginning`, the decoded tokens of `given`, which may differ from
+    it (in case, for example)."""
     if not generated.startswith(beginning):
         return generated
     rest = generated[len(beginning) :]
@@ -74,7 +74,7 @@ def kept_pixels(keep: np.ndarray, spec: ModalitySpec, view: View) -> np.ndarray:
     left, top, right, bottom = view.pixels(*keep.shape)
     first_row, last_row = _under(top, bottom, array.height)
     first_column, last_column = _under(left, right, array.width)
-    # Summed-area table: how many of the pixels under each one are unknown.
+    # Summed-area table, to count the unknown source pixels under each pixel.
     unknown = np.zeros((keep.shape[0] + 1, keep.shape[1] + 1), np.int64)
     unknown[1:, 1:] = (~keep).cumsum(0).cumsum(1)
     rows = unknown[last_row] - unknown[first_row]
@@ -110,11 +110,11 @@ class Sample:
     weights: dict[str, float] = field(default_factory=dict)
     #: Guidance weights of regions of conditions, by the name of the region.
     regions: dict[str, Region] = field(default_factory=dict)
-    #: Through which the inputs are seen, by their alignment group.
+    #: The view of the inputs, by alignment group.
     views: dict[str, View] = field(default_factory=dict)
 
     def without(self, hidden: AbstractSet[str]) -> dict[str, Shown]:
-        """What is shown without the `hidden` conditions and regions."""
+        """The encoder inputs without the `hidden` conditions and regions."""
         shown = {name: part for name, part in self.shown.items() if name not in hidden}
         for key in hidden & self.regions.keys():
             region = self.regions[key]

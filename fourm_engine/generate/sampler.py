@@ -1,4 +1,4 @@
-"""The sampler: runs a plan on a batch of samples, on tokens alone.
+"""The sampler: runs a plan on a batch of samples, on tokens only.
 
 In: `Sample`s (local ids), a plan, one seed per sample. Out: for each sample and stage a `Filled`: its tokens, and
 probabilities if the stage requests them. The branches of guidance are stacked on the batch axis.
@@ -40,12 +40,12 @@ TOKENS_BETWEEN_CHECKS = 16
 
 class Sampler:
     """Args:
-    vocabulary: with the scales of its modalities, if likeliest tokens are taken by them.
+    vocabulary: including the scales of its modalities, if greedy decoding is to use them (see `sampling.likeliest`).
     sequences: the special ids of every sequence that may be generated, or hidden by guidance.
-    inputs: the modalities that the encoder may see, and so later stages.
+    inputs: the modalities that the encoder may see, and hence later stages.
     host: provides the decoding orders of packages.
 
-    On a GPU, work that comes again is recorded as CUDA graphs; `graphs.enabled = False` keeps it from that."""
+    On a GPU, recurring work is recorded as CUDA graphs, unless `graphs.enabled` is set to False."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Sampler:
 
     @contextmanager
     def watched(self, watch: Watch) -> Iterator[None]:
-        """Within the block, `watch` is called after each step of a grid or vector and each token of a sequence."""
+        """Call `watch` after each step of a grid or vector and each token of a sequence, within the block."""
         before, self._watch = self._watch, watch
         try:
             yield
@@ -85,7 +85,7 @@ class Sampler:
     def run(
         self, samples: Sequence[Sample], plan: Sequence[Stage], seeds: Sequence[int], guide: Guide | None = None
     ) -> list[dict[str, Filled]]:
-        """{target: Filled} for each sample. Leaves `samples` unchanged."""
+        """Run a plan. Returns {target: Filled} for each sample, and leaves `samples` unchanged."""
         assert len(samples) == len(seeds)
         if not samples:
             return []
@@ -122,16 +122,16 @@ class Sampler:
         return results
 
     def order(self, stage: Stage) -> Order | None:
-        """The decoding order of the stage, or None for a built-in scheme. Raises PluginError if it cannot be used, and
-        ValueError for settings that it does not take."""
+        """The decoding order of a stage, or None for a built-in scheme. Raises PluginError if it cannot be used, and
+        ValueError for settings that it does not accept."""
         if stage.scheme in BUILT_IN:
             return None
         assert stage.scheme is not None  # the request has been completed
         return Order(stage.scheme, self._manager, self.vocabulary[stage.target].layout, stage.order)
 
     def started(self, sample: Sample) -> Sample:
-        """A copy of the sample that also shows the known part of its targets, as earlier stages see it: the beginning
-        of a sequence ends with a sentinel, as in training."""
+        """A copy of the sample that also shows the known part of its targets to earlier stages. The beginning of a
+        sequence ends with a sentinel, as in training."""
         beginnings = {
             name: Shown.tokens(np.append(part.ids, self.sequences[name].start)) if name in self.sequences else part
             for name, part in sample.known.items()
@@ -206,15 +206,15 @@ class Sampler:
         top_p: float | None = None,
         guided: tuple[Guide, Cached] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Local ids, int64 (B, ≤ limit), until every row has a `stop` id, and the probability that the model gave each,
-        float32; what follows a `stop` id has no meaning."""
+        """Decode until every row has a `stop` id: local ids, int64 (B, ≤ limit), and the model's probability of each,
+        float32. Entries after a `stop` id are undefined."""
         cached = Cached(self.network, self.vocabulary, rows, plan, target, limit)
         drawing, start = Drawing(temperature, top_k, top_p), self.sequences[target].start
         step = TokenStep(cached, guided, drawing, start=start, stop=stop, uniform_BL=uniform_BL)
-        # What the host knows makes the first tokens cheaper, but a recording cannot depend on it.
+        # A step number on the host makes the first tokens cheaper, but a recording cannot depend on it.
         waits = not at_hand(uniform_BL)
         step, advance = self.graphs.repeated(step, limit, self.network, alone=guided is None) if waits else (step, step)
-        # A check waits for the device; tokens decoded beyond the end are dropped.
+        # A check synchronises with the device; tokens decoded beyond the end are dropped.
         check_every = TOKENS_BETWEEN_CHECKS if waits else 1
         for length in range(1, limit + 1):
             if waits:

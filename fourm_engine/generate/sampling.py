@@ -1,8 +1,8 @@
-"""Drawing tokens from logits, and choosing which of them to keep.
+"""Samples tokens from logits, and chooses which of them to keep.
 
-In: logits (..., V), and uniform numbers drawn beforehand, one per token. Out: ids and their log-probabilities. Every
-sample has its own generator, so its result depends neither on its index in the batch nor on the other samples. On a CPU
-a whole vocabulary is sorted only where top-p keeps more than an eighth of it.
+In: logits (..., V), and uniform numbers drawn beforehand, one per token. Out: ids and their log-probabilities. Each
+sample has a generator, so its result depends neither on its index in the batch nor on the other samples. On a CPU, the
+whole vocabulary is sorted only where top-p keeps more than an eighth of it.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def draw(
 ) -> Tensor:
     """Draw one id per row of logits, by inverting the cumulative distribution at `uniform`, in float64.
 
-    `top_k` keeps the k likeliest tokens (and ties with the k-th). `top_p` then keeps the fewest tokens whose total
-    probability reaches `top_p` (nucleus sampling, arXiv 1904.09751), the first among ties, and always the likeliest.
+    `top_k` keeps the k most likely tokens (and ties with the k-th). `top_p` then keeps the fewest tokens whose total
+    probability reaches `top_p` (nucleus sampling, arXiv 1904.09751), the first among ties, and always the most likely.
 
     Args:
         logits: (..., V) float.
         uniform: (...) float32 in [0, 1).
-        temperature: broadcastable to (...), > 0; None takes the likeliest id.
+        temperature: broadcastable to (...), > 0; None takes the most likely id.
 
     Returns:
         ids: (...) int64."""
@@ -59,8 +59,8 @@ def draw(
 
 
 def likeliest(logits_RV: Tensor, scales: Sequence[range] = ()) -> Tensor:
-    """The likeliest id of each row, int64 (R,). The ids of a scale, of which many are nearly as good, count together:
-    otherwise another id, such as the end of a text, would be taken too early."""
+    """The most likely id of each row, int64 (R,). The probabilities of the ids of a scale are added up: many of them
+    are nearly as likely, so another id, such as the end of a text, would otherwise win too early."""
     if not scales:
         return logits_RV.argmax(-1)
     steps = [logits_RV[:, scale.start : scale.stop] for scale in scales]
@@ -74,15 +74,15 @@ def likeliest(logits_RV: Tensor, scales: Sequence[range] = ()) -> Tensor:
 
 
 def _relative(logits_RV: Tensor, heat_R: Tensor) -> Tensor:
-    """Probabilities relative to the likeliest, float32."""
+    """Probabilities relative to the most likely id, float32."""
     x = logits_RV.float()
     # Subtracting the maximum first, a tiny temperature gives -inf for the others and never inf - inf.
     x = (x - x.amax(-1, keepdim=True)).div_(heat_R[:, None])
-    return F.threshold(x, -87.0, -torch.inf, inplace=True).exp_()  # denormals would make a CPU ten times slower
+    return F.threshold(x, -87.0, -torch.inf, inplace=True).exp_()  # denormals make a CPU ten times slower
 
 
 def kept(p_RV: Tensor, *, top_k: int | None = None, top_p: float | None = None) -> Tensor:
-    """Unnormalised probabilities, (R, V) float32, with 0 for tokens that may not be drawn; see `draw`."""
+    """Unnormalised probabilities, float32 (R, V), with 0 for tokens that `top_k` and `top_p` exclude; see `draw`."""
     vocabulary = p_RV.shape[-1]
     if top_k is not None and top_k < vocabulary:
         p_RV = _at_least(p_RV, _kth_largest(p_RV, top_k)[:, None])
@@ -90,7 +90,7 @@ def kept(p_RV: Tensor, *, top_k: int | None = None, top_p: float | None = None) 
         return p_RV
     if not at_hand(p_RV):
         return _nucleus(p_RV, top_p)
-    # The largest eighth holds the nucleus of most rows; only the other rows are sorted as a whole.
+    # The largest eighth contains the nucleus of most rows; only the other rows are fully sorted.
     few, values = vocabulary // 8, p_RV.numpy()
     level_R = top_p * values.sum(-1, dtype=np.float64)
     largest = np.partition(values, vocabulary - few, axis=-1)[:, vocabulary - few :] if few else values[:, :0]
@@ -119,8 +119,8 @@ def _kth_largest(p_RV: Tensor, k: int) -> Tensor:
 
 
 def _smallest_kept(rising_RK: np.ndarray, level_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The smallest (R, 1) of the fewest largest values whose sum reaches the level, and how many values equal to it are
-    among them if there may be more of these beyond, else 0. `rising_RK`: the K largest, ascending."""
+    """Of the fewest largest values of each row whose sum reaches `level_R`: the smallest, (R, 1), and how many equal it
+    if further values outside may equal it too, else 0. `rising_RK`: the K largest values, ascending."""
     ends_RK = torch.from_numpy(rising_RK).cumsum(-1, dtype=torch.float64).numpy()  # several times as fast as NumPy
     first = (ends_RK[:, -1:] - ends_RK >= level_R[:, None]).sum(-1, keepdims=True)
     threshold = np.take_along_axis(rising_RK, first, -1)
@@ -132,7 +132,7 @@ def _smallest_kept(rising_RK: np.ndarray, level_R: np.ndarray) -> tuple[np.ndarr
 
 
 def _nucleus(p_RV: Tensor, top_p: float) -> Tensor:
-    """`kept` on a device that the host waits for, which it does only if rows are many."""
+    """`kept` on an asynchronous device; synchronises only if there are many rows."""
     rows, vocabulary = p_RV.shape
     level_R1 = top_p * p_RV.sum(-1, keepdim=True, dtype=torch.float64)
     recorded = p_RV.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
@@ -149,7 +149,7 @@ def _nucleus(p_RV: Tensor, top_p: float) -> Tensor:
 
 
 def _threshold(falling_RK: Tensor, level_R1: Tensor) -> tuple[Tensor, Tensor]:
-    """Like `_smallest_kept`, from the largest probabilities in descending order; their sum reaches the level."""
+    """Like `_smallest_kept`, for the largest probabilities in descending order, whose sum reaches the level."""
     ends_RK = falling_RK.cumsum(-1, dtype=torch.float64)
     count_R1 = (ends_RK < level_R1).sum(-1, keepdim=True) + 1
     threshold_R1 = falling_RK.gather(1, count_R1.clamp(max=falling_RK.shape[1]) - 1)

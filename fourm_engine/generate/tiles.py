@@ -1,9 +1,9 @@
-"""Pictures larger than a model sees, tile by tile: maps of large photographs, and super-resolution of any size.
+"""Tiled generation for pictures larger than the model's input: maps of large photographs, super-resolution of any size.
 
-In: a large picture, a target of the same alignment. Out: one `Generated` of the whole, larger by as much as the
-target's array is than the input's. Where tokens are drawn, a tile is given those that its neighbours have drawn where
-they overlap, so that tiles agree there. Where one step computes them, tiles are independent: a neighbour's tokens would
-stand in for probabilities, which is worse and leaves an edge where they end. Values are blended.
+In: a large picture, a target of the same alignment group. Out: one `Generated` for the whole, scaled by the ratio of
+the target's array to the input's. When tokens are sampled, a tile is given its neighbours' tokens in the overlap, so
+that tiles agree there. When one step computes them, tiles are independent: a neighbour's tokens would replace
+probabilities, which is worse and leaves a visible edge. Overlapping values are blended.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid
 from fourm_plugins.suggest import did_you_mean
 
-#: Tiles of one picture.
+#: Maximum number of tiles of a picture.
 MAX_TILES = 4096
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """Where tiles lie, in tokens of the target: each is `size` (rows, columns), with its top left corner at one of
-    `corners`, row by row. Tiles of one of the `waves` do not overlap."""
+    """Positions of tiles, in tokens of the target. Each has `size` (rows, columns) and its top left corner at one of
+    `corners`, row by row. Tiles of the same wave do not overlap."""
 
     size: tuple[int, int]
     corners: list[tuple[int, int]]
@@ -67,21 +67,21 @@ def tiled(
     batch_size: int = 16,
     **options: Any,
 ) -> Generated:
-    """Generate `target` for a picture of any size, in tiles of which neighbours share `overlap` tokens.
+    """Generate `target` for a picture of any size, in tiles that overlap their neighbours by `overlap` tokens.
 
     Args:
         model: the `FourM`.
-        inputs: one picture or map of the target's alignment, and what every tile is given beside it (a text).
+        inputs: one picture or map of the target's alignment group, and other inputs that all tiles share (a text).
         target: a picture or map that the model generates.
-        overlap: of tokens of the target, from 0 to half of the shorter side of its grid.
-        seed: where tokens are drawn, tile i, counted row by row, has `seed` + i.
-        batch_size: tiles that run at a time.
-        options: those of `FourM.generate`, except those that are for several samples.
+        overlap: in tokens of the target, from 0 to half of the shorter side of its grid.
+        seed: when tokens are sampled, tile i, counted row by row, has the seed `seed` + i.
+        batch_size: number of tiles that run at once.
+        options: those of `FourM.generate`, except those for several samples.
 
-    Returns the target for the whole picture: of the picture's size, or larger by the factor by which a tile's value is
-    larger than the tile (super-resolution).
+    Returns the target for the whole picture, at the picture's size, or scaled by the ratio of a tile's value to the
+    tile (super-resolution).
 
-    Raises ValueError, one line, for what cannot be tiled, before anything is generated."""
+    Raises ValueError, one line, for inputs or targets that cannot be tiled, before anything is generated."""
     made = _generated_map(model, target)
     name, modality, value = _picture(model, inputs, made)
     shape, height, width = modality.spec.array, *np.asarray(value).shape[:2]
@@ -119,7 +119,7 @@ def tiled(
             known = tokens[row : row + size[0], column : column + size[1]]
             part = Condition(Ids(np.maximum(known, 0).reshape(-1)), keep=(known >= 0).reshape(-1))
             requests.append({**others, modality.name: crop} | ({target: part} if (known >= 0).any() else {}))
-        # Equal tiles with different seeds would count as several samples of one input, and be drawn.
+        # Equal tiles with different seeds would count as several samples of one input, and so be sampled.
         seeds = [seed + i if drawn else seed for i in wave]
         results = model.generate_batch(requests, target, seeds=seeds, batch_size=batch_size, **options)
         for (row, column), result in zip(corners, results, strict=True):
@@ -130,7 +130,7 @@ def tiled(
 
 
 def _generated_map(model: Generates, target: str) -> Modality:
-    """The modality of the target. Raises ValueError for what is not a picture or map."""
+    """The modality of the target. Raises ValueError unless it is a picture or map."""
     made = model.modalities.get(target)
     if made is not None and isinstance(made.spec.layout, Grid) and isinstance(made.spec.array, (FeatureMap, ClassMap)):
         return made
@@ -141,7 +141,7 @@ def _generated_map(model: Generates, target: str) -> Modality:
 
 
 def _pixels_per_token(name: str, made: Modality, shape: FeatureMap | ClassMap) -> tuple[int, int]:
-    """Rows and columns of the picture `name` that a token of the target covers. Raises ValueError for parts of one."""
+    """Rows and columns of the picture `name` per token of the target. Raises ValueError unless they are integers."""
     (rows, columns), array = made.spec.patch, made.spec.array
     assert isinstance(array, (FeatureMap, ClassMap))
     pixels = rows * shape.height / array.height, columns * shape.width / array.width
@@ -153,7 +153,7 @@ def _pixels_per_token(name: str, made: Modality, shape: FeatureMap | ClassMap) -
 
 
 def _picture(model: Generates, inputs: Mapping[str, Any], made: Modality) -> tuple[str, Modality, Any]:
-    """The one input that is tiled: its name, what it is shown as, and its value."""
+    """The input to tile: its name, its modality, and its value."""
     pictures = []
     for name, given in inputs.items():
         modality = model.reader.instance(name, raw=True)
@@ -167,7 +167,7 @@ def _picture(model: Generates, inputs: Mapping[str, Any], made: Modality) -> tup
 
 
 class _Canvas:
-    """Arrays of tiles, blended over their overlaps by straight ramps; of classes the tile counts that is nearest."""
+    """Combines tiles: values are blended with linear ramps over the overlaps; classes come from the nearest tile."""
 
     def __init__(self, modality: Modality, whole: tuple[int, int]) -> None:
         self._modality, self._patch = modality, modality.spec.patch

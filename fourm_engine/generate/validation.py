@@ -1,7 +1,7 @@
-"""Checks of a generation request before anything is computed.
+"""Validates a generation request before anything is computed.
 
-In: what a user wrote (targets, inputs, seeds, a plan) and the samples that were read. Out: the same in one canonical
-form. A request that is impossible, or has a part without effect, raises ValueError: one line, in the user's names.
+In: a user's targets, inputs, seeds and plan, and the samples read from them. Out: the same in canonical form. A request
+that is impossible, or has a part without effect, raises ValueError: one line, with the user's names.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def seeds_of(samples: int, seed: int, seeds: Iterable[int] | None) -> list[int]:
 
 
 def chain_of(names: Sequence[str], targets: Sequence[str], inputs: Collection[str]) -> list[str]:
-    """The modalities that a user generates in turn. `inputs`: modalities that later stages may see."""
+    """The modalities to generate, in order. `inputs`: modalities that later stages may see."""
     if absent := [target for target in targets if target not in names]:
         raise ValueError(f"target {absent[0]!r} has no stage in the plan, which generates {', '.join(names)}")
     last = max(i for i, name in enumerate(names) if name in targets)
@@ -87,11 +87,11 @@ def chain_of(names: Sequence[str], targets: Sequence[str], inputs: Collection[st
 def plan_of(
     given: Iterable[Any], targets: Sequence[str], modalities: Mapping[str, Modality], inputs: Collection[str]
 ) -> list[Stage]:
-    """A user's plan, of Stages and names."""
+    """Validate a user's plan of stages and names."""
     plan = [Stage(step) if isinstance(step, str) else step for step in given]
     if wrong := [stage for stage in plan if not isinstance(stage, Stage)]:
         raise ValueError(f"plan: {wrong[0]!r:.80} is not a Stage; a plan is a list of Stages and names")
-    plan = [Stage(**stage.model_dump(exclude_unset=True)) for stage in plan]  # model_copy checks nothing
+    plan = [Stage(**stage.model_dump(exclude_unset=True)) for stage in plan]  # model_copy does not validate
     chain_of([stage.target for stage in plan], targets, inputs)
     for stage in plan:
         layout = modalities[stage.target].spec.layout if stage.target in modalities else None
@@ -106,7 +106,7 @@ def plan_of(
 
 
 def several(samples: Sequence[Sample], seeds: Sequence[int]) -> bool:
-    """Whether a user wants several samples of each input: each occurs more than once, with different seeds."""
+    """Whether several samples of each input are requested: each occurs more than once, with different seeds."""
     drawn: dict[bytes, set[int]] = {}
     for sample, seed in zip(samples, seeds, strict=True):
         drawn.setdefault(_digest(sample), set()).add(seed)
@@ -114,7 +114,7 @@ def several(samples: Sequence[Sample], seeds: Sequence[int]) -> bool:
 
 
 def check_variety(plan: Sequence[Stage], count: int) -> None:
-    """Raise ValueError for several samples of one input if the plan draws nothing."""
+    """Raise ValueError for several samples of one input if the plan is deterministic."""
     if all(stage.deterministic for stage in plan):
         raise ValueError(
             f"{counted(count, 'sample')} of one input with a plan that draws nothing (temperature 0, top_k 1) are all "
@@ -145,8 +145,8 @@ def guided(
 ) -> list[Stage]:
     """The plan with guidance weights under the names that the sampler uses.
 
-    `shown_as`: name as the user gave it -> modality that shows it. `inputs`: modalities that the encoder may see.
-    `chosen`: whether a user wrote the plan; otherwise options are common to all stages, and must affect at least
+    `shown_as`: the user's name of an input -> the modality that represents it. `inputs`: modalities that the encoder
+    may see. `chosen`: whether the user wrote the plan; otherwise options apply to all stages and must affect at least
     one."""
     given = {instance: name for name, instance in shown_as.items()}
     seen = {instance for instance in given if instance in inputs}
@@ -196,7 +196,7 @@ def guided(
 def _by_instance(
     weights: Mapping[str, Weight], shown_as: Mapping[str, str], given: Mapping[str, str]
 ) -> dict[str, Weight]:
-    """Weights under the names of the modalities that show them. Raises ValueError where two are of the same."""
+    """Weights by the modalities that represent the named inputs. Raises ValueError if two names have the same."""
     result = dict[str, Weight]()
     for name, weight in weights.items():
         instance = shown_as.get(name, name)
@@ -214,7 +214,7 @@ def _refuse_sentinel(target: str) -> None:
 
 
 def _digest(sample: Sample) -> bytes:
-    """Equal for samples that show the same."""
+    """A digest that is equal for samples with equal inputs."""
     regions = {key: (region.pos.tolist(), region.weight) for key, region in sample.regions.items()}
     digest = hashlib.sha256(repr((sorted(sample.weights.items()), sorted(regions.items()))).encode())
     for kind, parts in (("shown", sample.shown), ("known", sample.known)):

@@ -1,7 +1,7 @@
-"""Probing a model: vary one or two things of a request over a range, and compare the results.
+"""Probes a model: varies one or two parameters of a request over a range, and compares the results.
 
-In: a model, inputs, and what varies: a part of an input (the position of a box, the size of a class), an input, or an
-option. Out: a `Variation`: the results at all points, and a sheet of them. All points share one seed.
+In: a model, inputs, and the parameters: a part of an input (the position of a box, the size of a class), an input, or
+an option. Out: a `Variation`: the results at all points, and a contact sheet. All points share one seed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 #: Options that may vary; a guidance weight is `guidance`, or `guidance.NAME` for one input.
 OPTIONS = ("seed", "guidance", "temperature", "top_p", "top_k", "steps")
-#: Most results of a sheet.
+#: Maximum number of results.
 MAX_POINTS = 400
 
 
@@ -50,8 +50,8 @@ class Generates(Protocol):
 class Variation:
     """Results over one or two axes.
 
-    `axes`: what varied -> its values. `points`: the values at each result, the last axis fastest; `inputs`: what each
-    result was generated from."""
+    `axes`: parameter -> its values. `points`: the values of each result, with the last axis fastest. `inputs`: the
+    inputs of each result."""
 
     model: Generates
     axes: dict[str, list[Any]]
@@ -60,8 +60,8 @@ class Variation:
     results: list[Results]
 
     def sheet(self, *, cell: int = 160) -> Image:
-        """A contact sheet: one column per value of the last axis; rows for each input of which a part varies and for
-        each target, repeated for every value of the first axis if there are two; legends at the end."""
+        """A contact sheet with a column per value of the last axis and a row per target and per input with a varying
+        part. With two axes, the rows repeat for each value of the first. Legends are at the end."""
         width, shown = len(list(self.axes.values())[-1]), dict[str, tuple[list[Any], Any]]()
         for name in dict.fromkeys(what.partition(".")[0] for what in self.axes):
             if name in self.inputs[0]:
@@ -95,7 +95,8 @@ def vary(
     batch_size: int = 16,
     **options: Any,
 ) -> Variation:
-    """See `FourM.vary`. Raises ValueError, one line, before anything is generated, for things that cannot vary."""
+    """See `FourM.vary`. Raises ValueError, one line, before anything is generated, for a parameter that cannot
+    vary."""
     if not 1 <= len(axes) <= 2:
         raise ValueError(f"vary takes one or two axes, {{what: values}}; given: {len(axes)}")
     for what, values in axes.items():
@@ -106,7 +107,7 @@ def vary(
     if len(points) > MAX_POINTS:
         raise ValueError(f"{len(points)} results, but a sheet has at most {MAX_POINTS}; give fewer values")
     inputs_of, seeds, results = list[dict[str, Any]](), list[int](), [Results() for _ in points]
-    groups: dict[str, tuple[dict[str, Any], list[int]]] = {}  # points that differ in inputs and seeds alone
+    groups: dict[str, tuple[dict[str, Any], list[int]]] = {}  # points that differ only in inputs and seeds
     for i, point in enumerate(points):
         given, chosen = _point(model, inputs, {"seed": seed, **options}, point)
         inputs_of.append(given)

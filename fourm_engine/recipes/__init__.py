@@ -1,4 +1,5 @@
-"""Recipes: what whole commands do, one file each. In: a `RunConfig`, or a run's folder. Out: files there, and a report.
+"""Recipes: the implementation of whole commands, one file each. In: a `RunConfig`, or a run's folder. Out: files in it,
+and a report.
 
     from fourm_engine.recipes.config import load_config
     from fourm_engine.recipes.fit import fit
@@ -10,7 +11,7 @@
     tokenize(config)
     train(config)
 
-A recipe locks the folder that it writes to, continues when it is called again after a stop, and raises ValueError or
-OSError, one line, for what a user can fix. Under torchrun every process calls it. The command line only parses and
-prints.
+A recipe locks its output folder, resumes when it is called again after an interruption, and raises ValueError or
+OSError, one line, for problems that a user can fix. Under torchrun every process calls it. The command line only parses
+arguments and prints.
 """

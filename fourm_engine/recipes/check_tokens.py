@@ -1,5 +1,5 @@
-"""Check the tokens that a config names before work begins: with a misspelt folder training would silently be slow, and
-stale tokens would be met one folder at a time."""
+"""Checks the tokens of a config before any work: with a misspelt folder, training would silently be slow, and stale
+tokens would be reported one folder at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws one sample after another in the order of a run, and records what was drawn: its view, content and budgets."""
+"""Draws samples one by one in the order of a run, and records the view, content and budgets of each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fourm_engine.masking.budgets import Budgets, Drawn
 
 
 class Drawing:
-    """Draws samples in the order of the run, and records what was drawn."""
+    """Draws samples in the order of the run, and records the draws."""
 
     def __init__(self, samples: MaskedSamples) -> None:
         self.samples, self.vocabulary = samples, samples.vocabulary
@@ -39,12 +39,12 @@ class Drawing:
 
     @property
     def contents(self) -> dict[str, np.ndarray]:
-        """Modality -> what was loaded for the last sample."""
+        """Modality -> content loaded for the last sample."""
         return self.store.loaded
 
 
 class _Watched(Store):
-    """A store that records what was loaded for the last sample; if `view` is set, it shows only that view."""
+    """A store that records the content loaded for the last sample; if `view` is set, it provides only that view."""
 
     def __init__(self, store: Store) -> None:
         self.inner, self.row = store, -1

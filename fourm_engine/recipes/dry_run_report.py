@@ -1,4 +1,4 @@
-"""What `fourm train --dry-run` prints: the figures of a run that has not begun, and the lines that tell them."""
+"""The report of `fourm train --dry-run`: the estimated figures of a run, and their presentation."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class DryRun:
     sample_tokens: int  # in the batch's shape
     mfu: float
     peak: Peak
-    refused: str = ""  # what the run itself would end with
+    refused: str = ""  # the error that the run would raise
 
     @property
     def step_seconds(self) -> float:

@@ -1,7 +1,7 @@
-"""What the learning of a task would be, before hours are spent on it: what `fourm finetune --dry-run` says.
+"""Implements `fourm finetune --dry-run`: estimates the training of a task before hours are spent on it.
 
-In: a task's config; the model and the data are here. Out: the head, parameters that learn and that do not, the data,
-tokens and FLOPs of a step. Nothing is written, and the network has no memory (torch's meta device).
+In: a task's config; the model and the data must exist. Out: the head, trainable and frozen parameters, the data, tokens
+and FLOPs per step. Nothing is written, and the network takes no memory (torch's meta device).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fourm_plugins.counting import counted
 
 
 def dry_run(config: TaskRunConfig, *, tell: Tell = say) -> None:
-    """Tell what `finetune` would train. Raises ValueError as it does, before it trains."""
+    """Report what `finetune` would train. Raises the same ValueErrors as it does before training."""
     manager = load_manager(config.modalities)
     inputs, target = modalities_of(config, manager)
     source = open_source(config.finetune.source, inputs, manager)
@@ -55,7 +55,7 @@ def dry_run(config: TaskRunConfig, *, tell: Tell = say) -> None:
 
 
 def _network(task: HeadTask) -> TaskNetwork:
-    """What would be trained, without memory."""
+    """The model that would be trained, on the meta device."""
     backbone = encoder_alone(task.source.model, task.inputs)
     with torch.device("meta"):
         adapt(backbone, task.settings, task.source.model)
@@ -63,7 +63,7 @@ def _network(task: HeadTask) -> TaskNetwork:
 
 
 def _flops(network: TaskNetwork, sample: TaskBatch) -> float:
-    """Of the matrix products and convolutions of one sample, forward and backward."""
+    """FLOPs of the matrix products and convolutions of one sample, forward and backward."""
     with FlopCounterMode(display=False) as counter:
         network(sample.to("meta")).sum().backward()
     return float(counter.get_total_flops())

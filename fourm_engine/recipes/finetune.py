@@ -1,5 +1,4 @@
-"""Complete a config that fine-tunes: it says what differs from the model that it starts from; the rest comes from
-there.
+"""Completes the config of a fine-tuning run, which only contains the differences from the model that it starts from.
 
 In: the raw config. Out: the same with the model's shape, the settings of its modalities and the folder of its
 tokenizers, unless the config sets them.
@@ -38,7 +37,7 @@ def fill_in(raw: dict[str, Any], path: Path) -> None:
     else:
         names = list(modalities.select)
     model = raw.get("model") or {}
-    if isinstance(model, dict):  # otherwise the whole config says what is wrong
+    if isinstance(model, dict):  # otherwise validation of the whole config reports it
         raw["model"], settings = filled(model, modalities.settings, description, names)
         raw["modalities"] = {**(raw.get("modalities") or {}), "select": names, "settings": settings}
     tokenizers = raw.get("tokenizers") or {}

@@ -230,7 +230,7 @@ def _labelled(samples: _Classed, known: Mapping[str, int]) -> Labelled:
     return Labelled(
         [names[i] for i in rows],
         torch.tensor([known[labels[i]] for i in rows], dtype=torch.int64),
-        torch.from_numpy(np.array(arrays["pooled"])[rows]),
+        torch.from_numpy(np.asarray(arrays["pooled"])[rows]),
         arrays.get("tokens"),
         arrays.get("valid"),  # type: ignore[arg-type]
         np.array(rows, np.int64),

@@ -73,6 +73,8 @@ class Sizes:
             model = {"size": size}
         # Few samples a step and more steps learn more than the reverse, in the same time (docs/ablations.md).
         batch = 64 if large else 8
+        # 0 of a plugin that does not say: its texts may hold any number.
+        words = [match.recognised.words for match in survey.matches if has_text(match.modality)]
         return cls(
             large=large,
             side=side,
@@ -86,7 +88,7 @@ class Sizes:
             lr=5e-4 if large else 2e-3,
             views=max(1, min(16, 3200 // max(1, samples))),
             # Each row costs parameters and time at every step, used or not.
-            vocabulary=1024 if sum(match.recognised.words for match in survey.matches) <= FEW_WORDS else 4096,
+            vocabulary=1024 if all(words) and sum(words) <= FEW_WORDS else 4096,
         )
 
     def shows(self, samples: int) -> str:
@@ -116,10 +118,14 @@ class Sizes:
             given["patch_size"] = self.patch, f"pixels per side of a token: {tokens} tokens per sample"
         if "codebook_size" in fields and self.codes and match.modality.spec.tokenizer is not None:
             given["codebook_size"] = self.codes, "different tokens; more keep more detail, and need more data"
-        if "text" in fields and not self.large:
+        if has_text(match.modality) and not self.large:
             text = {"vocabulary_size": self.vocabulary, "coordinate_bins": 100}
             given["text"] = text, "pieces of words, and steps across a picture for boxes: alike wherever text occurs"
         return given
+
+
+def has_text(modality: Modality[Any]) -> bool:
+    return "text" in type(modality.settings).model_fields
 
 
 def config_text(

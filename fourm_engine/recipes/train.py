@@ -1,4 +1,4 @@
-"""Train a model, from a run's config to an exported folder: what `fourm train` does."""
+"""Implements `fourm train`: from a run's config to an exported model."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from fourm_plugins.tokenizer import Tokenizer
 
 
 def train(config: RunConfig, *, tell: Tell = say, replay: Path | None = None) -> dict[str, float]:
-    """Train on the installed (or selected) modalities, or continue; returns the held-out nats per token.
+    """Train on the installed (or selected) modalities, or resume. Returns the held-out nats per token.
 
-    A config with a `finetune` section starts from a model's weights; one with an `extend` section continues what `fourm
-    extend` began. With `replay`, a file in `<run>/not-finite/`, nothing is trained: that step is computed again and
-    reported; the run may be training meanwhile.
+    A config with a `finetune` section starts from a model's weights; one with an `extend` section continues from `fourm
+    extend`. With `replay`, a file in `<run>/not-finite/`, that step is recomputed and reported instead of training; the
+    run itself may be training meanwhile.
 
-    Raises ValueError for what a user can fix: a plugin, the config, missing tokenizers or data; Busy if another process
-    trains in that folder."""
-    if replay is not None:  # hooks see every module's output, which compiled blocks do not show
+    Raises ValueError for problems that a user can fix (a plugin, the config, missing tokenizers or data), and Busy if
+    another process is training in the folder."""
+    if replay is not None:  # hooks need every module's output, which compiled blocks hide
         config = config.model_copy(update={"train": config.train.model_copy(update={"compile": False})})
     if config.extend is not None:
         return train_extension(config, open_extension(config), tell=tell, replay=replay)
@@ -99,7 +99,7 @@ def _trainer(
     first_only(tell)(training.store.describe())
     if held_out is not None:
         first_only(tell)(held_out.store.describe())
-        held_out[0]  # samples that fit no mixture component are better known now than after training
+        held_out[0]  # fail now rather than after training, if no sample fits the mixture
     parts = training, held_out
     seen = modalities if source is None else source.training
     for note in task_notes(config.evaluate.tasks, seen):
@@ -113,5 +113,5 @@ def _trainer(
         task = FourMTask(modalities, tokenizers, config.model, *parts, **options)
     else:
         task = FinetuneTask(source, tokenizers, *parts, **options)
-    # Only now: a config that the run's checkpoints refuse must not replace the one they were made with.
+    # Stored only once accepted: a config that the checkpoints reject must not replace the one that made them.
     return Trainer(task, config.train, config.run, seed=config.seed, host=manager, accepted=config.store)

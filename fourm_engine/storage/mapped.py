@@ -1,5 +1,5 @@
-"""Mapped: looks after a memory-mapped file, and MappedArray: an array in one. Reading the map of a file that was cut
-short kills the process (SIGBUS)."""
+"""MappedFile: looks after a memory-mapped file, and MappedArray: an array in one. Reading the map of a file that was
+cut short kills the process (SIGBUS)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAUSE = 100
 AGAIN = "start again (a run goes on from its last checkpoint)"
 
 
-class Mapped:
+class MappedFile:
     """A mapped local file, of the state `stat` when it was mapped.
 
     cut, changed: what to do where it was cut short, or written in place.
@@ -62,7 +62,7 @@ class Mapped:
 class MappedArray:
     """The array in a mapped file; `mapped` is asked before anything is read of it."""
 
-    def __init__(self, array: np.ndarray, mapped: Mapped) -> None:
+    def __init__(self, array: np.ndarray, mapped: MappedFile) -> None:
         self._array, self._mapped = array.view(np.ndarray), mapped
         self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
 

@@ -1,7 +1,7 @@
-"""Tasks that differ by a number, such as their share of the labels: the measure over it.
+"""The measure as a function of a number in which tasks differ, such as their share of the labels.
 
-In: the trials of all tasks, and the dotted key of the number. Out: for each measure its `Results`, in which the number
-is an axis, beside the encoder and the settings in which tasks of this measure differ otherwise.
+In: the trials of all tasks, and the dotted key of the number. Out: `Results` for each measure, with the number as an
+axis, besides the encoder and any other settings in which the tasks with this measure differ.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from fourm_engine.sweep.trial import Trial
 from fourm_plugins.settings import flat
 from fourm_plugins.suggest import did_you_mean
 
-#: Settings that differ from trial to trial whatever the task is.
+#: Settings that differ between trials of any task.
 _OF_TRIALS = ("run", "seed", "finetune.source")
 
 
 def check_along(key: str, trials: Iterable[Trial]) -> None:
-    """Raises ValueError for a key that is no number of the tasks' configs, or the same one in all."""
+    """Raises ValueError for a key that is not a number in the tasks' configs, or has the same value in all."""
     settings = [flat(trial.content) for trial in trials]
     names = {name for s in settings for name in s}
     numbers = {name: {s[name] for s in settings if _is_number(s.get(name))} for name in names}
@@ -53,7 +53,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _pointed(key: str, trials: list[tuple[Trial, dict[str, Any]]]) -> list[Trial]:
-    """The trials with the number, and what else tells those of an encoder apart, in their points."""
+    """The trials, with the number, and the other settings that distinguish those of an encoder, in their points."""
     by_encoder: dict[str, list[dict[str, Any]]] = {}
     for trial, settings in trials:
         by_encoder.setdefault(trial.point["encoder"], []).append(settings)

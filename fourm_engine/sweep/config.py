@@ -34,7 +34,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def refuse_kept(keys: Collection[str], *kept: str) -> None:
-    """Raises ValueError if one of `kept` is among the keys, whose value would be written over."""
+    """Raises ValueError if one of `kept`, which each trial sets, is among the keys."""
     for key in kept:
         if key in keys:
             raise ValueError(f"{key} cannot be varied: {KEPT[key]}")
@@ -60,11 +60,11 @@ class Measure(Strict):
 
 
 class Budget(Strict):
-    """What a trial, and the search, may cost."""
+    """Limits on each trial, and on the search."""
 
     #: Optimiser steps of a trial, instead of the base's length.
     steps: int | None = Field(default=None, ge=1)
-    #: Maximum minutes of training of a trial, which is then evaluated as it is.
+    #: Maximum minutes of training per trial, which is then evaluated in its current state.
     minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     #: Draws of a random search, each with every point of the grid and every seed.
     trials: int | None = Field(default=None, ge=1, le=MAX_TRIALS)
@@ -107,8 +107,8 @@ class Distribution(Strict):
         return self
 
     def value(self, seed: int, number: int, key: str) -> Any:
-        """The value of draw `number`: a function of these three arguments, so that adding draws or keys changes
-        none."""
+        """The value of draw `number`: a pure function of these arguments, so that adding draws or keys changes no
+        others."""
         share, (low, high) = drawn(f"sweep/{seed}/{number}/{key}"), self.bounds
         if self.choice is not None:
             return self.choice[int(share * len(self.choice))]
@@ -132,7 +132,7 @@ class SweepConfig(Strict):
 
     #: The config that trials start from; its `run` is ignored.
     base: Path
-    #: Folder of everything that the sweep writes.
+    #: Output folder of the sweep.
     out: LocalFolder
     #: Changes to the base in all trials.
     settings: Settings = Field(default_factory=dict)
@@ -140,9 +140,9 @@ class SweepConfig(Strict):
     grid: dict[Label, list[Any] | dict[Label, Settings]] = Field(default_factory=dict)
     #: Settings point by point, {key: value}. `name`, where an entry has it, is what the table calls it.
     points: tuple[dict[str, Any], ...] = ()
-    #: Key -> where its values are drawn from.
+    #: Key -> the distribution of its values.
     random: dict[Key, Distribution] = Field(default_factory=dict)
-    #: Whether draws are independent, or made by Optuna from what came before (`pip install 'fourm-engine[optuna]'`).
+    #: Whether draws are independent, or made by Optuna from earlier results (`pip install 'fourm-engine[optuna]'`).
     sampler: Literal["independent", "optuna"] = "independent"
     #: Seed of the draws.
     seed: int = Field(default=0, ge=0, lt=1 << 31)

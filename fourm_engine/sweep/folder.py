@@ -1,9 +1,9 @@
-"""The folder of a sweep: which trials are there, how they ended, who is at work on them.
+"""The folder of a sweep: its trials, their outcomes, and the locks of running ones.
 
-OUT/trials/NAME.yaml            what a trial trains, or which command it runs
-OUT/trials/NAME/outcome.json    how it ended
-OUT/trials/NAME/log.txt         what it said
-OUT/trials/NAME/…               what training leaves: config, checkpoints, metrics, model
+OUT/trials/NAME.yaml            config or command of a trial
+OUT/trials/NAME/outcome.json    its outcome
+OUT/trials/NAME/log.txt         its output
+OUT/trials/NAME/…               its run: config, checkpoints, metrics, model
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class SweepFolder:
         self.out, self.path = out, path
 
     def config(self, trial: Trial) -> Path:
-        """The file that says what a trial does."""
+        """The file that defines a trial."""
         return self.out / f"{trial.folder}.yaml"
 
     def check(self, trials: Sequence[Trial], beside: Sequence[str]) -> list[str]:
@@ -126,7 +126,7 @@ class SweepFolder:
         return stack
 
     def write(self, trial: Trial) -> Path:
-        """Write what a trial does, as the config to start it with."""
+        """Write the definition of a trial, as the config to start it with."""
         path = self.config(trial)
         remove_leftovers(path.parent, lambda name: name == path.name, deep=False)
         write_atomically(path, yaml.safe_dump(trial.content, sort_keys=False, allow_unicode=True))

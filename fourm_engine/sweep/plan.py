@@ -1,7 +1,7 @@
-"""From a sweep file to its trials, each with the full config that it trains.
+"""Expands a sweep file to trials, each with the full config to train.
 
-In: `SweepConfig`, and the draws that a search has made. Out: trials in the order in which they run. The same file gives
-the same trials, and a file with more values gives those and more.
+In: `SweepConfig`, and the draws made so far by a search. Out: trials in execution order. The same file gives the same
+trials, and a file with additional values gives these and more.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Plan:
         return content_of(self.base, {**config.settings, **length, **settings}, seed, config.out / folder, origin)
 
     def check_draws(self) -> None:
-        """Try the bounds of what a search draws later. Raises ConfigError."""
+        """Validate the bounds of values that a search draws later. Raises ConfigError."""
         for key, distribution in self.config.random.items():
             middle = {other: d.bounds[0] for other, d in self.config.random.items()}
             for value in distribution.choice or distribution.bounds:

@@ -77,7 +77,7 @@ class Group:
         return len(self.values) == len(self.results)
 
     def number(self, name: str) -> float | None:
-        """The mean of what its runs measured."""
+        """The mean of a number that its runs measured."""
         values = [r.measured.numbers[name] for r in self.results if name in r.measured.numbers]
         return mean(values) if values else None
 

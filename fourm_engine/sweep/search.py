@@ -1,7 +1,7 @@
 """Draws that learn from earlier trials, by Optuna's TPE sampler.
 
 In: the distributions, the draws so far and their results. Out: the values of the next draw. There is no database: the
-study is rebuilt from the folder, so a sweep that was stopped, or that several processes share, continues.
+study is rebuilt from the folder, so a sweep can be interrupted, and shared by several processes.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def next_draw(
     goal: str,
     seed: int,
 ) -> dict[str, Any]:
-    """The values of draw `number`, from the earlier `draws` and their `values`: None stands for one that failed; absent
-    ones still run. Raises ConfigError if an earlier draw does not fit the distributions."""
+    """The values of draw `number`, given the earlier `draws` and their `values`: None means that one failed; absent
+    ones are still running. Raises ConfigError if an earlier draw does not fit the distributions."""
     optuna = check_optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     spaces = {key: _space(optuna, distribution) for key, distribution in distributions.items()}

@@ -32,7 +32,7 @@ from fourm_engine.yaml_config import ConfigError, set_key
 from fourm_plugins.suggest import did_you_mean, nearest
 
 ENCODERS, TASKS, SUITE, PICTURES, FORMAT = "encoders", "tasks", "suite.json", "pictures", 1
-#: What is filled into a command's words.
+#: Placeholders in a command's words.
 FILLED = ("encoder", "seed", "out", "name")
 Word = Annotated[str, StringConstraints(max_length=4096)]
 
@@ -61,7 +61,7 @@ class Encoder(Strict):
 
 
 class TransferTask(Strict):
-    """What to learn from an encoder, and the measure."""
+    """A task to train from each encoder, and its measure."""
 
     #: A config of `fourm train`, or of `fourm finetune` (with a head); the encoder becomes its `finetune.source`.
     train: Path | None = None

@@ -1,4 +1,4 @@
-"""A trial: its name and folder, what it does, and its measure."""
+"""A trial: its name and folder, its config or command, and its measure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Trial:
     #: Axis -> its value or name, without the seed; trials of the same point are averaged.
     point: dict[str, Any]
     seed: int
-    #: What decides its result: the config to train, or {"command": [words]}. Empty until a search has drawn it.
+    #: The config to train, or {"command": [words]}; empty until a search has drawn it.
     content: dict[str, Any] = field(default_factory=dict, repr=False)
     measure: Measure = field(default_factory=Measure)
     #: The folder of a trial that must finish first.

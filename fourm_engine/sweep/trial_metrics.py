@@ -1,6 +1,6 @@
 """The results of a trial as numbers: its measure, its curve, and the axes of scaling plots.
 
-In: the files that training, or a command, left. Out: finite numbers; invalid ones count as absent.
+In: the output files of training or a command. Out: finite numbers; invalid ones count as missing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fourm_plugins.suggest import did_you_mean
 #: File with the standard output of a command.
 OUTPUT = "output.json"
 MAX_BYTES = 1 << 24
-#: What runs measure, for the axes of scaling plots.
+#: Quantities that runs measure, for the axes of scaling plots.
 MEASURED = ("parameters", "steps", "samples", "seconds", "flops")
 
 
@@ -41,7 +41,7 @@ class Measured:
 
 
 def measured(folder: Path, measure: Measure, result: str = RESULT) -> Measured:
-    """What the files in a trial's folder say; `result` is the file that a command writes."""
+    """Read the files in a trial's folder; `result` is the file that a command writes."""
     run = open_run(folder) if is_run(folder) else None
     kind, _, rest = measure.key.partition(".")
     if kind == "result":
@@ -60,7 +60,7 @@ def measured(folder: Path, measure: Measure, result: str = RESULT) -> Measured:
 
 
 def absence(folder: Path, measure: Measure) -> str:
-    """What to say of a finished trial that left no number for the measure; of one misspelt, which was meant."""
+    """The error for a finished trial without a number for the measure, with a suggestion if its key is misspelt."""
     said, (kind, _, rest) = f"done, but left no finite {measure.key}", measure.key.partition(".")
     names = set[str]()
     for line in open_run(folder).lines if rest and kind != "result" and is_run(folder) else []:
@@ -78,7 +78,7 @@ def _terms(run: KnownRun, kind: str, rest: str) -> list[tuple[int, dict[str, flo
             terms = line.losses if rest else ({"loss": line.numbers["loss"]} if "loss" in line.numbers else {})
         elif kind == "pairs":
             terms = {f"{given}.{target}": x for given, row in line.pairs.items() for target, x in row.items()}
-        else:  # measures that are no losses count where they are named
+        else:  # measures that are not losses count only if named
             terms = {name: v for name, v in line.held_out.items() if rest or not trained or name in trained}
         by_step.append((line.step, {name: value for name, value in terms.items() if not rest or name == rest}))
     return by_step

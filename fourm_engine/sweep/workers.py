@@ -1,7 +1,7 @@
-"""Working through trials, several at a time, each in a process; other processes may share the work.
+"""Runs trials, several at a time, each in a process; other processes may share the work.
 
-A trial is claimed by a lock, so that the next sweep takes up a trial that was killed with its sweep. A failure is
-reported in one line, and the rest continue.
+A trial is claimed by a lock, so that the next sweep resumes a trial that was killed with its sweep. A failure is
+reported in one line, and the other trials continue.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from fourm_plugins.printable import printable
 
 #: Seconds between checks of running trials, and of other processes.
 LOOK, LOOK_AT_OTHERS = 0.1, 0.5
-#: After this many failures for one reason, before any success, the rest is not tried.
+#: After this many failures for the same reason, and no success, the sweep stops.
 ALIKE = 3
-#: Bytes read from the end of a log.
+#: Number of bytes to read from the end of a log.
 MAX_LOG = 1 << 14
 STOPPED = 128 + signal.SIGTERM
 _ERROR = re.compile(r"^fourm: error: (.*)$", re.MULTILINE)
-#: A run that has trained long enough is started again with these, and evaluates what is there.
+#: Overrides with which a run that has used up its time is restarted, to evaluate its current state.
 AS_IT_IS = (
     "train.samples=null",
     "train.tokens=null",
@@ -55,15 +55,15 @@ class _Running:
     process: subprocess.Popen[bytes]
     held: ExitStack
     gpu: str | None
-    #: Seconds that it had trained before this process, and when this one began to.
+    #: Seconds of training before this process, and the time at which this one started training.
     before: float
     since: float | None = None
     cut: bool = False
 
 
 class Work:
-    """`run()` works through `trials`. `complete` draws the values of a trial that has none when it starts; `describe`
-    says how a finished trial ended."""
+    """`run()` runs all `trials`. `complete` draws the values of a trial that has none when it starts; `describe`
+    returns the outcome of a finished trial as text."""
 
     def __init__(
         self,
@@ -80,11 +80,11 @@ class Work:
         self.complete, self.describe, self.tell = complete, describe, tell
         self.pending = list(trials)
         self.running: list[_Running] = []
-        # A trial that failed earlier is tried again, once.
+        # A trial that failed earlier is retried once.
         self.failures = {t.folder: o.failures for t in trials if (o := folder.outcome(t)) is not None}
         self.reasons: list[str] = []
         self.succeeded = False
-        # None where all compute on the CPU, as every config says.
+        # None if all configs select the CPU.
         devices = {(trial.content.get("train") or {}).get("device") for trial in trials}
         self.gpus = [] if devices <= {"cpu"} else visible_gpus()
 
@@ -206,7 +206,7 @@ class Work:
                 running.held.close()
 
     def _limit(self, running: _Running) -> None:
-        """Stop a trial that has trained for its time. Time before the first step does not count."""
+        """Stop a trial that has used up its training time. Time before the first step does not count."""
         if self.minutes is None or running.cut or running.trial.is_command:
             return
         if running.since is None:
@@ -248,7 +248,7 @@ class Work:
 
     @contextmanager
     def _ending(self) -> Iterator[None]:
-        """Stop what still runs at the end of the block; trials save their state."""
+        """Stop running trials at the end of the block; they save their state."""
         try:
             yield
         finally:

@@ -175,7 +175,7 @@ class BinsTokenizer(Tokenizer):
         try:
             with tensor_file(folder / FILE) as file:
                 tensors = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, TypeError) as error:
             raise ValueError(f"{folder / FILE}: cannot be read ({error}); fit it again") from None
         expected = {"edges": self.edges.shape, "values": self.values.shape}
         check_shapes({name: value.shape for name, value in tensors.items()}, expected, f"{folder / FILE}")

@@ -1,2 +1,2 @@
-"""The training loop, for everything that learns by gradient. In: a `Task` (model, samples, loss) and a `TrainConfig`.
-Out: checkpoints, metrics, and trained weights, which the task exports."""
+"""The training loop shared by all tasks. In: a `Task` (model, samples, loss) and a `TrainConfig`. Out: checkpoints,
+metrics, and the trained weights, which the task exports."""

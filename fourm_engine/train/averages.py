@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 class Averages:
-    """Averages everything in a model's state that learns: parameters that require a gradient, and floating-point
-    buffers (codebooks, running statistics) that `Task.averages` does not exclude. Integers and flags stay the model's.
+    """Moving averages of a model's parameters that require a gradient, and of its floating-point buffers (codebooks,
+    running statistics) unless `Task.averages` excludes them. Integers and flags are the model's.
 
-    The first update copies the weights, and update n after it decays by min(decay, (1 + n) / (10 + n)), as TensorFlow's
-    `ExponentialMovingAverage` does: the initial weights never enter the average, and a short run averages over a
-    fraction of its steps."""
+    The first update copies the weights, and update n after it decays by min(decay, (1 + n) / (10 + n)), like
+    TensorFlow's `ExponentialMovingAverage`: the initial weights never enter the average, and a short run averages over
+    a fraction of its steps."""
 
     def __init__(self, model: nn.Module, task: Task, decay: float) -> None:
         self.model, self.task, self.decay = model, task, decay
@@ -44,7 +44,7 @@ class Averages:
 
     @property
     def number(self) -> int:
-        """Updates so far; waits for the device."""
+        """Number of updates so far. Synchronises with the device."""
         return int(self._number)
 
     @number.setter
@@ -62,7 +62,7 @@ class Averages:
 
     @torch.no_grad()
     def update(self, taken: Tensor) -> None:
-        """Update after a step, unless the step was not `taken`, a bool on the device."""
+        """Update after a step, if it was `taken` (a bool on the device)."""
         current, n = self._learning(), self._number
         decay = ((1 + n) / (10 + n)).clamp(max=self.decay)
         weight = torch.where(taken, torch.where(n > 0, 1 - decay, 1.0), 0.0)
@@ -74,7 +74,7 @@ class Averages:
 
     @contextmanager
     def in_model(self) -> Iterator[None]:
-        """The model with its averages swapped in; its tensors are restored afterwards."""
+        """Swap the averages into the model, and its own tensors back on exit."""
         self._swap()
         try:
             yield
@@ -99,10 +99,12 @@ class Averages:
 
 
 class Buffers:
-    """A skipped step must leave no trace, and only the device knows whether it is skipped: buffers are copied before
-    each step, and restored on the device. Buffers that forward passes change are averaged over processes, since each
-    saw other samples. The first step shows which these are; most models have none, and then later steps copy nothing
-    unless the task changes buffers after each step (`learn`)."""
+    """Restores a model's buffers after a skipped step.
+
+    Only the device knows whether a step is skipped, so buffers are copied before each step and restored on the device.
+    Buffers that forward passes change are averaged over processes, since each sees different samples. The first step
+    shows which these are; most models have none, and then later steps copy nothing unless the task changes buffers
+    after each step (`learn`)."""
 
     def __init__(self, model: nn.Module, *, learn: bool) -> None:
         self._buffers = dict(model.named_buffers())
@@ -119,7 +121,7 @@ class Buffers:
         """Call after the forward passes of a step, in every process."""
         if self._forward is not None:
             return
-        # Compare values, since batch norms change theirs without a new `_version`.
+        # Compare values: batch norms change their buffers without increasing `_version`.
         changed = [name for name, buffer in self._buffers.items() if not torch.equal(buffer, self._copies[name])]
         everywhere = {name for names in gather_json(changed) for name in names}
         self._forward = [name for name in self._buffers if name in everywhere]
@@ -128,8 +130,8 @@ class Buffers:
 
     @torch.no_grad()
     def average(self) -> None:
-        """Average after the forward passes: floats become the mean over processes; integers, such as counts of passes,
-        are those of the first process."""
+        """Make the buffers that forward passes changed equal in all processes: floats become the mean; integers, such
+        as the number of batches seen, those of rank 0."""
         if world_size() == 1:
             return
         for name in self._forward or ():
@@ -140,7 +142,7 @@ class Buffers:
 
     @torch.no_grad()
     def undo_unless(self, taken: Tensor) -> None:
-        """Restore what a step changed if it was not `taken`, a bool on the device."""
+        """Restore the buffers if the step was not `taken` (a bool on the device)."""
         if at_hand(taken) and taken:
             return
         for name, copy in self._copies.items():

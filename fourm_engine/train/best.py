@@ -1,7 +1,7 @@
-"""What a run's evaluations say of its length: the weights of the best one, and whether later ones are worse.
+"""Keeps the weights of the best evaluation, and reports when the held-out measure no longer improves.
 
-In: held-out scores, by step. Out: the weights of the best evaluation, exported to `<run>/best/` with a note,
-`best.json`, with `train.keep_best`; and one line when the held-out measure no longer improves.
+In: held-out scores, by step. Out: with `train.keep_best`, the best weights and `best.json` in `<run>/best/`; and a
+message when later evaluations are worse.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from fourm_engine.train.config import TrainConfig
 
 FOLDER, NOTE = "best", "best.json"
-#: A measure no longer improves once this many evaluations after the best one are worse, the last by this share of it.
+#: A measure no longer improves once this many evaluations after the best are worse, the last by this relative amount.
 PATIENCE, WORSE = 3, 0.05
 
 
 class Best:
-    """`resumed`: whether the run continues from a checkpoint; a new run has no best evaluation yet. `report` receives a
-    line where weights could not be written."""
+    """Exports the weights of the best evaluation. `resumed`: whether the run continues from a checkpoint, so that an
+    earlier best evaluation counts. `report` receives a line if the weights cannot be written."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Best:
             self.score = gather_json(self._read() if rank() == 0 else None)[0]
 
     def consider(self, step: int, scores: Mapping[str, float]) -> None:
-        """Export the weights if these are the best scores so far; every process calls it, with the same scores."""
+        """Export the weights if these scores are the best so far. Every process must call it, with the same scores."""
         assert self.task.best is not None
         name, more_is_better = self.task.best
         score = self.task.compared(scores)
@@ -57,7 +57,7 @@ class Best:
         weights = gathered(self.learner.state(averaged=self.averaged))
 
         def export() -> str | None:
-            """What keeps them from being written, such as a full disk."""
+            """The error that prevents the export, such as a full disk; None if it succeeds."""
             try:
                 self.task.export(weights, self.folder, dict(scores))
                 write_atomically(self.folder / NOTE, json.dumps({"step": step, "measure": name, "score": score}) + "\n")
@@ -65,7 +65,7 @@ class Best:
                 return describe(error)
             return None
 
-        # As with a checkpoint, the run goes on, and the next evaluation that is better than what is kept is written.
+        # As with checkpoints, the run continues; the next evaluation better than the one on disk is exported.
         if failure := gather_json(together(lambda: export() if rank() == 0 else None))[0]:
             self.report(f"weights after step {step}, the best so far, not kept: {failure}")
         else:
@@ -79,7 +79,7 @@ class Best:
 
 
 class HeldOut:
-    """Follows the measure of a run's evaluations. `earlier`: (step, scores) of those before the run was resumed."""
+    """Tracks a run's held-out measure. `earlier`: (step, scores) of the evaluations before the run was resumed."""
 
     def __init__(self, task: Task, run: Path, *, earlier: Iterable[tuple[int, Mapping[str, float]]]) -> None:
         self.task, self.folder = task, run / FOLDER
@@ -89,8 +89,8 @@ class HeldOut:
             self.lines(step, scores, last=False)
 
     def lines(self, step: int, scores: Mapping[str, float], *, last: bool) -> tuple[str, ...]:
-        """What to tell, once in a run, when the measure no longer improves: the fact, and what to do; otherwise ().
-        `last`: whether training has ended, so that there is nothing to wait for."""
+        """Lines for the user when the measure no longer improves, once per run; otherwise (). `last`: whether this is
+        the final evaluation, after training."""
         if self.task.best is None or math.isnan(score := self.task.compared(scores)):
             return ()
         self.scores.append((step, score))
@@ -108,7 +108,7 @@ class HeldOut:
 
 
 def _note(folder: Path) -> dict[str, Any]:
-    """What `best.json` says: {} if there is none, or it is damaged, so that the next evaluation is the best so far."""
+    """The contents of `best.json`; {} if it is missing or damaged, so that the next evaluation counts as the best."""
     try:
         note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -119,8 +119,8 @@ def _note(folder: Path) -> dict[str, Any]:
 def passed(
     scores: Sequence[tuple[int, float]], *, more_is_better: bool, patience: int = PATIENCE
 ) -> tuple[int, float] | None:
-    """The best of the evaluations (step, score), if `patience` later ones did not reach it and the last is clearly
-    worse; otherwise None."""
+    """The best evaluation (step, score) if none of `patience` later ones reached it and the last is worse by `WORSE`;
+    otherwise None."""
     sign = 1 if more_is_better else -1
     at = max(range(len(scores)), key=lambda k: sign * scores[k][1])
     best, now = scores[at][1], scores[-1][1]

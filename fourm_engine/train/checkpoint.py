@@ -1,12 +1,12 @@
-"""Checkpoints on disk: folders `step-00001000/` of safetensors and one JSON file; nothing is pickled.
-(`torch.distributed.checkpoint` pickles its metadata, so it is not used.)
+"""Checkpoints on disk: folders `step-00001000/` of safetensors files and one JSON file. Nothing is pickled, which rules
+out `torch.distributed.checkpoint`: it pickles its metadata.
 
-    state.json                       format, step, what the trainer adds, size and digest of every part; a checksum of
-                                     all this
-    part-00000-of-00002.safetensors  the rows of tensors that process 0 wrote; its header says which rows
+    state.json                       format, step, the trainer's state, size and digest of every part; a checksum
+                                     of all these
+    part-00000-of-00002.safetensors  the rows that process 0 wrote; the header says which rows of which tensor
 
-In: a folder, and named tensors, whole or sharded by rows (DTensor). Out: these tensors filled. Any number of processes
-reads what any other number wrote (`saving`).
+In: a folder, and named tensors, whole or sharded by rows (DTensor). Out: these tensors, filled. Any number of processes
+can read what any other number wrote (see `checkpoint_manager`).
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from fourm_plugins.counting import some
 
 FORMAT = 5
 MAX_STATE_BYTES = 1 << 26
-#: Key of a task's identity: its number of samples.
+#: The key of a task's identity that holds the number of samples.
 SAMPLES = "data.samples"
 NAME = re.compile(r"step-(\d{8,})")
-#: What a trainer saves beside tensors, and the types.
+#: The trainer's state besides tensors: keys and types.
 STATE = {"identity": dict, "versions": dict, "config": dict, "progress": dict, "ema": bool}
 ROWS = "fourm.rows"  # key of the header: JSON {tensor: [first row, rows of the whole tensor]}
 
@@ -54,13 +54,13 @@ class Progress:
 
     step: int = 0  # finished steps
     skipped: int = 0  # of these, skipped
-    in_a_row: int = 0  # left out just now
-    averaged: int = 0  # of the steps that were taken, those in the moving average
+    in_a_row: int = 0  # skipped in a row, up to now
+    averaged: int = 0  # updates of the moving average
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint on disk. `state`: the trainer's JSON."""
+    """A complete checkpoint on disk. `state`: the trainer's state, as JSON."""
 
     folder: Path
     step: int
@@ -78,8 +78,8 @@ def part_name(number: int, parts: int) -> str:
 
 
 def open_checkpoint(folder: Path, *, share: tuple[int, int] = (0, 1)) -> Checkpoint:
-    """Check that a checkpoint is whole: its format, all parts, their sizes and digests. With `share` = (i, n), compute
-    only the digests of every n-th part, from part i, so that n processes together check all. Raises CheckpointError."""
+    """Open a checkpoint and verify its format and the sizes and digests of its parts. With `share` = (i, n), only the
+    digests of parts i, i + n, … are computed, so that n processes together verify all. Raises CheckpointError."""
     path = folder / "state.json"
     try:
         if path.stat().st_size > MAX_STATE_BYTES:
@@ -112,7 +112,7 @@ def open_checkpoint(folder: Path, *, share: tuple[int, int] = (0, 1)) -> Checkpo
 
 
 def nearest(folder: Path, step: int) -> Checkpoint:
-    """The whole checkpoint in `folder` that is nearest to `step`. Raises CheckpointError if there is none."""
+    """The intact checkpoint in `folder` that is nearest to `step`. Raises CheckpointError if there is none."""
     for saved in sorted(steps_in(folder), key=lambda saved: abs(saved - step)):
         with suppress(CheckpointError):
             return open_checkpoint(step_folder(folder, saved))
@@ -138,13 +138,12 @@ def load(
     optional: tuple[str, ...] = (),
     whole: tuple[str, ...] = (),
 ) -> set[str]:
-    """Copy the checkpoint into `tensors` in place, each process its own rows.
+    """Copy the checkpoint into `tensors` in place; each process reads its own rows.
 
-    Names in `tensors` that start with one of `optional` may be missing in the checkpoint; those tensors are left
-    unchanged, and their names returned. All names in the checkpoint that start with one of `whole` must be in
-    `tensors`.
+    Tensors whose names start with one of `optional` may be missing from the checkpoint: they are left unchanged, and
+    their names are returned. Every name in the checkpoint that starts with one of `whole` must be in `tensors`.
 
-    Raises CheckpointError for a tensor that is missing, superfluous, or of another shape."""
+    Raises CheckpointError for a tensor that is missing, unexpected, or of another shape."""
     missing, read = set(tensors), dict[str, list[tuple[int, int]]]()  # which rows of each, [first, stop)
     for file in checkpoint.files:
         path = checkpoint.folder / file
@@ -170,7 +169,7 @@ def load(
 
 
 def _cover(ranges: list[tuple[int, int]], total: int) -> bool:
-    """Whether these ranges are all rows."""
+    """Whether these ranges cover all `total` rows."""
     end = 0
     for first, stop in sorted(ranges):
         if first > end:
@@ -180,7 +179,7 @@ def _cover(ranges: list[tuple[int, int]], total: int) -> bool:
 
 
 def _copy_rows(target: Tensor, source: StoredTensor, first: int, total: int, *, where: str) -> None:
-    """Copy the rows that [first, first + n) of a saved tensor and this process's rows of `target` have in common."""
+    """Copy into `target` those of this process's rows that `source`, rows [first, first + n) of the tensor, holds."""
     shape = tuple(source.get_shape())
     if not (type(first) is type(total) is int and first >= 0 and first + [*shape, 1][0] <= total):
         raise CheckpointError(f"{where}: rows from {first!r} of {total!r}; the file was edited")
@@ -195,7 +194,7 @@ def _copy_rows(target: Tensor, source: StoredTensor, first: int, total: int, *, 
         low, high = max(first, begin), min(first + [*shape, 1][0], begin + [*destination.shape, 1][0])
         if low >= high:
             return
-        if source.dtype != target.dtype:  # casting would lose precision, and what follows would not be the same run
+        if source.dtype != target.dtype:  # a cast would lose precision, and the run would change
             kinds = f"{source.dtype} in the checkpoint, {target.dtype} in the model".replace("torch.", "")
             raise CheckpointError(f"{where}: {kinds}; it was edited, or saved by another version of the optimiser")
         if shape:
@@ -205,7 +204,7 @@ def _copy_rows(target: Tensor, source: StoredTensor, first: int, total: int, *, 
 
 
 def state_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the trainer saved beside tensors. Raises CheckpointError if a part is missing or invalid."""
+    """The trainer's state besides tensors. Raises CheckpointError if a key is missing or invalid."""
     saved, path = checkpoint.state, checkpoint.folder / "state.json"
     remedy = "damaged or edited; move this checkpoint away to go on from the one before"
     for name, kind in STATE.items():

@@ -1,11 +1,11 @@
-"""Saving checkpoints while a run continues, removing old ones, and choosing the one to resume from.
+"""Saves checkpoints in the background, removes old ones, and finds the one to resume from.
 
 In: named tensors, whole or sharded by rows, in every process. Out: folders that `checkpoint` reads, visible to all
 processes.
 
-Each process copies its part to the host (page-locked if it comes from a GPU), and a thread writes it. A save is written
-to `step-….part` and renamed once every process has finished, so a folder without that suffix is complete; a save that
-fails or is killed leaves earlier ones unchanged.
+Each process copies its part to host memory (pinned, if it comes from a GPU), and a thread writes it. A save is written
+to `step-….part` and renamed once every process has finished, so a folder without that suffix is complete, and a save
+that fails or is killed leaves earlier checkpoints untouched.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ from fourm_plugins.counting import counted
 
 
 class CheckpointManager:
-    """Saves in `folder`: the newest `keep` of them, and those of every multiple of `keep_every` steps. `report`
-    receives a line for the user about each damaged checkpoint and each failed save."""
+    """Keeps the newest `keep` checkpoints in `folder`, and those at multiples of `keep_every` steps. `report` receives
+    one line for the user about each damaged checkpoint and each failed save."""
 
     def __init__(
         self, folder: Path, *, keep: int, report: Callable[[str], None], keep_every: int | None = None
@@ -66,15 +66,16 @@ class CheckpointManager:
         self._failure: BaseException | None = None  # of a save, in all processes; raised by `finish`
         self.saved: int | None = None  # step of the newest complete checkpoint
         self._damaged: set[int] = set()
-        # A separate group: the thread's messages must not mix with those of the running steps.
+        # A separate group, so that the thread's collectives do not interleave with those of the training steps.
         self._group = dist.new_group(backend="gloo", timeout=patience(None)) if world_size() > 1 else None
         if rank() == 0:
             for stale in [*folder.glob("step-*.part"), *folder.glob("step-*.old")]:
                 shutil.rmtree(stale, ignore_errors=True)
 
     def newest(self) -> Checkpoint | None:
-        """The newest whole checkpoint, the same in every process. The processes check the digests of its parts
-        together; damaged checkpoints are reported and skipped. Raises CheckpointError if all are damaged."""
+        """The newest intact checkpoint, the same in every process; None if there is none. The processes share the
+        verification of digests; damaged checkpoints are reported and skipped. Raises CheckpointError if all are
+        damaged."""
         if self.folder.exists() and not self.folder.is_dir():
             raise CheckpointError(f"{self.folder}: a file, where checkpoints are kept; move it away")
         steps = together(lambda: steps_in(self.folder) if rank() == 0 else [], self._group)
@@ -108,13 +109,13 @@ class CheckpointManager:
         return None
 
     def save(self, step: int, tensors: Mapping[str, Tensor], state: dict[str, Any]) -> None:
-        """Save `tensors` as they are now and `state` (JSON) as the checkpoint after `step` steps. Every process must
-        call it. Returns once the copies are under way; waits only if an earlier save is still being written.
+        """Save a snapshot of `tensors` and `state` (JSON) as the checkpoint after `step` steps. Every process must call
+        it. Returns once the copies are under way; blocks only while an earlier save is still being written.
 
-        All processes learn of a failure in any of them, and a failed save leaves nothing. A disk error is reported,
-        `saved` stays unchanged, and the run may continue and try again. Anything else (no memory, a bug, Ctrl-C) ends
-        the run: the next call of `save` or `finish` raises it where it happened, and a CheckpointError in the other
-        processes."""
+        A failure in any process fails the save in all of them, and leaves no files. A disk error is reported, `saved`
+        stays unchanged, and the run may continue and try again. Any other error (out of memory, a bug, Ctrl-C) ends the
+        run: the next call of `save` or `finish` raises it in the process where it occurred, and CheckpointError in the
+        others."""
         self.finish()
         part = step_folder(self.folder, step).with_suffix(".part")
         _, caught = attempt(lambda: self._copies.take(tensors))
@@ -125,12 +126,12 @@ class CheckpointManager:
             except BaseException as error:
                 self._failure = error
 
-        # A daemon, so that a process that fails does not wait for a disk or for other processes.
+        # A daemon, so that a failing process exits without waiting for the disk or for other processes.
         self._thread = threading.Thread(target=write, name="checkpoint", daemon=True)
         self._thread.start()
 
     def finish(self) -> None:
-        """Wait for the save in flight; raises its error, unless it is a disk error."""
+        """Wait for the save in flight. Raises its error, unless it is a disk error."""
         self.wait()
         failure, self._failure = self._failure, None
         if failure is not None:
@@ -143,7 +144,7 @@ class CheckpointManager:
             self._thread = None
 
     def _write(self, part: Path, step: int, state: dict[str, Any], caught: BaseException | None) -> None:
-        """Three rounds; every process takes part in each, even after a failure."""
+        """Write a checkpoint in three collective rounds; a process that fails still joins each of them."""
         first = rank() == 0
 
         def begin() -> None:
@@ -158,8 +159,8 @@ class CheckpointManager:
             self.saved = step
 
     def _agree(self, action: Callable[[], Any], part: Path) -> list[Any] | None:
-        """Do this process's part. Returns the results of all processes; reports and returns None if one had a disk
-        error; raises in all processes if one failed otherwise."""
+        """Run `action` in every process. Returns the results of all; reports a disk error in any and returns None;
+        raises in all processes for any other error."""
         result, caught = attempt(action)
         report = None
         if caught is not None:
@@ -172,9 +173,9 @@ class CheckpointManager:
             return [result for _, result in reports]
         if rank() == 0:
             shutil.rmtree(part, ignore_errors=True)
-        gather_json(None, self._group)  # no process goes on before nothing is left
+        gather_json(None, self._group)  # all wait until the files are removed
         if caught is not None and not isinstance(caught, Exception):
-            raise caught  # Ctrl-C or a request to exit; the others have been told
+            raise caught  # Ctrl-C or SystemExit; the other processes know
         of_disk = all(disk for disk, _ in errors)
         words = next(words for disk, words in errors if disk == of_disk)
         if of_disk:
@@ -189,7 +190,7 @@ class CheckpointManager:
         with writing(part / "state.json"):
             (part / "state.json").write_text(sealed(document, indent=1), encoding="utf-8")
             settle(part / "state.json")
-        if final.exists():  # the same step again, after an earlier one was resumed
+        if final.exists():  # this step was saved before, and the run resumed from an earlier one
             _remove(final)
         os.rename(part, final)
         sync_folder(self.folder)
@@ -197,7 +198,7 @@ class CheckpointManager:
         self._rotate(step)
 
     def _rotate(self, step: int) -> None:
-        """Remove checkpoints older than the `keep` newest whole ones up to `step`."""
+        """Remove all but the `keep` newest complete checkpoints up to `step`, and those of `keep_every`."""
         saved = [earlier for earlier in steps_in(self.folder) if earlier <= step]
         oldest = [earlier for earlier in saved if earlier not in self._damaged][-self.keep :][0]
         for earlier in saved:
@@ -214,7 +215,7 @@ class _Rows(NamedTuple):
 
 
 class _Copies:
-    """Host copies of this process's part, in buffers that the next save reuses."""
+    """Host copies of this process's part, in buffers reused by the next save."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
@@ -222,8 +223,8 @@ class _Copies:
         self._event: torch.cuda.Event | None = None
 
     def take(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy the tensors as they are now. From a GPU this does not wait: a stream copies them after the GPU's queued
-        work, and later work waits for the copies."""
+        """Snapshot the tensors. On a GPU this is asynchronous: a side stream copies them after the work queued so far,
+        and later work waits for the copies."""
         parts = _parts(tensors)
         self._places = {name: (part.first, part.total) for name, part in parts.items()}
         self._buffers = {name: self._buffer(name, part.rows) for name, part in parts.items()}
@@ -239,8 +240,8 @@ class _Copies:
         self._event = stream.record_event()
 
     def _buffer(self, name: str, rows: Tensor) -> Tensor:
-        """The buffer of the last save, if it fits. Each has separate memory, so that tied weights do not share any in a
-        file."""
+        """The buffer of the last save if it fits, else a new one. Buffers never share memory, which safetensors
+        rejects for tied weights."""
         last = self._buffers.get(name)
         if last is not None and last.shape == rows.shape and last.dtype == rows.dtype:
             return last
@@ -262,8 +263,8 @@ class _Copies:
 
 
 def _parts(tensors: Mapping[str, Tensor]) -> dict[str, _Rows]:
-    """What this process writes. Whole tensors and replicas of shards, which several processes hold, are divided among
-    them by size; every process computes the same division."""
+    """The rows that this process writes. Whole tensors and replicated shards are divided by size among the processes
+    that hold them; every process computes the same division."""
     parts = dict[str, _Rows]()
     load: dict[int, list[int]] = {}  # number of holders -> bytes that each of them writes so far
     for name, tensor in tensors.items():

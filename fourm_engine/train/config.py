@@ -11,27 +11,27 @@ from fourm_engine.train.schedule import Plan
 
 #: The batch size at which the learning rate is `base_lr`.
 BASE_BATCH = 256
-#: More than any machine has cores; OpenMP ends the process when it cannot have so many.
+#: More than any machine has cores; OpenMP aborts the process if it cannot start that many threads.
 MAX_THREADS = 4096
 #: Steps of the longest trace; no viewer opens a larger one.
 MAX_PROFILED = 100
-#: The most steps, samples a step, and learning rate that can be meant: 10**9 steps of 10 ms take four months, and
-#: beyond 1e4 any optimiser's first step ends the run.
+#: Upper bounds that catch typos: 10**9 steps of 10 ms take four months, and above a rate of 1e4 any optimiser diverges
+#: in its first step.
 MAX_STEPS, MAX_BATCH, MAX_LR = 10**9, 10**7, 1e4
-#: Settings that show more of a run without changing it.
+#: Settings that report more about a run without changing its result.
 WATCHING = ("pairs_every", "pairs_samples", "pairs_inputs", "pictures_every", "pictures", "profile")
 #: Settings of which exactly one is set.
 LENGTHS, RATES = ("steps", "samples", "tokens"), ("lr", "base_lr")
 
 
 class TrainConfig(BaseModel):
-    """How a run learns. `plan` converts its lengths to optimiser steps."""
+    """Settings of a training run. `plan` converts lengths to optimiser steps."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
     #: Samples per step, over all processes and micro-batches; a multiple of processes × `accumulate`.
     batch_size: int = Field(ge=1, le=MAX_BATCH)
-    #: Micro-batches per step in each process: the same result in less memory.
+    #: Micro-batches per step in each process (gradient accumulation): the same result in less memory.
     accumulate: int = Field(default=1, ge=1)
     #: The length of the run, exactly one of these: optimiser steps; samples drawn, repeats included; or input and
     #: target tokens of the batch's shape, as 4M counts them. Rounded up to whole steps.
@@ -42,19 +42,19 @@ class TrainConfig(BaseModel):
     #: `adamw`; `muon` for the matrices of the blocks, with AdamW for the rest; or the name of an installed optimiser
     #: (entry points `fourm.optimisers.v1`).
     optimiser: str = "adamw"
-    #: Further arguments of the optimiser.
+    #: Additional arguments of the optimiser.
     optimiser_options: dict[str, Any] = Field(default_factory=dict)
     #: The peak learning rate, exactly one of these: `lr`, or `base_lr` for `base_lr` · batch_size / 256 (1e-4 in 4M).
     lr: float | None = Field(default=None, gt=0)
     base_lr: float | None = Field(default=None, gt=0)
     #: For fine-tuning: the learning rate of a layer, divided by that of the layer above it; null: one rate for all.
     layer_decay: float | None = Field(default=None, gt=0, lt=1)
-    #: Of AdamW; the betas are 4M's.
+    #: AdamW's betas and epsilon; the defaults of the betas are 4M's.
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(default=1e-8, gt=0)
-    #: For weight matrices; biases, norms, vectors and embeddings do not decay.
+    #: Weight decay of matrices; biases, norms, vectors and embeddings do not decay.
     weight_decay: float = Field(default=0.05, ge=0)
-    #: Clip the L2 norm of all gradients together to this; null: never.
+    #: Maximum L2 norm of all gradients together; null: no clipping.
     clip: float | None = Field(default=1.0, gt=0)
 
     #: The learning rate after the warm-up: `cosine` falls to `min_lr` at the end; `constant` stays; `wsd` (warm-up,
@@ -62,7 +62,7 @@ class TrainConfig(BaseModel):
     #: sqrt(step), and linearly to `min_lr` in the last `cooldown` steps. Or the name of an installed schedule (entry
     #: points `fourm.schedules.v1`).
     schedule: str = "cosine"
-    #: Steps, or tokens, in which the rate rises linearly from 0 to its peak.
+    #: Steps, or tokens, over which the rate rises linearly from 0 to its peak.
     warmup: int = Field(default=0, ge=0)
     warmup_tokens: int | None = Field(default=None, ge=1)
     #: Steps, or tokens, of the final fall of `wsd` and `invsqrt`.
@@ -80,19 +80,19 @@ class TrainConfig(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     #: TF32 for fp32 matrix products on a GPU: faster, with 10 bits of mantissa.
     tf32: bool = False
-    #: Of several processes, each holds: `replicate`, the whole model; `shard`, a shard of weights, gradients and
-    #: optimiser state (FSDP2), for models too large for a GPU; `hybrid`, a shard of one of several copies, so that
-    #: weights are gathered only within the `shard_over` processes of a copy.
+    #: What each process holds: `replicate`, the whole model; `shard`, a shard of weights, gradients and optimiser state
+    #: (FSDP2), for models too large for a GPU; `hybrid`, a shard of one of several copies, so that weights are gathered
+    #: only within the `shard_over` processes of a copy.
     parallel: Literal["replicate", "shard", "hybrid"] = "replicate"
     #: Consecutive processes that share a copy of the model under `hybrid`; null: those of a machine.
     shard_over: int | None = Field(default=None, ge=1)
-    #: What each block keeps for the backward pass, which computes the rest again: `none`, everything; `selective`, the
+    #: What each block keeps for the backward pass, which recomputes the rest: `none`, everything; `selective`, the
     #: results of matrix products and attention; `full`, only the block's input.
     activation_checkpointing: Checkpointing = "none"
     #: Compile each block with torch.compile; the first step takes longer.
     compile: bool = False
-    #: CPU threads per process; null: OMP_NUM_THREADS (1 under torchrun), else the number that is fastest in a short
-    #: measurement at the start.
+    #: CPU threads per process; null: OMP_NUM_THREADS (1 under torchrun), else the fastest number in a short benchmark
+    #: at the start.
     threads: int | None = Field(default=None, ge=1, le=MAX_THREADS)
 
     #: Decay per step of an exponential moving average of all trained weights and codebooks, such as 0.999; null: none.
@@ -106,9 +106,9 @@ class TrainConfig(BaseModel):
     checkpoint_every: int = Field(default=1000, ge=1)
     #: Newest checkpoints to keep.
     keep: int = Field(default=2, ge=1)
-    #: Also keep a checkpoint every so many steps, a multiple of `checkpoint_every`.
+    #: Also keep every checkpoint at a multiple of this many steps, itself a multiple of `checkpoint_every`.
     keep_every: int | None = Field(default=None, ge=1)
-    #: Seconds without progress (a batch read, a forward pass, a checkpoint written) after which the run ends and names
+    #: Seconds without progress (a batch read, a forward pass, a checkpoint written) after which the run ends, naming
     #: the process that is behind; null: never.
     watchdog_s: float | None = Field(default=600.0, ge=1)
     #: Steps between evaluations on held-out data; null: only one, at the end.
@@ -118,31 +118,31 @@ class TrainConfig(BaseModel):
     #: Steps between lines of progress, on the console and in `metrics.jsonl`.
     log_every: int = Field(default=50, ge=1)
 
-    # Reports, which do not change what is learned:
+    # Reports, which do not change the result:
 
     #: Steps between any-to-any matrices of held-out losses; one more at the end. null: none.
     pairs_every: int | None = Field(default=None, ge=1)
     #: Held-out samples per row of the matrix.
     pairs_samples: int = Field(default=32, ge=1)
-    #: The sets of inputs, a row each; null: nothing, and each modality alone.
+    #: Sets of inputs, one per row of the matrix; null: no input, and each modality alone.
     pairs_inputs: tuple[tuple[str, ...], ...] | None = None
     #: Steps between sheets of predictions; one more at the end. null: none.
     pictures_every: int | None = Field(default=None, ge=1)
     #: Held-out samples on a sheet, always the same.
     pictures: int = Field(default=2, ge=1, le=16)
-    #: First and last step of a trace of torch.profiler; null: none.
+    #: First and last step to trace with torch.profiler; null: no trace.
     profile: tuple[int, int] | None = None
 
     @property
     def exports(self) -> tuple[str, ...]:
-        """ "ema", "weights" or both: what is evaluated and exported, in that order."""
+        """The states to evaluate and export, in this order: "ema", "weights" or both."""
         if self.export == "both":
             return "ema", "weights"
         return (self.export or ("weights" if self.ema is None else "ema"),)
 
     def plan(self, sample_tokens: int | None = None) -> Plan:
-        """Rates and lengths in steps. `sample_tokens`: input and target tokens per sample in the batch's shape; None if
-        samples have no fixed number. Raises ValueError for lengths that do not fit together."""
+        """Convert all lengths to steps. `sample_tokens`: input and target tokens per sample in the batch's shape; None
+        if samples have no fixed number. Raises ValueError for lengths that contradict each other."""
 
         def steps(samples: int | None, tokens: int | None, names: str) -> int | None:
             size = self.batch_size

@@ -17,8 +17,8 @@ BETWEEN = 0.2  # seconds between redraws of the bar
 
 
 def packed(parts: Sequence[str], *, indent: str = "    ", width: int = WIDTH) -> list[str]:
-    """`parts`, two spaces apart, in lines of at most `width` characters, indented from the second line on. A part that
-    is too long for a line is cut."""
+    """Join `parts` with two spaces into lines of at most `width` characters, indented from the second on. A part that
+    is too long for a line is truncated."""
     lines, line = list[str](), ""
     for part in parts:
         if line and len(line) + 2 + len(part) > width:
@@ -58,8 +58,8 @@ class Bar:
 
 
 def tell(lines: Sequence[str], stream: TextIO | None = None) -> None:
-    """Print lines, by default on stdout. A run whose lines nobody reads is asked to stop; one whose log is on a full
-    disk goes on, and the lines are written once there is space."""
+    """Print lines, by default to stdout. A closed pipe requests the run to stop; if the log's disk is full, the run
+    continues, and the lines are written once there is space."""
     stream = stream or sys.stdout
     try:
         print("\n".join(lines), file=stream, flush=True)
@@ -73,14 +73,14 @@ def tell(lines: Sequence[str], stream: TextIO | None = None) -> None:
 
 
 def discard(stream: TextIO) -> None:
-    """Let all further output of a stream, whose reader is gone, vanish."""
+    """Redirect a stream whose reader is gone to the null device."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
 
 
 def gib(size: float) -> str:
-    """2**31 -> "2 GiB": bytes in a unit that suits them."""
+    """Bytes with a binary unit: 2**31 -> "2 GiB"."""
     for power, unit in ((40, "TiB"), (30, "GiB")):
         if size >= 2 ** (power - 1):
             return f"{size / 2**power:,.0f} {unit}" if size >= 1000 * 2**power else f"{size / 2**power:.3g} {unit}"
@@ -88,7 +88,7 @@ def gib(size: float) -> str:
 
 
 def si(value: float) -> str:
-    """1234 -> "1.23 k", 5e12 -> "5 T": a number to put before a unit."""
+    """A number with an SI prefix, to put before a unit: 1234 -> "1.23 k", 5e12 -> "5 T"."""
     for power, sign in ((15, "P"), (12, "T"), (9, "G"), (6, "M"), (3, "k")):
         if abs(value) >= 10**power:
             return f"{value / 10**power:.3g} {sign}"

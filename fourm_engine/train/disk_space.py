@@ -1,7 +1,6 @@
-"""What a run writes to its disk, before it begins.
+"""Estimates the disk space that a run needs, before it starts.
 
-In: the `train` section and the network. Out: bytes of a checkpoint, how many are kept, and one line where they do not
-fit.
+In: the `train` section and the network. Out: bytes per checkpoint, how many are kept, and a warning if they do not fit.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from fourm_engine.train.console import gib
 
 
 def kept_beside(train: TrainConfig, learning: float) -> dict[str, float]:
-    """Bytes kept beside the weights, by part; `learning`: bytes of the weights that learn."""
+    """Bytes of optimiser state and averages, by part. `learning`: bytes of the trainable weights."""
     parts = {}
     if train.optimiser == "adamw":  # the state of other optimisers is not known in advance
         parts["optimiser (2 moments)"] = 2 * learning
@@ -29,27 +28,28 @@ def kept_beside(train: TrainConfig, learning: float) -> dict[str, float]:
 
 
 def checkpoint_bytes(train: TrainConfig, network: nn.Module) -> float:
-    """Bytes of a checkpoint: weights, moments, averages, in fp32."""
+    """Bytes of a checkpoint: weights, optimiser state and averages, in fp32."""
     learning = 4.0 * sum(p.numel() for p in network.parameters() if p.requires_grad)
     return 4.0 * sum(p.numel() for p in network.parameters()) + sum(kept_beside(train, learning).values())
 
 
 def checkpoints_kept(train: TrainConfig, saves: int) -> int:
-    """How many checkpoints are on the disk after so many saves: the newest `keep`, and of the others those of every
-    `keep_every` steps. While one is written it is there in addition."""
+    """Number of checkpoints on disk after `saves` saves: the newest `keep`, and those at multiples of `keep_every`
+    steps. The one being written comes on top."""
     others = max(0, saves - train.keep) * train.checkpoint_every
     return min(saves, train.keep) + (others // train.keep_every if train.keep_every else 0)
 
 
 def disk_shortage(run: Path, train: TrainConfig, network: nn.Module, *, steps: int, saved: int | None) -> str:
-    """One line about a disk that is too full for the checkpoints and the trained weights of a run of so many `steps`
-    that is at step `saved`, None: before the first; "" for any other. No error, since there may be room by then."""
+    """A warning, in one line, if the disk has too little space for the checkpoints and weights of a run of `steps`
+    steps whose newest checkpoint is of step `saved` (None: it has none); otherwise "". Not an error: space may be freed
+    during the run."""
     each = checkpoint_bytes(train, network)
     weights = 4.0 * sum(p.numel() for p in network.parameters()) * (len(train.exports) + train.keep_best)
     there, every = len(steps_in(run / "checkpoints")), train.checkpoint_every
 
     def more(save: int) -> int:
-        """Checkpoints in addition to those that are there, while this one is written."""
+        """Number of checkpoints besides those on disk now, while this one is being written."""
         return max(1, checkpoints_kept(train, save - 1) + 1 - there)
 
     last = -(-steps // every)

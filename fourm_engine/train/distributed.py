@@ -1,4 +1,4 @@
-"""Processes and devices: joining the processes that torchrun started, and small reductions on the host."""
+"""Processes and devices: joining the process group of torchrun, and small collectives on the host."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-#: How long processes wait for one that does what the watchdog does not bound: an export, pictures, a slow disk.
+#: Timeout of collectives during work that the watchdog does not bound: an export, pictures, a slow disk.
 PATIENCE = timedelta(hours=2)
 
 
@@ -37,13 +37,13 @@ class RankMismatch(ValueError):
 
 
 class OtherProcess(ValueError):
-    """Another process failed in a common action; the message has its rank and error."""
+    """Another process failed in a collective action; the message contains its rank and error."""
 
 
 @contextmanager
 def processes(config: TrainConfig, *, width: int = 128) -> Iterator[torch.device]:
-    """Join the processes that torchrun started (if any) and yield this process's device; set the CPU threads for a
-    network of that `width`, and log them. Raises ValueError if a GPU is requested and there is none."""
+    """Join torchrun's process group (if any), set and log the number of CPU threads for a network of this `width`, and
+    yield this process's device. Raises ValueError if a GPU is requested and there is none."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("train.device is 'cuda' but torch sees no GPU; set it to 'auto' or 'cpu'")
     on_gpu = config.device != "cpu" and torch.cuda.is_available()
@@ -86,8 +86,8 @@ def processes(config: TrainConfig, *, width: int = 128) -> Iterator[torch.device
 
 
 def patience(watchdog_s: float | None) -> timedelta:
-    """After which torch ends a collective: later than the watchdog, which says why. Torch's 10 minutes for NCCL would
-    end runs that merely wait."""
+    """Timeout of torch's collectives: longer than the watchdog's, which names the cause. NCCL's default of 10 minutes
+    would end runs that merely wait."""
     return max(PATIENCE, timedelta(seconds=2 * watchdog_s)) if watchdog_s is not None else timedelta(days=7)
 
 
@@ -107,14 +107,14 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
 
 
 def sum_numbers(numbers: list[float]) -> list[float]:
-    """Like `sum_over_processes`, for numbers on the host, in float64."""
+    """Sum numbers on the host over all processes, in float64. Every process must call it."""
     if world_size() == 1:
         return numbers
     return sum_over_processes(torch.tensor(numbers, dtype=torch.float64)).tolist()
 
 
 def gather_json(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
-    """`value` of every process, in rank order, sent as JSON: nothing from another machine is unpickled."""
+    """The `value` of every process, in rank order. Sent as JSON, so that nothing from another machine is unpickled."""
     if world_size() == 1:
         return [value]
     text = json.dumps(value, sort_keys=True).encode()
@@ -128,9 +128,8 @@ def gather_json(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]
 
 
 def together(action: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
-    """The result of `action`. If it raises in any process, all processes raise, so that none waits for one that has
-    ended: the same exception in that process, and `OtherProcess` with its rank and message in the others. Every process
-    must call it."""
+    """Run `action` in every process and return its result. If it raises in any process, all raise, so that none waits
+    for one that has ended: that process its exception, the others `OtherProcess` with its rank and message."""
     result, caught = attempt(action)
     errors = gather_json(None if caught is None else describe(caught), group)
     if caught is not None:
@@ -142,7 +141,7 @@ def together(action: Callable[[], T], group: dist.ProcessGroup | None = None) ->
 
 
 def attempt(action: Callable[[], T]) -> tuple[T | None, BaseException | None]:
-    """(result, exception), also for Ctrl-C."""
+    """(result, exception) of `action`, Ctrl-C included."""
     try:
         return action(), None
     except BaseException as error:
@@ -150,7 +149,7 @@ def attempt(action: Callable[[], T]) -> tuple[T | None, BaseException | None]:
 
 
 def describe(error: BaseException) -> str:
-    """One line: the message of an error for users; for other errors also the type."""
+    """The error in one line: its message, preceded by the type unless it is an error for users."""
     words = words_of(error) if isinstance(error, OSError) else one_line(error)
     if words and isinstance(error, (ValueError, OSError)):
         return words
@@ -158,7 +157,8 @@ def describe(error: BaseException) -> str:
 
 
 def check_same(identity: Mapping[str, Any]) -> None:
-    """Compare facts that must be the same in every process. RankMismatch names the rank and the keys that differ."""
+    """Check that `identity` is equal in every process. Raises RankMismatch, naming the rank and the keys that
+    differ."""
     first, *others = gather_json(dict(identity))
     for number, other in enumerate(others, start=1):
         keys = [key for key in sorted(first.keys() | other.keys()) if first.get(key) != other.get(key)]
@@ -171,13 +171,13 @@ def check_same(identity: Mapping[str, Any]) -> None:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's part of a sharded tensor, sharing its memory; other tensors unchanged."""
+    """This process's shard of a DTensor, sharing its memory; any other tensor unchanged."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def first_row(tensor: Tensor) -> int:
-    """Index of this process's first row. FSDP2 shards the first dimension like torch.chunk, over the last dimension of
-    a (copies, shards) mesh."""
+    """Index of the first row of this process's shard. FSDP2 shards dimension 0 like torch.chunk, over the last
+    dimension of a (copies, shards) mesh."""
     if not isinstance(tensor, DTensor):
         return 0
     chunk = -(-len(tensor) // tensor.device_mesh.size(1))
@@ -185,7 +185,7 @@ def first_row(tensor: Tensor) -> int:
 
 
 def gathered(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The whole tensors of a state that may be sharded, copied to the CPU; empty in all processes but the first."""
+    """The full tensors of a possibly sharded state dict, on the CPU, in rank 0; {} in the other processes."""
     full = {}
     for name, tensor in state.items():
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -195,13 +195,13 @@ def gathered(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def seed_of(seed: int, step: int, process: int) -> int:
-    """Seed of the random numbers of a process in a step; process -1 is for draws that all share."""
+    """The seed of a process for one step; process -1 is for draws that all processes share."""
     return int(np.random.SeedSequence([seed, step, process + 1]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
-    """`torch.manual_seed` for the CPU and `device` alone; for each kind of device that is not in use torch formats the
-    stack, which takes up to a millisecond."""
+    """`torch.manual_seed` for the CPU and `device` only: for every other kind of device torch formats a stack trace,
+    which takes up to a millisecond."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)

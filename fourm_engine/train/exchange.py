@@ -1,4 +1,4 @@
-"""Exchange between the processes of a run, on the host: facts of a step, and held-out measures.
+"""Host-side reductions over the processes of a run: counts of a step, and held-out measures.
 
 In: micro-batches, or a task's measures. Out: sums and means over all processes.
 """
@@ -25,8 +25,8 @@ Measure = Callable[[nn.Module, Share], dict[K, tuple[float, float]]]
 def exchanged(
     task: Task, micro_batches: list[Any], stop: dict[str, int]
 ) -> tuple[dict[str, float], tuple[float, float], list[int]]:
-    """Facts of a step over all processes, in one small reduction: counts, (tokens, FLOPs), and signals that any
-    received."""
+    """Reduce over all processes, in one call: the counts of a step, (tokens, FLOPs), and the stop signals received by
+    any process."""
     counts = dict.fromkeys(task.count_names, 0.0)
     for batch in micro_batches:
         for name, count in task.counts(batch).items():
@@ -41,7 +41,7 @@ def exchanged(
 
 
 def measured(measure: Measure[K], learner: Learner, share: Share, seed: int, *, averaged: bool) -> dict[K, float]:
-    """Means over all processes of a task's measures, for the weights or their averages."""
+    """A task's held-out measures, averaged over all processes, with the weights or their averages."""
     learner.model.eval()
     torch.manual_seed(seed)
     with torch.no_grad(), learner.weights(averaged=averaged), learner.autocast():

@@ -1,4 +1,4 @@
-"""`finished.json`: the note that a run has ended, with its last step and evaluation."""
+"""`finished.json`: marks a run as finished, with its last step and evaluation."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def write(run: Path, step: int, exports: Sequence[str], scores: dict[str, float]
 
 
 def read(run: Path, steps: int, exports: Sequence[str]) -> dict[str, float] | None:
-    """The last evaluation of a run that ended after `steps` steps with these exports, if every process sees that note.
-    A damaged note counts as absent: the end of the run is repeated."""
+    """The last evaluation of a run that finished after `steps` steps with these exports, if every process sees the
+    file; otherwise None. A damaged file counts as missing: the end of the run is repeated."""
     scores, same = dict[str, float](), False
     try:
         document = json.loads((run / NAME).read_text(encoding="utf-8"))

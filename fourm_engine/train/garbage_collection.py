@@ -1,4 +1,4 @@
-"""Python's garbage collector, run at fixed steps, so that processes collect together and do not hold each other up."""
+"""Runs Python's garbage collector at fixed steps, so that all processes pause at once instead of one after another."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EVERY = 100
 
 @contextmanager
 def collected_at_steps() -> Iterator[Callable[[int], None]]:
-    """Turn the collector off, and yield a function to call after each step with its number, which collects when due."""
+    """Disable automatic collection; yields a function to call with the number of each finished step."""
 
     def collect(step: int) -> None:
         if step % EVERY == 0:

@@ -1,7 +1,7 @@
-"""Heartbeats: files in which each process of a run reports its state, readable even while it hangs.
+"""Heartbeats: files in which each process of a run publishes its state, readable even while it hangs.
 
-In: facts about this process, at every beat. Out: `rank-00000.json` per process, in a folder that exists during the run;
-the facts of the other processes, and the seconds since the last beat of each.
+In: this process's state, at every beat. Out: `rank-00000.json` per process, in a folder that exists during the run; the
+state of the other processes, and the seconds since the last beat of each.
 """
 
 from __future__ import annotations
@@ -20,33 +20,32 @@ from fourm_engine.lock import make_folders, process_lives, remove_empty, this_pr
 
 
 class Heartbeats:
-    """Writes the heartbeat of this process to `folder`, and reads those of the others. `clock`: seconds of watching,
-    advanced by the watchdog's thread: the clocks of machines and file systems differ, and while this process is
-    suspended, the silence of others means nothing."""
+    """Writes this process's heartbeat to `folder` and reads those of the others. `clock` counts seconds of watching and
+    is advanced by the watchdog's thread: clocks differ between machines and file systems, and time during which this
+    process was suspended must not count as silence of the others."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.clock = folder, 0.0
         self.rank, self.world = rank_and_world()
         self._made = self._beats = 0  # folders created; heartbeats written
         self._beating, self._ended = threading.Lock(), False
-        #: Rank -> its last heartbeat, and when that was first seen.
+        #: Rank -> its last heartbeat, and the `clock` at which it was first seen.
         self._seen: dict[int, tuple[dict[str, Any], float]] = {}
 
     def start(self, facts: dict[str, Any]) -> None:
-        """Create the folder and write the first heartbeat. Other processes may have started already, or never start.
-        Raises OSError."""
+        """Create the folder and write the first heartbeat. Raises OSError."""
         self._made = make_folders(self.folder)
         for number in range(self.world):
             last = self._read(number)
             if last is not None and process_lives(last) is not True:
-                self._seen[number] = last, -math.inf  # of an earlier start, unless it changes
+                self._seen[number] = last, -math.inf  # left by an earlier start, unless it changes
         if self.world > 1:
             with self._beating:
                 self._write(facts, None, "")
 
     def beat(self, facts: dict[str, Any], end: str | None = None, because: str = "") -> None:
-        """Write a heartbeat. `end`: why this process ends, "" if nothing is wrong; `because`: the failure of another
-        process that caused it. Once `end` is written, heartbeats without it are ignored, from any thread."""
+        """Write a heartbeat. `end`: why this process ends, "" if normally; `because`: the failure of another process
+        that caused it. Once `end` is written, later heartbeats without it are ignored, from any thread."""
         if self.world == 1:
             return
         with self._beating:
@@ -55,13 +54,13 @@ class Heartbeats:
                 return
             try:
                 self._write(facts, end, because)
-            except OSError:  # a full disk must not end a run that needs none of it
+            except OSError:  # a full disk must not end the run
                 with suppress(OSError):
                     os.utime(self._path(self.rank))
 
     def _write(self, facts: dict[str, Any], end: str | None, because: str) -> None:
         path, self._beats = self._path(self.rank), self._beats + 1
-        facts = this_process() | facts | {"sign": self._beats, "made": self._made, "end": end, "because": because}
+        facts = this_process() | facts | {"beat": self._beats, "made": self._made, "end": end, "because": because}
         path.parent.mkdir(exist_ok=True)  # the last process to end before this one started removed it
         path.with_suffix(".part").write_text(json.dumps(facts))
         os.replace(path.with_suffix(".part"), path)
@@ -77,13 +76,13 @@ class Heartbeats:
             yield (number, None, self.clock) if since == -math.inf else (number, facts, self.clock - since)
 
     def clean(self, end: str = "") -> None:
-        """The last process to end removes everything but stacks, unless there was a hang. `end`: why this one ends, ""
-        if nothing is wrong."""
+        """Remove everything but stacks if this is the last process to end, unless there was a hang. `end`: why this
+        process ends, "" if normally."""
         with suppress(OSError):
-            signs = [facts for _, facts, _ in self.others()]
-            if end and None in signs:  # a process that has yet to start must read why
+            last = [facts for _, facts, _ in self.others()]
+            if end and None in last:  # a process that starts later must be able to read why
                 return
-            others = [facts for facts in signs if facts is not None]
+            others = [facts for facts in last if facts is not None]
             if all(facts["end"] is not None or gone(facts) for facts in others):
                 for path in self.folder.iterdir():
                     if path.suffix != ".stack" or not path.stat().st_size:
@@ -102,7 +101,7 @@ class Heartbeats:
 
 
 def gone(facts: dict[str, Any]) -> bool:
-    """Whether a process of this machine has ended, even if its parent does not know yet."""
+    """Whether the process is of this machine and has ended, even if its parent has not reaped it."""
     if (lives := process_lives(facts)) is not True:
         return lives is False
     with suppress(OSError, IndexError):

@@ -1,7 +1,7 @@
-"""Learner: a model with everything that a step updates (gradients, optimiser, averages), and the step itself.
+"""Learner: a model, everything that a step updates (gradients, optimiser, averages), and the step itself.
 
-In: a task, the `train` section, the micro-batches of a step on the device. Out: updated tensors, and the outcome, to be
-read later: nothing in a step waits for the device. A step that is not finite is skipped on the device, too.
+In: a task, the `train` section, the micro-batches of a step on the device. Out: updated tensors, and an outcome that is
+read later. A step never synchronises with the device: even skipping a step that is not finite is decided there.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class Learner:
         self.schedule = host.schedule(config.schedule)
         self.buffers = Buffers(self.model, learn=type(task).after_step is not Task.after_step)
         self.averages = Averages(self.model, task, config.ema) if config.ema is not None else None
-        self.moved: Callable[[], None] = lambda: None  # called before processes meet to reduce gradients
+        self.moved: Callable[[], None] = lambda: None  # called before gradients are reduced over the processes
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that a checkpoint holds, by name; loading a checkpoint writes into these tensors."""
+        """The tensors of a checkpoint, by name. Loading a checkpoint writes into them."""
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors.update(self.optimiser.tensors())
         if self.averages:
@@ -54,19 +54,19 @@ class Learner:
         return tensors
 
     def state(self, *, averaged: bool) -> dict[str, Tensor]:
-        """The model's state, averaged if requested."""
+        """The model's state dict, of the averages if `averaged` and there are any."""
         return self.averages.state() if self.averages and averaged else self.model.state_dict()
 
     def weights(self, *, averaged: bool) -> AbstractContextManager[None]:
-        """The model, with its averages swapped in if requested."""
+        """Context in which the model holds its averages, if `averaged` and there are any."""
         return self.averages.in_model() if self.averages and averaged else nullcontext()
 
     def step(self, step: int, micro_batches: list[Any], counts: dict[str, float]) -> Pending:
-        """One update. `counts`: items per term, over the step and all processes."""
+        """One optimiser step. `counts`: items per loss term, over all micro-batches and processes."""
         weights, lr = self.task.weights(counts, step), learning_rate(step, self.plan, self.schedule)
-        # Gradients are averaged over processes and the sums must be added, hence the factor.
+        # Gradients are averaged over processes, but the loss is a sum over them: hence the factor `world_size`.
         scale = {n: world_size() * weights.get(n, 0.0) / c if c > 0 else 0.0 for n, c in counts.items()}
-        sums = torch.zeros(len(counts) + 1, device=self.device)  # the last: what is learned from
+        sums = torch.zeros(len(counts) + 1, device=self.device)  # the last: the total loss
         order = {name: i for i, name in enumerate(counts)}
         self.gradients.zero()
         self.buffers.before()

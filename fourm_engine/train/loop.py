@@ -2,9 +2,9 @@
 
 In: a task, a config, the run's folder, the plugin host. Out: checkpoints, metrics, the task's artefact.
 
-The state of a run is weights, optimiser state and the number of finished steps. Batches, the learning rate and torch's
-random numbers are pure functions of (seed, step), so a run that was stopped, or killed, goes on from its newest
-checkpoint exactly as if nothing had happened.
+A run's state is its weights, its optimiser state and the number of finished steps. Batches, the learning rate and
+torch's random numbers are pure functions of (seed, step), so a run that is stopped or killed resumes from its newest
+checkpoint and reaches the same result.
 """
 
 from __future__ import annotations
@@ -58,9 +58,10 @@ K = TypeVar("K")
 
 
 class Trainer:
-    """`run()` trains `task` as long as `config` says, below the folder `run`, resuming from what is there. `accepted`
-    is called in the first process once it is clear that the existing files belong to this run. `host` provides the
-    optimiser and the schedule; the observers that it activated are told of the run."""
+    """Trains `task` according to `config`, in the folder `run`; resumes from its newest checkpoint, if any.
+
+    `accepted` is called on rank 0 once the existing files are known to belong to this run. `host` provides the
+    optimiser, the schedule and the observers."""
 
     def __init__(
         self,
@@ -79,19 +80,19 @@ class Trainer:
         self.host = host or PluginManager()
         self.accepted = accepted
         self.progress = Progress()
-        self.watch = Watch(run, config.watchdog_s, lambda: self.progress.step)  # until `run` has one that watches
+        self.watch = Watch(run, config.watchdog_s, lambda: self.progress.step)  # replaced in `run`
 
     def run(self) -> dict[str, float]:
-        """Train, evaluate, export; returns the last evaluation.
+        """Train, evaluate and export. Returns the final evaluation.
 
         Raises:
             ValueError: the config does not fit the processes, the task, or the checkpoint to resume.
             RankMismatch: processes are set up differently.
-            Diverged: too many steps without a finite loss or gradient.
+            Diverged: too many steps in a row had a loss or gradient that is not finite.
             CheckpointError: the last checkpoint could not be written.
-            Stopped: SIGTERM, Ctrl-C, SIGHUP, SIGUSR1 or an output that nobody reads, after a checkpoint.
+            Stopped: on SIGTERM, Ctrl-C, SIGHUP, SIGUSR1 or a closed output pipe, after saving a checkpoint.
 
-        If another process is lost, or nothing progresses for `watchdog_s`, the process exits (`watchdog`)."""
+        The process exits if another process is lost or if there is no progress for `watchdog_s` (see `watchdog`)."""
         watch = watched(self.folder, self.config.watchdog_s, lambda: self.progress.step)
         with watch as self.watch, processes(self.config) as device, stop_requests() as stop:
             self._check()
@@ -138,9 +139,9 @@ class Trainer:
                 metrics.close()
 
     def replay(self, path: Path, tell: Callable[[str], None]) -> dict[str, float]:
-        """Compute a step again that the run has kept (`replay`), in one process, with the weights of the nearest
-        checkpoint, and tell where it is not finite. Raises ValueError, and CheckpointError if there is no
-        checkpoint."""
+        """Recompute a step that the run kept in `path`, in one process, with the weights of the nearest checkpoint, and
+        report (through `tell`) where it stops being finite. Raises ValueError for a file that does not fit the run,
+        CheckpointError if there is no checkpoint."""
         if rank_and_world()[1] > 1:
             raise ValueError("--replay computes one step in one process; start it without torchrun")
         kept = read_step(path, self.task)
@@ -251,7 +252,7 @@ class Trainer:
                 if evaluates:
                     self._report(metrics, self._evaluate())
                 self._show(metrics)
-                if saves or self.progress.in_a_row == 1:  # the weights with which a skipped step may be looked at
+                if saves or self.progress.in_a_row == 1:  # the weights to replay the skipped step with
                     self._save(checkpoints)
                 self.observers.checkpoint(checkpoints.saved, checkpoints.folder)
                 collect(progress.step)
@@ -261,7 +262,7 @@ class Trainer:
             raise CheckpointError(f"{checkpoints.folder}: the trained weights could not be saved, see above")
 
     def _settle(self, pending: Pending, counts: dict[str, float], work: tuple[float, float], metrics: Metrics) -> None:
-        """Report a step once the device has computed it; on a GPU the host is a few steps ahead by then."""
+        """Report a step whose outcome the device has computed; on a GPU the host is a few steps ahead."""
         outcome, step = pending.read(), pending.step + 1
         self._note(outcome, metrics)
         if outcome.taken:
@@ -278,7 +279,7 @@ class Trainer:
             metrics.begun(step)
 
     def _note(self, outcome: Outcome, metrics: Metrics) -> None:
-        """Count and record skipped steps; too many in a row end the run."""
+        """Count and log a skipped step. Raises Diverged after too many in a row."""
         if outcome.taken:
             self.progress.in_a_row = 0
             return
@@ -294,8 +295,8 @@ class Trainer:
         _tell(f"{outcome}; skipped{words}")
 
     def _evaluate(self) -> dict[str, float]:
-        """Held-out measures of what is exported; those of averages exported in addition have the suffix " ema". Tasks
-        keep the last."""
+        """Held-out scores of the exported weights. If the averages are exported as well, their scores get the suffix
+        " ema". The task keeps the scores of the last call."""
         self.watch.moves("evaluating")
         scores = {what: self._measured(self.task.evaluate, averaged=what == "ema") for what in self.config.exports}
         *beside, exported = scores.values()
@@ -305,7 +306,7 @@ class Trainer:
         return measured(what, self.learner, self.share, seed_of(self.seed, 0, -1), averaged=averaged)
 
     def _show(self, metrics: Metrics) -> None:
-        """Losses by input and target, and pictures, when due."""
+        """Compute the any-to-any matrix and draw pictures, when due."""
         config, step, averaged = self.config, self.progress.step, self.config.exports[-1] == "ema"
         if due(config.pairs_every, step, self.plan.steps):
             self.watch.moves("evaluating")
@@ -373,11 +374,11 @@ class Trainer:
             self.task.export(exported, self.folder, scores)
             finished.write(self.folder, self.progress.step, self.config.exports, scores)
 
-        together(lambda: export() if rank() == 0 else None)  # no process ends before the model is exported
+        together(lambda: export() if rank() == 0 else None)  # all processes wait for the export
         return scores
 
     def _finished(self) -> dict[str, float] | None:
-        """The last evaluation, if this run has already finished."""
+        """The final evaluation if this run has already finished, else None."""
         at_end = self.progress.step == self.plan.steps
         return finished.read(self.folder, self.plan.steps, self.config.exports) if at_end else None
 

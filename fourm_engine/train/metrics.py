@@ -1,7 +1,7 @@
-"""Metrics of a run: `<run>/metrics.jsonl`, and lines of progress on the console.
+"""Metrics of a run: `<run>/metrics.jsonl`, and progress lines on the console.
 
-In: numbers by step. Out, from the first process: one JSON object per line; `step` counts finished steps. When a run
-resumes, lines of later steps are removed, so that each step appears once.
+In: numbers by step. Out, from rank 0: one JSON object per line; `step` counts finished steps. When a run resumes, lines
+of later steps are removed, so that each step appears once.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 from fourm_engine.files import write_atomically, writing
 from fourm_engine.train.console import WIDTH, Bar, packed, si, tell
 
-#: From this fraction of the time spent waiting for data, the console mentions it.
+#: The console mentions waiting for data from this fraction of the time on.
 TOLD_WAIT = 0.05
 
 
 class Metrics:
-    """`step`: where the run continues; `name`: what learns. `active` is true only in the first process, which writes.
-    `peak`: FLOP/s of all devices together, once known."""
+    """Writes and prints a run's metrics. `step`: the step at which the run continues; `name`: the task's; `active`:
+    true only on rank 0, which writes. `peak`: FLOP/s of all devices together, once known."""
 
     def __init__(self, run: Path, *, step: int, steps: int, name: str = "", active: bool = True) -> None:
         self.active = active
@@ -32,8 +32,8 @@ class Metrics:
         self._step, self._window = step, _Window(step)
         self._bar = Bar()
         self._begun = False
-        self._start, self._before = time.monotonic(), 0.0  # seconds of what this run did earlier
-        self.evaluations: list[tuple[int, dict[str, float]]] = []  # what was measured then: (step, scores)
+        self._start, self._before = time.monotonic(), 0.0  # seconds before the run was resumed
+        self.evaluations: list[tuple[int, dict[str, float]]] = []  # before the run was resumed: (step, scores)
         if not active:
             return
         self._path = run / "metrics.jsonl"
@@ -43,13 +43,13 @@ class Metrics:
             self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 (kept open for the run)
 
     def starts(self, parameters: int, devices: str) -> None:
-        """Announce the run, before the first batch."""
+        """Print the run's first line, before the first batch."""
         if self.active:
             what = f"{self.name}: {si(parameters).strip()} parameters learn".lstrip(": ")
             tell(packed([what, f"steps {min(self._step + 1, self.steps)} to {self.steps}", devices]))
 
     def compare_with(self, peak: float, what: str) -> None:
-        """Set the FLOP/s that `mfu` is a fraction of, and their source."""
+        """Set the peak FLOP/s that `mfu` refers to, and print its source."""
         self.peak = peak
         if self.active:
             tell(packed([f"mfu: share of {what}"]))
@@ -65,8 +65,8 @@ class Metrics:
         samples: int,
         work: tuple[float, float],
     ) -> None:
-        """Add a taken step to the next line: the loss, sums and counts of its terms, `samples` and `work` = (tokens
-        without padding, FLOPs) over all processes. The line shows the last `lr` and gradient `norm`."""
+        """Add a step to the next line: its loss, the sums and counts of its terms, its `samples` and `work` = (tokens
+        without padding, FLOPs), all over all processes. The line shows the last `lr` and gradient `norm`."""
         window = self._window
         window.number += 1
         window.loss += loss
@@ -79,13 +79,13 @@ class Metrics:
             window.counts[name] = window.counts.get(name, 0.0) + counts[name]
 
     def line(self, step: int, *, skipped: int, waited: float = 0.0, memory: float = 0.0) -> dict[str, Any] | None:
-        """Write, print and return the average since the last line. `skipped`, `waited`: steps skipped and seconds spent
-        waiting for data since the run began. `memory`: peak GiB of the process."""
+        """Write, print and return the averages since the last line. `skipped`, `waited`: steps skipped and seconds
+        spent waiting for data since the start. `memory`: peak GiB of the process."""
         window, self._window = self._window, _Window(step, waited)
         if not self.active or window.number == 0:
             return None
         row = window.row(step, skipped=skipped, waited=waited)
-        if window.flops and row["flops_per_s"] <= self.peak:  # else the peak was measured beside other work
+        if window.flops and row["flops_per_s"] <= self.peak:  # else the measured peak is too low
             row["mfu"] = round(row["flops_per_s"] / self.peak, 4)
         if memory:
             row["memory_gib"] = round(memory, 3)
@@ -97,7 +97,7 @@ class Metrics:
         return row
 
     def begun(self, step: int) -> None:
-        """Call after a step: shows the first step of a process at once, and each step in the bar on a terminal."""
+        """Call after a step without a line: prints the first step at once, and advances the bar on a terminal."""
         window = self._window
         if not self.active or window.number == 0:
             return
@@ -132,7 +132,7 @@ class Metrics:
         tell(packed(parts) + ["    " + line for line in packed(losses, indent="", width=WIDTH - 4)])
 
     def scores(self, step: int, scores: Mapping[str, float]) -> dict[str, float | None]:
-        """Write and print an evaluation. Returns what was written."""
+        """Write, print and return the scores of an evaluation."""
         finite = {name: _finite(value) for name, value in scores.items()}
         if self.active:
             self._write({"step": step, "eval": finite})
@@ -143,8 +143,8 @@ class Metrics:
         return finite
 
     def pairs(self, step: int, scores: Mapping[tuple[str, str], float], seconds: float) -> None:
-        """Write a matrix of held-out losses, (input, target) -> nats per token, that took `seconds`, and print for each
-        target its most informative input."""
+        """Write a matrix of held-out losses, (input, target) -> nats per token, computed in `seconds`, and print the
+        most informative input of each target."""
         if not self.active:
             return
         matrix: dict[str, dict[str, float | None]] = {}
@@ -160,13 +160,13 @@ class Metrics:
         tell(packed([title, *(f"{given} to {name} {_short(score)}" for name, (score, given) in sorted(best.items()))]))
 
     def note(self, text: str, *more: str) -> None:
-        """Print an event, with details below. Paths are never cut."""
+        """Print an event, with details below it. Paths are never truncated."""
         if self.active:
             self._bar.clear()
             tell([f"{self.name}: {text}".lstrip(": "), *(f"    {part}" for part in more)])
 
     def skipped(self, step: int, facts: Mapping[str, Any]) -> None:
-        """Write what is known of a step that was not finite."""
+        """Write a row about a skipped step."""
         if self.active:
             self._write({"step": step, "not_finite": dict(facts)})
 
@@ -180,7 +180,7 @@ class Metrics:
         line, end = (json.dumps(row) + "\n").encode(), self._file.seek(0, os.SEEK_END)
         with writing(self._path):
             try:
-                if self._file.write(line) != len(line):  # a full disk takes the beginning
+                if self._file.write(line) != len(line):  # a full disk took only a part of it
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except BaseException:
                 self._file.truncate(end)
@@ -225,15 +225,15 @@ class _Window:
 
 
 def duration(seconds: float) -> str:
-    """75 -> "1:15", 4000 -> "1:06:40"."""
+    """Seconds as a clock shows them: 75 -> "1:15", 4000 -> "1:06:40"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _truncate(path: Path, step: int, *, last: bool) -> tuple[float, list[tuple[int, dict[str, float]]]]:
-    """Keep the lines up to `step`, except the last evaluation, which is repeated, and a truncated line. Returns the
-    seconds that they cover, and their evaluations."""
+    """Keep the lines up to `step`; drop a truncated line, and the final evaluation, which is repeated. Returns the
+    seconds that the kept lines cover, and their evaluations."""
     kept, seconds, evaluations = list[bytes](), 0.0, list[tuple[int, dict[str, float]]]()
     if not path.exists():
         return seconds, evaluations
@@ -252,7 +252,7 @@ def _truncate(path: Path, step: int, *, last: bool) -> tuple[float, list[tuple[i
 
 
 def _finite(value: float) -> float | None:
-    """JSON has no NaN."""
+    """None for NaN and infinity, which JSON does not have."""
     return value if math.isfinite(value) else None
 
 

@@ -1,9 +1,9 @@
 """Muon (Jordan et al. 2024) for the matrices of the blocks and AdamW for everything else, as one torch optimiser.
 
-In: parameter groups whose `matrices` is the number of matrices stacked in each parameter (0: AdamW's). Out: updates; a
-parameter's state is that of the optimiser in charge. `torch.optim.Muon` makes the same update. Here a stacked parameter
-(queries, keys and values of an attention) is orthogonalised matrix by matrix; a sharded one is gathered first; replicas
-divide the work and get updates that are equal bit for bit; and CPUs compute in float32, since many run bf16 products 50
+In: parameter groups whose `matrices` is the number of matrices stacked in each parameter (0: updated by AdamW). Out:
+updates; a parameter's state is that of its optimiser. The update equals `torch.optim.Muon`'s, but stacked parameters
+(queries, keys and values of an attention) are orthogonalised matrix by matrix; sharded ones are gathered first;
+replicas share the work and get bitwise equal updates; and CPUs compute in float32, since many run bf16 products 50
 times slower.
 """
 
@@ -19,11 +19,11 @@ from torch.distributed.tensor import DTensor, Replicate
 
 from fourm_engine.train.distributed import local, rank, world_size
 
-#: Quintic Newton-Schulz: maps singular values in (0, 1] to about 1 (0.7 to 1.2).
+#: Quintic Newton-Schulz iteration: maps singular values in (0, 1] to about 1 (0.7 to 1.2).
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 EPS = 1e-7
-#: From the shape (rows, columns) of a matrix to the factor of its rate. With "match_rms_adamw" (Liu et al. 2025) an
-#: update is as large as one of AdamW, whose rate and weight decay then suit both; "original" is Jordan's.
+#: Name -> factor of the learning rate, from the (rows, columns) of a matrix. "match_rms_adamw" (Liu et al. 2025) makes
+#: updates as large as AdamW's, so that its rate and weight decay suit both; "original" is Jordan's.
 ADJUSTMENTS: dict[str, Callable[[int, int], float]] = {
     "match_rms_adamw": lambda rows, columns: 0.2 * max(rows, columns) ** 0.5,
     "original": lambda rows, columns: max(1.0, rows / columns) ** 0.5,
@@ -31,7 +31,8 @@ ADJUSTMENTS: dict[str, Callable[[int, int], float]] = {
 
 
 class Muon(torch.optim.Optimizer):
-    """Raises ValueError for settings out of range, and if no parameter is a matrix of a block."""
+    """Muon and AdamW in one. Raises ValueError for settings out of range, and if no parameter is a matrix of a
+    block."""
 
     def __init__(
         self,
@@ -64,7 +65,7 @@ class Muon(torch.optim.Optimizer):
         self.momentum, self.nesterov, self.ns_steps = momentum, nesterov, ns_steps
         self.adjust = ADJUSTMENTS[adjust_lr_fn]
         self.hidden = [group for group in self.param_groups if group["matrices"]]
-        # Groups and state are shared, so that setting a rate or reading a checkpoint sees a single optimiser.
+        # Both share groups and state, so that setting a rate or loading a checkpoint affects both.
         rest = [group for group in self.param_groups if not group["matrices"]]
         self.adamw = torch.optim.AdamW(rest, lr=lr, betas=betas, eps=eps, fused=True) if rest else None
         if self.adamw is not None:
@@ -87,7 +88,7 @@ class Muon(torch.optim.Optimizer):
             self._write(local(p), after)
 
     def _direction(self, parameter: Tensor) -> Tensor:
-        """The momentum, or with Nesterov the look-ahead."""
+        """The momentum, or its look-ahead with Nesterov."""
         gradient = parameter.grad
         assert gradient is not None
         state = self.state[parameter]
@@ -103,8 +104,8 @@ class Muon(torch.optim.Optimizer):
 
 def orthogonalised(directions: list[Tensor], stacked: list[int], steps: int) -> list[Tensor]:
     """Each direction with its `stacked` matrices orthogonalised, sharded as before. Every process must call it.
-    Processes that hold replicas each do a part: this is less work, and the sum is the same everywhere, which products
-    on different machines are not."""
+    Processes that hold replicas each compute a part: this saves work, and gives bitwise equal results, unlike products
+    computed on different machines."""
     shared = [not isinstance(direction, DTensor) for direction in directions]
     if world_size() == 1 or not any(shared):
         return [_orthogonalised(*pair, steps) for pair in zip(directions, stacked, strict=True)]

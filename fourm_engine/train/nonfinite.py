@@ -1,8 +1,8 @@
 """Keeps steps whose loss or gradients are not finite, and reads them back.
 
 In: the batches of each step. Out: for a skipped step, a line in `metrics.jsonl` with the names of its samples and, in
-`<run>/not-finite/`, a safetensors file from each process whose loss was not finite (from each process, if only
-gradients were not), which `examine` looks into.
+`<run>/not-finite/`, a safetensors file from each process whose loss was not finite (from every process, if only the
+gradients were not), which `replay` analyses.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from fourm_engine.weights import tensor_file
 from fourm_plugins.counting import counted
 
 FOLDER, FORMAT = "not-finite", 3
-#: Maximum number of steps whose batches are kept; later ones are only named.
+#: Maximum number of steps whose batches are kept; of later ones only the sample names are.
 KEPT = 5
-#: Far beyond the batches of a step; what is larger is not read.
+#: Maximum size of a file to read; far more than the batches of a step.
 MAX_BYTES = 1 << 32
 _FACTS = "fourm.step"  # key of the header
-#: What a file that others may have written raises when read: no number, an id that is none, lists too deep.
+#: Errors of reading a file of unknown origin: invalid numbers or ids, lists nested too deeply.
 _UNREADABLE = (
     ArithmeticError,
     AttributeError,
@@ -53,7 +53,7 @@ class NotFinite:
 
     def __init__(self, task: Task, share: Share, run: Path) -> None:
         self.task, self.share, self.folder = task, share, run / FOLDER
-        # The outcome of a step may become known some steps later.
+        # The outcome of a step may only be known some steps later.
         self._recent: deque[tuple[int, list[Any], dict[str, float]]] = deque(maxlen=AHEAD + 1)
 
     def step(self, step: int, batches: list[Any], counts: dict[str, float]) -> None:
@@ -61,8 +61,8 @@ class NotFinite:
         self._recent.append((step, batches, counts))
 
     def skipped(self, outcome: Outcome) -> tuple[dict[str, Any], str]:
-        """(facts for the metrics, words for the user) about a skipped step. Every process calls it. A disk that takes
-        no file is not an error."""
+        """(fields for the metrics, text for the user) about a skipped step. Every process must call it. Failing to
+        write the file is not an error."""
         here = gather_json(outcome.here)
         concerned = not outcome.here or all(here)
         batches, counts = next((batches, counts) for step, batches, counts in self._recent if step == outcome.step)
@@ -102,7 +102,7 @@ class NotFinite:
 
 
 def _digest(facts: dict[str, Any], tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of facts, as JSON, and of tensors."""
+    """SHA-256 of `facts`, as JSON, and of the tensors."""
     sha = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         sha.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())

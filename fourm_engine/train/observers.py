@@ -1,8 +1,8 @@
 """Observers of a run: packages that watch it (loggers, alarms) without changing its result.
 
-In: hooks of `fourm_plugins.hookspecs` that installed packages implement. An error of an observer is reported once, with
-its package's name, and the observer is left out from then on. After each call the process is as before
-(`fourm_plugins.guard`), and so are torch's random generators, modes and threads.
+In: hooks of `fourm_plugins.hookspecs` that installed packages implement. An error in an observer is reported once, with
+its package's name, and disables the observer. After each call, process state (`fourm_plugins.guard`) and torch's random
+generators, modes and threads are restored.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from fourm_plugins.manager import PluginManager
 
 
 class Observers:
-    """Calls hooks of the observers that `host` activated, with the facts of `run`; `active` only in the first
-    process."""
+    """Calls the hooks of the observers that `host` activated, with the description of `run`; `active` on rank 0
+    only."""
 
     def __init__(self, host: PluginManager, run: Run, *, active: bool = True) -> None:
         self.run = run
         self._host, self._active = host, active
         self._failed: set[str] = set()
-        self._saved: int | None = run.first_step  # step of the checkpoint that they know of
+        self._saved: int | None = run.first_step  # step of the last announced checkpoint
 
     @contextmanager
     def told(self, step: Callable[[], int]) -> Iterator[None]:
-        """Announce the start of the body, and its end after `step()` steps, however it ends."""
+        """Announce the start of the block, and its end after `step()` steps, whether or not it raises."""
         self("fourm_run_started")
         outcome, error = "finished", ""
         try:
@@ -58,7 +58,7 @@ class Observers:
             self("fourm_checkpoint", step=saved, folder=step_folder(folder, saved))
 
     def __call__(self, hook: str, **facts: Any) -> None:
-        """Call `hook` of every observer with copies of those `facts`, and of the run, that it names."""
+        """Call `hook` of every observer, with copies of those `facts`, and of the run, that it takes as arguments."""
         if not self._active:
             return
         facts["run"] = self.run
@@ -84,7 +84,7 @@ class Observers:
 
 @contextmanager
 def _undisturbed(what: str) -> Iterator[None]:
-    """Restore what affects a run's numbers, and the handlers of SIGTERM and Ctrl-C."""
+    """Restore all state that affects a run's numbers, and the handlers of SIGTERM and Ctrl-C."""
     threads, fast = torch.get_num_threads(), torch.get_float32_matmul_precision()
     exact, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     cudnn = torch.backends.cudnn

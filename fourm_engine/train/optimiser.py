@@ -39,7 +39,7 @@ def adamw(
 
 
 class Optimiser:
-    """Raises ValueError if the optimiser cannot be made with `train.optimiser_options`."""
+    """The optimiser of `train.optimiser`. Raises ValueError if it does not accept `train.optimiser_options`."""
 
     def __init__(self, model: nn.Module, task: Task, config: TrainConfig, host: PluginManager) -> None:
         groups = parameter_groups(model, task, config)
@@ -65,9 +65,9 @@ class Optimiser:
         self._settings, self._checked = self._of_groups(), False
 
     def step(self, lr: float, taken: Tensor) -> None:
-        """One update with the current gradients, unless the step was not `taken`, a bool on the device. On a GPU an
-        optimiser that supports torch's protocol for skipping on the device (`found_inf`, as GradScaler uses) gets it;
-        otherwise the host decides, and waits for the device."""
+        """One update with the current gradients, if the step is `taken` (a bool on the device). On a GPU, an optimiser
+        that supports `found_inf`, as used by GradScaler, skips on the device; otherwise the host decides, which
+        synchronises."""
         for group in self.torch.param_groups:
             group["lr"] = lr * group["lr_scale"]
         skips = getattr(self.torch, "_step_supports_amp_scaling", False)
@@ -79,12 +79,12 @@ class Optimiser:
             return
         with blame(self.plugin):
             self.torch.step()
-        if not self._checked:  # better after the first step than at the first checkpoint, hours later
+        if not self._checked:  # after the first step rather than at the first checkpoint, hours later
             self.tensors()
             self._checked = True
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state that a checkpoint holds. Raises ValueError if it holds more than tensors per parameter."""
+        """The state to save in a checkpoint. Raises ValueError if it is more than tensors per parameter."""
         named = {}
         for parameter, state in self.torch.state.items():
             name = self.names.get(parameter)
@@ -102,8 +102,8 @@ class Optimiser:
         return named
 
     def prepare(self) -> None:
-        """Create the state that a checkpoint is read into, by a step of rate 0; the checkpoint also overwrites the
-        weights."""
+        """Create the state that a checkpoint is loaded into, by a step with learning rate 0. Loading also overwrites
+        the weights."""
         gradients = {parameter: parameter.grad for parameter in self.names}
         for group in self.torch.param_groups:
             group["lr"] = 0.0
@@ -117,8 +117,8 @@ class Optimiser:
             parameter.grad = gradient
 
     def forget(self, unread: Collection[str]) -> None:
-        """Drop the state of parameters that had none in the checkpoint. Raises CheckpointError if only a part is
-        missing."""
+        """Drop the state of parameters that have none in the checkpoint (`unread`). Raises CheckpointError if only a
+        part of a parameter's state is missing."""
         for parameter, state in list(self.torch.state.items()):
             missing = [key for key in state if f"{PREFIX}{self.names[parameter]}/{key}" in unread]
             if missing and len(missing) < len(state):
@@ -161,14 +161,14 @@ def parameter_groups(model: nn.Module, task: Task, config: TrainConfig) -> list[
 
 
 def hidden_matrices(model: nn.Module, task: Task) -> dict[int, int]:
-    """Id of each weight of a linear layer in a block -> the number of matrices stacked in it."""
+    """`id` of each linear layer's weight in the blocks -> the number of matrices stacked in it."""
     layers = (named for block in task.blocks(model) for named in block.named_modules())
     return {id(layer.weight): stacked(name) for name, layer in layers if isinstance(layer, nn.Linear)}
 
 
 def decay_groups(model: nn.Module, task: Task) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """(parameters with weight decay, parameters without): vectors, scalars, `nn.Embedding` and what the task excludes
-    do not decay. Frozen parameters are in neither; one shared by two modules appears once."""
+    """(parameters with weight decay, parameters without). Vectors, scalars, `nn.Embedding` and parameters that the task
+    excludes do not decay. Frozen parameters are in neither; a parameter shared by two modules appears once."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []

@@ -1,4 +1,4 @@
-"""The outcome of a step, read once the device has computed it, while the host continues with the next steps.
+"""The outcome of a step, read once the device has computed it, while the host runs ahead.
 
 In: numbers on the device. Out: an `Outcome` on the host.
 """
@@ -12,21 +12,21 @@ from torch import Tensor
 
 from fourm_engine.train.task import means
 
-#: How many steps the host may be ahead of a GPU before it reads an earlier outcome.
+#: Maximum number of steps by which the host runs ahead of a GPU.
 AHEAD = 2
 #: A step without finite loss and gradients is skipped; this many in a row end the run.
 MAX_SKIPPED = 10
 
 
 class Diverged(ValueError):
-    """Losses or gradients stayed infinite or NaN."""
+    """Losses or gradients were infinite or NaN in too many steps in a row."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The loss, the sum and mean of each term over all processes, the gradients' L2 norm, the rate. `taken`: whether
-    all of it was finite; otherwise the step was skipped. `here`: whether the loss of this process's samples was
-    finite."""
+    """The loss, the sum and mean of each term over all processes, the gradients' L2 norm, and the learning rate.
+    `taken`: whether all were finite; otherwise the step was skipped. `here`: whether the loss of this process's samples
+    was finite."""
 
     step: int
     taken: bool
@@ -58,7 +58,7 @@ class Pending:
             self._copied.record()
 
     def read(self) -> Outcome:
-        """The outcome; waits for the device if necessary."""
+        """The outcome. Waits for the device if necessary."""
         if self._copied is not None:
             self._copied.synchronize()
         *values, norm, taken, here = self._numbers.tolist()

@@ -1,8 +1,8 @@
-"""Placing a model on the processes of a run, starting from equal weights, and reducing its gradients over them.
+"""Distributes a model over the processes of a run, with equal initial weights, and reduces its gradients.
 
-On CPUs (and for small models) all gradients lie in one buffer that is reduced at once, on one machine in shared memory,
-which costs a small model on two processes a fraction of the time of DDP or FSDP2 (benchmarks/gradient_reduction.py). On
-GPUs FSDP2 overlaps its collectives with the backward pass.
+On CPUs (and for small models) all gradients are views of one buffer, which is reduced at once, through shared memory
+within a machine; for a small model on two processes this takes a fraction of the time of DDP or FSDP2
+(benchmarks/gradient_reduction.py). On GPUs, FSDP2 overlaps its collectives with the backward pass.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from fourm_engine.train.config import TrainConfig
     from fourm_engine.train.task import Planned, Task
 
-#: Devices whose autocast computes norms in fp32 even if their weights are gathered in bf16.
+#: Types of devices whose autocast computes norms in fp32 even with weights gathered in bf16.
 HALF_ON = ("cuda",)
 
 
 def started(task: Task, config: TrainConfig, device: torch.device, *, seed: int, bf16: bool) -> nn.Module:
-    """The model with its initial weights, in training mode, sharded as `train.parallel` says. A task that plans its
-    model (`Task.planned`) never allocates more of it than a process keeps. Raises ValueError if the processes do not
-    divide into copies of the model."""
+    """The model with its initial weights, in training mode, sharded according to `train.parallel`. If the task
+    implements `Task.planned`, no process ever allocates more of the model than it keeps. Raises ValueError if the
+    processes cannot be divided into copies of the model."""
     torch.manual_seed(seed)
     planned = together(lambda: task.planned(seed))
     model = together(lambda: task.model().to(device)) if planned is None else planned.model
@@ -58,8 +58,8 @@ def is_sharded(config: TrainConfig, device: torch.device, blocks: list[nn.Module
 
 
 def copies(config: TrainConfig, world: int, *, machine: int | None = None) -> int:
-    """How many copies of the model `world` processes hold together. `machine`: processes per machine; None: as on this
-    one. Raises ValueError if they do not divide."""
+    """The number of copies of the model that `world` processes hold. `machine`: processes per machine; None: as on this
+    one. Raises ValueError if `world` is not divisible."""
     if config.parallel == "replicate":
         return world
     over = world if config.parallel == "shard" else min(world, config.shard_over or machine or local_world())
@@ -78,8 +78,8 @@ def _fill(planned: Planned) -> None:
 
 
 def _agree(model: nn.Module) -> None:
-    """Start all copies from the numbers of the first, on whatever machine each was drawn. FSDP2 takes the weights as
-    they are in each process, without comparing them."""
+    """Broadcast rank 0's weights and buffers: machines may draw different numbers, and FSDP2 shards the weights of each
+    process without comparing them."""
     if world_size() == 1:
         return
     for tensor in (*model.parameters(), *model.buffers()):
@@ -99,7 +99,7 @@ def _shard(
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     mesh = init_device_mesh(device.type, (copies, world_size() // copies), mesh_dim_names=("copies", "shards"))
-    for group in mesh.get_all_groups():  # new ones wait 10 minutes (NCCL), whatever that of all processes does
+    for group in mesh.get_all_groups():  # new groups do not inherit the timeout (NCCL: 10 minutes)
         dist.distributed_c10d._set_pg_timeout(wait, group)
     half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     for block in blocks:
@@ -108,8 +108,8 @@ def _shard(
 
 
 class Gradients:
-    """A model's gradients over all processes: accumulation, mean, norm. Those of replicas lie in one buffer; with one
-    process there is none, since clearing it and adding to it would cost a twentieth of a step with large tables."""
+    """A model's gradients over all processes: accumulation, mean, norm. Those of replicas are views of one buffer; a
+    single process uses none, since clearing it and adding to it takes a twentieth of a step with large tables."""
 
     def __init__(self, model: nn.Module, *, sharded: bool) -> None:
         self.model, self.sharded = model, sharded
@@ -127,14 +127,14 @@ class Gradients:
             parameter.grad = None
 
     def communicate(self, last: bool) -> None:
-        """Call before each forward pass: the backward pass reduces gradients only in the `last` micro-batch of a
+        """Call before each forward pass. The backward pass reduces gradients only for the `last` micro-batch of a
         step."""
         if self.sharded:
             self.model.set_requires_gradient_sync(last)  # type: ignore[operator]
 
     def reduce(self) -> None:
-        """Call after the last backward pass: the mean over processes. An unused parameter gets a zero gradient rather
-        than None, so that the optimiser treats it alike on any number of processes."""
+        """Average the gradients over processes; call after the last backward pass. An unused parameter gets a zero
+        gradient rather than None, so that the optimiser treats it the same on any number of processes."""
         if self._flat is None:
             for parameter in self._parameters:
                 if parameter.requires_grad and parameter.grad is None:
@@ -154,8 +154,7 @@ class Gradients:
 
     @torch.no_grad()
     def clip(self, norm: Tensor, most: float) -> None:
-        """Scale the gradients to an L2 norm of `most` if their `norm` is larger; decided on the device, unless the
-        host need not wait for it."""
+        """Scale the gradients to an L2 norm of `most` if their `norm` is larger, without synchronising."""
         if at_hand(norm) and norm <= most:
             return
         factor = torch.where(norm > most, most / norm, 1.0)
@@ -169,8 +168,8 @@ class Gradients:
 
 
 def _flatten(model: nn.Module) -> tuple[Tensor, SharedMean | None]:
-    """One zeroed buffer whose parts are the parameters' gradients, so that reduction, norm and clipping are one call
-    each; and how the processes of one machine reduce it, if it lies in memory that they share."""
+    """A zeroed buffer of which the parameters' gradients are views, so that reduction, norm and clipping take one call
+    each; and its `SharedMean`, if it is in memory shared by the processes of a machine."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         return torch.zeros(0), None

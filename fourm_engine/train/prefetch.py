@@ -1,7 +1,7 @@
-"""Prefetcher: micro-batches on the device in time for each step.
+"""Prefetcher: copies micro-batches to the device ahead of each step.
 
-In: the task's endless micro-batches, on the CPU. Out: the micro-batches of a step, with their host-side copies. On a
-GPU those of the next step are copied on another stream while the GPU computes this one; on a CPU nothing is copied.
+In: the task's endless iterator of micro-batches, on the CPU. Out: the micro-batches of a step, with their host-side
+originals. On a GPU, those of the next step are copied on a side stream during this one; on a CPU nothing is copied.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 
 class Prefetcher:
-    """`size` micro-batches per step, from `batches`. `waited`: seconds spent waiting for data."""
+    """Yields `size` micro-batches per step, from `batches`. `waited`: seconds spent waiting for data."""
 
     def __init__(self, batches: Iterator[Any], size: int, device: torch.device) -> None:
         self._batches, self._size, self._device = batches, size, device
@@ -34,7 +34,7 @@ class Prefetcher:
         return pairs
 
     def ahead(self) -> None:
-        """Fetch the next step's micro-batches. Call once the GPU has work queued, before waiting for it."""
+        """Fetch the next step's micro-batches. Call while the GPU has work queued, before waiting for it."""
         if self._stream is not None and self._next is None:
             self._next = self._fetch()
 

@@ -1,7 +1,7 @@
-"""Profiling a window of steps with torch.profiler.
+"""Profiles a window of steps with torch.profiler.
 
-In: the first and the last step. Out: for each process `<run>/profile/rank-R.json.gz`, a trace for
-https://ui.perfetto.dev or chrome://tracing, and `rank-R.txt`, the operators that took the most time and memory.
+In: the first and the last step. Out, per process: `<run>/profile/rank-R.json.gz`, a trace for https://ui.perfetto.dev
+or chrome://tracing, and `rank-R.txt`, the operators that took the most time and memory.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ ROWS = 25
 
 class Profile:
     """Traces the steps of `window`, (first, last) counted from 1, into `folder`; None traces nothing. A run that
-    continues inside the window traces the rest of it. `tell` receives lines when a trace is written, or cannot be;
-    that of another rank than 0 goes to stderr."""
+    resumes inside the window traces the rest of it. `tell` receives a line when a trace is written or cannot be; ranks
+    other than 0 print errors to stderr."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Profile:
         if self.window is None or not self.window[0] <= step <= self.window[1]:
             return
         if self._profiler is None:
-            os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # of lines on stderr that say when it starts and stops
+            os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences its start and stop messages on stderr
             gpu = [ProfilerActivity.CUDA] if self.device.type == "cuda" else []
             self._profiler = torch.profiler.profile(activities=[ProfilerActivity.CPU, *gpu], profile_memory=True)
             self._profiler.start()
@@ -63,7 +63,7 @@ class Profile:
             self.close()
 
     def close(self) -> None:
-        """Write the trace, if there is one; a run may end within the window."""
+        """Write the trace, if there is one: a run may end within the window."""
         self._step.close()
         profiler, self._profiler = self._profiler, None
         if profiler is None:

@@ -1,7 +1,7 @@
-"""Rendezvous: the processes of one start agree on a key prefix in torchrun's store before they form a group.
+"""Rendezvous: the processes of one launch agree on a key prefix in torchrun's store before they form a group.
 
-torchrun's agent keeps one store for all restarts of its workers. Entries of earlier starts, such as addresses, would
-make a process wait for one that has ended, so each start uses a separate prefix.
+torchrun's agent keeps one store for all restarts of its workers. Stale entries of an earlier start, such as addresses,
+would make a process wait for one that has ended, so each start uses a separate prefix.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-#: How long MASTER_ADDR may fail to resolve: where machines start together, as in Kubernetes, DNS knows it later.
+#: Seconds for which MASTER_ADDR may fail to resolve: when machines start together, as in Kubernetes, DNS lags behind.
 KNOWN_SECONDS = 60.0
 
 
 def check_address(address: str, *, seconds: float = KNOWN_SECONDS) -> None:
-    """Wait until MASTER_ADDR is an address, as torch would for hours. Raises ValueError after `seconds`; an empty one
-    is left to torch."""
+    """Wait until MASTER_ADDR resolves, which torch would do for hours. Raises ValueError after `seconds`; an empty
+    address is left to torch."""
     last = time.monotonic() + seconds
     while address:
         try:
@@ -44,11 +44,11 @@ def store_of_start(rank: int, world: int, timeout: timedelta) -> dist.Store:
 
 
 def agree_on_start(store: dist.Store, rank: int, world: int, timeout: timedelta) -> str:
-    """A name that the processes of this start share, and no other start has. Every process must call it."""
+    """A name shared by the processes of this start, and unique to it. Every process must call it."""
     token = uuid.uuid4().hex
     if rank > 0:
         store.set(f"fourm/here/{rank}", token)
-        store.wait([f"fourm/start/{token}"], timeout)  # a key that no earlier start can have written
+        store.wait([f"fourm/start/{token}"], timeout)  # no earlier start can have written this key
         start = store.get(f"fourm/start/{token}").decode()
         store.set(f"fourm/met/{start}/{rank}", "")
         return start

@@ -1,6 +1,6 @@
-"""Computes a kept step again, to find the module that first produces numbers which are not finite.
+"""Recomputes a kept step, to find the first module whose output or gradient is not finite.
 
-In: a learner with the weights of the run, and a step that `replay` has read. Out: the findings, in lines.
+In: a learner with the run's weights, and a step read by `nonfinite.read_step`. Out: the findings, as lines of text.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from fourm_plugins.errors import one_line
 
 
 def examine(learner: Learner, kept: KeptStep, path: Path) -> list[str]:
-    """Compute the step read from `path` again, with the learner's weights, micro-batch by micro-batch, until something
-    is not finite; returns the findings, in lines. Raises ValueError if its ids or shapes do not fit the model."""
+    """Recompute the step read from `path` with the learner's weights, micro-batch by micro-batch, until a value is not
+    finite. Returns the findings, as lines of text. Raises ValueError if its ids or shapes do not fit the model."""
     try:
         return _findings(learner, kept)
     except torch.OutOfMemoryError:
@@ -58,7 +58,7 @@ def _findings(learner: Learner, kept: KeptStep) -> list[str]:
             ]
         torch.set_rng_state(state)
         with seen.backward(learner.model), learner.autocast(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of anomaly detection, which says the same in many lines
+            warnings.simplefilter("ignore")  # anomaly detection repeats the same in many lines
             anomaly = _backward(learner, batch, kept.step, scale)
         if anomaly is not None:
             return [
@@ -81,7 +81,7 @@ def _samples(names: list[str], which: str) -> list[str]:
 
 
 def _backward(learner: Learner, batch: Any, step: int, scale: dict[str, float]) -> str | None:
-    """The message of torch's anomaly detection, if it stops the pass."""
+    """Run the forward and backward pass. Returns the message of torch's anomaly detection if it raises, else None."""
     try:
         with torch.autograd.detect_anomaly(check_nan=True):
             _total(learner.task.loss(learner.model, batch, step).sums, scale).backward()
@@ -95,7 +95,7 @@ def _backward(learner: Learner, batch: Any, step: int, scale: dict[str, float]) 
 
 @dataclass
 class _Seen:
-    """What hooks on all modules have seen: the first output that is not finite, and the modules that backward is in."""
+    """Observations of hooks on all modules: the first output that is not finite, and the modules backward is in."""
 
     first: str | None = None
     rows: list[int] = field(default_factory=list)
@@ -167,7 +167,7 @@ def _named(name: str, module: nn.Module) -> str:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """Floating-point tensors in a value, including those in containers."""
+    """The floating-point tensors in a value, including nested containers."""
     if isinstance(value, Tensor):
         if value.is_floating_point():
             yield value

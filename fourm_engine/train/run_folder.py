@@ -1,4 +1,4 @@
-"""The files and folders of a run, checked before it starts: a file where a folder belongs would fail hours later."""
+"""Checks a run's folder before it starts, since a file in place of a folder would make the run fail hours later."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FILES = ("metrics.jsonl", "run.json", "config.yaml", "started.json", "finished.j
 
 
 def check_run_folder(run: Path) -> None:
-    """Raise ValueError, one line, if there is a file where the run in `run` keeps a folder, or a folder for a file."""
+    """Raise ValueError, one line, if `run` contains a file where the run needs a folder, or the other way round."""
     for path in (run, *(run / name for name in FOLDERS)):
         if os.path.lexists(path) and not path.is_dir():
             raise ValueError(f"{path}: a file, where the run keeps a folder; move it away, or set another run")

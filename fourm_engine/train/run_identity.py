@@ -1,4 +1,4 @@
-"""What identifies a run: equal in all its processes, and in the checkpoint that it resumes."""
+"""The identity of a run, which must be equal in all its processes and in the checkpoint that it resumes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from fourm_plugins.settings import flat
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """`keys`: JSON that must be equal when a run resumes. `versions`: versions of what takes part, which may change.
-    `defaults`: values of keys that an older checkpoint lacks."""
+    """`keys`: JSON that must be equal when a run resumes. `versions`: versions of plugins and the like, which may
+    change. `defaults`: values of keys that older checkpoints lack."""
 
     keys: dict[str, Any]
     versions: dict[str, str]
@@ -31,7 +31,7 @@ class RunIdentity:
 
     @classmethod
     def agreed(cls, task: Task, config: TrainConfig, host: PluginManager, *, seed: int) -> RunIdentity:
-        """The identity of a run. Raises RankMismatch if processes differ in it, in settings or in versions."""
+        """The identity of a run. Raises RankMismatch if processes differ in identity, settings or versions."""
         keys = {
             "task": task.name,
             "seed": seed,
@@ -58,9 +58,9 @@ class RunIdentity:
             for name in gone
         )
         differences = [Difference(key, *pair) for key, pair in compare(was, now).items()]
-        # Consequences of a modality's settings, such as rows of the vocabulary, say less than the setting itself.
+        # Differences that follow from a modality's settings, such as vocabulary rows, say less than the setting itself.
         settings = [difference for difference in differences if difference.key.startswith(PREFIX)]
-        # If samples were added or removed, their names, views and contents differ, too.
+        # If samples were added or removed, digests of names, views and contents differ, too.
         if any(difference.key == SAMPLES for difference in differences):
             differences = [d for d in differences if d.key == SAMPLES or not d.key.startswith("data.")]
         refuse(settings or differences, where=folder, remedy=f"train anew in another `run` folder{absent}")

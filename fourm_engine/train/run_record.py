@@ -1,7 +1,7 @@
-"""The record of a run, `<run>/run.json`: what is known without reading its numbers.
+"""The record of a run, `<run>/run.json`: its settings and state, without its metrics.
 
-In: the facts of a run that starts, and how it ends. Out: one JSON object, always rewritten as a whole; `fourm runs`
-reads it. Imports torch only when a run is recorded.
+In: the description of a run when it starts, and how it ends. Out: one JSON object, always rewritten as a whole, which
+`fourm runs` reads. Imports torch only when a run is recorded.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ RUNNING, ENDED, FAILED, STOPPED = "running", "ended", "failed", "stopped"
 
 @contextmanager
 def recorded(run: Run, device: str, step: Callable[[], int], *, active: bool = True) -> Iterator[None]:
-    """Record the run that the block trains on `device`, and how it ended, after `step()` steps. Every process calls it;
-    the first one, `active`, writes. Raises CannotWrite if that fails at the start."""
+    """Record the run that the block trains on `device`, and how and after how many steps (`step()`) it ended. Every
+    process must call it; only the `active` one, rank 0, writes. Raises CannotWrite if the first write fails."""
     from fourm_engine.train.distributed import describe, together
 
     facts = {
@@ -53,7 +53,7 @@ def recorded(run: Run, device: str, step: Callable[[], int], *, active: bool = T
         raise
     finally:
         if active:
-            with suppress(OSError):  # what happened is told already; a full disk must not hide it
+            with suppress(OSError):  # a full disk must not hide the error that ended the run
                 _write(run.folder, {**facts, "state": state, "error": error, "step": step(), "ended": now()})
 
 
@@ -62,7 +62,7 @@ def _write(run: Path, facts: dict[str, Any]) -> None:
 
 
 def read(run: Path) -> dict[str, Any]:
-    """The record of a run; {} if there is none, or it is invalid."""
+    """The record of a run; {} if it is missing or invalid."""
     try:
         with open(run / NAME, "rb") as file:
             facts = json.loads(file.read(MAX_BYTES))
@@ -72,10 +72,10 @@ def read(run: Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """The versions of the engine and torch, and the engine's commit if installed from a checkout ("+" with changes)."""
+    """Versions of the engine and torch, and the engine's commit if it runs from a checkout ("+" if modified)."""
     root = Path(__file__).resolve().parents[2]
     known = {"engine": find_distribution(ENGINE).version, "torch": find_distribution("torch").version}
-    if (root / ".git").exists():  # only of the engine itself: an environment may lie in somebody else's repository
+    if (root / ".git").exists():  # the engine's own: an environment may lie inside another repository
         commit, changes = _git(root, "rev-parse", "--short", "HEAD"), _git(root, "status", "--porcelain", "-uno")
         if commit:
             known["commit"] = commit + ("+" if changes else "")
@@ -83,7 +83,7 @@ def versions() -> dict[str, str]:
 
 
 def _git(root: Path, *command: str) -> str:
-    """The output of a git command; "" if there is none."""
+    """The output of a git command; "" if it fails."""
     try:
         done = subprocess.run(("git", "-C", str(root), *command), capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -16,15 +16,15 @@ class Plan:
 
     schedule: str
     steps: int
-    lr: float  # the highest
+    lr: float  # the peak
     min_lr: float
     warmup: int
     cooldown: int
 
 
 def learning_rate(step: int, plan: Plan, schedule: Callable[..., float]) -> float:
-    """The rate of `step` in [0, steps): step 0 already learns, and after the warm-up the schedule decides. Raises
-    ValueError if that returns no valid rate."""
+    """The learning rate of `step` in [0, steps): a linear warm-up, above 0 already at step 0, then the schedule. Raises
+    ValueError if the schedule returns an invalid rate."""
     if step < plan.warmup:
         return plan.lr * (step + 1) / (plan.warmup + 1)
     rate = schedule(step, steps=plan.steps, lr=plan.lr, min_lr=plan.min_lr, warmup=plan.warmup, cooldown=plan.cooldown)
@@ -34,7 +34,7 @@ def learning_rate(step: int, plan: Plan, schedule: Callable[..., float]) -> floa
 
 
 def cosine(step: int, *, steps: int, lr: float, min_lr: float, warmup: int, cooldown: int) -> float:
-    """From `lr` down to `min_lr` at the last step, along half a cosine."""
+    """Half a cosine, from `lr` down to `min_lr` at the last step."""
     share = min(1.0, (step - warmup) / max(1, steps - 1 - warmup))
     return min_lr + (lr - min_lr) * (1 + math.cos(math.pi * share)) / 2
 
@@ -50,8 +50,8 @@ def wsd(step: int, *, steps: int, lr: float, min_lr: float, warmup: int, cooldow
 
 
 def invsqrt(step: int, *, steps: int, lr: float, min_lr: float, warmup: int, cooldown: int) -> float:
-    """`lr` · sqrt(warmup / step) (Vaswani et al. 2017), then linearly down to `min_lr` in the last `cooldown` steps. A
-    longer run has the same rates as a shorter one, except in the cool-down."""
+    """`lr` · sqrt(warmup / step) (Vaswani et al. 2017), then linearly down to `min_lr` in the last `cooldown` steps.
+    Except in the cool-down, the rates do not depend on the length of the run."""
     begin = min(step, steps - 1 - cooldown)
     rate = max(min_lr, lr * math.sqrt((warmup + 1) / (max(begin, warmup) + 1)))
     return rate + (min_lr - rate) * _cooled(step, steps, cooldown)

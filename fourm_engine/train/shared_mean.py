@@ -1,8 +1,7 @@
-"""SharedMean: the mean of a CPU buffer over the processes of one machine, in memory that they share.
+"""SharedMean: averages a CPU buffer over the processes of one machine, in shared memory.
 
-In: the size of the buffer. Out: a buffer, and `reduce`, after which it holds the mean in every process. Sending the
-gradients of a small model through sockets, as gloo does, takes two processes more than twice the processor time, and as
-long as a tenth of a step.
+In: the size of the buffer. Out: a buffer, and `reduce`, after which it holds the mean in every process. For a small
+model on two processes, sockets (gloo) take more than twice the CPU time, and up to a tenth of a step.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from fourm_engine.train.distributed import OtherProcess, describe, gather_json, 
 
 
 class SharedMean:
-    """`buffer` is this process's; `reduce` replaces it by the mean of the buffers of all processes. Each process sums
-    one slice, in the order of ranks, for all of them, so that all have the same numbers."""
+    """`buffer` is this process's; `reduce` replaces it with the mean over all processes. Each process sums one slice
+    for all of them, in rank order, so that all get bitwise equal results."""
 
     def __init__(self, buffers: list[Tensor]) -> None:
         self.buffer = buffers[rank()]
@@ -29,23 +28,23 @@ class SharedMean:
 
     @classmethod
     def open(cls, numbers: int, dtype: torch.dtype) -> SharedMean | None:
-        """Of zeros. None for one process, on several machines, and elsewhere than on Linux; also where processes do not
-        see each other's memory or there is no room, of which the first one prints a line. Every process must call it.
-        """
+        """A zeroed buffer. None for a single process, for several machines, and on systems other than Linux; also if
+        processes cannot map each other's memory or there is too little, which rank 0 reports. Every process must call
+        it."""
         world = world_size()
         if world == 1 or not numbers or gather_json([local_world(), sys.platform]) != [[world, "linux"]] * world:
             return None
         try:
-            # Memory without a name in any folder: /dev/shm may be small, and a killed process would leave files there.
+            # Anonymous memory: /dev/shm may be small, and a killed process would leave files behind.
             handle = together(lambda: os.memfd_create(f"fourm-{uuid4().hex}"))
             try:
-                # Reserved in full: writing to memory that is not there would end the process.
+                # Reserve all of it now: writing to memory that cannot be allocated would kill the process.
                 together(lambda: os.posix_fallocate(handle, 0, numbers * dtype.itemsize))
                 path = f"/proc/{os.getpid()}/fd/{handle}"
                 every = gather_json([path, os.readlink(path)])
                 return cls(together(lambda: [_mapped(*one, numbers=numbers, dtype=dtype) for one in every]))
             finally:
-                os.close(handle)  # the memory lasts as long as it is mapped
+                os.close(handle)  # the memory lives as long as it is mapped
         # AttributeError: a Python that was built for an older Linux has no memfd_create.
         except (OSError, RuntimeError, AttributeError, OtherProcess) as error:
             if rank() == 0:
@@ -53,7 +52,7 @@ class SharedMean:
             return None
 
     def reduce(self) -> None:
-        """Every process must call it."""
+        """Average the buffer. Every process must call it."""
         dist.barrier()
         first, *others = self._slices
         for other in others:
@@ -65,8 +64,8 @@ class SharedMean:
 
 
 def _mapped(path: str, name: str, *, numbers: int, dtype: torch.dtype) -> Tensor:
-    """The memory of a process of this machine. Raises OSError if it cannot be seen."""
-    # In containers, processes have the same ids: what is there may be something else.
+    """Map the memory of another process of this machine. Raises OSError if it is inaccessible."""
+    # Process ids may coincide between containers, so this may be another process's file.
     if os.readlink(path) != name:
         raise OSError(f"{path} is not {name}; the processes run in different containers")
     return torch.from_file(path, shared=True, size=numbers, dtype=dtype)

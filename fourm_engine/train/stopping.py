@@ -1,5 +1,5 @@
-"""What stops a run: a signal, or that nobody reads its output. The first is a request, which the loop meets between two
-steps."""
+"""Requests to stop a run: by a signal, or because its output pipe is closed. The loop handles the first one between two
+steps; a second signal acts at once."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from types import FrameType
 #: SIGTERM comes from Slurm, Kubernetes and torchrun, SIGINT from Ctrl-C, SIGHUP from a terminal that closes, SIGUSR1
 #: from `sbatch --signal=USR1@300`, some time before the job's end.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-#: What a run may be asked to stop by. SIGPIPE stands for an output that nobody reads (`fourm train … | head`); it is no
-#: signal that is waited for, since connections that break send it, too.
+#: Reasons to stop. SIGPIPE stands for a closed output pipe (`fourm train … | head`); the signal itself is not handled,
+#: since broken connections raise it, too.
 STOPS = (*SIGNALS, signal.SIGPIPE)
 _requests: list[dict[str, int]] = []
 
 
 class Stopped(SystemExit):
-    """One of `SIGNALS` ended the run after a checkpoint; the exit code is 128 + signal. The user has been `told`."""
+    """A stop request ended the run after a checkpoint. The exit code is 128 + signal; the reason is already printed
+    (`told`)."""
 
     told = True
 
 
 def ask_to_stop(number: signal.Signals) -> bool:
-    """Request of the runs of this process that they stop. Returns whether there are any."""
+    """Request that the runs of this process stop. Returns whether there are any."""
     for request in _requests:
         request["signal"] = request["signal"] or number
     return bool(_requests)
@@ -32,7 +33,7 @@ def ask_to_stop(number: signal.Signals) -> bool:
 
 @contextmanager
 def stop_requests() -> Iterator[dict[str, int]]:
-    """Turn the first of these signals into a request; a second one acts at once. Ignored signals (`nohup`) stay
+    """Turn the first of `SIGNALS` into a request to stop; a second one acts at once. Ignored signals (`nohup`) stay
     ignored."""
     request = {"signal": 0}
     previous = {number: signal.getsignal(number) for number in SIGNALS}
@@ -42,7 +43,7 @@ def stop_requests() -> Iterator[dict[str, int]]:
         if not request["signal"]:
             request["signal"] = number
             return
-        # Called rather than put in place: around code of a plugin other handlers stand before this one.
+        # Called rather than reinstalled: while a plugin's code runs, other handlers are in front of this one.
         handler = previous[signal.Signals(number)]
         if callable(handler):
             handler(number, frame)

@@ -1,15 +1,15 @@
-"""Task: what a run trains; all that the trainer knows of models, data and losses.
+"""Task: what a run trains; the trainer's only interface to models, data and losses.
 
-A task gives sums of losses, never means. It says beforehand, on the host, how many items each sum runs over; the
-trainer adds those counts over the micro-batches and processes of a step and only then divides. So one process and many
-compute the same loss and the same gradients, however the batch is split.
+A task returns sums of losses, never means. It reports beforehand, on the host, how many items each sum runs over; the
+trainer adds these counts over the micro-batches and processes of a step before it divides. The loss and the gradients
+are therefore the same for any number of processes, however the batch is split.
 
     loss of a step = Σ_m weight_m · (Σ over micro-batches and processes of sum_m) / (global count_m)
 
 State that learns but is not a parameter (an EMA codebook, usage counts) belongs in buffers of the model: checkpoints
-hold parameters, buffers, the optimiser's state and the number of the step, and nothing else. A buffer changed by
-forward passes (a batch norm's statistics) must already change in a run's first step: it is restored if a step is
-skipped, and otherwise averaged over processes (`averages`). In a step nothing waits for the device.
+hold only parameters, buffers, the optimiser's state and the step. A buffer changed by forward passes (a batch norm's
+statistics) must already change in a run's first step: it is restored if a step is skipped, and otherwise averaged over
+processes (`averages`). A step must not synchronise with the device.
 """
 
 from __future__ import annotations
@@ -45,10 +45,11 @@ class Loss:
 
 @dataclass(frozen=True)
 class Planned:
-    """A model on the meta device, and how to fill it.
+    """A model on the meta device, and how to initialise it.
 
     `fill(name, part, first, total)` writes rows [first, first + len(part)) of the `total` rows of a parameter into
-    `part`; `tabulate()` fills all buffers, once the model has memory. No number depends on the number of processes."""
+    `part`; `tabulate()` fills all buffers, once the model has memory. The values must not depend on the number of
+    processes."""
 
     model: nn.Module
     fill: Callable[[str, Tensor, int, int], None]
@@ -60,10 +61,9 @@ class Task(ABC):
 
     name: str
     count_names: tuple[str, ...]
-    #: Whether to also call `evaluate` with the initial weights when a run starts or continues; the task keeps the
-    #: result.
+    #: Whether to also call `evaluate` with the initial weights when a run starts or resumes; the task keeps the result.
     evaluates_first = False
-    #: The name of the held-out measure by which a run compares evaluations, and whether higher is better, if any.
+    #: The held-out measure by which to compare evaluations, if any: (name, whether higher is better).
     best: tuple[str, bool] | None = None
     #: Input and target tokens per sample in the batch's shape, for lengths in tokens; None: no fixed number.
     sample_tokens: int | None = None
@@ -75,23 +75,23 @@ class Task(ABC):
         """The network with its initial weights, on the CPU. Torch is seeded with the run's seed before the call."""
 
     def planned(self, seed: int) -> Planned | None:
-        """The same network without memory, for models that should not be whole in any process. None: every process
-        makes it whole by `model`, before it is sharded."""
+        """The same network on the meta device, for models too large for a single process. None: every process creates
+        the whole model with `model` before it is sharded."""
         return None
 
     @abstractmethod
     def batches(self, start_step: int, share: Share) -> Iterator[Any]:
-        """This process's micro-batches, `share.accumulate` per step, from `start_step` on, without end. A pure function
-        of (seed, step, share); `share.positions(step, micro)` gives the samples. Batches are on the CPU: the trainer
-        calls `to(device, non_blocking=True)`, and on a GPU `record_stream(stream)` on the result, as tensors and
-        `fourm_engine.batch.Batch` have them."""
+        """An endless iterator of this process's micro-batches, `share.accumulate` per step, from `start_step` on. A
+        pure function of (seed, step, share); `share.positions(step, micro)` gives the samples. Batches are on the CPU
+        and must provide `to(device, non_blocking=True)` and `record_stream(stream)`, as tensors and
+        `fourm_engine.batch.Batch` do."""
 
     @abstractmethod
     def counts(self, batch: Any) -> dict[str, float]:
-        """Host-side counts of one micro-batch; names that are left out count 0."""
+        """Host-side counts of one micro-batch; missing names count 0."""
 
     def tokens(self, batch: Any) -> int:
-        """Host-side number of tokens of a micro-batch, without padding, for `tokens_per_s`; 0 if there are none."""
+        """Number of tokens of a micro-batch, without padding, computed on the host for `tokens_per_s`; 0 if none."""
         return 0
 
     def flops(self, batch: Any) -> float:
@@ -99,25 +99,25 @@ class Task(ABC):
         return 0.0
 
     def weights(self, counts: Mapping[str, float], step: int) -> dict[str, float]:
-        """The weight of each learned term, from the step's global counts; by default the mean of the terms present. A
-        term with weight 0, or left out, is not learned from."""
+        """The weight of each term of the loss, from the step's global counts; by default the mean of the terms present.
+        A term that is missing or has weight 0 does not contribute."""
         present = [name for name, count in counts.items() if count > 0]
         return {name: 1 / len(present) for name in present}
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Any, step: int) -> Loss:
-        """The sums of one micro-batch on the model's device. Calls `model(…)` exactly once, so that sharding sees it;
-        mixed precision is already on. Torch's global generator was seeded with (seed, step, rank)."""
+        """The loss sums of one micro-batch on the model's device. Must call `model(…)` exactly once, for the hooks of
+        FSDP2. Runs under autocast; torch's global generator is seeded with (seed, step, rank)."""
 
     def after_step(self, model: nn.Module, step: int) -> None:  # noqa: B027 (most tasks have nothing to do here)
         """Called after the optimiser's update of `step`, without gradients, in every process: codebook EMA, restarts.
-        Torch's global generator is seeded alike in all processes; anything that differs between them must be reduced,
-        with `fourm_engine.train.distributed.sum_over_processes`. May change buffers only, and must read nothing on the
-        host, which would wait for the device: only the device knows whether the step is skipped, in which case all
-        buffers are restored afterwards. Must forget what forward passes noted elsewhere."""
+        Torch's global generator has the same seed in all processes; anything that differs between them must be reduced
+        with `fourm_engine.train.distributed.sum_over_processes`. May change buffers only, which are restored if the
+        step is skipped; only the device knows whether it is, so nothing may be read on the host. Must clear anything
+        that forward passes stored outside of buffers."""
 
     def averages(self, buffer: str) -> bool:
-        """Whether the EMA averages a floating-point buffer of the model's state."""
+        """Whether the EMA includes this floating-point buffer."""
         return True
 
     def after_average(self, model: nn.Module, averages: Mapping[str, Tensor]) -> None:  # noqa: B027
@@ -127,15 +127,15 @@ class Task(ABC):
     @abstractmethod
     def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:
         """Held-out measures, name -> (sum, count) in this process; the trainer adds them up and divides. Every process
-        calls `model(…)` equally often and returns the same names. In evaluation mode, without gradients."""
+        must call `model(…)` equally often and return the same names. Runs in evaluation mode, without gradients."""
 
     def compared(self, scores: Mapping[str, float]) -> float:
-        """The measure that `best` names, of an evaluation; NaN if it was not measured."""
+        """The value of the measure `best` in an evaluation; NaN if it was not measured."""
         return math.nan if self.best is None else scores.get(self.best[0], math.nan)
 
     def check(self, config: TrainConfig) -> None:
-        """Called in every process before training. Raises ValueError for settings that this task does not support; a
-        task with `pairs` or `show` prepares them here."""
+        """Called in every process before training. Raises ValueError for settings that this task does not support;
+        prepares `pairs` and `show`, if implemented."""
         for setting in ("pairs_every", "pictures_every"):
             if getattr(config, setting) is not None:
                 raise ValueError(f"{self.name}: {setting} is for models of several modalities; leave it out")
@@ -145,25 +145,24 @@ class Task(ABC):
         raise AssertionError  # see `check`
 
     def show(self, weights: dict[str, Tensor], path: Path, device: torch.device) -> None:
-        """Write a picture of predictions on held-out samples, computed on `device` by the model with these weights, as
-        in `export`. Called in the first process only; the caller restores torch's random state."""
+        """Draw predictions on held-out samples, computed on `device` with these weights (as in `export`), to `path`.
+        Called on rank 0 only; the caller restores torch's random state."""
         raise AssertionError  # see `check`
 
     @abstractmethod
     def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
-        """Write the finished model from the full state (CPU tensors; averages or weights, as `train.export` says) and
-        the last evaluation, atomically, to the run's `folder`. Called in the first process only."""
+        """Write the finished model from the full state dict (on the CPU; weights or averages, according to
+        `train.export`) and the last evaluation, atomically, to the run's `folder`. Called on rank 0 only."""
 
     def export_averages(self, weights: dict[str, Tensor], folder: Path) -> None:
-        """Also write the averages, if `train.export` is "both". Raises ValueError for a task that exports only one
-        state."""
+        """Also write the averages, if `train.export` is "both". Raises ValueError if the task does not support it."""
         raise ValueError(f"{self.name}: exports one state only; set train.export to 'ema' or 'weights'")
 
     def sample_names(self, step: int, micro: int, share: Share) -> list[str]:
-        """Names of the samples of a micro-batch, in order, for messages; [] if they have none."""
+        """Names of a micro-batch's samples, in order, for messages; [] if they have none."""
         return []
 
-    #: Whether a step can be computed again from `tensors_of` its batches.
+    #: Whether a step can be recomputed from `tensors_of` its batches.
     replays = False
 
     def tensors_of(self, batch: Any) -> dict[str, Tensor]:
@@ -177,29 +176,29 @@ class Task(ABC):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """JSON that must be the same in every process and when a checkpoint is resumed: the model's shape, the
-        vocabulary, the data. Keys are dotted ("model.width"), so that an error can name what differs."""
+        """JSON that must be equal in every process and when a checkpoint is resumed: the model's shape, the vocabulary,
+        the data. Keys are dotted ("model.width"), for errors to name the difference."""
 
     def defaults(self) -> dict[str, Any]:
         """Values for keys of `identity` that an older checkpoint lacks."""
         return {}
 
     def held_out_identity(self) -> dict[str, Any]:
-        """JSON that held-out numbers depend on: the same in every process, since each measures a part; may change
-        before a run is resumed."""
+        """JSON that held-out measures depend on. Must be equal in every process, since each measures a part; may change
+        when a run is resumed."""
         return {}
 
     def versions(self) -> dict[str, str]:
-        """Versions of what takes part, such as plugins: the same in every process; may change before a run is
+        """Versions of plugins and other dependencies. Must be equal in every process; may change when a run is
         resumed."""
         return {}
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
-        """Modules to shard one by one over several GPUs; []: the model is small, and is replicated."""
+        """Modules to shard individually over several GPUs; []: the model is small and is replicated."""
         return []
 
     def above(self, name: str) -> int | None:
-        """Number of layers above that of a parameter, for `train.layer_decay`; None: the layers have no order."""
+        """Number of layers above the parameter's, for `train.layer_decay`; None: the layers have no order."""
         return None
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
@@ -208,5 +207,5 @@ class Task(ABC):
 
 
 def means(sums: Mapping[K, float], counts: Mapping[K, float]) -> dict[K, float]:
-    """sum / count for every name that counted something."""
+    """sum / count for every name with a count above 0."""
     return {name: total / counts[name] for name, total in sums.items() if counts.get(name, 0) > 0}

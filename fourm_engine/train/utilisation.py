@@ -1,7 +1,7 @@
-"""Peak speed and memory of a device: what its FLOP/s are compared with.
+"""Peak FLOP/s of a device, the reference for utilisation, and its memory.
 
-In: a device and its precision. Out: FLOP/s of dense matrix products, from a GPU's data sheet or measured here for any
-other device.
+In: a device and its precision. Out: FLOP/s of dense matrix products, from a GPU's data sheet, or measured for any other
+device.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from fourm_engine.train.console import si
 from fourm_engine.train.distributed import sum_numbers, world_size
 
-#: Part of a GPU's name -> its dense TFLOP/s by data sheet, without sparsity: (bf16, fp32 without TF32). The first
-#: match counts.
+#: Part of a GPU's name, dense TFLOP/s according to its data sheet (without sparsity) in bf16, and in fp32 without TF32.
+#: The first match counts.
 PEAKS: tuple[tuple[str, float, float], ...] = (
     ("H200", 989.4, 66.9),
     ("GH200", 989.4, 66.9),
@@ -36,17 +36,17 @@ PEAKS: tuple[tuple[str, float, float], ...] = (
     ("RTX 4090", 165.2, 82.6),
     ("RTX 3090", 71.0, 35.6),
 )
-SIDE = 1024  # of the matrices whose product is measured
+SIDE = 1024  # of the square matrices multiplied in the measurement
 #: Rounds of products, and their minimum seconds; on a busy machine single products vary widely.
 ROUNDS, ROUND_SECONDS = 5, 0.05
-#: If the lowest rate over the highest is below this, a measured peak is shown as a range.
+#: A measured peak is shown as a range if the lowest rate is below this fraction of the highest.
 STEADY = 0.75
 
 
 @dataclass(frozen=True)
 class Peak:
-    """`flops_per_s` of one device in `precision`: from its data sheet, or the best of several rounds, of which the
-    worst had `least`."""
+    """`flops_per_s` of one device in `precision`: from its data sheet, or measured as the best of several rounds; the
+    worst reached `least`."""
 
     flops_per_s: float
     device: str
@@ -65,7 +65,7 @@ class Peak:
 
 
 def peak(device: torch.device, *, bf16: bool) -> Peak:
-    """The peak of the device as this process uses it: on a CPU with its threads, measured in about a quarter of a
+    """The peak of the device as this process uses it; on a CPU, measured with its threads in about a quarter of a
     second."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads()}"
     if (known := named_peak(name, bf16=bf16)) is not None:
@@ -120,7 +120,7 @@ def measured_rates(device: torch.device, *, bf16: bool) -> list[float]:
 
 
 def memory(device: torch.device) -> float:
-    """Peak GiB of this process: on its GPU if it has one, otherwise in the machine's memory."""
+    """Peak memory of this process in GiB: on its GPU if it has one, otherwise on the host."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device)) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024
@@ -128,7 +128,7 @@ def memory(device: torch.device) -> float:
 
 
 def _now(device: torch.device) -> float:
-    """Seconds; on a CPU those in which its threads were at work, so that the rest of the machine does not count."""
+    """The time in seconds; on a CPU the process's CPU time, so that other processes do not count."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.process_time() / torch.get_num_threads() if device.type == "cpu" else time.perf_counter()

@@ -1,7 +1,7 @@
-"""Watchdog: ends this process in bounded time when another one is lost or nothing progresses, and names the cause.
+"""Watchdog: ends this process in bounded time when another one is lost or there is no progress, and names the cause.
 
-In: a call for each action of a process. Out, in `<run>/processes/`: during the run, heartbeats of several processes,
-written every few seconds by a thread, which show who is behind; after a hang, the Python stacks of each process
+In: a call for each action of a process. Out, in `<run>/processes/`: during a run of several processes, heartbeats that
+a thread writes every few seconds and that show which process is behind; after a hang, the Python stacks of each process
 (`rank-00000.stack`).
 """
 
@@ -27,15 +27,15 @@ from fourm_engine.train.run_folder import check_run_folder
 from fourm_engine.train.stopping import Stopped
 
 FOLDER = "processes"
-#: Exit code after a hang or a lost process: the same command continues from the last checkpoint (EX_TEMPFAIL).
+#: Exit code (EX_TEMPFAIL) after a hang or a lost process: the same command resumes from the last checkpoint.
 AGAIN = 75
 #: Maximum seconds between two heartbeats.
 INTERVAL = 5.0
-#: Seconds for the others to notice why a process ended.
+#: Seconds that the other processes have to notice why one ended.
 GRACE = 3.0
-#: Seconds by which a process may start later than another.
+#: Seconds by which one process may start later than another.
 LATE = 120.0
-#: A broken connection is blamed on a process without a sign of life for this many seconds.
+#: A broken connection is attributed to a process without a heartbeat for this many seconds.
 SILENT = 20.0
 STARTS = "starts"
 _CONNECTION = re.compile(r"gloo|nccl|connection|broken pipe|timed? ?out", re.IGNORECASE)
@@ -45,8 +45,8 @@ _AGAIN = "checkpoints so far are intact; run the same command again to continue"
 
 class Watch:
     """Watches the processes of a run. `seconds`: all processes end after this long without progress; None: they wait
-    for a stalled process forever, but still notice one that is gone. `step()`: finished steps of this process.
-    `brief`: of processes that end with the same error, the first is to tell it; in the others it has `told` set."""
+    forever for a stalled process, but still notice one that has ended. `step()`: finished steps of this process.
+    `brief`: of processes that fail with the same error only the first reports it; the others set `told` on theirs."""
 
     def __init__(self, run: Path, seconds: float | None, step: Callable[[], int], *, brief: bool = False) -> None:
         self.heartbeats, self.seconds, self.step, self.brief = Heartbeats(run / FOLDER), seconds, step, brief
@@ -60,13 +60,13 @@ class Watch:
         return min(INTERVAL, self.seconds / 10) if self.seconds else INTERVAL
 
     def moves(self, doing: str = "", *, bounded: bool = True) -> None:
-        """Call at a point that all processes pass equally often. `bounded`: whether the watchdog may end what
-        follows."""
+        """Report progress; call at points that all processes pass equally often. `doing`: the action that follows;
+        `bounded`: whether the watchdog limits its duration."""
         self._moves, self._doing, self._bounded = self._moves + 1, doing or self._doing, bounded
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch during the block. If it fails because another process is lost, one process reports that in a line and
+        """Watch during the block. If it fails because another process is lost, one process reports it in a line, and
         all exit with `AGAIN`."""
         if self.world == 1 and self.seconds is None:
             yield
@@ -105,7 +105,7 @@ class Watch:
         return this_process() | {"moves": self._moves, "step": self.step(), "doing": self._doing}
 
     def _lost(self, silent: float = float("inf")) -> dict[int, str]:
-        """Rank -> words, for processes that ended by themselves or gave no sign of life for `silent` seconds."""
+        """Rank -> description, for processes that ended by themselves or had no heartbeat for `silent` seconds."""
         lost = dict[int, str]()
         for number, facts, age in self.heartbeats.others():
             if facts is None:
@@ -137,8 +137,8 @@ class Watch:
             time.sleep(0.05)
 
     def _reported_by_rank_0(self, error: BaseException, end: str) -> bool:
-        """Whether the first process ends with the same error, or both because of a third: a hundred processes should
-        not say the same."""
+        """Whether rank 0 ends with the same error, or both because of a third process: a hundred processes should not
+        all report it."""
         last = time.monotonic() + GRACE
         while self.brief and self.rank > 0 and time.monotonic() < last:
             first = next(facts for number, facts, _ in self.heartbeats.others() if number == 0)
@@ -148,7 +148,7 @@ class Watch:
         return False
 
     def _exit(self, lost: dict[int, str], *, because: str = "") -> NoReturn:
-        """End this process, which waits for something that will never come. The lowest remaining rank reports it."""
+        """End this process, which may wait forever. The lowest remaining rank reports the reason."""
         with self._ending:
             words = because or "; ".join(lost.values())
             self._beat(f"lost: {words}", words)
@@ -159,18 +159,18 @@ class Watch:
             _exit_now()
 
     def _run(self) -> None:
-        """The thread."""
+        """The body of the thread."""
         seen, quiet, gone = -1, 0.0, 0.0
         while not self._over.wait(self._interval):
-            # Ticks, not the clock: a process that was itself stopped has not been quiet for long.
+            # Count ticks rather than time: a suspended process must not appear to have been quiet for long.
             self.heartbeats.clock += self._interval
             still, seen = seen == self._moves, self._moves
             quiet = quiet + self._interval if still and self._bounded else 0.0
             self._beat(None)
             silent, grace = float("inf"), GRACE  # until the main thread notices
             if self.seconds and not self._bounded:
-                # What may take long without a bound takes a living process: one that is stopped gives no sign of life.
-                # A tick more: of processes that were all suspended, one goes on first and sees the others silent.
+                # Unbounded actions still need a living process: a suspended one writes no heartbeats. One tick longer,
+                # since if all were suspended, the first to resume sees the others silent.
                 silent, grace = max(SILENT, self.seconds), GRACE + self._interval
             gone = gone + self._interval if still and self._lost(silent) else 0.0
             if gone > grace and (lost := self._lost(silent)):
@@ -178,7 +178,7 @@ class Watch:
             if self.seconds:
                 if quiet >= self.seconds:
                     self._report_hang(quiet)
-                # Needs no lock of Python's, which the hanging code may hold.
+                # Needs no Python lock, which the hanging code may hold.
                 faulthandler.dump_traceback_later(self.seconds + 2 * self._interval, file=self._stacks)
             else:
                 faulthandler.cancel_dump_traceback_later()  # of an outer block
@@ -211,9 +211,9 @@ class Watch:
 def watched(
     run: Path, seconds: float | None, step: Callable[[], int] = lambda: 0, *, brief: bool = False
 ) -> Iterator[Watch]:
-    """Watch this process as one of `run` during the outermost of these blocks; inner ones have other `seconds` and
-    `step` (see `Watch`). To be entered before the processes meet, so that nothing that they wait for is unwatched.
-    Raises ValueError if the folder cannot be that of a run."""
+    """Watch this process as one of `run`, from the outermost of nested blocks on; inner ones replace `seconds` and
+    `step` (see `Watch`). Enter it before the first collective, so that no wait is unwatched. Raises ValueError if the
+    folder cannot be a run's."""
     global _active
     check_run_folder(run)
     if _active is None:
@@ -236,7 +236,7 @@ def watched(
 
 @contextmanager
 def trains_in(run: Path, seconds: float | None) -> Iterator[None]:
-    """Hold the folder `run` for this command (`at_work`), and watch this process, briefly, during the block."""
+    """Lock the folder `run` for this command (`at_work`) and watch this process, with `brief`, during the block."""
     with at_work(run), watched(run, seconds, brief=True):
         yield
 
@@ -254,6 +254,6 @@ def _where(facts: dict[str, Any]) -> str:
 
 
 def _exit_now() -> NoReturn:
-    """End without unwinding: a thread or a library may be waiting for something that will never come."""
+    """Exit without unwinding: a thread or a library may be waiting forever."""
     sys.stdout.flush()
     os._exit(AGAIN)

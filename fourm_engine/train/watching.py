@@ -1,4 +1,4 @@
-"""Reports that a run makes every so often, without changing its numbers: when they are due, and pictures.
+"""Periodic reports of a run, which do not change its result: when they are due, and pictures.
 
 In: the settings `*_every`, a task, weights. Out: files in the run's folder.
 """
@@ -20,14 +20,14 @@ FOLDER = "pictures"
 
 
 def due(every: int | None, step: int, steps: int) -> bool:
-    """Whether something done every `every` steps, and at the end, is due after `step` of `steps`."""
+    """Whether an action that is done every `every` steps, and at the end, is due after `step` of `steps`."""
     return every is not None and (step % every == 0 or step == steps)
 
 
 def draw(
     task: Task, weights: Mapping[str, Tensor], run: Path, step: int, device: torch.device, tell: Callable[..., None]
 ) -> None:
-    """Write `<run>/pictures/step-N.png` in the first process, which alone has `weights`, while the others wait. Errors
+    """Write `<run>/pictures/step-N.png` on rank 0, the only process that has `weights`, while the others wait. Errors
     are reported and do not end the run. Every process must call it."""
     if rank() == 0:
         path = run / FOLDER / f"step-{step}.png"
@@ -37,6 +37,6 @@ def draw(
             with torch.random.fork_rng(devices=devices), torch.no_grad():
                 task.show(dict(weights), path, device)
             tell(f"pictures, step {step}, {duration(time.monotonic() - began)}", str(path))
-        except Exception as error:  # of a plugin's code, too; a GPU that is full
+        except Exception as error:  # including those of plugins, and a full GPU
             tell(f"pictures, step {step}: failed; the run continues without them", describe(error))
     sum_numbers([0.0])

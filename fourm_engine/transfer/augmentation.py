@@ -1,6 +1,6 @@
-"""Pictures of training samples, altered as they are learned from: RandAugment, colour jitter; by torchvision.
+"""Augments the pictures of training samples with torchvision: RandAugment, colour jitter.
 
-In: pictures through their views, uint8 (H, W, 3). Out: the same, altered by what (seed, sample, view) draws.
+In: pictures through their views, uint8 (H, W, 3). Out: augmented pictures, a pure function of (seed, sample, view).
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from fourm_engine.transfer.config import TaskConfig
 from fourm_engine.transfer.vision import torchvision
 from fourm_plugins.modality import Modality
 
-#: Strengths of RandAugment are 0 to 10, of torchvision's so many.
+#: RandAugment's strengths range from 0 to 10; torchvision's are divided into this many steps.
 STEPS = 1001
 HUE = 0.25  # of the jitter of brightness, contrast and saturation
 
 
 class Altering:
-    """Raises ValueError where no input is a picture, or one would be moved away from another that is aligned."""
+    """Augments the pictures of a sample. Raises ValueError if no input is a picture, or if a geometric operation would
+    break the alignment with another input."""
 
     def __init__(self, config: TaskConfig, inputs: Mapping[str, Modality[Any]], *, seed: int) -> None:
         self.strength, self.jitter = getattr(config, "rand_augment", None), config.colour_jitter
@@ -59,8 +60,8 @@ class Altering:
 def altering_of(
     config: TaskConfig, inputs: Mapping[str, Modality[Any]], data: DataConfig, *, seed: int
 ) -> Altering | None:
-    """What the task alters pictures with, if it does. Raises ValueError without `data.augment`, with which each sample
-    has ever new views, for each of which it draws anew."""
+    """The augmentation of a task, if any. Raises ValueError without `data.augment`, which provides new views of each
+    sample, each with a new draw."""
     if not (config.colour_jitter or getattr(config, "rand_augment", None)):
         return None
     altering = Altering(config, inputs, seed=seed)

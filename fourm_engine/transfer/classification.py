@@ -18,7 +18,7 @@ from fourm_engine.transfer.config import ClassificationConfig
 from fourm_engine.transfer.labels import Labels
 from fourm_engine.transfer.objective import Metrics, Objective, Sums, Target, of_labels
 
-#: Bins of the logits from -MOST to MOST, in which scores of several labels are counted.
+#: Number of bins of the logits in [-MOST, MOST], for counting scores of several labels.
 BINS, MOST = 1024, 16.0
 TOP = 5
 
@@ -47,7 +47,7 @@ class Classification(Objective):
         return data.names[row] in self.labels
 
     def mixed(self, a: Target, b: Target, share: float) -> Target:
-        """What a sample of which `share` is a and the rest b is of."""
+        """The target of a mixed sample: a fraction `share` of a, and the rest of b."""
         if self.config.several:
             return {"labels": (share * a["labels"] + (1 - share) * b["labels"]).astype(np.float32)}
         return {"label": a["label"], "other": b["label"], "share": np.array(share, np.float32)}
@@ -101,8 +101,8 @@ class _Top(Sums):
 
 
 class _MeanPrecision(Sums):
-    """Mean over the classes that occur of the average precision, from how many samples with and without a class have a
-    score in each bin: samples of one bin are on the curve together."""
+    """Mean average precision over the classes that occur, from histograms of the scores of samples with and without
+    each class; the samples of a bin count as ties."""
 
     def __init__(self, task: Classification) -> None:
         self.task, self.sums = task, np.zeros(2 + 2 * task.outputs * BINS)

@@ -1,7 +1,7 @@
-"""Detection: a box and a class of each object of a picture.
+"""Detection: a box and a class for each object of a picture.
 
-In: samples with their objects. Out: of each cell of a pyramid of grids the object that it is to find, as in FCOS
-(arXiv 1904.01355); losses; and COCO's metrics.
+In: samples with their objects. Out: the object assigned to each cell of a pyramid of grids, as in FCOS (arXiv
+1904.01355); losses; and COCO's metrics.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from fourm_plugins.spec import Grid
 #: A cell finds objects whose middle is at most `RADIUS` of its sides away, and whose farthest side is more than `REACH`
 #: away (on the first level also a nearer one), but not more than the next level asks for.
 REACH, RADIUS = 4.0, 1.5
-#: Objects of which a crop shows a smaller share are neither learned nor counted.
+#: Minimum visible fraction of an object in a crop; others are ignored in training and metrics.
 MIN_VISIBLE = 0.25
-#: What is told of a picture: the likeliest cells and classes with a score above the first number; of boxes of one class
-#: that overlap more than the third, the likeliest; of these so many.
+#: Detections of a picture: minimum score; maximum number of candidates (cells and classes); maximum IoU of two boxes of
+#: a class (non-maximum suppression); maximum number of detections.
 MIN_SCORE, CANDIDATES, OVERLAP, MOST = 0.05, 1000, 0.6, 100
 METRICS = ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large", "AR1", "AR10", "AR100")
 
 
 class Detection(Objective):
-    """`objects`: sample -> what is in it, of `classes`. `picture`: the input whose crop they are seen in."""
+    """`objects`: sample -> its objects, of `classes`. `picture`: the input whose crop contains them."""
 
     kind = "detection"
     loss_name = "detection loss"
@@ -68,7 +68,7 @@ class Detection(Objective):
             middles.append(np.stack([x, y], -1).reshape(-1, 2) * side)
             sides.append(np.broadcast_to(side, (height * width, 2)))
             reaches.append(np.broadcast_to([least, most], (height * width, 2)))
-        #: Of each cell, in pixels: its middle (x, y), its sides, and within which distances it finds objects.
+        #: For each cell, in pixels: its centre (x, y), its sides, and the range of distances of its objects.
         parts = (np.concatenate(part).astype(np.float32) for part in (middles, sides, reaches))
         self.middles, self.sides, self.reaches = parts
 
@@ -91,8 +91,8 @@ class Detection(Objective):
         return {"classes": np.append(objects.categories[counted], -1)[object_of], "corners": boxes}, truth
 
     def _assigned(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of each cell the object that it is to find, (cells,), -1 for none, and its box, (cells, 4), in pixels: the
-        smallest of those that its middle lies in, near their middle, at a distance that is its level's."""
+        """The object assigned to each cell, (cells,), -1 for none, and its box, (cells, 4), in pixels: the smallest
+        object that contains the cell's centre close to its own, at a distance in the level's range."""
         corners = self.middles[:, None] - boxes[:, :2], boxes[:, 2:] - self.middles[:, None]
         inside = np.concatenate(corners, -1)  # (cells, n, 4)
         away = np.abs(self.middles[:, None] - (boxes[:, :2] + boxes[:, 2:]) / 2)
@@ -111,8 +111,8 @@ class Detection(Objective):
         return int((targets["classes"] >= 0).sum())
 
     def loss(self, output: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
-        """The focal loss of the classes of all cells; of those that find an object also 1 - GIoU of its box, and the
-        cross-entropy of how central they are."""
+        """The focal loss of the classes over all cells, plus, for cells with an object, 1 - GIoU of its box and the
+        cross-entropy of its centre-ness."""
         ops = torchvision("ops", what="detection needs")
         logits, reach, central = output.float().split([self.outputs, 4, 1], -1)
         classes = targets["classes"]
@@ -127,7 +127,7 @@ class Detection(Objective):
         return focal + overlap + F.binary_cross_entropy_with_logits(central[finds][:, 0], centrality, reduction="sum")
 
     def _cells(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The cells' middles and sides, (cells, 2)."""
+        """The cells' centres and sides, (cells, 2) each."""
         middles, sides = (torch.from_numpy(x).to(like.device, non_blocking=True) for x in (self.middles, self.sides))
         return middles, sides
 
@@ -138,7 +138,7 @@ class Detection(Objective):
         return of_labels(self.config, self.classes)
 
     def answer(self, output: Tensor) -> Detections:
-        """Of one sample's output (cells, classes + 5), in [0, 1] of what is seen."""
+        """The detections from one sample's output (cells, classes + 5), with boxes in [0, 1] of the crop."""
         logits, reach, central = output.float().split([self.outputs, 4, 1], -1)
         scores = (logits.sigmoid() * central.sigmoid()).sqrt()
         best = scores.flatten().topk(min(CANDIDATES, scores.numel()))
@@ -153,7 +153,7 @@ class Detection(Objective):
 
 
 def picture_of(inputs: Mapping[str, Modality[Any]]) -> Modality[Any]:
-    """The first input in whose grid objects can be looked for. Raises ValueError where there is none."""
+    """The first input with a grid in which objects can be detected. Raises ValueError if there is none."""
     for modality in inputs.values():
         if isinstance(modality.spec.layout, Grid) and modality.spec.alignment is not None:
             return modality
@@ -161,7 +161,7 @@ def picture_of(inputs: Mapping[str, Modality[Any]]) -> Modality[Any]:
 
 
 class _Coco(Metrics):
-    """COCO's metrics by `pycocotools`, in pixels of the files, of what the crops show."""
+    """COCO's metrics by `pycocotools`, within the crops, in pixels of the files."""
 
     def __init__(self, task: Detection) -> None:
         what = "COCO's metrics need"
@@ -220,7 +220,7 @@ def _annotation(number: int, category: int, box: Sequence[float], size: Sequence
 
 
 def _corners(middles: Tensor, sides: Tensor, reach: Tensor) -> Tensor:
-    """(…, 4) x0, y0, x1, y1 of boxes that reach so many sides to the left, top, right and bottom."""
+    """(…, 4): x0, y0, x1, y1 of boxes, from distances to the left, top, right and bottom in units of a cell's sides."""
     return torch.cat([middles - reach[..., :2] * sides, middles + reach[..., 2:] * sides], -1)
 
 
@@ -229,7 +229,8 @@ def _areas(boxes: np.ndarray) -> np.ndarray:
 
 
 def _distinct(boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The numbers of those, the likeliest first as given, that no likelier one of their class overlaps too much."""
+    """Non-maximum suppression: indices of the boxes, sorted by score as given, that overlap no better one of their
+    class too much."""
     kept, left = [], np.arange(len(boxes))
     while len(left):
         first, left = left[0], left[1:]

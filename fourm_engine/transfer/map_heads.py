@@ -17,7 +17,7 @@ from fourm_plugins.head import HeadFeatures, HeadSpec
 LAYER_SCALE = 1e-6
 #: Sides of the grids onto which the coarsest level is pooled (PSPNet, arXiv 1612.01105).
 POOLED = (1, 2, 3, 6)
-#: Of a head's options: a larger one is a slip, and takes all memory.
+#: Maximum value of a head's options; a larger one is a typo, and would exhaust the memory.
 MAX_SIZE = 65_536
 
 

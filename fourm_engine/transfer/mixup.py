@@ -1,6 +1,6 @@
-"""Mixup and cutmix of two samples, of their patches or of the cells of their grids.
+"""Mixup and cutmix of two samples, on their patches or the cells of their grids.
 
-In: two samples and a generator. Out: the first with a share of the second, and that share's rest.
+In: two samples and a generator. Out: the mixed sample, and the share of the first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Inputs = Mapping[str, Shown]
 
 @dataclass(frozen=True)
 class Drawn:
-    """`share`: of the first sample. `cells`: bool (h, w), those that are the second's; None for mixup."""
+    """`share`: that of the first sample. `cells`: bool (h, w), the cells from the second; None for mixup."""
 
     share: float
     cells: np.ndarray | None = None

@@ -1,4 +1,4 @@
-"""TaskModel: an encoder with a trained head, as a user holds it: values in, answers out.
+"""TaskModel: an encoder with a trained head, for users: values in, answers out.
 
 model = fm.load_head("runs/flowers")
 model.predict({given: "photo.png"}).likeliest(3)      # of a classification: (class, probability)
@@ -33,7 +33,7 @@ from fourm_plugins.tokenizer import Tokenizer
 
 
 class TaskModel:
-    """An encoder with a trained head, made by `load_head`. `inputs` is {name: `Modality`} of what it sees."""
+    """An encoder with a trained head, returned by `load_head`. `inputs`: {name: `Modality`} of the encoder's inputs."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class TaskModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the network computes."""
+        """The network's device."""
         return next(self.network.parameters()).device
 
     def to(self, device: torch.device | str) -> TaskModel:
@@ -65,14 +65,13 @@ class TaskModel:
         return self
 
     def predict(self, sample: Mapping[str, Any]) -> Answer:
-        """The answer for one sample, {name of an input: value}; a value is what `FourM.generate` takes. Raises
-        ValueError, one line, for a sample without any input and for what does not fit."""
+        """The answer for one sample, {name of an input: value}, with values as in `FourM.generate`. Raises ValueError,
+        one line, for a sample without any input, and for values that do not fit."""
         return self.predict_batch([sample])[0]
 
     @torch.inference_mode()
     def predict_batch(self, samples: Sequence[Mapping[str, Any]]) -> list[Answer]:
-        """The answers for several samples, computed together but independent of one another. Raises ValueError as
-        `predict` does."""
+        """The answers for several samples, batched but independent of one another. Raises ValueError like `predict`."""
         shown, views = [], []
         for sample in inputs_of(samples):
             read, _ = self.reader.read({name: value for name, value in sample.items() if value is not None}, ())
@@ -91,14 +90,14 @@ class TaskModel:
         return answer
 
     def render(self, sample: Mapping[str, Any]) -> Any:
-        """The picture in which a sample's objects are looked for, as a `PIL.Image`; None where it is not given."""
+        """The picture in which to detect a sample's objects, as a `PIL.Image`; None if it is not given."""
         assert isinstance(self.objective, Detection)
         picture = self.objective.picture
         given = [value for name, value in sample.items() if self.reader.instance(name, raw=True) is picture]
         return calls.render(picture, picture.value(given[0])) if given else None
 
     def _find(self, name: str) -> Modality[Any]:
-        """An input by its name, or by what stands before "@" in that of one alone."""
+        """An input by its name, or by the part before "@" if that is unique."""
         alike = [modality for known, modality in self.inputs.items() if known.partition("@")[0] == name]
         if len(alike) == 1:
             return alike[0]
@@ -115,9 +114,9 @@ def load_head(
     providers: Mapping[str, str] | None = None,
     manager: PluginManager | None = None,
 ) -> TaskModel:
-    """What `fourm finetune` trained: a run's folder, its `best/` (with `train.keep_best`), or a folder `head/`.
-    `device`: by default a GPU if there is one; `disable`, `providers`, `manager`: as of `FourM.from_pretrained`.
+    """Load a model trained by `fourm finetune` from a run's folder, its `best/` (with `train.keep_best`), or a folder
+    `head/`. `device`: by default a GPU if there is one; `disable`, `providers`, `manager`: see `FourM.from_pretrained`.
 
-    Raises ValueError, one line, where nothing is there, or something is damaged or not installed."""
+    Raises ValueError, one line, if it does not exist, is damaged, or needs a plugin that is not installed."""
     host = manager or PluginManager(disabled=disable, providers=providers)
     return TaskModel(*load(locate(Path(path)), host)).to(choose_device(device))

@@ -1,4 +1,4 @@
-"""Objective: what a head learns, as targets, loss, held-out metrics and answers.
+"""Objective: the targets, loss, held-out metrics and answers of a task.
 
 One class per kind of task (`classification`, `dense`, `detection`). A head knows none of it: its outputs follow from
 `HeadSpec`.
@@ -56,16 +56,16 @@ class Sums(Metrics):
 
 class Objective(ABC):
     kind: ClassVar[str]
-    #: Numbers that a head makes a sample, or a pixel; (H, W) of its map, None for one vector.
+    #: Number of outputs of the head per sample or pixel; (H, W) of its map, None for a vector.
     outputs: int
     size: tuple[int, int] | None = None
     #: (h, w) of the grids of a detector.
     levels: tuple[tuple[int, int], ...] = ()
-    #: What the loss is called, and what it is a mean over.
+    #: Name of the loss, including what it is averaged over.
     loss_name: str
-    #: The measure that says which of two evaluations is better, and whether more of it is.
+    #: The measure by which to compare evaluations: (name, whether higher is better).
     best: tuple[str, bool]
-    #: The modality that is learned, where the target is one.
+    #: The modality to learn, if the target is one.
     modality: Modality[Any] | None = None
 
     @abstractmethod
@@ -94,7 +94,7 @@ class Objective(ABC):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What is learned, as JSON: equal in all processes and after a resume."""
+        """The objective's identity, as JSON: equal in all processes and after a resume."""
 
 
 def of_labels(config: ClassificationConfig | DetectionConfig, classes: Sequence[str]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The samples of a task: inputs and a target, read from raw files through one view.
 
-The item at a position is a pure function of (seed, position), whatever process computes it: crops, inputs that are left
-out, and the partner that a sample is mixed with (position 2i with 2i + 1). A sample that cannot be used is replaced by
-the next of the order.
+The item at a position is a pure function of (seed, position), whichever process computes it: crops, dropped inputs, and
+the partner that a sample is mixed with (position 2i with 2i + 1). An unusable sample is replaced by the next one in the
+order.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import TextTokenizer, Tokenizer
 
-#: Beside the seed of a run: the generator of a pair of samples that are mixed.
+#: Added to the run's seed for the generator of a pair of samples to mix.
 _PAIR = 0x6D6978
 
 
@@ -49,12 +49,12 @@ class TaskSamples(Dataset[TaskSample]):
     """The samples of `data` that have an input and a target.
 
     Args:
-        inputs, tokenizers: name -> modality, and of those with tokens, their tokenizer.
+        inputs, tokenizers: name -> modality, and name -> tokenizer for those with tokens.
         vocabulary: of the inputs.
-        mixing: of two samples, as they are trained on; `altering`: of their pictures.
-        dropout: as `task.modality_dropout`.
+        mixing: mixup or cutmix of two training samples; `altering`: augmentation of their pictures.
+        dropout: see `task.modality_dropout`.
 
-    Raises ValueError where no sample can be used, as far as names tell."""
+    Raises ValueError if, judging by names, no sample is usable."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class TaskSamples(Dataset[TaskSample]):
         self.order = Order.choose(
             np.array([len(usable)]), seed, lanes=lanes, window=config.window, batch_size=batch_size, world=world
         )
-        #: Tokens of a sample with all inputs.
+        #: Number of tokens of a sample with all inputs.
         self.capacity = sum(entry.layout.num_tokens for entry in vocabulary)
 
     def __len__(self) -> int:
@@ -108,7 +108,7 @@ class TaskSamples(Dataset[TaskSample]):
         return self.__getitems__([position])[0]
 
     def __getitems__(self, positions: Sequence[int]) -> list[TaskSample]:
-        """The samples of a micro-batch. A DataLoader calls it."""
+        """The samples of a micro-batch. Called by the DataLoader."""
         read: dict[int, TaskSample] = {}
 
         def at(position: int) -> TaskSample:
@@ -121,7 +121,7 @@ class TaskSamples(Dataset[TaskSample]):
         return [self._thinned(self._mixed(at(p), at(p ^ 1), p), p) for p in positions]
 
     def name(self, position: int) -> str:
-        """The name of the sample at a position, which is read to know whether another one replaces it."""
+        """The name of the sample at a position. Reads the sample, since another one may replace it."""
         return self._usable(position)[0]
 
     def held_out(self, index: int) -> TaskSample | None:
@@ -181,7 +181,7 @@ class TaskSamples(Dataset[TaskSample]):
         )
 
     def _thinned(self, sample: TaskSample, position: int) -> TaskSample:
-        """The sample without some of its inputs, but never without all."""
+        """The sample with some inputs dropped, but never all."""
         if not self.dropout or len(sample.shown) < 2:
             return sample
         rng = np.random.default_rng([self.seed, _PAIR + 1, position])

@@ -66,7 +66,7 @@ def open_source(name: str, training: Modalities, manager: PluginManager) -> Task
         state = {name: torch.empty(p.shape) for name, p in encoder_alone(model, source.vocabulary).named_parameters()}
         for name, tensor in state.items():
             plan.fill(name, tensor, 0, len(tensor))
-        return _rows(state, source.vocabulary, inputs, model)
+        return _rows(state.__getitem__, source.vocabulary, inputs, model)
 
     return TaskSource(source.weights, model, training, inputs, source.tokenizers, read)
 
@@ -99,13 +99,15 @@ def _backbone(file: Path, saved: SavedTask, inputs: Vocabulary) -> dict[str, Ten
     known, model = saved.encoder.build_vocabulary(), saved.encoder.model
     prefix, parts = "backbone.", encoder_alone(model, known).state_dict()
     with opened(file, {prefix + name: tuple(part.shape) for name, part in parts.items()}, only=prefix) as weights:
-        return _rows({name: weights.get_tensor(prefix + name) for name in parts}, known, inputs, model)
+        return _rows(lambda name: weights.get_tensor(prefix + name), known, inputs, model)
 
 
-def _rows(state: Mapping[str, Tensor], known: Vocabulary, inputs: Vocabulary, model: ModelConfig) -> dict[str, Tensor]:
-    """The part of `state`, of a network with the vocabulary `known`, that an encoder of `inputs` needs."""
-    weights = {name: state[name].clone() for name in encoder_alone(model, inputs).state_dict()}
-    rows = [slice(known[e.name].start, known[e.name].stop) for e in inputs]
-    weights["embedding.encoder_table"] = torch.cat([state["embedding.encoder_table"][part] for part in rows])
-    weights["embedding.modality"] = state["embedding.modality"][[known[e.name].index for e in inputs]].clone()
+def _rows(
+    read: Callable[[str], Tensor], known: Vocabulary, inputs: Vocabulary, model: ModelConfig
+) -> dict[str, Tensor]:
+    """What an encoder of `inputs` needs of a network with the vocabulary `known`, whose tensors `read` gives."""
+    weights = {name: read(name) for name in encoder_alone(model, inputs).state_dict()}
+    table, rows = "embedding.encoder_table", [slice(known[e.name].start, known[e.name].stop) for e in inputs]
+    weights[table] = torch.cat([weights[table][part] for part in rows])
+    weights["embedding.modality"] = weights["embedding.modality"][[known[e.name].index for e in inputs]]
     return weights

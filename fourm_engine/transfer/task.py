@@ -39,12 +39,12 @@ from fourm_plugins.tokenizer import Tokenizer
 
 class HeadTask(Task):
     """Args:
-    source: what the encoder starts from, and the inputs.
-    settings: what of the encoder is frozen or adapted.
-    config: the section `task`, and the objective that is made of it.
-    target: the modality that is learned, if it is one.
+    source: the encoder's initial weights, and the inputs.
+    settings: the parts of the encoder to freeze or adapt.
+    config: the section `task`, from which the objective is made.
+    target: the modality to learn, if the target is one.
     tokenizers: of the inputs that have tokens.
-    data, held_out: training samples, and those that are measured, or None."""
+    data, held_out: training samples, and held-out samples or None."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class HeadTask(Task):
         if frozen and self.settings.lora is None and self.config.drop_path:
             raise ValueError("task.drop_path is for an encoder that learns, and finetune.freeze names all of it")
         if self.held_out is not None:
-            self.held_out.objective.metrics()  # says at once which package they need
+            self.held_out.objective.metrics()  # fails early if a package is missing
         head, spec, n = self.head(), self.spec, 2
         maps = {name: torch.zeros(n, spec.width, *grid) for name, grid in spec.grids.items()}
         pixels = {name: torch.zeros(n, *size) for name, size in spec.pixels.items()}
@@ -125,7 +125,7 @@ class HeadTask(Task):
             return {}
         device, metrics = next(model.parameters()).device, self.objective.metrics()
         size, total, used = max(1, share.micro_batch_size), len(self.held_out), 0.0
-        # All processes run equally many batches.
+        # All processes run the same number of batches.
         starts = range(share.rank * size, total + share.rank * size, size * share.world)
         parts = [range(min(start, total), min(start + size, total)) for start in starts]
         samples = ahead(_HeldOut(self.held_out), [i for part in parts for i in part], workers=self.workers or 0)
@@ -196,7 +196,7 @@ class HeadTask(Task):
 
 
 class _HeldOut:
-    """Held-out samples by number, as a loader's workers read them."""
+    """Held-out samples by index, for a loader's workers."""
 
     def __init__(self, samples: TaskSamples) -> None:
         self.samples = samples

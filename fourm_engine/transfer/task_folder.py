@@ -76,7 +76,7 @@ def objective_of(
     classes: list[str] | None = None,
     target: Modality[Any] | None = None,
 ) -> Objective:
-    """What is learned, without labels. Raises ValueError where classes or target are missing, or do not fit."""
+    """The objective, without labels. Raises ValueError if classes or target are missing, or do not fit."""
     if isinstance(config, (ClassificationConfig, DetectionConfig)):
         if not classes:
             raise ValueError(f"a {config.kind} needs classes")
@@ -103,8 +103,8 @@ def save(
     host: PluginManager,
     scores: Mapping[str, float],
 ) -> None:
-    """Write the folder; it appears whole, and replaces an earlier one of its kind. `target`: the modality that is
-    learned, if it is one. Raises ValueError where the folder holds something else."""
+    """Write the folder atomically, replacing an earlier one of its kind. `target`: the modality to learn, if the target
+    is one. Raises ValueError if the folder holds something else."""
     if folder.is_dir() and (foreign := sorted(p.name for p in folder.iterdir() if p.name not in _FILES)):
         raise ValueError(f"{folder} holds {foreign[0]!r}, which no trained task does; move it away")
     plugin = host.find("head", task.head)
@@ -189,7 +189,7 @@ def load(
     vocabulary = encoder.build_vocabulary()
     spec = head_spec(encoder.model.width, vocabulary, objective, inputs)
     backbone = encoder_alone(encoder.model, vocabulary)
-    with torch.device("meta"):  # what it claims is compared with the file before memory is taken
+    with torch.device("meta"):  # compare the config with the file before allocating memory
         head = make_head(saved.task.head, saved.task.head_options, spec, manager)
         shape = TaskNetwork(backbone, vocabulary, head, spec)
     expected = {name: tuple(tensor.shape) for name, tensor in shape.state_dict().items()}
@@ -198,12 +198,13 @@ def load(
         backbone.tabulate()
         head = make_head(saved.task.head, saved.task.head_options, spec, manager)
         network = TaskNetwork(backbone, vocabulary, head, spec)
-        network.load_state_dict({name: file.get_tensor(name) for name in expected})
+        for name, tensor in network.state_dict().items():
+            file.get_slice(name).fill(tensor)
     return network.eval(), objective, inputs, tokenizers, vocabulary
 
 
 def _without_folders(task: TaskConfig) -> TaskConfig:
-    """The section with the names of files alone: where they lie is another machine's."""
+    """The section with file names instead of paths, which belong to another machine."""
     if not isinstance(task, (ClassificationConfig, DetectionConfig)):
         return task
     files = {key: Path(path.name) for key in ("labels", "val_labels") if (path := getattr(task, key)) is not None}

@@ -1,17 +1,17 @@
 """Base classes of modalities by their nature: subclass one, override what differs.
 
-    class               layout    value                                    files by default
+    class               layout    value                                    default files
     ScalarGrid          Grid      float32 (H, W) of one quantity           .npy, or PNG of 16 bits
     PictureGrid         Grid      uint8 (H, W, 3)                          .png, .jpg, .jpeg, .webp
-    ClassGrid           Grid      int64 (H, W), -1 where there is none     PNG of ids
+    ClassGrid           Grid      int64 (H, W), -1 for no class            PNG of ids
     FeatureGrid         Grid      float32 (h, w, channels)                 .npy
     ScalarVector        Vector    {column: number}                         JSON object
-    TextSequence        Sequence  tuple of alternatives                    text, one a line
+    TextSequence        Sequence  tuple of alternatives                    text, one per line
     GridModality        Grid      any with rows and columns first          yours
     SequenceModality    Sequence  any that can be written as text          yours
 
-All of them read, crop, normalise, show and measure; a subclass states the facts (name of the unit, range, licence) and
-overrides what its data does otherwise. No torch.
+Each of them reads, crops, normalises, renders and measures; a subclass sets class attributes (unit, range, licence) and
+overrides methods where its data differs. No torch.
 """
 
 from fourm_plugins.bases.classes import ClassGrid, ClassSettings

@@ -26,16 +26,16 @@ from fourm_plugins.modality import Metric
 from fourm_plugins.recognition import LOOKED, Glimpse, Recognised, contents, glimpse, median_size, usable
 from fourm_plugins.spec import ClassMap
 
-#: With more different ids than this, they are not classes.
+#: Maximum number of different ids for a map of classes.
 _MOST_IDS = 1024
 
 
 class ClassSettings(images.TokenSettings):
-    """`classes` or `num_classes` must be given, by a subclass or by the config."""
+    """A subclass or the config must set `classes` or `num_classes`."""
 
     small: ClassVar[Mapping[str, Any]] = {**images.TokenSettings.small, "image_size": 16}
 
-    #: Names of the classes in the order of their ids; sets `num_classes`.
+    #: Names of the classes, in the order of their ids; sets `num_classes`.
     classes: tuple[str, ...] = ()
     num_classes: int = Field(ge=2, le=65535)
     #: Id that means "no class" in files.
@@ -70,7 +70,7 @@ class ClassSettings(images.TokenSettings):
 
 
 class ClassGrid(GridModality):
-    """Codes of classes are never mixed: the likeliest one is decoded."""
+    """A map of classes. Codes are never averaged: the most likely one is decoded."""
 
     Settings: ClassVar[type[BaseModel]] = ClassSettings
     extensions = ("png",)
@@ -81,7 +81,8 @@ class ClassGrid(GridModality):
 
     @classmethod
     def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:
-        """One-channel maps in which most neighbouring pixels are equal; their ids decide `num_classes` and `ignore`."""
+        """One-channel maps in which most neighbouring pixels are equal; the ids determine `num_classes` and
+        `ignore`."""
         files = contents(samples, cls.extensions)
         seen = usable(files[:LOOKED], lambda c: g if (g := glimpse(c)) and _one_channel(g) else None)
         if not seen:
@@ -128,7 +129,7 @@ class ClassGrid(GridModality):
         return settings
 
     def spread(self, values: Sequence[np.ndarray]) -> np.ndarray:
-        """NaN where there are not two values with a class."""
+        """NaN if fewer than two values have a class."""
         return np.where((np.stack(values) >= 0).sum(0) > 1, super().spread(values), np.nan)
 
     def make_array(self) -> ClassMap:
@@ -155,7 +156,7 @@ class ClassGrid(GridModality):
         return self.from_array(classes)
 
     def from_array(self, array: np.ndarray) -> np.ndarray:
-        """(H, W) of any integers: classes, where a file may hold other ids (`file_ids`); `ignore` and -1 mean "no
+        """(H, W) of any integer type: class indices, even if files use other ids (`file_ids`); `ignore` and -1 mean "no
         class"."""
         array = inputs.one_channel(array, self.wants()) if array.ndim != 3 or 1 in array.shape else array
         if array.ndim == 3 or array.dtype.kind == "f":
@@ -166,7 +167,7 @@ class ClassGrid(GridModality):
         return ids
 
     def _ids(self, array: np.ndarray) -> np.ndarray:
-        """int64 ids from integers, -1 for "no class", which `ignore` means in files."""
+        """int64 class ids from integers; -1 means "no class", as `ignore` does in files."""
         s, ids = self.settings, array.astype(np.int64)
         void = s.ignore if s.file_ids is None else None
         if void is not None:
@@ -181,7 +182,7 @@ class ClassGrid(GridModality):
         return ids
 
     def write(self, value: np.ndarray) -> dict[str, bytes]:
-        """Raises `SampleError` for pixels without a class where `ignore` names no id for them."""
+        """Raises `SampleError` for pixels without a class if `ignore` is null."""
         s = self.settings
         if s.ignore is None and value.min() < 0:
             raise SampleError("some pixels have no class, which no id of the files stands for; set ignore")
@@ -203,7 +204,7 @@ class ClassGrid(GridModality):
         return Image.fromarray(colours[value])  # -1 is the last row
 
     def legend(self, value: np.ndarray) -> Key:
-        """The classes that occur, the largest first, and at last "no class"."""
+        """The classes that occur, largest area first, and "no class" last."""
         ids, counts = np.unique(value, return_counts=True)
         order = sorted(zip(counts.tolist(), ids.tolist()), key=lambda pair: (pair[1] < 0, -pair[0], pair[1]))
         colours = images.palette(self.settings.num_classes).tolist()
@@ -212,8 +213,8 @@ class ClassGrid(GridModality):
         )
 
     def parts(self, value: np.ndarray) -> dict[str, float]:
-        """Of each class that occurs: "wall.x" and "wall.y", the middle of its region as shares of width and height, and
-        "wall.size", 1 as it is."""
+        """For each class that occurs: "wall.x" and "wall.y", the centre of its region as fractions of width and height,
+        and "wall.size", initially 1."""
         height, width = value.shape
         parts = dict[str, float]()
         for i in np.unique(value[value >= 0]).tolist():
@@ -224,8 +225,8 @@ class ClassGrid(GridModality):
         return parts
 
     def with_part(self, value: np.ndarray, part: str, number: float) -> np.ndarray:
-        """The region of a class moved or scaled about its middle; what it leaves is filled with the nearest of what
-        lies around it, and what it covers is gone."""
+        """Move the region of a class, or scale it about its centre. Uncovered pixels get the nearest surrounding class;
+        covered ones are overwritten."""
         now, (name, _, which) = self.parts(value), part.rpartition(".")
         if part not in now:
             raise SampleError(f"no {part!r} in it; it has {', '.join(now)}")
@@ -280,7 +281,7 @@ class ClassGrid(GridModality):
 
 
 def _names_of(document: Any) -> dict[int, str]:
-    """Id -> name; {} if there are none. Keys that are not ids, such as remarks, are left out."""
+    """Id -> name; {} if there are none. Keys that are not ids, such as comments, are ignored."""
     if isinstance(document, list) and all(isinstance(name, str) for name in document):
         return dict(enumerate(document))
     if not isinstance(document, dict):
@@ -314,8 +315,8 @@ def _settings_for(ids: Sequence[int], files: int) -> dict[str, tuple[Any, str]]:
 
 
 def _void(ids: Sequence[int]) -> tuple[int | None, Sequence[int]]:
-    """The id that means "no class", and the others, of sorted ids. It is a type's largest number, 255 or 65535, far
-    from at least two other ids, which lie closer together: the 255 of a mask, or of levels of grey, is a class."""
+    """Split sorted ids into the one that means "no class", and the others. It is a type's maximum, 255 or 65535, far
+    from at least two other ids that are closer together: the 255 of a mask, or of grey levels, is a class."""
     top, others = ids[-1], ids[:-1]
     if top not in (255, 65535) or len(others) < 2:
         return None, ids
@@ -324,7 +325,7 @@ def _void(ids: Sequence[int]) -> tuple[int | None, Sequence[int]]:
 
 
 def _sparse(ids: Sequence[int]) -> bool:
-    """Whether most ids up to the largest do not occur, so that counting all as classes would be wasteful."""
+    """Whether most ids up to the largest are unused, so that making all of them classes would be wasteful."""
     return 1 < len(ids) <= 64 and 4 * len(ids) < ids[-1]
 
 
@@ -333,8 +334,8 @@ def _one_channel(seen: Glimpse) -> bool:
 
 
 def confusion(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray], classes: int) -> np.ndarray:
-    """int64 (classes, classes + 1): pixels of each true class (row) by predicted class; the last column counts those
-    without one. Pixels without a true class are left out."""
+    """Confusion matrix, int64 (classes, classes + 1): number of pixels by true class (row) and predicted class; the
+    last column is for pixels without a prediction. Pixels without a true class are ignored."""
     total = np.zeros((classes, classes + 1), np.int64)
     for p, t in zip(predictions, truths, strict=True):
         known = t >= 0
@@ -344,12 +345,12 @@ def confusion(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray], c
 
 
 def mean_iou(counts: np.ndarray) -> float:
-    """Intersection over union, each over all pictures together; mean over the classes that occur in the truth."""
+    """Intersection over union per class, over all pictures together; mean over the classes that occur in the truth."""
     right, true, predicted = np.diagonal(counts), counts.sum(1), counts[:, :-1].sum(0)
     present = true > 0
     return float(np.mean(right[present] / (true + predicted - right)[present]))
 
 
 def accuracy(counts: np.ndarray) -> float:
-    """Share of pixels with the right class."""
+    """Fraction of pixels with the right class."""
     return float(np.diagonal(counts).sum() / counts.sum())

@@ -1,8 +1,8 @@
 """FeatureGrid: feature maps of a pretrained network.
 
-Files: .npy, float16 or float32 (h, w, channels). Value: float32 (h, w, channels), covering the whole picture whatever
-its shape. Array: float32 (channels, rows, columns) of the token grid, each feature scaled to length sqrt(channels)
-("unit", so that its numbers are of the order of 1) or left as it is ("none").
+Files: .npy, float16 or float32 (h, w, channels). Value: float32 (h, w, channels), covering the whole picture, whatever
+its shape. Array: float32 (channels, rows, columns) of the token grid, with each feature scaled to length sqrt(channels)
+("unit", so that its entries are of order 1) or unchanged ("none").
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from fourm_plugins.recognition import Recognised, contents, usable
 from fourm_plugins.spec import FeatureMap, Grid
 from fourm_plugins.view import View
 
-_CELL = 16  # pixels of a feature in pictures for people
-_LARGEST = 1e15  # of a number of a feature, of which float32 holds the squared length
+_CELL = 16  # pixels per feature in rendered pictures
+_LARGEST = 1e15  # maximum of a feature's entries, so that float32 can hold its squared length
 
 
 class FeatureSettings(images.TokenSettings):
-    """The token grid is image_size / patch_size of the picture that the features describe."""
+    """The token grid has image_size / patch_size rows and columns, for the picture that the features describe."""
 
     small: ClassVar[Mapping[str, Any]] = {**images.TokenSettings.small, "channels": 16}
 
@@ -46,9 +46,9 @@ class FeatureGrid(GridModality):
 
     @classmethod
     def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:
-        """Three-dimensional arrays with at least eight channels, the same number in each."""
+        """Three-dimensional arrays with at least eight channels, the same number in all files."""
         arrays = usable(contents(samples, cls.extensions), lambda content: images.decode_array(content, ndim=3).shape)
-        # Maps of features are no larger than they have channels; these are last, or else first.
+        # Feature maps have at least as many channels as rows or columns; channels are last or, failing that, first.
         for last in (True, False):
             shapes = [(s[:2], s[2]) if last else (s[1:], s[0]) for s in arrays]
             channels = {number for _, number in shapes}
@@ -70,7 +70,7 @@ class FeatureGrid(GridModality):
         return self.from_array(images.decode_array(images.only_file(files, self.extensions)[1], ndim=3))
 
     def from_array(self, array: np.ndarray) -> np.ndarray:
-        """(h, w, channels); channels first if they cannot be last."""
+        """(h, w, channels), or channels first if the last axis does not fit."""
         channels = self.settings.channels
         if array.ndim == 3 and channels not in (array.shape[2], array.shape[0]):
             raise SampleError(f"features of {array.shape[2]} channels {array.shape}; channels is set to {channels}")
@@ -99,11 +99,12 @@ class FeatureGrid(GridModality):
         return unit(value) if self.settings.normalisation == "unit" else value
 
     def render(self, value: np.ndarray) -> Image.Image:
-        """The three principal components of the map's features as red, green and blue: like features, like colours."""
+        """The first three principal components of the features as red, green and blue: similar features get similar
+        colours."""
         return self.render_all([value])[0]
 
     def render_all(self, values: Sequence[np.ndarray]) -> list[Image.Image]:
-        """Components of all maps together, so that a colour means the same in each."""
+        """Components over all maps together, so that colours are comparable."""
         shown = principal([unit(value) for value in values])
         colours = [np.rint(np.clip(x / 5 + 0.5, 0, 1) * 255).astype(np.uint8) for x in shown]
         return [Image.fromarray(c.repeat(_CELL, 0).repeat(_CELL, 1)) for c in colours]
@@ -112,7 +113,7 @@ class FeatureGrid(GridModality):
         return (Metric("cosine similarity", cosine_similarity, True),)
 
     def constants(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """The features' mean direction, overall and at each position: they have the highest mean cosine."""
+        """The mean direction of the features, overall and per position; these maximise the mean cosine."""
         total = np.zeros(images.common_shape(values))
         for value in values:
             total += unit(value)
@@ -137,15 +138,14 @@ def cosine_similarity(predictions: Sequence[np.ndarray], truths: Sequence[np.nda
 
 
 def principal(values: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """(h, w, 3) of each map (h, w, channels): the features along the three directions in which those of all maps vary
-    most, each of mean 0 and deviation 1; 0 where they vary in fewer. Which end of a direction is positive follows from
-    its largest component."""
+    """(h, w, 3) for each map (h, w, channels): the first three principal components over all maps, each with mean 0 and
+    standard deviation 1; 0 if there are fewer. The sign of a component is fixed by its largest entry."""
     if not values:
         return []
     rows = np.concatenate([value.reshape(-1, value.shape[2]) for value in values]).astype(np.float64)
     mean = rows.mean(0)
     centred = rows - mean
-    wide = centred.shape[1] > len(centred)  # the smaller of two products has the same variances
+    wide = centred.shape[1] > len(centred)  # the smaller of the two products has the same eigenvalues
     variances, vectors = np.linalg.eigh((centred @ centred.T if wide else centred.T @ centred) / len(rows))
     axes = np.zeros((rows.shape[1], 3))
     for k, (variance, vector) in enumerate(zip(variances[::-1][:3], vectors.T[::-1])):

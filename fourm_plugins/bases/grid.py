@@ -1,7 +1,7 @@
-"""GridModality: the base of all modalities on a grid of patches, whatever their pixels hold.
+"""GridModality: the base of all modalities on a grid of patches, whatever the content of their pixels.
 
-From `images.TokenSettings` (tokens) or `images.PictureSettings` (continuous input) it makes the spec; values have rows
-and columns first, (H, W) or (H, W, C), and are seen through a view.
+Builds the spec from `images.TokenSettings` (tokens) or `images.PictureSettings` (continuous input). Values have rows
+and columns first, (H, W) or (H, W, C), and are cropped and resized by a view.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class GridModality(StandardModality[np.ndarray]):
     Settings: ClassVar[type[BaseModel]] = images.TokenSettings
     #: Terms of the tokenizer's reconstruction loss, with their weights.
     loss: ClassVar[Mapping[str, float]] = {"mse": 1.0}
-    #: Whether the mean of codes is a better answer than the likeliest code.
+    #: Whether the mean of codes is a better prediction than the most likely code.
     expected_decoding: ClassVar[bool] = True
     variants = False
     #: Name in the published format, before "@" and the size.
@@ -50,15 +50,15 @@ class GridModality(StandardModality[np.ndarray]):
         )
 
     def from_object(self, given: Any) -> np.ndarray:
-        """Refuse lists and the like, which do not tell their type."""
+        """Reject lists and the like, which have no dtype."""
         raise self.refusal(given)
 
     def aspect(self, value: np.ndarray) -> float | None:
         return float(value.shape[1] / value.shape[0])
 
     def augment(self, value: np.ndarray, view: View) -> np.ndarray:
-        """The nearest pixel for classes and for values with gaps, which cannot be mixed; for others bilinear,
-        antialiased."""
+        """Nearest neighbour for classes and values with gaps, which cannot be interpolated; otherwise bilinear with
+        antialiasing."""
         array = self.spec.array
         assert isinstance(array, (FeatureMap, ClassMap))
         size = array.height, array.width

@@ -18,12 +18,12 @@ from fourm_plugins.recognition import LOOKED, Recognised, contents, glimpse, med
 from fourm_plugins.spec import FeatureMap
 from fourm_plugins.view import View
 
-#: Maps of ids have fewer of them than this, and this share of their neighbours is alike.
+#: Maps of ids have at most this many of them, and at least this fraction of equal neighbours.
 MOST_IDS, FLAT = 64, 0.8
 
 
 class PictureGrid(GridModality):
-    """Pictures as tokens, or, with `Settings = images.PictureSettings`, as patches of pixels, input only."""
+    """Pictures as tokens or, with `Settings = images.PictureSettings`, as patches of pixels (input only)."""
 
     extensions = ("png", "jpg", "jpeg", "webp")
     wanted = "a picture, uint8 (H, W, 3) of 0 to 255"
@@ -63,8 +63,8 @@ class PictureGrid(GridModality):
         return images.as_rgb(picture)
 
     def from_array(self, array: np.ndarray) -> np.ndarray:
-        """uint8 (H, W, 3); grey, (H, W) or (H, W, 1), and transparency, (H, W, 4), as in a file; channels first if they
-        cannot be last. uint16 ranges to 65535, as in a 16-bit file, floats from 0 to 1."""
+        """uint8 (H, W, 3); also grey, (H, W) or (H, W, 1), and with transparency, (H, W, 4); channels first if the last
+        axis does not fit. uint16 ranges to 65535, as in a 16-bit file, and floats from 0 to 1."""
         array = array[..., None] if array.ndim == 2 else array
         array = inputs.channels_last(array, (1, 2, 3, 4), self.wants())
         if array.dtype.kind == "f":
@@ -102,7 +102,7 @@ class PictureGrid(GridModality):
         return Metric("PSNR", psnr, True, "dB"), Metric("mean absolute error", mean_absolute_error, False, "of 255")
 
     def constants(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """The mean colour everywhere, and the mean picture: they have the least squared error, hence the highest
+        """The mean colour everywhere, and the mean picture; these minimise the squared error, and so maximise the
         PSNR."""
         total = np.zeros(images.common_shape(values))
         for value in values:
@@ -121,8 +121,8 @@ class PictureGrid(GridModality):
 
 
 def _few_ids(picture: Image.Image) -> str:
-    """What of a grey or palette picture is rather ids of classes or objects: at most `MOST_IDS` small numbers in a few
-    flat regions; "" if nothing is."""
+    """A description of a grey or palette picture that rather looks like ids of classes or objects (at most `MOST_IDS`
+    small numbers in a few flat regions); "" for any other."""
     numbers = np.asarray(picture)
     used = int(numbers.max())
     if not 0 < used < MOST_IDS or numbers.shape[1] < 2 or float(np.mean(numbers[:, 1:] == numbers[:, :-1])) < FLAT:
@@ -139,5 +139,5 @@ def psnr(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> flo
 
 
 def mean_absolute_error(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:
-    """Mean difference in levels of [0, 255]."""
+    """Mean absolute difference, in levels of [0, 255]."""
     return float(np.mean([np.mean(abs(p.astype(np.float64) - t)) for p, t in zip(predictions, truths, strict=True)]))

@@ -1,4 +1,4 @@
-"""Regions of a map: moved, scaled, and filled where they were. Positions are in pixels, (y, x) from the top left."""
+"""Moves and scales regions of a map, and fills the holes. Positions are in pixels, (y, x) from the top left."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 
 
 def moved_region(region: np.ndarray, middle: tuple[float, float], by: tuple[float, float], size: float) -> np.ndarray:
-    """A region, bool (H, W), moved `by` so many pixels and made `size` times as large about its `middle`; what leaves
-    the map is cut off."""
+    """Move a region, bool (H, W), `by` a number of pixels and scale it by `size` about its `middle`; parts outside the
+    map are cut off."""
     height, width = region.shape
     rows, columns = _source(height, middle[0], by[0], size), _source(width, middle[1], by[1], size)
     inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))[None]
@@ -17,12 +17,12 @@ def moved_region(region: np.ndarray, middle: tuple[float, float], by: tuple[floa
 
 
 def _source(length: int, middle: float, by: float, size: float) -> np.ndarray:
-    """int64 (length,): where along one side the pixel that is seen at each position was before."""
+    """int64 (length,): the source position along one axis of the pixel at each position."""
     return np.asarray(np.floor((np.arange(length) + 0.5 - middle - by) / size + middle), np.int64)
 
 
 def filled(value: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """A map (H, W) with the nearest of what lies around it in a `hole`, bool (H, W), which does not cover all."""
+    """Fill a `hole`, bool (H, W), of a map (H, W) with the nearest values around it; it must not cover all."""
     value, hole = np.array(value), np.array(hole)
     while hole.any():
         before, known = value.copy(), ~hole

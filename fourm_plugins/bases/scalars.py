@@ -23,12 +23,12 @@ from fourm_plugins.modality import Metric
 from fourm_plugins.recognition import Recognised, contents, glimpse, median_size, rounded, usable
 from fourm_plugins.spec import FeatureMap, ModalitySpec
 
-#: Share of its range that a quantity must fill; below it, differences are small beside the range, and tokens lose them.
+#: Minimum fraction of its range that a quantity must fill; otherwise tokens lose differences that are small against it.
 _FILLED = 1 / 3
 
 
 class ScalarSettings(images.TokenSettings):
-    """A subclass gives `lowest` and `highest` defaults; otherwise a config must set them."""
+    """A subclass provides defaults for `lowest` and `highest`; otherwise a config must set them."""
 
     #: The range that tokens cover, in the modality's unit; values outside are clipped.
     lowest: float
@@ -45,7 +45,8 @@ class ScalarSettings(images.TokenSettings):
 
 
 class ScalarGrid(GridModality):
-    """With `gaps`, NaN marks pixels without a measurement (0 in a PNG); they are neither learnt nor counted."""
+    """A map of one quantity. With `gaps`, NaN marks pixels without a measurement (0 in a PNG), which are ignored in
+    losses and metrics."""
 
     Settings: ClassVar[type[BaseModel]] = ScalarSettings
     extensions = ("npy",)
@@ -55,8 +56,8 @@ class ScalarGrid(GridModality):
 
     @classmethod
     def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:
-        """Two-dimensional arrays, or pictures of 16 bits where `png_unit` has a default. A range that the numbers seen
-        leave, or of which they fill less than `_FILLED`, is replaced by theirs."""
+        """Two-dimensional arrays, or 16-bit pictures if `png_unit` has a default. A range that the data exceeds, or of
+        which it fills less than `_FILLED`, is replaced with the data's."""
         arrays = usable(contents(samples, ("npy",)), lambda content: images.decode_array(content, ndim=2))
         sizes = [(a.shape[0], a.shape[1]) for a in arrays]
         if not arrays and cls.Settings.model_fields["png_unit"].default is not None:
@@ -85,7 +86,7 @@ class ScalarGrid(GridModality):
 
     @classmethod
     def _of_counts(cls, counts: np.ndarray) -> np.ndarray:
-        """What the counts of a picture are with the default settings: float32, NaN where nothing was measured."""
+        """The values of a picture's counts under the default settings: float32, NaN where nothing was measured."""
         unit, zero = (cls.Settings.model_fields[name].default for name in ("png_unit", "png_zero"))
         value = np.asarray(counts * unit + zero, np.float32)
         if cls.gaps:
@@ -123,7 +124,7 @@ class ScalarGrid(GridModality):
         return self._known(value)
 
     def from_array(self, array: np.ndarray) -> np.ndarray:
-        """(H, W) in the unit. Refuses integers if pictures hold counts: they could be either."""
+        """(H, W) in the unit. Rejects integers if pictures store counts, since they would be ambiguous."""
         array = inputs.one_channel(array, self.wants())
         if array.dtype == np.bool_ or (array.dtype.kind in "iu" and self.settings.png_unit is not None):
             raise self.refusal(array, "integers may be a picture's counts; give floats, or the picture itself")
@@ -133,7 +134,7 @@ class ScalarGrid(GridModality):
         return f"{self.unit or 'the quantity'} as float32 (H, W), or a file (.{', .'.join(self.spec.extensions)})"
 
     def _known(self, value: np.ndarray) -> np.ndarray:
-        """The checked value, with NaN for what was not measured."""
+        """The validated value, with NaN where nothing was measured."""
         finite = np.isfinite(value)
         if self.gaps:
             return self._measured(np.where(finite, value, np.float32(np.nan)))
@@ -148,7 +149,7 @@ class ScalarGrid(GridModality):
         if s.png_unit is not None:
             known = np.isfinite(value)
             counts = np.rint((np.where(known, value, s.png_zero).astype(np.float64) - s.png_zero) / s.png_unit)
-            first = 1 if self.gaps else 0  # 0 says "nothing measured"
+            first = 1 if self.gaps else 0  # 0 means "nothing measured"
             if counts[known].min(initial=first) >= first and counts.max(initial=0) <= 65535:
                 return {"png": images.encode_png(counts.astype(np.uint16))}
         return {"npy": images.encode_array(value.astype(np.float32))}
@@ -185,7 +186,7 @@ class ScalarGrid(GridModality):
         return Metric("mean absolute error", absolute, False, self.unit), Metric("RMSE", squared, False, self.unit)
 
     def constants(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """The medians, over all pixels and of each pixel: they have the least mean absolute error."""
+        """The median over all pixels, and the median of each pixel; these minimise the mean absolute error."""
         stacked = images.stack(values)
         value = np.float32(np.nanmedian(stacked))
         with warnings.catch_warnings():  # of a pixel that no map has
@@ -212,7 +213,7 @@ class ScalarGrid(GridModality):
         return value
 
     def _differences(self, predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> np.ndarray:
-        """(pixels,) of predicted minus true where the truth is known; a missing prediction counts as `lowest`."""
+        """(pixels,): predicted minus true, where the truth is known; a missing prediction counts as `lowest`."""
         differences = []
         for p, t in zip(predictions, truths, strict=True):
             known = np.isfinite(t)

@@ -1,4 +1,4 @@
-"""What all base classes share: facts stated as class attributes, and the spec built from them."""
+"""The common part of all base classes: class attributes, and the spec built from them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fourm_plugins.spec import ModalitySpec
 
 
 class StandardModality(Modality[Value]):
-    """Facts of a modality as class attributes. `Settings` has `source` and `masker`."""
+    """Describes a modality by class attributes. `Settings` must have `source` and `masker`."""
 
     #: Extensions of the files to read.
     extensions: ClassVar[tuple[str, ...]]
@@ -20,7 +20,7 @@ class StandardModality(Modality[Value]):
     description: ClassVar[str] = ""
 
     def build_spec(self, **facts: Any) -> ModalitySpec:
-        """The spec from `facts` (layout, array, ...) and from what the class states. The default folder is the
+        """Build the spec from `facts` (layout, array, ...) and the class attributes. The default folder is the
         modality's name up to an "@", which separates instances of one modality."""
         stated = {
             "name": self.name,

@@ -1,7 +1,7 @@
 """SequenceModality: anything that can be written as text. TextSequence: text itself.
 
-TextSequence. Files: UTF-8 text, one text a line, which ends at LF, CR LF or CR alone; the lines are alternatives.
-Value: the tuple of them; seen through a view, one str. Array: that str.
+TextSequence. Files: UTF-8, one text per line (ending in LF, CR LF or CR); the lines are alternatives. Value: the tuple
+of them; after a view, one str. Array: that str.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class SequenceModality(StandardModality[Value]):
         return Text()
 
     def make_spec(self) -> ModalitySpec:
-        """Tokens of the vocabulary that all modalities of text share."""
+        """The token space that all text modalities share."""
         s = self.settings
         return self.build_spec(
             layout=SequenceLayout(max_tokens=s.max_tokens),
@@ -74,7 +74,7 @@ class SequenceModality(StandardModality[Value]):
 
 
 class TextSequence(SequenceModality[Lines]):
-    """A view chooses one of the alternatives. A subclass decides what a crop or a flip changes in the words."""
+    """Text with alternatives, of which a view chooses one. A subclass defines how crops and flips change the words."""
 
     Settings: ClassVar[type[BaseModel]] = TextSequenceSettings
     extensions = ("txt",)
@@ -82,7 +82,7 @@ class TextSequence(SequenceModality[Lines]):
 
     @classmethod
     def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:
-        """Texts that are mostly letters; the longest decides `max_tokens`."""
+        """Texts that are mostly letters; the longest determines `max_tokens`."""
         texts = usable(contents(samples, cls.extensions), _sentences)
         if not texts:
             return None
@@ -116,7 +116,7 @@ class TextSequence(SequenceModality[Lines]):
         return tuple(texts)
 
     def from_text(self, text: str) -> Lines:
-        """One text, however many lines it has."""
+        """A single text, even if it has several lines."""
         return self._alternatives([text])
 
     def from_array(self, array: np.ndarray) -> Lines:
@@ -129,7 +129,7 @@ class TextSequence(SequenceModality[Lines]):
         return self._alternatives(given)
 
     def _alternatives(self, texts: Iterable[str]) -> tuple[str, ...]:
-        """The alternatives that contain words, with single spaces between these."""
+        """The alternatives that contain words, with whitespace collapsed to single spaces."""
         kept = tuple(text for text in (" ".join(raw.split()) for raw in texts) if text)
         if not kept:
             raise SampleError(f"empty {self.spec.source}: no words")
@@ -172,7 +172,7 @@ class TextSequence(SequenceModality[Lines]):
 
 
 def _sentences(content: bytes) -> list[str] | None:
-    """The lines of a text; None if it is mostly numbers and signs, as a detector's labels are."""
+    """The lines of a text; None if it is mostly numbers and symbols, like a detector's labels."""
     if len(content) > _MAX_BYTES:
         return None
     texts = [line for line in _LINE_END.split(decode_text(content, "text")) if line.strip()]
@@ -182,7 +182,7 @@ def _sentences(content: bytes) -> list[str] | None:
 
 def decode_text(content: bytes, what: str) -> str:
     """The text of a UTF-8 file, with or without a byte order mark. Raises `SampleError`, with the remedy, for any other
-    encoding: most look alike, and a wrong guess would mean training on rubbish."""
+    encoding: guessing is unreliable, and a wrong guess would mean training on garbage."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "UTF-32" if content.startswith(codecs.BOM_UTF32_LE) else "UTF-16"
         raise SampleError(f"{what} is {encoding}, not UTF-8; save it as UTF-8 (iconv -f {encoding} -t UTF-8)")
@@ -208,7 +208,7 @@ def word_f1(predictions: Sequence[Lines], truths: Sequence[Lines]) -> float:
 
 
 def length_ratio(predictions: Sequence[Lines], truths: Sequence[Lines]) -> float:
-    """Mean ratio of the shorter's words to the longer's, with the true alternative nearest in length."""
+    """Mean ratio of the number of words, shorter to longer, with the true alternative nearest in length."""
     ratios = []
     for p, t in zip(predictions, truths, strict=True):
         n = len(_words(p))

@@ -1,8 +1,8 @@
 """ScalarVector: a row of a table, a few numbers that belong together, such as a weather station's measurements.
 
 Files: a JSON object {column: number}. Value: the same as a dict; if the class has `gaps`, NaN for a missing number.
-Array: float32 (columns,), each column linear from its range to [-1, 1]. One token per column: in which of
-`codebook_size` equal bins of its range the number lies.
+Array: float32 (columns,), each column mapped linearly from its range to [-1, 1]. One token per column: the index of the
+number's bin, of `codebook_size` equal bins of the column's range.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class Column(Settings):
 
 
 class VectorSettings(Settings):
-    """A subclass gives `columns` a default; otherwise a config must set it."""
+    """A subclass provides a default for `columns`; otherwise a config must set it."""
 
     small: ClassVar[Mapping[str, Any]] = {"codebook_size": 32}
     run_only = frozenset({"source", "masker"})
 
     columns: tuple[Column, ...] = Field(min_length=1, max_length=4096)
-    #: Ids of the tokenizer: levels into which each column's range is divided.
+    #: Number of ids of the tokenizer: levels into which each column's range is divided.
     codebook_size: int = Field(default=256, ge=2)
     #: Settings of the tokenizer; `kind` chooses another kind than `bins`.
     tokenizer: dict[str, Any] = Field(default_factory=dict)
@@ -70,8 +70,8 @@ class VectorSettings(Settings):
 
 
 class ScalarVector(StandardModality[Row]):
-    """One number per column, which no crop changes. With `gaps` a file may lack numbers, or hold null; these do not
-    count."""
+    """One number per column, unaffected by crops. With `gaps`, numbers may be missing from a file, or null; these are
+    ignored in losses and metrics."""
 
     Settings: ClassVar[type[BaseModel]] = VectorSettings
     variants = False
@@ -81,8 +81,7 @@ class ScalarVector(StandardModality[Row]):
 
     def make_spec(self) -> ModalitySpec:
         s, length = self.settings, len(self.settings.columns)
-        # The range is that of the columns, not of what happens to lie in the training data, unless a config wants bins
-        # that follow the data.
+        # Bins cover the columns' ranges rather than the training data's, unless a config requests data-dependent bins.
         bins = {} if "spacing" in s.tokenizer else {"low": -1.0, "high": 1.0}
         return self.build_spec(
             layout=Vector(length=length),
@@ -93,7 +92,7 @@ class ScalarVector(StandardModality[Row]):
         )
 
     def read(self, files: Mapping[str, bytes]) -> Row:
-        """Leaves out keys that are not columns."""
+        """The columns of the JSON object; other keys are ignored."""
         entries = images.only_json(files, self.extensions, self.name, most=_MAX_BYTES)
         if not isinstance(entries, dict):
             raise SampleError(f"a row is a JSON object of columns, not {type(entries).__name__}")
@@ -106,7 +105,7 @@ class ScalarVector(StandardModality[Row]):
         if not isinstance(given, Mapping):
             raise self.refusal(given)
         numbers = {name: x.item() if getattr(x, "shape", None) == () else x for name, x in given.items()}
-        # NaN is the value of what null is in a file.
+        # A null in a file is NaN in a value.
         return self._row({name: None if isinstance(x, float) and math.isnan(x) else x for name, x in numbers.items()})
 
     def wants(self) -> str:
@@ -152,7 +151,7 @@ class ScalarVector(StandardModality[Row]):
         return "\n".join(f"{c.name} {numbers[c.name]} {c.unit}".rstrip() for c in self.settings.columns)
 
     def parts(self, value: Row) -> Row:
-        """Its columns."""
+        """The columns and their numbers."""
         return {name: number for name, number in value.items() if not math.isnan(number)}
 
     def with_part(self, value: Row, part: str, number: float) -> Row:
@@ -161,9 +160,9 @@ class ScalarVector(StandardModality[Row]):
         return value | {part: float(number)}
 
     def metrics(self) -> tuple[Metric, ...]:
-        """The mean absolute error as a share of the columns' ranges, then that of each column in its unit. Numbers
-        missing in the truth do not count; those missing in a prediction are wrong by the whole range. 0 if nothing is
-        known."""
+        """The mean absolute error as a fraction of the columns' ranges, then that of each column in its unit. Numbers
+        missing in the truth are ignored; one missing in a prediction counts as an error of the whole range. 0 if no
+        number is known."""
         columns = self.settings.columns
 
         def errors(predictions: Sequence[Row], truths: Sequence[Row], column: Column) -> list[float]:
@@ -183,7 +182,7 @@ class ScalarVector(StandardModality[Row]):
         return Metric("mean absolute error", share, False, "of the range"), *each
 
     def constants(self, values: Sequence[Row]) -> dict[str, Row]:
-        """The median of each column, which has the least mean absolute error; the middle of its range if none is
+        """The median of each column, which minimises the mean absolute error; the middle of its range if none is
         known."""
         row = {}
         for column in self.settings.columns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -13,11 +14,23 @@ from tests.sdk.sites import entry
 
 GROUP = "fourm.commands.v1"
 SOURCE = """
+from pathlib import Path
+from typing import Annotated
+
 import typer
+from typer.core import TyperGroup
 
 def greet(name: str, loud: bool = False):
     "Greet someone."
     print(f"hello {name}".upper() if loud else f"hello {name}")
+
+def measure(
+    times: Annotated[int, "how often", typer.Option(help="How often.")] = 1,
+    quiet: Annotated[int, typer.Option("-q", count=True)] = 0,
+    unit: Annotated[str, "words of another library"] = "m",
+    out: Annotated[Path, typer.Option(metavar="FILE")] = Path("x"),
+):
+    print(f"{times} x {unit}, {quiet}")
 
 def refuse(): raise ValueError("no such folder; make one")
 def lack(): raise FileNotFoundError(2, "No such file or directory", "here.txt")
@@ -31,13 +44,21 @@ def one(): print("one")
 
 @many.command()
 def two(): raise KeyError("two")
+
+class Sorted(TyperGroup):
+    def list_commands(self, ctx): return sorted(super().list_commands(ctx))
+
+inner = typer.Typer()
+inner.command()(refuse)
+inner.command()(leave)
+many.add_typer(inner, name="inner", cls=Sorted)
 """
 
 
 @pytest.fixture
 def fourm(install, monkeypatch, capsys):
     """fourm(argument, …) -> (exit code, standard output, standard error)."""
-    names = {name: f"acme_more:{name}" for name in ("greet", "refuse", "lack", "leave", "breaks", "many")}
+    names = {name: f"acme_more:{name}" for name in ("greet", "measure", "refuse", "lack", "leave", "breaks", "many")}
     entries = "".join(f"{name} = {value}\n" for name, value in {**names, "train": "acme_more:greet"}.items())
     install("acme-more", f"[{GROUP}]\n{entries}", source=SOURCE)
 
@@ -69,6 +90,16 @@ def test_a_function_and_a_group_are_called_with_their_options(fourm):
     assert fourm("many", "one")[:2] == (0, "one\n")
     assert "Greet someone." in fourm("greet", "--help")[1]
     assert "no such option" in fourm("greet", "you", "--quiet")[2].lower()
+
+
+def test_notes_of_other_libraries_counts_and_classes_of_a_package_stay_as_they_are(fourm):
+    assert fourm("measure", "--times", "3", "--unit", "km", "-qq")[:2] == (0, "3 x km, 2\n")
+    shown = fourm("measure", "--help")[1]
+    assert re.search(r"--times +INT", shown)
+    assert re.search(r"--out +FILE", shown)
+    assert not any("INT" in line for line in shown.splitlines() if "-q" in line)
+    listed = fourm("many", "inner", "--help")[1]
+    assert listed.index(" leave ") < listed.index(" refuse ")
 
 
 def test_what_a_command_raises_is_one_line_for_the_user_and_names_the_package_otherwise(fourm):

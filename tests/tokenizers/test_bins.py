@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
+from safetensors.torch import save_file
 
 from fourm_engine.tokenizers.bins import BinsTokenizer
 from fourm_plugins import FeatureVector, Grid, ModalitySpec, TokenizerRecipe, TokenSpace, Vector
@@ -131,6 +133,9 @@ def test_bins_survive_save_and_load(tmp_path):
     with pytest.raises(ValueError, match=r"bins\.safetensors: edges has shape \(3, 7\), expected \(2, 7\)"):
         BinsTokenizer([spec(2)], spacing="quantile").load(tmp_path)
     path = tmp_path / "bins.safetensors"
+    save_file({name: torch.zeros(3, 7, dtype=torch.bfloat16) for name in ("edges", "values")}, path)
+    with pytest.raises(ValueError, match=r"bins\.safetensors: cannot be read .*BFloat16"):
+        again.load(tmp_path)
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(ValueError, match=r"bins\.safetensors: cannot be read"):
         again.load(tmp_path)

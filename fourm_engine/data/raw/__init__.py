@@ -1,2 +1,2 @@
-"""Raw data. In: folders of files, tar shards, commands that print them. Out: values and arrays of samples by name, with
-each file that cannot be used named."""
+"""Raw data. In: folders of files, tar shards, or commands that print them. Out: values and arrays of samples by name,
+and a report of each unusable file."""

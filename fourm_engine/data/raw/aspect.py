@@ -1,4 +1,4 @@
-"""Width / height of pictures: whether two may show the same, and whether one is what a view was drawn for."""
+"""Aspect ratios (width / height): whether two pictures may show the same, and whether one fits a view."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ ASPECT_TOLERANCE = 0.03
 
 
 def same_aspect(first: float, second: float) -> bool:
-    """Whether two pictures of these widths / heights may be one at two resolutions."""
+    """Whether pictures with these aspect ratios may be the same picture at two resolutions."""
     return abs(first - second) <= ASPECT_TOLERANCE * second
 
 
 @dataclass
 class Shape:
-    """A width / height, the files that have it, and how many modalities read these."""
+    """An aspect ratio, the files that have it, and the number of modalities that read them."""
 
     aspect: float
     files: list[str]
@@ -29,14 +29,14 @@ class Shape:
 
 
 class Vote:
-    """Which width / height the files of a sample agree on, so that one that is turned is the odd one out. Ties go to
-    what more modalities read, then to what was added first."""
+    """Finds the aspect ratio that most files of a sample share, to detect rotated ones. Ties go to the ratio of files
+    that more modalities read, then to the first added."""
 
     def __init__(self) -> None:
         self.shapes: list[Shape] = []
 
     def add(self, file: str, aspect: float, readers: int) -> None:
-        """A file, read by so many modalities."""
+        """Add a file that this many modalities read."""
         same = next((shape for shape in self.shapes if same_aspect(shape.aspect, aspect)), None)
         if same is None:
             self.shapes.append(same := Shape(aspect, [], 0))
@@ -44,25 +44,25 @@ class Vote:
         same.readers += readers
 
     def ranked(self) -> list[Shape]:
-        """The one that is agreed on first."""
+        """The most frequent ratio."""
         return sorted(self.shapes, key=lambda shape: (-len(shape.files), -shape.readers))
 
     def decided(self, left: int) -> bool:
-        """Whether `left` further files cannot change what is agreed on."""
+        """Whether `left` more files cannot change the result."""
         first, second = ([len(shape.files) for shape in self.ranked()] + [0, 0])[:2]
         return first > second + left
 
 
 def array_aspect(spec: ModalitySpec) -> float | None:
-    """Width / height of a modality's arrays; None where they have neither."""
+    """Aspect ratio of a modality's arrays; None if they have none."""
     array = spec.array
     return array.width / array.height if isinstance(array, (FeatureMap, ClassMap)) else None
 
 
 def check_aspect(modality: Modality, value: Any, view: View) -> None:
-    """Raise SampleError where width / height of `value` is not that of the picture for which `view` was drawn, which
-    follows from the view: its pixels have the aspect of the modality's array. A photograph that EXIF turns, beside a
-    depth map that nothing turns, is such a pair."""
+    """Raise SampleError if the aspect ratio of `value` differs from that of the picture for which `view` was drawn; the
+    latter follows from the view, since its crop has the aspect of the modality's array. An example is a photograph
+    rotated by EXIF next to a depth map that is not."""
     aspect, target = modality.aspect(value), array_aspect(modality.spec)
     if aspect is None or target is None or modality.spec.alignment is None:
         return

@@ -1,4 +1,5 @@
-"""Which modalities have data in a folder, and what lies there that looks like data but is in no modality's folder."""
+"""Finds the modalities that have data in a folder, and files there that look like data but are in no modality's
+folder."""
 
 from __future__ import annotations
 
@@ -26,9 +27,9 @@ def with_data(
     modalities: Modalities, roots: Iterable[DataRoot], readers: Sequence[Mapping[str, Modality]] = ()
 ) -> Modalities:
     """Those of `modalities` that have a folder in one of `roots` (raw data by source, tokens by name), or members in
-    its tars; the others are reported. What `select: installed` means for data that lacks some.
+    its tars; the others are reported. Implements `select: installed`.
 
-    readers: of each root, the modalities that have another source there. Raises ValueError where none has any."""
+    readers: for each root, the modalities that have a different source there. Raises ValueError if none has data."""
     roots = list(roots)
     reading = [modalities | dict(of) for of in readers or [modalities] * len(roots)]
     remote = [root.folder for root in roots if isinstance(root.folder, Location)]
@@ -54,8 +55,8 @@ def with_data(
 
 
 def in_shards(root: DataRoot, modalities: Iterable[Modality]) -> set[str]:
-    """Names of the modalities that have members in the tars of a root, or files in what a package opens. Raises
-    ValueError for one that cannot be used."""
+    """Names of the modalities that have members in the tars of a root, or files in data opened by a package. Raises
+    ValueError for unusable data."""
     if isinstance(root.folder, Location) or (isinstance(root.folder, Path) and not root.folder.is_dir()):
         return set()
     if isinstance(root.folder, Path) and not (root_shards(root.folder) if root.shards is None else root.shards):
@@ -63,14 +64,14 @@ def in_shards(root: DataRoot, modalities: Iterable[Modality]) -> set[str]:
     specs = [modality.spec for modality in modalities]
     there = open_catalogue(root.folder, specs, shards=root.shards)
     for note in there.notes:
-        if note.kind == "unclear":  # left out here, they are not known to any command
+        if note.kind == "unclear":  # otherwise no command would report these
             log.warning("%s", note)
     return {spec.name for spec in specs if spec.files in there.sources}
 
 
 def indexed(folder: Location) -> set[str]:
-    """Names of the modalities that a remote folder, of raw data or of tokens, has, as its index says; none where there
-    is no index. Raises StoreError."""
+    """Names of the modalities of a remote folder, of raw data or of tokens, according to its index; none without an
+    index. Raises StoreError."""
     path = folder / INDEX / FILE
     try:
         document = json.loads(path.read_bytes(MAX_BYTES))
@@ -89,8 +90,8 @@ def indexed(folder: Location) -> set[str]:
 
 
 def stray_data(root: Path, modalities: Iterable[Modality]) -> list[Note]:
-    """What lies in `root` itself, beside the folders of the modalities, though it looks like their data: compressed
-    archives, loose files, folders with nearly the right name."""
+    """Notes on entries of `root` that look like data but are in no modality's folder: compressed archives, loose files,
+    folders with nearly the right name."""
     specs = [modality.spec for modality in modalities]
     whole = [spec for spec in specs if spec.source == "."]  # which read the folder itself
     inside = sorted({e for spec in whole for e in spec.extensions})

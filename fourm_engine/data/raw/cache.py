@@ -1,4 +1,4 @@
-"""A cache of arrays with a budget of bytes, for what each process reads again and again."""
+"""A cache with a limited size for arrays that a process reads repeatedly."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 
 
 class ArrayCache:
-    """Arrays up to `budget` bytes; the first to come stay. Empty in other processes.
+    """Keeps the first arrays, up to `budget` bytes in total. Empty in other processes.
 
-    They are copied into slabs: thousands of small arrays that live on between large ones that come and go would keep
-    the allocator from giving anything back (measured: 2 GB held for a budget of 256 MB)."""
+    Arrays are copied into slabs: thousands of small long-lived arrays between large short-lived ones would keep the
+    allocator from returning memory (measured: 2 GB for a budget of 256 MB)."""
 
     SLAB_BYTES = 8 << 20
 
@@ -24,7 +24,7 @@ class ArrayCache:
         return self._arrays.get(key)
 
     def put(self, key: tuple, value: Any) -> None:
-        """Keep a copy, where it is an array and the budget allows."""
+        """Keep a copy, if it is an array and the budget allows."""
         if not isinstance(value, np.ndarray) or self._bytes + value.nbytes > self.budget:
             return
         rows = self._free.setdefault((value.shape, value.dtype), [])

@@ -1,6 +1,6 @@
-"""Files that say something of all samples of a modality, such as the names of its classes, and the settings they give.
+"""Documents: files about all samples of a modality, such as the names of its classes, that provide settings.
 
-In: the folders of data sets. Out: settings of modalities that a config does not give; what contradicts it is reported.
+In: the folders of data sets. Out: settings of modalities that the config leaves unset; contradictions are reported.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ MAX_BYTES = 1 << 20
 def documented(
     modalities: Modalities, given: Mapping[str, Mapping[str, Any]], folders: Iterable[Path]
 ) -> dict[str, dict[str, Any]]:
-    """Modality -> settings that documents in the first of `folders` that has some give, of a modality of whose settings
-    `given` gives none of these."""
+    """Modality -> settings from the documents in the first of `folders` that has any, unless `given` already sets one
+    of them."""
     folders, chosen = list(folders), dict[str, dict[str, Any]]()
     for name, modality in modalities.items():
         for folder in folders:
@@ -42,8 +42,7 @@ def documented(
 
 
 def read_documents(cls: type[Modality], plugin: Plugin, folders: Sequence[Path]) -> tuple[dict[str, Any], str]:
-    """(settings that the first document of a modality in one of `folders` gives, where it lies). One that cannot be
-    used is reported."""
+    """(settings from the first document of a modality in one of `folders`, its path). An unusable one is reported."""
     for path in (folder / name for name in cls.documents for folder in folders):
         try:
             if (content := _content(path)) is not None:
@@ -55,13 +54,13 @@ def read_documents(cls: type[Modality], plugin: Plugin, folders: Sequence[Path])
 
 
 def copy_documents(modality: Modality, root: Path, folder: Path) -> None:
-    """To `folder`, of the tokens of a modality: where the raw data goes away, they are still known."""
+    """Copy the documents to `folder`, with the tokens of a modality, in case the raw data is removed later."""
     for name in modality.documents:
         for path in (root / modality.spec.source / name, root / name):
             try:
                 content = _content(path)
             except (OSError, ValueError):
-                continue  # reported where it is used
+                continue  # reported on use
             if content is not None:
                 if not (folder / name).is_file() or (folder / name).read_bytes() != content:
                     write_atomically(folder / name, content)
@@ -69,7 +68,7 @@ def copy_documents(modality: Modality, root: Path, folder: Path) -> None:
 
 
 def _content(path: Path) -> bytes | None:
-    """None where there is no such file. Raises ValueError, OSError."""
+    """The settings from a document; None if there is no such file. Raises ValueError, OSError."""
     if not path.is_file():
         return None
     if path.stat().st_size > MAX_BYTES:

@@ -1,5 +1,4 @@
-"""The bytes of files, and of members of tar shards by their offsets. All sources of a process share a few open
-shards."""
+"""Reads files, and members of tar shards by their offsets. All sources of a process share a few open shards."""
 
 from __future__ import annotations
 
@@ -17,22 +16,22 @@ from fourm_engine.storage.location import Location, Readable
 from fourm_engine.storage.remote import OpenFile
 from fourm_plugins.errors import SampleError
 
-#: Of a file, unless data.max_file_mb says otherwise.
+#: Maximum size of a file, unless data.max_file_mb is set.
 MAX_FILE_BYTES = 64 << 20
-#: Open shards of a process, over all sources; more are closed and opened again as needed.
+#: Maximum number of open shards of a process, over all sources; others are closed and reopened as needed.
 MAX_OPEN_SHARDS = 64
 Stamp = tuple[int, int]  # size in bytes, time of the last change in ns
-_open: OrderedDict[Path, int] = OrderedDict()  # file descriptors, the last used last
-#: Remote ones, whose copies stay in the cache as long as they are open.
+_open: OrderedDict[Path, int] = OrderedDict()  # file descriptors, the most recently used last
+#: Maximum number of open remote shards, whose copies stay in the cache while they are open.
 MAX_OPEN_REMOTE = 16
 _open_remote: OrderedDict[str, OpenFile] = OrderedDict()
 _lock = threading.Lock()
-#: Folders whose shards are to be closed as soon as the lock is free.
+#: Folders whose shards are to be closed once the lock is free.
 _given_up: deque[Readable] = deque()
 
 
 def _unlock() -> None:
-    """A thread of the parent may have held it."""
+    """Replace the lock after a fork, since a thread of the parent may have held it."""
     global _lock
     _lock = threading.Lock()
 
@@ -53,7 +52,7 @@ def read_file(path: Readable, max_bytes: int) -> bytes:
         except Missing:
             raise SampleError("no longer there") from None
     try:
-        if not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # a pipe would block
             if path.is_symlink():
                 raise SampleError(f"a link to {shown(os.readlink(path))}, where there is no regular file")
             raise SampleError("no regular file, or no longer there")
@@ -80,14 +79,14 @@ def read_member(path: Readable, stamp: Stamp, content: Content, max_bytes: int) 
     if content.size > max_bytes:
         raise SampleError(too_large(content.size, max_bytes))
     stored = content.size if content.parts is None else sum(number for _, number in content.parts)
-    front = BLOCK if content.header else 0  # its header, which tells it from a member of another shard of this size
+    front = BLOCK if content.header else 0  # the header detects a different shard of the same size
     try:
         with _lock:  # or another thread may close it
             _close_given_up()
             if isinstance(path, Location):
                 data = _remote_file(path, stamp).read(content.offset - front, front + stored)
             else:
-                # pread has no file position that processes forked from this one could disturb.
+                # pread uses no file position, which forked processes would share.
                 data = os.pread(_descriptor(path, stamp), front + stored, content.offset - front)
     except OSError as error:
         check_shortage(error)
@@ -113,10 +112,10 @@ def read_member(path: Readable, stamp: Stamp, content: Content, max_bytes: int) 
 
 
 def close_below(folder: Readable) -> None:
-    """Close the shards of a folder, of which a source was given up, so that its disk can be taken away. One that is
-    still read is opened again.
+    """Close a folder's shards when one of its sources is garbage-collected, so that its disk can be unmounted. A shard
+    that is still in use is reopened.
 
-    Never waits: garbage is collected at any moment, also in a thread that is just reading, and has the lock."""
+    Never blocks: garbage collection can run at any time, also in a thread that is reading and holds the lock."""
     _given_up.append(folder)
     lock = _lock
     if lock.acquire(blocking=False):
@@ -144,9 +143,9 @@ def _remote_file(path: Location, stamp: Stamp) -> OpenFile:
 
 
 def _descriptor(path: Path, stamp: Stamp) -> int:
-    """Raises SampleError for a shard that has changed: its members may lie elsewhere."""
+    """Check that a shard is unchanged. Raises SampleError otherwise, since offsets of members may have moved."""
     if path in _open and stamp_of(_open[path]) != stamp:
-        os.close(_open.pop(path))  # a source that was opened later may know the shard as it is now
+        os.close(_open.pop(path))  # a source opened later may know the new version
     if path not in _open:
         while len(_open) >= MAX_OPEN_SHARDS:
             os.close(_open.popitem(last=False)[1])

@@ -1,4 +1,4 @@
-"""Loose files: what lies below a folder, and the samples among it."""
+"""Loose files: lists a folder, and finds the samples in it."""
 
 from __future__ import annotations
 

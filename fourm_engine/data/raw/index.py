@@ -1,11 +1,11 @@
-"""The index of a data set, `<root>/_index/`: what its shards hold and which samples there are, so that no start looks
-for them, and no process holds an object a sample.
+"""The index of a data set, `<root>/_index/`: its samples and the members of its shards, so that starting needs no scan,
+and no process holds an object per sample.
 
-    index.json                  what the columns are of, their sizes and checksums; replaced as a whole, last
-    members-<digest>/*.npy      the members of all shards, a row each: path, start, size, flags, checksum of the header
+    index.json                  description of the columns, their sizes and checksums; replaced atomically, last
+    members-<digest>/*.npy      the members of all shards, one per row: path, start, size, flags, header checksum
     view-<digest>/*.npy         the samples as some modalities read them; see `view_columns`
 
-Columns are read through memory maps. A folder of columns never changes: another index has others, and the old ones are
+Columns are read through memory maps. A folder of columns never changes: a new index has new ones, and the old ones are
 removed once `index.json` names the new.
 """
 
@@ -35,28 +35,28 @@ from fourm_engine.storage.location import Readable, content_of
 
 INDEX, FILE = "_index", "index.json"
 FORMAT = 4
-#: Of `index.json`: some hundred thousand shards.
+#: Maximum size of `index.json`: a few hundred thousand shards.
 MAX_BYTES = 1 << 28
-#: Views that are kept; of more the oldest goes.
+#: Maximum number of views; older ones are removed.
 MAX_VIEWS = 8
-#: A file that changes again within the resolution of its file system's clock has the same time, so that a time so
-#: recent proves nothing (ns).
+#: A file that changes again within the resolution of the file system's clock keeps its time, so a time more recent than
+#: this proves nothing (ns).
 RECENT = 2_000_000_000
 _MEMBERS = {"offsets": "u", "paths": "u", "starts": "u", "sizes": "u", "flags": "u", "headers": "u"}
 _VIEW = {"starts": "u", "files": "iu", "extensions": "u", "offsets": "u", "blob": "u", "hashes": "u", "order": "u"}
 
 
 class Damaged(ValueError):
-    """An index that cannot be used; the message says why."""
+    """The index cannot be used; the message says why."""
 
 
 def settled(time_ns: int) -> bool:
-    """Whether a time proves that nothing has changed since."""
+    """Whether a time is old enough to prove that nothing has changed since."""
     return time.time_ns() - time_ns > RECENT
 
 
 class ShardRows(NamedTuple):
-    """A shard, and where its members are in the columns."""
+    """A shard, and the rows of its members in the columns."""
 
     stamp: Stamp
     settled: bool
@@ -73,7 +73,7 @@ class Stored:
 
     @classmethod
     def save(cls, at: Path, kind: str, columns: Columns) -> Stored:
-        """Write `at/<kind>-<digest>/`, unless it is there."""
+        """Write `at/<kind>-<digest>/`, unless it exists."""
         sums = {name: (len(column), checksums(column)) for name, column in sorted(columns.items())}
         kinds = {name: str(column.dtype) for name, column in columns.items()}
         digest = hashlib.blake2b(json.dumps([sums, kinds], sort_keys=True).encode(), digest_size=8).hexdigest()
@@ -108,7 +108,7 @@ class Stored:
             raise Damaged(f"{self.folder}: {error}") from None
 
     def check(self, at: Readable) -> None:
-        """Compare all of it with the checksums. Raises Damaged."""
+        """Verify all checksums. Raises Damaged."""
         try:
             for column in self.open(at).values():
                 np.asarray(column)
@@ -123,13 +123,13 @@ class View:
     claims: list[Claim]
     #: The shards of the root that were chosen; None: all.
     only: list[str] | None
-    #: Claim -> folder below its own -> its time, or -1 where that proves nothing; None: there is no such folder.
+    #: Claim -> sub-folder -> its time, or -1 if that proves nothing; None: the claim has no folder.
     folders: list[dict[str, int] | None]
-    #: Claim -> digest of what its folder lists.
+    #: Claim -> digest of its folder's listing.
     listed: list[str]
-    #: Those that are read.
+    #: The shards that are read.
     shards: list[str]
-    #: Claim -> what was left out; the last ones are of the root.
+    #: Claim -> notes on skipped files; the last entry is for the root.
     notes: list[list[Note]]
     by_extension: bool
     stored: Stored
@@ -153,7 +153,7 @@ class View:
 
 @dataclass
 class DataIndex:
-    """The index of `root`, read."""
+    """The index of `root`, in memory."""
 
     root: Readable
     #: By path below the root.
@@ -162,13 +162,13 @@ class DataIndex:
     odd: dict[int, list[Any]] = field(default_factory=dict)
     views: list[View] = field(default_factory=list)
     members: Stored | None = None
-    #: The root as it was called, which notes name.
+    #: The root's name in notes.
     called: str = ""
     _columns: Columns | None = None
 
     @classmethod
     def read(cls, root: Readable) -> DataIndex | None:
-        """None where there is none. Raises Damaged, and OtherVersion."""
+        """Read the index; None if there is none. Raises Damaged, and OtherVersion."""
         path = root / INDEX / FILE
         try:
             document = unsealed(content_of(path, MAX_BYTES), FORMAT)
@@ -189,7 +189,7 @@ class DataIndex:
             raise Damaged(f"{FILE}: {error!s:.100}") from None
 
     def columns(self) -> Columns:
-        """Of the members. Raises Damaged."""
+        """The columns of the members. Raises Damaged."""
         if self._columns is None:
             assert self.members is not None
             columns = self.members.open(self.root / INDEX)
@@ -218,7 +218,7 @@ class DataIndex:
         )
 
     def view(self, claims: list[Claim], only: list[str] | None) -> View | None:
-        """The newest that serves these claims."""
+        """The newest view for these claims, or None."""
         return next((view for view in reversed(self.views) if view.serves(claims, only)), None)
 
     def save(self) -> None:
@@ -238,7 +238,7 @@ class DataIndex:
         self.clean()
 
     def unused(self) -> list[Path]:
-        """What is in the index's folder and not of this index: of an earlier one, or of a process at work there."""
+        """Files in the index's folder that are not this index's: an earlier one's, or those of a running process."""
         assert isinstance(self.root, Path)
         assert self.members is not None
         used = {FILE, self.members.folder, *(view.stored.folder for view in self.views)}
@@ -267,7 +267,7 @@ def member_columns(blocks: Iterable[Block]) -> tuple[Columns, dict[int, list[Any
 
 
 def _inside(shard: Any) -> str:
-    """A path below the root. Raises ValueError for any other."""
+    """The path, if it is below the root. Raises ValueError otherwise."""
     if not isinstance(shard, str) or shard.startswith("/") or ".." in shard.split("/"):
         raise ValueError(f"{shown(shard)!r} is not a path below the data")
     return shard

@@ -1,4 +1,4 @@
-"""Sources that read a data set through its index: nothing is scanned, and no object is held a sample."""
+"""Sources that read a data set through its index, without a scan, and without an object per sample."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from fourm_plugins.errors import SampleError
 
 
 class Maps:
-    """The columns of a view, mapped. Sent to another process as the path of the index; raises Damaged where its columns
-    do not belong together."""
+    """The memory-mapped columns of a view. Pickled as the path of the index. Raises Damaged if the columns are
+    inconsistent."""
 
     def __init__(self, index: DataIndex, view: View) -> None:
         self._made_from = index, view
@@ -51,18 +51,18 @@ class Maps:
         return Maps, (DataIndex(index.root, index.shards, index.odd, [], index.members, index.called), view)
 
     def shard_of(self, row: int) -> int:
-        """The position in `shards` of the shard of a member."""
+        """The position in `shards` of a member's shard."""
         return int(np.searchsorted(self.firsts, row, side="right")) - 1
 
     def member(self, row: int) -> tuple[int, Content]:
-        """(position of its shard, content) of a member of a shard."""
+        """(position of the shard, content) of a member."""
         begin, end = (int(at) for at in self.members["offsets"][row : row + 2])
         path = self.members["paths"][begin:end].tobytes().decode(*ENCODING)
         start, size, header = (int(self.members[column][row]) for column in ("starts", "sizes", "headers"))
         return self.shard_of(row), content(path, start, size, row, header, self.odd.get(row))
 
     def loose(self, number: int) -> str:
-        """Path of a loose file below the root."""
+        """Path of a loose file, relative to the root."""
         begin, end = (int(at) for at in self.view["loose.offsets"][number : number + 2])
         path = self.view["loose.blob"][begin:end].tobytes().decode(*ENCODING)
         if path.startswith("/") or ".." in path.split("/"):
@@ -121,7 +121,7 @@ class IndexedSource(FileSource):
             yield int(self._files[at]), int(self._extensions[at])
 
     def ahead(self, names: Sequence[str], *, now: bool = False) -> None:
-        """Copy the shards of samples in the background, where they are remote. now: they are needed next."""
+        """Prefetch the shards of samples in the background, if they are remote. now: they are needed next."""
         if isinstance(root := self.maps.root, Location):
             files = (file for name in names if name in self.maps.names for file, _ in self._rows(name) if file >= 0)
             shards = (self.maps.shards[number] for number in dict.fromkeys(map(self.maps.shard_of, files)))
@@ -139,7 +139,7 @@ class IndexedSource(FileSource):
 
 
 def _check_paths(names: NameTable) -> None:
-    """Raise ValueError for a name that is no path below a folder: files are written under these names."""
+    """Raise ValueError for a name that is not a relative path inside a folder: files are written under these names."""
     offsets, blob = np.asarray(names.offsets, np.int64), np.asarray(names.blob)
     starts = offsets[:-1][np.diff(offsets) > 0]
     if (blob[starts] == ord("/")).any() or (b".." in blob.tobytes() and any(".." in name.split("/") for name in names)):
@@ -149,7 +149,7 @@ def _check_paths(names: NameTable) -> None:
 def indexed_sources(
     index: DataIndex, view: View, claims: Sequence[Claim], max_bytes: int
 ) -> tuple[Maps, dict[Key, IndexedSource]]:
-    """The columns, and the sources of `claims`, those that have data. Raises Damaged."""
+    """The columns, and the sources of those `claims` that have data. Raises Damaged."""
     maps, sources = Maps(index, view), {}
     keys = [claim.key for claim in view.claims]
     for claim in claims:
@@ -161,7 +161,7 @@ def indexed_sources(
 
 
 def renamed(index: DataIndex, notes: Sequence[Note]) -> list[Note]:
-    """Notes that name the root as it is called today."""
+    """The notes, with the root's current name."""
     if not index.called:
         return list(notes)
     today = shown(index.root)

@@ -1,9 +1,9 @@
-"""Labelling: modalities made from another, with the pretrained models or the geometry that their plugins bring.
+"""Labelling: creates modalities from another one, with pretrained models or geometry provided by their plugins.
 
-In: a root folder, local or remote, with the source modality, as files or shards, or what a package opens. Out:
-`<target source>/` in it, or in another local folder, aligned by name: a shard for each shard of the source, those that
-hold all modalities included, or a file for each file. What exists is kept, so that a run that was stopped continues;
-every shard and file is written under a temporary name and renamed when it is whole.
+In: a root folder, local or remote, with the source modality as files or shards, or data opened by a package. Out:
+`<target source>/` in it, or in another local folder, aligned by name: a shard per shard of the source (including those
+with all modalities), or a file per file. Existing labels are kept, so that an interrupted run can be continued; shards
+and files are written atomically.
 
 Worker processes read and decode ahead, and a thread encodes and writes, while the labeller computes.
 """
@@ -33,26 +33,26 @@ from fourm_plugins import calls
 from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Labeller, Modality
 
-#: Samples that a labeller gets at a time, and of which a worker reads a part at a time.
+#: Number of samples per call of a labeller, and per task of a worker.
 BATCH, PART = 64, 8
 
 
 @dataclass(frozen=True)
 class Step:
-    """`target` is made from `source`, both names of modalities."""
+    """One step: `target` is made from `source`; both are names of modalities."""
 
     target: str
     source: str
 
 
 def plan(modalities: Modalities, source: str, targets: Iterable[str], models: Mapping[str, str]) -> list[Step]:
-    """The steps that make `targets` from `source`, or from one another where their plugins say so, in an order in which
-    each finds what it is made from.
+    """The steps that make `targets` from `source`, or from one another if their plugins do so, in an order in which the
+    input of each step exists.
 
     Args:
         models: target -> name or folder of its pretrained model.
 
-    Raises ValueError for names that do not take part, and for a target that cannot be made from what is there."""
+    Raises ValueError for unknown names, and for a target that cannot be made from the available modalities."""
     targets = list(dict.fromkeys(targets))
     for name in (source, *targets, *models):
         if name not in modalities:
@@ -89,11 +89,11 @@ def _provided_by(modalities: Modalities, name: str, plugin: str) -> bool:
 
 @dataclass
 class LabelReport:
-    """What one call did."""
+    """The result of a call."""
 
     labelled: int = 0
     kept: int = 0  # samples of shards and files that existed
-    lacking: int = 0  # samples without the modality that they would be made from
+    lacking: int = 0  # samples without the source modality
     bad: list[BadFile] = field(default_factory=list)
 
 
@@ -117,16 +117,16 @@ def label(
     """Label `root`.
 
     Args:
-        out: the folder to write to, where earlier labels are read from; None: `root`, if it is a local folder.
-        shares: the modality whose shards (or batches of files) divide the work and the output, by default `source`: of
-            several processes each takes every `world`-th, and needs in a later step only what it made itself.
-        among: all modalities that take part, for shards whose members they share.
-        made_by: `model` and `options` of the labeller, recorded beside the labels; see `record_labels`.
-        workers: processes that read and decode ahead; None: as many as the machine has cores, for many samples.
-        progress: called with (samples done, samples in all) of this process, without those that exist.
+        out: the folder to write to, and to read earlier labels from; None: `root`, if it is a local folder.
+        shares: the modality whose shards (or batches of files) divide the work and the output, by default `source`.
+            Each of several processes takes every `world`-th, and later steps only need the process's earlier output.
+        among: all selected modalities, for shards whose members they share.
+        made_by: `model` and `options` of the labeller, recorded next to the labels; see `record_labels`.
+        workers: processes that read and decode ahead; None: one per core, for many samples.
+        progress: called with (samples done, total) of this process, excluding existing ones.
 
-    Raises ValueError where the source modality has no files there, or where the target's folder holds something that
-    is not aligned with it or was made otherwise, and BadFile for an unusable file if `on_error` is "raise"."""
+    Raises ValueError if the source modality has no files, or if the target's folder contains data that is not aligned
+    with it or was made differently, and BadFile for an unusable file if `on_error` is "raise"."""
     shares = shares or source
     specs = [modality.spec for modality in (*among, shares, source, target)]
     files = open_one(root, shares.spec, specs, max_bytes=max_bytes)
@@ -189,7 +189,7 @@ def _units(files: Source, folder: Path) -> Iterator[tuple[Path | None, list[str]
 def _left(
     mine: Iterable[tuple[Path | None, list[str]]], folder: Path, target: Modality, report: LabelReport
 ) -> Iterator[tuple[Path | None, list[str]]]:
-    """What of `mine`, as of `_units`, is not labelled yet; the report counts what is."""
+    """The part of `mine` (see `_units`) that is not labelled yet; the rest is counted in the report."""
     for shard, names in mine:
         if shard is None:
             left = [name for name in names if not _exists(folder, name, target)]
@@ -201,7 +201,7 @@ def _left(
 
 
 def _check_aligned(folder: Path, files: Source, target: Modality) -> None:
-    """Raise ValueError for labels that are not aligned with `files`: samples would be labelled a second time."""
+    """Raise ValueError for labels that are not aligned with `files`, since samples would be labelled twice."""
     if not folder.is_dir():
         return
     there = Listing(folder, target.spec.extensions)
@@ -222,7 +222,7 @@ def _clean(folder: Path, mine: Sequence[tuple[Path | None, list[str]]]) -> None:
 def _label(
     read: Mapping[str, Any], files: Source, target: Modality, labeller: Labeller, on_error: str, report: LabelReport
 ) -> Iterator[tuple[str, Any]]:
-    """(sample, value of the target) of a batch, without what cannot be used."""
+    """(sample, value of the target) for the usable samples of a batch."""
 
     def skip(bad: BadFile) -> None:
         if on_error == "raise":

@@ -1,4 +1,4 @@
-"""Reading what is labelled, in worker processes, and writing labels, in a thread beside the labeller.
+"""Reads the samples to label, in worker processes, and writes the labels, in a thread.
 
 In: samples of the source. Out: their values, and the shards or files of the labels.
 """
@@ -22,7 +22,7 @@ from fourm_plugins.notes import reading
 
 
 class ValueReader:
-    """`reader[names]`: name -> value, or the BadFile that says why there is none."""
+    """`reader[names]`: name -> value, or the BadFile raised instead."""
 
     def __init__(self, files: Source, source: Modality) -> None:
         self.files, self.source = files, source
@@ -44,16 +44,16 @@ class LabelWriter(Background):
     def __init__(self, folder: Path, target: Modality) -> None:
         super().__init__()
         self.folder, self.target = folder, target
-        #: Samples.
+        #: Number of samples.
         self.written = 0
         self._encoded: list[tuple[str, dict[str, bytes]]] = []
 
     def encode(self, labels: Sequence[tuple[str, Any]]) -> None:
-        """Add labels to the shard or files that are written next."""
+        """Add labels to the next shard or files."""
         self.later(self._encode, labels)
 
     def write(self, out: Path | None) -> None:
-        """Write them to the shard `out`, or for None to a file each."""
+        """Write the added labels to the shard `out`, or, if it is None, to one file each."""
         self.later(self._write, out)
 
     def _encode(self, labels: Sequence[tuple[str, Any]]) -> None:
@@ -66,7 +66,7 @@ class LabelWriter(Background):
 
 
 def _write_shard(path: Path, folder: Path, samples: list[tuple[str, dict[str, bytes]]]) -> None:
-    below = path.parent.relative_to(folder).as_posix() + "/"  # names in a shard begin where it lies
+    below = path.parent.relative_to(folder).as_posix() + "/"  # names in a shard are relative to its folder
     write_shard(path, ((name.removeprefix(below), files) for name, files in samples))
 
 

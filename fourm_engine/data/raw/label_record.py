@@ -1,7 +1,7 @@
-"""How the labels in a folder were made, recorded beside them, so that no others are mixed with them.
+"""Records how the labels in a folder were made, so that they are not mixed with others.
 
-In: what is about to make labels: the modality that they are made from, the model, its options. Out: `.made.json` in the
-folder, which readers skip, or a ValueError that names what differs from it.
+In: the modality that labels are about to be made from, the model, its options. Out: `.made.json` in the folder, which
+readers skip, or a ValueError that names the difference.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_BYTES = 1 << 20
 def record_labels(
     folder: Path, source: Modality, target: Modality, *, model: str | None, options: Mapping[str, Any]
 ) -> None:
-    """Note in the target's `folder` how its labels are made. Raises ValueError where the existing ones were made
+    """Record in the target's `folder` how its labels are made. Raises ValueError if the existing ones were made
     differently."""
     settings = facts(source) | facts(target)
     now = {"--from": source.name, f"--model {target.name}": model, **settings}

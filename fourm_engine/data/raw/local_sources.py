@@ -1,6 +1,6 @@
 """The sources of a data set in a local folder: a folder of files, tar shards with random access, or both.
 
-In: `root/<source>/`, and tars in `root` that hold all modalities. Out: a `Source` for each modality.
+In: `root/<source>/`, and tars in `root` with all modalities. Out: a `Source` for each modality.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def root_shards(root: Path) -> list[str]:
 def open_source(
     root: Path, source: str, extensions: Sequence[str], *, max_bytes: int = MAX_FILE_BYTES
 ) -> FolderSource | TarSource | MixedSource | None:
-    """The source in `root/source`; None where there is no such folder.
+    """The source in `root/source`; None if there is no such folder.
 
-    Raises ValueError for a folder that holds none of the extensions, and for shards that cannot be trusted."""
+    Raises ValueError for a folder without files of the extensions, and for invalid shards."""
     folder = Path(root) / source
     return _open_listed(Listing(folder, extensions), max_bytes, scan) if folder.is_dir() else None
 
@@ -46,7 +46,7 @@ def _open_listed(listing: Listing, max_bytes: int, scan: Scan) -> FolderSource |
 
 
 class LocalSources:
-    """The sources of a data set, by what reads them."""
+    """The sources of a data set, by claim."""
 
     def __init__(
         self,
@@ -58,8 +58,8 @@ class LocalSources:
         scan: Scan = scan,
         only: Key | None = None,
     ) -> None:
-        """`shards`: those in the root; `only`: whose source is opened, None: all. Raises ValueError for what cannot be
-        trusted."""
+        """`shards`: those in the root; `only`: the claims whose sources to open, None: all. Raises ValueError for
+        invalid shards."""
         self.root = root
         self.sources: dict[Key, FileSource] = {}
         self.listings: dict[Key, Listing] = {}
@@ -77,7 +77,7 @@ class LocalSources:
 
 
 def joined(source: FolderSource | TarSource | MixedSource, inside: Shards) -> MixedSource:
-    """The samples of a folder and those in tars that hold all modalities. Raises ValueError for one in two shards."""
+    """The samples of a folder and of tars with all modalities. Raises ValueError for a sample in two shards."""
     if isinstance(source, FolderSource):
         return MixedSource(source, inside)
     if isinstance(source, MixedSource):
@@ -86,8 +86,8 @@ def joined(source: FolderSource | TarSource | MixedSource, inside: Shards) -> Mi
 
 
 class MixedSource(FileSource):
-    """Loose files and shards. Of a sample that both have the loose files are used: they may have been corrected since
-    the shard was written. Raises ValueError for a sample in two shards."""
+    """Loose files and shards. If both have a sample, the loose files are used: they may be later corrections. Raises
+    ValueError for a sample in two shards."""
 
     def __init__(self, loose: FolderSource | None, *shards: Shards) -> None:
         self.loose, self.shards, self.max_bytes = loose, shards, shards[0].max_bytes

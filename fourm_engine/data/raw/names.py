@@ -1,7 +1,7 @@
-"""What a sample is called whatever its files are called, and which files are no data.
+"""Derives sample names from file names, and tells which files are not data.
 
-In: paths as a file system or an archive gives them, in any encoding and Unicode normal form. Out: names that pair up
-across modalities and can be printed, stored and compared; one line a kind of what was left out.
+In: paths from a file system or an archive, in any encoding and Unicode normal form. Out: names that match across
+modalities and can be printed, stored and compared; one line per kind of skipped file.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import unicodedata
 from collections.abc import Sequence
 
 log = logging.getLogger(__name__)
-#: Control, surrogate, line and paragraph separator.
+#: Unicode categories to escape: control, surrogate, line and paragraph separator.
 _ESCAPED = ("Cc", "Cs", "Zl", "Zp")
-#: Marks that make a terminal write backwards.
+#: Marks that change the direction of text in a terminal.
 _TURNING = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-#: What systems leave beside a user's files, and `fourm data index` beside its data, in lower case.
+#: Files that operating systems, and `fourm data index`, create next to data; in lower case.
 _LITTER = frozenset(
     ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "lost+found")
 ) | {"@eadir", "_index"}
@@ -27,7 +27,7 @@ _ARCHIVES = re.compile(
 _DOCUMENTS = re.compile(
     r"^(readme|licen[cs]e|changelog|citation)\b|\.(md|rst|cff)$|^(classes|meta|metadata|info)\.jsonl?$", re.IGNORECASE
 )
-#: How to make files of other formats readable, by what their names end in.
+#: Ending of a file's name -> how to convert files of that format to a readable one.
 _REMEDIES = {
     "save them as .png or .jpg": "avif bmp cr2 dng gif heic heif jp2 nef pgm ppm raw tga",
     "save them as .png, or numbers as .npy": "tif tiff",
@@ -49,8 +49,9 @@ _said: set[str] = set()
 
 
 def plain(text: str) -> str:
-    """`text` in the composed normal form (NFC), so that names from macOS and from elsewhere are the same, with what
-    cannot be printed or is not UTF-8 escaped: such a name is one line of any log, and any file can store it."""
+    """`text` in composed normal form (NFC), so that names from macOS equal those from other systems, with escapes for
+    bytes that are not UTF-8 and characters that cannot be printed: the name fits on one line of a log, and any file can
+    store it."""
     text = unicodedata.normalize("NFC", text)
     return text if text.isprintable() else "".join(map(_escape, text))
 
@@ -64,14 +65,14 @@ def _escape(character: str) -> str:
 
 
 def shown(path: object) -> str:
-    """A path for a message, on one line and not too long."""
+    """A path for a message: one line of limited length."""
     text = plain(str(path))
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN // 2]}…{text[-MAX_SHOWN // 2 :]}"
 
 
 def split(path: str, extensions: Sequence[str]) -> tuple[str, str] | None:
-    """(sample, extension) of a path with one of the extensions, in capitals or not, the longest that fits; None for any
-    other."""
+    """(sample, extension) of a path, with the longest of the extensions that matches, ignoring case; None if none
+    does."""
     lowered = path.lower()
     for extension in sorted(extensions, key=len, reverse=True):
         if lowered.endswith("." + extension.lower()):
@@ -80,17 +81,17 @@ def split(path: str, extensions: Sequence[str]) -> tuple[str, str] | None:
 
 
 def is_litter(path: str) -> bool:
-    """Whether a file, or a folder above it, is hidden, or left behind by a system: never data."""
+    """Whether a file or one of its folders is hidden or created by the operating system, and so is never data."""
     return any(part.startswith(".") or part.casefold() in _LITTER for part in path.split("/"))
 
 
 def is_archive(file: str) -> bool:
-    """A compressed archive, by its name."""
+    """Whether the name is that of a compressed archive."""
     return _ARCHIVES.search(file) is not None
 
 
 def is_document(file: str) -> bool:
-    """A file that tells of the data, which nobody expects to be read as data."""
+    """Whether the file documents the data and is obviously not data itself."""
     return _DOCUMENTS.search(file) is not None
 
 
@@ -100,25 +101,25 @@ def remedy_for(file: str) -> str:
 
 
 def compression(head: bytes) -> str | None:
-    """What a file that begins with `head` is compressed by, if it is."""
+    """The compression of a file that begins with `head`, or None."""
     return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
 
 
 def wrapping(names: Sequence[str], folder: str) -> str:
-    """The path up to and including `folder/` where all of the names begin with it, as in an archive that was made of
-    the folder rather than in it; '' where they do not."""
+    """The common path of all names up to and including `folder/`, as in an archive that was made of the folder rather
+    than inside it; '' if there is none."""
     before, match, _ = f"/{min(names, default='')}".partition(f"/{folder}/")
     prefix = f"{before}{match}".removeprefix("/")
     return prefix if match and all(name.startswith(prefix) for name in names) else ""
 
 
 def say(line: str, level: int = logging.WARNING) -> None:
-    """Log `line`, once a process: the same data is opened for each tokenizer, and for both splits."""
+    """Log `line` once per process: the same data is opened for each tokenizer, and for both splits."""
     if line not in _said:
         _said.add(line)
         log.log(level, "%s", line)
 
 
 def inform(line: str) -> None:
-    """Say what is no reason to do anything."""
+    """Log a note that requires no action."""
     say(line, logging.INFO)

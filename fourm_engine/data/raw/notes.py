@@ -1,4 +1,4 @@
-"""Notes on a data set: what is left out of it, or used otherwise than a person may expect."""
+"""Notes on a data set: files that are skipped, or used in a way that the user may not expect."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NoteKind = Literal[
 
 
 class Note(NamedTuple):
-    """One line of a `kind`: what is so, and where (a folder or shard, as shown)."""
+    """A remark of some `kind`, and the folder or shard that it concerns, as displayed."""
 
     kind: NoteKind
     where: str
@@ -31,7 +31,7 @@ class Note(NamedTuple):
 
 
 class LeftOut:
-    """Counts what is left out, by kind, with one example each."""
+    """Counts skipped files by kind, with an example of each."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[NoteKind, str, str], tuple[int, str]] = {}
@@ -41,11 +41,11 @@ class LeftOut:
         self._counts[kind, what, remedy] = number + 1, first
 
     def __iter__(self) -> Iterator[tuple[int, str, str]]:
-        """(number, example, remedy) of each."""
+        """(number, example, remedy) of each kind."""
         return ((number, example, remedy) for (_, _, remedy), (number, example) in self._counts.items())
 
     def notes(self, where: object) -> list[Note]:
-        """Such as "data/rgb: left out hidden files: 3, such as .a.png"."""
+        """Messages such as "data/rgb: left out hidden files: 3, such as .a.png"."""
         notes = []
         for (kind, what, remedy), (number, example) in self._counts.items():
             text = f"left out {what}: {number}, such as {shown(example)}"

@@ -1,8 +1,8 @@
-"""From any data set that can be read to WebDataset shards, and back to a folder for each modality.
+"""Converts any readable data set to WebDataset shards, or to a folder per modality.
 
-In: a root folder. Out: `<out>/shard-00000.tar`, … with members `<sample>.<source>.<extension>`, so many samples each,
-in the order of their names; or `<out>/<source>/<sample>.<extension>`. What is there is kept, so that a stopped call
-continues; `<out>/.packed.json` says what it was made of.
+In: a root folder. Out: `<out>/shard-00000.tar`, … with members `<sample>.<source>.<extension>` and a fixed number of
+samples each, sorted by name; or `<out>/<source>/<sample>.<extension>`. Existing output is kept, so that an interrupted
+call can be continued; `<out>/.packed.json` records the input.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class Packed:
-    """What one call did."""
+    """The result of a call."""
 
     samples: int = 0
     kept: int = 0  # samples that had been written before
     files: int = 0
     bad: list[BadFile] = field(default_factory=list)
-    #: Samples with a dot in their name, which other readers cut off there.
+    #: Samples with a dot in their name, which other readers truncate there.
     dotted: list[str] = field(default_factory=list)
 
 
 def pack(there: Catalogue, out: Path, *, samples_per_shard: int, progress: Progress | None = None) -> Packed:
-    """Write the shards. Raises ValueError where `out` holds something else, and CannotWrite."""
+    """Write the shards. Raises ValueError if `out` holds something else, and CannotWrite."""
     report, names = Packed(), there.names
     with at_work(out):
         _continue(out, there, samples_per_shard, [entry.name for entry in out.iterdir()])
@@ -67,7 +67,7 @@ def _members(there: Catalogue, names: Iterable[str], report: Packed) -> Iterator
 
 
 def _files(there: Catalogue, name: str, report: Packed) -> dict[tuple[str, str], bytes]:
-    """(source, extension) -> content of a sample, without what cannot be read."""
+    """(source, extension) -> content of the readable files of a sample."""
     files: dict[tuple[str, str], bytes] = {}
     row = there.names.row(name)
     for key, source in there.sources.items():
@@ -81,8 +81,8 @@ def _files(there: Catalogue, name: str, report: Packed) -> dict[tuple[str, str],
 
 
 def unpack(there: Catalogue, out: Path, *, progress: Progress | None = None) -> Packed:
-    """Write each file of each sample. `out` may hold folders of other modalities, such as labels. Raises ValueError
-    where it holds others of these, or shards, and CannotWrite."""
+    """Write each file of each sample. `out` may contain folders of other modalities, such as labels. Raises ValueError
+    if it contains other data of these, or shards, and CannotWrite."""
     report, names = Packed(), there.names
     folders = {source.partition("/")[0] for source, _ in there.sources}
     with at_work(out):
@@ -106,12 +106,12 @@ def unpack(there: Catalogue, out: Path, *, progress: Progress | None = None) -> 
 
 
 def _written(there: Catalogue, key: Key, name: str, out: Path) -> bool:
-    """Whether the files of a sample are there."""
+    """Whether the files of a sample exist."""
     return all((out / key[0] / f"{name}.{extension}").exists() for extension in there.sources[key].extensions_of(name))
 
 
 def _continue(out: Path, there: Catalogue, samples_per_shard: int | None, inside: Iterable[str]) -> None:
-    """Record what `out` is made of. Raises ValueError where something else made what is `inside`."""
+    """Record the input of `out`. Raises ValueError if its contents, `inside`, were made from another."""
     if isinstance(there.root, Path) and out.resolve() == there.root.resolve():
         raise ValueError(f"{shown(out)}: is the data itself; choose another folder to write to")
     now = {

@@ -1,6 +1,6 @@
-"""Why the files of two modalities do not pair up: what their names differ in, in one line.
+"""Explains in one line why files of two modalities do not match: how their names differ.
 
-In: the sample names of each source. Out: lines for a person. Only equal names pair up; near misses are reported.
+In: the sample names of each source. Out: messages for the user. Only equal names match; near misses are reported.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from collections.abc import Callable, Collection, Mapping
 from fourm_engine.data.names_table import Names
 from fourm_engine.data.raw.names import shown
 
-#: Names of a source that are compared.
+#: Maximum number of names compared per source.
 MAX_COMPARED = 100_000
 _EXTENSION = re.compile(r"\.(png|jpe?g|webp|tiff?|bmp|gif|npy|npz|txt|json|caption)$", re.IGNORECASE)
 _BYTE = re.compile(r"\\x([89a-f][0-9a-f])")
 
-#: What names may differ in -> what makes them equal. The one that fits most names, the first of equals, is reported.
+#: Difference between names -> normalisation that removes it. The one that matches most names is reported, or the first
+#: of several.
 _FOLDS: dict[str, Callable[[str], str]] = {
     "an extension within the name": lambda name: _EXTENSION.sub("", name),
     "capital letters": str.casefold,
@@ -32,8 +33,8 @@ _FOLDS: dict[str, Callable[[str], str]] = {
 
 
 def unpaired(names: Mapping[str, Collection[str]]) -> list[str]:
-    """A line for each pair of sources where names of one would be names of the other but for a small difference, such
-    as "names of images and texts that differ in capital letters alone: 3, such as A and a"."""
+    """A line for each pair of sources with names that would match but for a small difference, such as "names of images
+    and texts that differ in capital letters alone: 3, such as A and a"."""
     lines = []
     sources = sorted(names)
     for index, first in enumerate(sources):
@@ -48,7 +49,7 @@ def unpaired(names: Mapping[str, Collection[str]]) -> list[str]:
 
 
 def difference(mine: Collection[str], theirs: Collection[str]) -> tuple[int, str, str, str] | None:
-    """(number of names, what they differ in, one of `mine`, its counterpart); None where no fold makes any equal."""
+    """(number of names, their difference, one of `mine`, its counterpart); None if no normalisation makes any equal."""
     if not mine or not theirs:
         return None
     ends_of_mine, ends_of_theirs = _ends(mine), _ends(theirs)
@@ -67,17 +68,17 @@ def difference(mine: Collection[str], theirs: Collection[str]) -> tuple[int, str
 
 
 def _lacking(names: Collection[str], others: Collection[str]) -> list[str]:
-    """The first of `names` that `others` lacks."""
+    """The first of `names` that is not in `others`."""
     if isinstance(names, Names) and isinstance(others, Names) and names.table is others.table:
         return names.minus(others)[:MAX_COMPARED]
     return sorted(set(names) - set(others))[:MAX_COMPARED]
 
 
 def _ends(names: Collection[str]) -> tuple[str, str]:
-    """What all names begin and end with, up to and from a mark that is no letter or digit, such as ("", "_depth")."""
+    """Common prefix and suffix of all names, up to a character that is not alphanumeric, such as ("", "_depth")."""
     names = list(names)
     first, last = _beginning(names), _beginning([name[::-1] for name in names])[::-1]
-    if len(names) == 1:  # of one name, all up to the outermost mark
+    if len(names) == 1:  # of a single name, up to the outermost such character
         marks = [match.start() for match in re.finditer(r"[\W_]", names[0])]
         return ("", names[0][marks[-1] :]) if marks else ("", "")
     start, end = re.match(r".*[\W_]", first, re.DOTALL), re.search(r"[\W_].*", last, re.DOTALL)
@@ -85,7 +86,7 @@ def _ends(names: Collection[str]) -> tuple[str, str]:
 
 
 def _beginning(names: Collection[str]) -> str:
-    """What all names begin with, character by character."""
+    """The longest common prefix of all names."""
     low, high = min(names), max(names)
     return low[: next((k for k, (a, b) in enumerate(zip(low, high)) if a != b), min(len(low), len(high)))]
 

@@ -1,8 +1,7 @@
-"""Tars that commands print, such as `pipe:curl -sf https://…/shard-{00..09}.tar`, copied to a folder.
+"""Copies tars printed by commands, such as `pipe:curl -sf https://…/shard-{00..09}.tar`, to a folder.
 
-A command is read once, from its beginning to its end, whereas samples are read in any order: what it prints is kept.
-Only commands that the user's config names are run, by the shell; a config that a run has stored runs none, and reads
-the copies (`spool_folder`).
+A pipe can only be read sequentially, but samples are read in any order, so the output is stored. Only commands in the
+user's config are run, by the shell; a config stored by a run never runs any, and reads the copies (`spool_folder`).
 """
 
 from __future__ import annotations
@@ -29,19 +28,19 @@ from fourm_engine.storage.url import Folder, Url, scheme_of
 from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
-#: Of what one command prints.
+#: Maximum size of a command's output.
 MAX_PIPE_BYTES = 1 << 36
 _CHUNK = 1 << 20
-#: More bytes than an empty tar has, which are zeros.
+#: More bytes than an empty tar has, all of which are zeros.
 _EMPTY = 1 << 17
-#: Seconds without a byte after which a line says what is waited for.
+#: Seconds without output after which the command is reported as slow.
 SILENCE = 30.0
 
 
 def open_root(path: Folder | str, config: DataConfig, host: PluginManager) -> DataRoot:
-    """What `data.train` or `data.val` of `config` stands for; what commands print is copied below `data.tokens`, or
-    where these are not here below the user's cache. What a package opens is found with `host`, and not yet opened.
-    Raises ValueError, and CannotWrite."""
+    """Resolve `data.train` or `data.val` of `config`. The output of commands is copied below `data.tokens` or, if that
+    is not local, below the user's cache. A package's source is looked up with `host`, but not yet opened. Raises
+    ValueError, and CannotWrite."""
     text, tokens = str(path), config.tokens if isinstance(config.tokens, Path) else None
     if text.startswith(PIPE):
         return DataRoot(copied(text, spool_folder(text, tokens)), None)
@@ -51,7 +50,7 @@ def open_root(path: Folder | str, config: DataConfig, host: PluginManager) -> Da
 
 
 def spool_folder(pipe: str, tokens: Path | None) -> Path:
-    """Where the copies of what a `pipe:` prints are kept."""
+    """The folder with the copies of a `pipe:`."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fourm"
     return (tokens or cache) / "_pipes" / hashlib.sha256(pipe.encode()).hexdigest()[:16]
 
@@ -63,10 +62,10 @@ def copies(pipe: str, folder: Path) -> dict[Path, str]:
 
 
 def copied(pipe: str, folder: Path) -> Path:
-    """`folder` with what the commands print; what is there is not copied again, so that a stopped call continues. Of
-    the processes of a machine the first one copies.
+    """Copy the output of the commands to `folder`. Existing tars are not copied again, so an interrupted call can be
+    continued. Of the processes of a machine, only the first copies.
 
-    Raises ValueError for a command that fails or prints no whole tar, and CannotWrite."""
+    Raises ValueError for a command that fails or does not print a complete tar, and CannotWrite."""
     wanted = copies(pipe, folder)
     if all(path.is_file() for path in wanted):
         return folder
@@ -85,7 +84,7 @@ def copied(pipe: str, folder: Path) -> Path:
 
 
 def _copy(command: str, path: Path) -> int:
-    """Members of the tar."""
+    """The number of members of the tar."""
     with replacing_file(path) as temporary:
         size, first = 0, b""
         with subprocess.Popen(
@@ -97,14 +96,14 @@ def _copy(command: str, path: Path) -> int:
                     while chunk := _next(process.stdout.fileno(), command):
                         size += len(chunk)
                         first += chunk[: _EMPTY - len(first)]
-                        if not _may_be_tar(first):  # and may have no end
+                        if not _may_be_tar(first):  # and may be endless
                             raise ValueError(f"{PIPE}{command}: prints no tar, but {first[:16]!r}…")
                         if size > MAX_PIPE_BYTES:
                             raise ValueError(f"{PIPE}{command}: prints more than {MAX_PIPE_BYTES} bytes; split it")
                         file.write(chunk)
             except BaseException:
                 with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)  # the shell, and what it has started
+                    os.killpg(process.pid, signal.SIGKILL)  # the shell and its children
                 raise
         if process.returncode:
             status = f"{process.returncode} after {size} bytes"
@@ -117,16 +116,16 @@ def _copy(command: str, path: Path) -> int:
 
 
 def _next(pipe: int, command: str) -> bytes:
-    """What a command prints next, up to `_CHUNK` bytes; b"" at its end. Tells once where it prints nothing for long."""
+    """The next output of a command, up to `_CHUNK` bytes; b"" at its end. Reports once if there is none for long."""
     if not select.select([pipe], [], [], SILENCE)[0]:
         say(f"{PIPE}{command}: has printed nothing for {SILENCE:.0f} s; still waiting (Ctrl-C ends it)")
     return os.read(pipe, _CHUNK)
 
 
 def _may_be_tar(first: bytes) -> bool:
-    """Whether a tar may begin like this: by a header, or, where it is empty, some zeros."""
+    """Whether a tar may begin like this: with a header or, if it is empty, zeros."""
     if len(first) < tarfile.BLOCKSIZE or not first.strip(b"\0"):
         return len(first) < _EMPTY
     with suppress(tarfile.HeaderError):
         return bool(tarfile.TarInfo.frombuf(first[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape"))
-    return compression(first) is not None  # named when it is whole
+    return compression(first) is not None  # reported once complete

@@ -1,8 +1,8 @@
-"""Data that the source of a package opens, such as `table:data/photos?setting=value` (entry points `fourm.sources.v1`).
+"""Data opened by a package's source, such as `table:data/photos?setting=value` (entry points `fourm.sources.v1`).
 
-In: `NAME:LOCATION?key=value&…` and the plugin host. Out: the names of the samples, which have what, and a `Source` a
-modality, each of them checked: what a package gives is no more trusted than a file. All that goes wrong names the
-location and the package.
+In: `NAME:LOCATION?key=value&…` and the plugin host. Out: sample names, the modalities of each, and a `Source` per
+modality. All are validated: a package's results are trusted no more than files. Errors name the location and the
+package.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ T = TypeVar("T")
 
 
 class PluginRoot:
-    """What `text` names. Nothing is opened yet. Picklable.
+    """The location `text`, not yet opened. Picklable.
 
-    Raises PluginError (a ValueError) where no usable source of that name is installed, and ValueError for settings that
-    it does not take."""
+    Raises PluginError (a ValueError) if no usable source of that name is installed, and ValueError for settings that it
+    does not accept."""
 
     def __init__(self, text: str, host: PluginManager) -> None:
         scheme = scheme_of(text)
@@ -88,7 +88,7 @@ class PluginRoot:
 
     @property
     def _key(self) -> tuple[Any, ...]:
-        """Equal for every way to name the same samples; other settings may choose others."""
+        """Equal for all spellings of the same location and settings."""
         location = os.path.realpath(self.location) if os.path.exists(self.location) else self.location
         return self._plugin.name, location, tuple(sorted(self.settings.items()))
 
@@ -97,7 +97,7 @@ class PluginRoot:
         return f"source {self._plugin.name!r} of {self._plugin.distribution} {self._plugin.version}"
 
     def open(self, specs: Sequence[ModalitySpec]) -> SampleSource:
-        """Raises PluginError (a ValueError), for what the user can mend, too."""
+        """Open the source. Raises PluginError (a ValueError), also for problems that the user can fix."""
         with self.blame("opening it"):
             try:
                 opened = self._open(self.location, list(specs), **self.settings)
@@ -109,14 +109,14 @@ class PluginRoot:
 
     @cached_property
     def splits(self) -> dict[str, list[str]]:
-        """{split: names}; empty where it has none."""
+        """{split: names}; empty if the source has no splits."""
         opened = self.open([])
         with self.blame("its splits"):
             given = opened.splits
             return {str(split): [plain(name) for name in names] for split, names in given.items()}
 
     def split(self, name: str) -> frozenset[str]:
-        """Raises ValueError where there is no such split."""
+        """The part of the data in a split. Raises ValueError if there is no such split."""
         if name not in self.splits:
             has = f"it has {', '.join(map(shown, self.splits))}" if self.splits else "it has none"
             raise ValueError(f"{shown(self)}: no split {name!r}; {has} ({self.origin})")
@@ -127,8 +127,8 @@ class PluginRoot:
 
     @contextmanager
     def blame(self, doing: str) -> Iterator[None]:
-        """All that is raised in the block but SampleError becomes a PluginError: ValueError and OSError are what the
-        user can mend, all else is a fault of the package."""
+        """Convert errors of the block to PluginError, except SampleError. ValueError and OSError are the user's to fix;
+        any other error is a bug of the package."""
         try:
             yield
         except (SampleError, PluginError):
@@ -142,11 +142,11 @@ class PluginRoot:
 
 
 class _Opened:
-    """One `SampleSource` a process; another process opens its own."""
+    """The `SampleSource` of this process; another process opens a new one."""
 
     def __init__(self, root: PluginRoot, specs: Sequence[ModalitySpec]) -> None:
         self.root, self.specs = root, list(specs)
-        # What a parent has opened stays referenced after a fork: closing it here may break it there.
+        # A source opened by the parent stays referenced after a fork: closing it here could break it there.
         self._sources: dict[int, SampleSource] = {}
 
     @property
@@ -160,7 +160,7 @@ class _Opened:
 
 
 class PluginSource(Source):
-    """The files of one modality, as the package gives them."""
+    """The files of one modality, as returned by the package."""
 
     def __init__(
         self,
@@ -173,7 +173,7 @@ class PluginSource(Source):
     ) -> None:
         self._opened, self._modality, self._extensions, self._max_bytes = opened, modality, extensions, max_bytes
         self.names, self.notes = names, list[Note]()
-        #: Name -> what the package calls it, of those that differ.
+        #: Name -> the package's name for the sample, where they differ.
         self._given = given
 
     def extensions_of(self, name: str) -> list[str]:
@@ -211,9 +211,9 @@ class PluginSource(Source):
 def open_plugin_root(
     root: PluginRoot, claims: Sequence[Claim], specs: Iterable[ModalitySpec], max_bytes: int
 ) -> tuple[NameTable, dict[Key, PluginSource], dict[Key, np.ndarray], list[Note]]:
-    """The samples; source, and which have a file, of each claim that has any; notes.
+    """The samples; for each claim with any files, its source and which samples have one; notes.
 
-    Raises ValueError for what cannot be opened, and PluginError for a source that does not keep its promises."""
+    Raises ValueError if the location cannot be opened, and PluginError for a source that violates its contract."""
     opened = _Opened(root, list(specs))
     with root.blame("its names"):
         listed = list(opened.source.names)
@@ -237,8 +237,8 @@ def open_plugin_root(
 
 
 def _names(root: PluginRoot, listed: list[Any]) -> tuple[NameTable, np.ndarray, dict[str, str]]:
-    """The names in their order; int64, where each comes in `listed`; what those that cannot be printed are called
-    there. Raises PluginError."""
+    """The names, sorted; the index of each in `listed`, int64; and {name: name in `listed`} where these differ because
+    it cannot be printed. Raises PluginError."""
     if wrong := [name for name in listed if not isinstance(name, str)]:
         raise root.fault(f"has a sample called {wrong[0]!r:.80}, a {type(wrong[0]).__name__}, not a str")
     given = {new: name for name in listed if (new := plain(name)) != name}

@@ -1,7 +1,7 @@
-"""What the installed plugins say of the sub-folders of a data folder, and which of them reads which.
+"""Recognises which installed plugin reads which sub-folder of a data folder.
 
-In: a folder and the plugin host. Out: `Match`, one a modality. Each plugin is asked about the files of a few samples of
-each sub-folder (`Modality.recognise`), the one that is chosen about more; which samples is seeded.
+In: a folder and the plugin host. Out: one `Match` per modality. Every plugin examines the files of a few samples of
+each sub-folder (`Modality.recognise`), and the chosen one those of more. The choice of samples is seeded.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
 from fourm_plugins.recognition import Recognised, contents
 
-#: Samples whose files every plugin is asked about, and those from which the chosen one says its settings.
+#: Number of samples that every plugin examines, and number from which the chosen one derives its settings.
 FEW, MANY = 16, 200
-#: Bytes of the files of the latter, at most.
+#: Maximum total size in bytes of the latter's files.
 MAX_READ = 128 << 20
-#: What the score counts in a folder that is not named after the plugin, so that a name outweighs any content; the
-#: least that is a recognition; what a second plugin needs of the first one's to be told of.
+#: Factor of the score in a folder that is not named after the plugin, so that a name outweighs any content; minimum
+#: score for a recognition; minimum score of another plugin, relative to the best one's, to be reported.
 UNNAMED, LEAST, CLOSE = 0.6, 0.3, 0.56
-#: Share of the samples of a folder for which a plugin must have files: of others' files a few may fit by accident.
+#: Minimum fraction of a folder's samples with files for a plugin; a few files of other plugins may fit by accident.
 COVERED = 0.1
-#: Formats that a plugin may read although its class does not say so.
+#: Formats that a plugin may read even if its class does not declare them.
 _COMMON = ("png", "jpg", "jpeg", "webp", "npy", "txt", "json")
-#: What tells files without content -> what they are, and the remedy.
+#: Test for files without content -> their description, and the remedy.
 _HOLLOW: dict[Callable[[bytes], bool], tuple[str, str]] = {
     lambda content: not content: ("empty files", "copy them anew"),
     lambda content: content.startswith(b"version https://git-lfs"): ("pointers of Git LFS", "run `git lfs pull`"),
@@ -50,7 +50,7 @@ _HOLLOW: dict[Callable[[bytes], bool], tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What a plugin says of a folder; `score` counts what the folder is called."""
+    """A plugin's answer about a folder. `score` takes the folder's name into account."""
 
     score: float
     plugin: str
@@ -59,7 +59,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Match:
-    """One modality of a folder. `modality` has the settings that fit its files."""
+    """A modality recognised in a folder. `modality` has the settings that fit its files."""
 
     name: str
     plugin: Plugin
@@ -67,9 +67,9 @@ class Match:
     recognised: Recognised
     modality: Modality
     samples: frozenset[str]
-    looked: int  # samples on which the settings are based
+    looked: int  # number of samples on which the settings are based
     score: float
-    #: Other plugins that recognise the same files nearly as surely.
+    #: Other plugins that recognise the same files with a similar score.
     rivals: tuple[str, ...] = ()
 
     @property
@@ -78,8 +78,8 @@ class Match:
 
 
 class Recogniser:
-    """The plugins' answers about the sub-folders of `root`. `notes` tells of what is left out: plugins that fail,
-    folders and files that cannot be read."""
+    """The plugins' answers about the sub-folders of `root`. `notes` lists everything that is skipped: plugins that
+    fail, and unreadable folders and files."""
 
     def __init__(self, root: Path, manager: PluginManager) -> None:
         self.root, self.manager, self.notes = root, manager, list[str]()
@@ -100,7 +100,7 @@ class Recogniser:
         self._read: tuple[str, list[dict[str, bytes]]] = ("", [])
 
     def about(self, source: str) -> list[Answer]:
-        """Of the plugins that recognise a folder, the surest first."""
+        """Answers of the plugins that recognise a folder, highest score first."""
         try:
             opened = self._open(source, self.extensions)
         except (ValueError, OSError) as error:
@@ -119,14 +119,14 @@ class Recogniser:
         return sorted((a for a in answers if a.score >= LEAST), key=lambda a: (-a.score, a.plugin))
 
     def _closed(self, source: str, why: str) -> str:
-        """A note on a folder that cannot be opened, for a single file perhaps."""
+        """Note a folder that cannot be opened, possibly because of a single file."""
         inside = source == "." or source in self.inside
         what = f"the files in {shown(self.root)} itself are" if inside else f"{shown(source)}/ is"
         return f"{why}; {what} left out of the config until you run `fourm init` again (--force)"
 
     def refusal(self, source: str) -> tuple[str, str] | None:
-        """The plugin that a folder is named after, and why it cannot read the files; None if the name says nothing, or
-        a plugin that it names can read them."""
+        """The plugin that a folder is named after, and why it cannot read the files; None if the folder is named after
+        no plugin, or after one that can read them."""
         named, samples = [name for name in self.classes if self.named(name, source)], self._some(source, FEW)
         if source == "." or any((a := self._ask(name, source, samples)) and a.score >= LEAST for name in named):
             return None
@@ -171,8 +171,8 @@ class Recogniser:
         return shared.sources.get((source, tuple(extensions)))
 
     def settle(self, answers: Mapping[str, list[Answer]]) -> list[Match]:
-        """One plugin for the files of each folder, the surest first, and with it what sees the same files as continuous
-        input."""
+        """The best plugin for the files of each folder, and those that read the same files as continuous input; highest
+        score first."""
         matches: list[Match] = []
         everything = [(answer, source) for source, some in answers.items() for answer in some]
         for answer, source in sorted(everything, key=lambda e: (-e[0].score, e[1], e[0].plugin)):
@@ -188,8 +188,8 @@ class Recogniser:
         return sorted(matches, key=lambda f: (f.source, f.modality.spec.continuous, f.name))
 
     def _anothers(self, made: Match) -> bool:
-        """Whether a folder is named after another plugin, which refuses these very files, or is the second one of
-        this plugin: the name is right, and the files are what has to change."""
+        """Whether a folder is named after another plugin that rejects these files, or is this plugin's second folder.
+        In both cases the user should change the files rather than the name."""
         if self.named(made.plugin.name, made.source) or (refusal := self.refusal(made.source)) is None:
             return False
         extensions = set(getattr(self.classes[refusal[0]], "extensions", ()))
@@ -201,7 +201,7 @@ class Recogniser:
         return bool(_words(where) & _words(" ".join((plugin.partition("@")[0], *self.classes[plugin].folders))))
 
     def _some(self, source: str, number: int) -> list[dict[str, bytes]]:
-        """The files of `number` samples, fewer where they are large: the same whenever it is called."""
+        """The files of `number` samples, fewer if they are large; the same on every call."""
         if number == MANY and self._read[0] == source:
             return self._read[1]
         opened, read, some = self.sources[source], 0, list[dict[str, bytes]]()
@@ -240,8 +240,8 @@ class Recogniser:
         return None
 
     def _make(self, answer: Answer, source: str, *, taken: set[str]) -> Match | None:
-        """The modality of a folder, named after its plugin, or where that is taken `plugin@folder`; None, with a note,
-        where that cannot be."""
+        """The modality of a folder, named after its plugin or, if that name is taken, `plugin@folder`; None, with a
+        note, if neither is possible."""
         called, plugin = answer.plugin, self.manager.find("modality", answer.plugin)
         if called in taken:
             called = f"{called.partition('@')[0]}@{re.sub(r'[^a-z0-9]+', '_', source.lower()).strip('_') or 'other'}"
@@ -277,7 +277,7 @@ class Recogniser:
     def _with_documents(
         self, name: str, source: str, recognised: Recognised, samples: list[dict[str, bytes]]
     ) -> Recognised:
-        """With the settings of a document beside the files, where the files can be read with these."""
+        """Apply the settings from a document next to the files, if the files can be read with them."""
         plugin = self.manager.find("modality", name)
         given, where = read_documents(self.classes[name], plugin, [self.root / source, self.root])
         if not given:
@@ -297,14 +297,15 @@ class Recogniser:
 
 
 def _both(first: Match, second: Match) -> bool:
-    """Whether two modalities see the same files, one as tokens and the other, no less surely, as continuous input."""
+    """Whether two modalities read the same files, one as tokens and the other, with at least the same score, as
+    continuous input."""
     continuous = first.modality.spec.continuous, second.modality.spec.continuous
     return first.files == second.files and continuous[0] != continuous[1] and second.score >= first.score
 
 
 def _named_inside(shard: Path) -> list[str]:
-    """The sources that the members of a WebDataset shard name, as in `0001.depth.png`: a twentieth of them or more.
-    Empty for a shard that cannot be read, which is reported when it is opened."""
+    """The sources in the names of a WebDataset shard's members, as in `0001.depth.png`, if at least a twentieth have
+    them. Empty for an unreadable shard, which is reported when it is opened."""
     try:
         files = [path.rpartition("/")[2].split(".") for path in scan(shard).samples]
     except (ValueError, OSError):
@@ -314,14 +315,15 @@ def _named_inside(shard: Path) -> list[str]:
 
 
 def _words(text: str) -> set[str]:
-    """Words of a name, in small letters and the singular; two in a row also as one."""
+    """The words of a name, in lower case and singular, and pairs of adjacent words joined."""
     apart = re.sub(r"([a-z])([A-Z])", r"\1 \2", text).lower()
     words = [word.rstrip("s") or word for word in re.findall(r"[a-z]+", apart)]
     return {*words, *(first + second for first, second in pairwise(words))}
 
 
 def disjoint(matches: Sequence[Match]) -> tuple[list[Match], list[str]]:
-    """Without a second folder of a plugin that has no sample in common with the first, and a note of each."""
+    """The matches without those of a plugin's second folder that has no sample in common with its first, and a note
+    on each of these."""
     kept, notes = list[Match](), list[str]()
     for one in sorted(matches, key=lambda f: f.name != f.plugin.name):
         first = next((f for f in kept if f.plugin == one.plugin), None)

@@ -1,6 +1,6 @@
-"""Brings the index of a data set up to date: only what has changed since is scanned again.
+"""Updates the index of a data set: only changed folders and shards are scanned again.
 
-In: a root folder, its index as far as there is one, and what its modalities read. Out: the index, written.
+In: a root folder, its index if there is one, and its modalities' claims. Out: the updated index, on disk.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fourm_engine.lock import Busy, at_work
 
 
 class Scans:
-    """Scans shards that the index does not know as they are."""
+    """Scans shards that are new or have changed since they were indexed."""
 
     def __init__(self, root: Path, index: DataIndex | None) -> None:
         self.root, self.index = root, index or DataIndex(root)
@@ -50,7 +50,7 @@ class Scans:
 
 
 def fresh(index: DataIndex, view: View) -> View | None:
-    """The view if the data set is as it was, with the times of folders that were only touched."""
+    """The view, if the data set is unchanged, with updated times of folders that were only touched."""
     root = index.root
     assert isinstance(root, Path)
     if view.only is None and root_shards(root) != [shard for shard in view.shards if "/" not in shard]:
@@ -71,7 +71,7 @@ def fresh(index: DataIndex, view: View) -> View | None:
         folders[number] = _times(listing)
     if folders == view.folders:
         with suppress(Busy, OSError):
-            if rank_and_world()[0] == 0 and index.unused():  # of a process that was killed after it had written
+            if rank_and_world()[0] == 0 and index.unused():  # left by a process that was killed after writing
                 with at_work(root / INDEX):
                     index.clean()
         return view
@@ -87,9 +87,9 @@ def fresh(index: DataIndex, view: View) -> View | None:
 def write_index(
     root: Path, opened: LocalSources, claims: list[Claim], chosen: list[str] | None, scans: Scans
 ) -> DataIndex:
-    """Write the index of what was opened, and read it. `chosen`: the tars in the root that are read; None: all. Raises
-    CannotWrite."""
-    known, blocks, stays = scans.index, dict[str, Block](), True  # stays: whether all rows stay where they are
+    """Write the index of the opened sources, and read it back. `chosen`: the tars in the root to read; None: all.
+    Raises CannotWrite."""
+    known, blocks, stays = scans.index, dict[str, Block](), True  # stays: whether no row moves
     for shard, at in known.shards.items():
         block = scans.blocks.get(shard)
         if block is None and _stamp(root / shard) == at.stamp:
@@ -127,7 +127,7 @@ def write_index(
 
 
 def _unchanged(index: DataIndex, shard: str) -> bool:
-    """Whether a shard is as the index knows it."""
+    """Whether a shard is unchanged since it was indexed."""
     at = index.shards.get(shard)
     return at is not None and at.settled and _stamp(Path(str(index.root), shard)) == at.stamp
 
@@ -156,6 +156,6 @@ def _digest(listing: Listing) -> str:
 
 
 def _equal(a: Block, b: Block) -> bool:
-    """Whether two blocks are the same but for their stamps, the first of their fields."""
+    """Whether two blocks are equal except for their stamps, the first field."""
     same = all(np.array_equal(x, y) for x, y in zip(a[1:-1], b[1:-1]))  # the last is `odd`
     return same and json.dumps(a.odd, sort_keys=True) == json.dumps(b.odd, sort_keys=True)

@@ -1,9 +1,9 @@
-"""What `data.train` and `data.val` may name: a folder, tars of one, commands that print tars, or what a package opens.
+"""Locations that `data.train` and `data.val` accept: a folder, tars, commands that print tars, or a package's source.
 
 data/train                             a folder
-data/train/shard-{00000..00099}.tar    these of its tars, each of which holds all modalities
-pipe:curl -sf https://…/{00..09}.tar   what commands print, copied to a folder once; see `pipes`
-table:data/photos?setting=value         what the installed package with a source of that name opens; see `plugin_root`
+data/train/shard-{00000..00099}.tar    some of its tars, each with all modalities
+pipe:curl -sf https://…/{00..09}.tar   output of commands, copied to a folder once; see `pipes`
+table:data/photos?setting=value         opened by the installed source of that name; see `plugin_root`
 """
 
 from __future__ import annotations
@@ -19,24 +19,23 @@ from fourm_engine.storage.location import Location, Readable
 from fourm_engine.storage.url import scheme_of
 
 PIPE = "pipe:"
-#: Paths that a pattern may stand for.
+#: Maximum number of paths that a pattern may expand to.
 MAX_SHARDS = 1_000_000
 _GROUP = re.compile(r"\{([^{}]*)\}")
 
 
-#: Where raw data lies.
+#: Location of raw data.
 Root = Readable | PluginRoot
 
 
 class DataRoot(NamedTuple):
     folder: Root
-    #: Paths below it, of the tars to read; None: all that lies there.
+    #: Relative paths of the tars to read; None: everything in `folder`.
     shards: list[str] | None
 
 
 def data_root(path: Readable | str) -> DataRoot:
-    """What a path or a pattern stands for. Raises ValueError for a pattern that stands for no tars, or for some that
-    are not there."""
+    """Resolve a path or a pattern. Raises ValueError for a pattern that matches no tars, or names missing ones."""
     if isinstance(path, Location):
         return DataRoot(path, None)
     if str(path).startswith(PIPE):
@@ -53,27 +52,27 @@ def data_root(path: Readable | str) -> DataRoot:
     folder = Path(os.path.commonpath([one.parent for one in paths]))
     missing = [one for one in paths if not one.is_file()]
     if missing and not folder.is_dir():
-        return DataRoot(folder, None)  # whoever needs it says so
+        return DataRoot(folder, None)  # reported by whoever needs it
     if missing:
         raise ValueError(f"{shown(path)}: {len(missing)} of {len(paths)} tars are missing, such as {shown(missing[0])}")
     return DataRoot(folder, sorted({one.relative_to(folder).as_posix() for one in paths}))
 
 
 def is_pattern(path: Path | str) -> bool:
-    """Whether a path that is no folder stands for tars."""
+    """Whether a path that is not a folder is a tar or a pattern of tars."""
     return str(path).lower().endswith(".tar") or "{" in str(path)
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is such a folder or file, or the folder of such a pattern."""
+    """Whether the folder or file, or the folder of the pattern, exists."""
     return path.exists() or (is_pattern(path) and Path(str(path).partition("{")[0] + "x").parent.is_dir())
 
 
 def expand(pattern: str) -> list[str]:
-    """What a pattern with braces stands for, as in a shell. Raises ValueError for too much."""
+    """Expand braces, as a shell does. Raises ValueError for more than `MAX_SHARDS` paths."""
     from braceexpand import braceexpand
 
-    if _number(pattern) > MAX_SHARDS:  # the package makes all before it gives the first
+    if _number(pattern) > MAX_SHARDS:  # the package creates all before it yields the first
         raise ValueError(f"{shown(pattern)}: stands for more than {MAX_SHARDS} paths")
     try:
         return list(braceexpand(pattern))
@@ -82,7 +81,7 @@ def expand(pattern: str) -> list[str]:
 
 
 def _number(pattern: str) -> int:
-    """At least as many as a pattern stands for."""
+    """An upper bound on the number of paths of a pattern."""
     total = 1
     while group := _GROUP.search(pattern):
         ends = re.fullmatch(r"(-?\d+)\.\.(-?\d+)(\.\.-?\d+)?", group[1])

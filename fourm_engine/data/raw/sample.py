@@ -1,4 +1,4 @@
-"""RawSample: one sample of `AlignedData`, each of whose files is read and decoded once, however often it is needed."""
+"""RawSample: one sample of `AlignedData`. Each of its files is read and decoded at most once."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from fourm_plugins.view import View
 
 
 class RawSample:
-    """The files and values of one sample, kept. All methods raise BadFile."""
+    """The files and values of one sample, cached. All methods raise BadFile."""
 
     def __init__(self, data: AlignedData, name: str) -> None:
         self.data, self.name = data, name
         self._files: dict[str, dict[str, bytes]] = {}
-        self._values: dict[str, Any] = {}  # a value, or the BadFile that says why there is none
+        self._values: dict[str, Any] = {}  # a value, or the BadFile raised instead
 
     def files(self, modality: str) -> dict[str, bytes]:
         """{extension: content}."""
@@ -42,5 +42,5 @@ class RawSample:
         return self.data.augment(self.name, modality, self.value(modality), view)
 
     def array(self, modality: str, view: View) -> np.ndarray | str:
-        """What the tokenizer, or a continuous input of the model, takes."""
+        """The array for the tokenizer, or for a continuous input of the model."""
         return self.data.normalise(self.name, modality, self.augmented(modality, view))

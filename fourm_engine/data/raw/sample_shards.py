@@ -1,11 +1,11 @@
-"""WebDataset shards: tars in the root of a data set, each of which holds all modalities of its samples.
+"""WebDataset shards: tars in the root of a data set that contain all modalities of their samples.
 
-In: the paths of members. Out: which modality each belongs to, and its sample. A member is, in this order,
+In: the paths of members. Out: the modality and the sample of each. A member is parsed as, in this order,
 
 - `<sample>.<source>.<extension>`, such as `0001.rgb.jpg`, or with the name of the modality;
-- `<source>/<sample>.<extension>`, as in an archive of a folder that has a folder for each modality;
-- `<sample>.<extension>`, where one modality alone reads files of this extension. As WebDataset has it, the extension is
-  then all that follows the first dot.
+- `<source>/<sample>.<extension>`, as in an archive of a folder with a sub-folder per modality;
+- `<sample>.<extension>`, if only one modality reads files with this extension. As in WebDataset, the extension is then
+  everything after the first dot.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Key = tuple[str, tuple[str, ...]]  # source, extensions
 
 
 class Claim(NamedTuple):
-    """What modalities read: files of a source; modalities with the same source and extensions read the same files."""
+    """The files that modalities read from a source. Those with the same source and extensions read the same files."""
 
     source: str
     extensions: tuple[str, ...]
@@ -45,12 +45,12 @@ def claims_of(specs: Iterable[ModalitySpec]) -> list[Claim]:
 
 
 def others_of(key: Key, keys: Iterable[Key]) -> tuple[str, ...]:
-    """Extensions of the same source that something else reads."""
+    """Extensions of the same source that other claims read."""
     return tuple(sorted({e for source, extensions in keys if source == key[0] for e in extensions} - {*key[1]}))
 
 
 class Member(NamedTuple):
-    """A member that is the file of a sample."""
+    """A member that is a sample's file."""
 
     claims: tuple[int, ...]
     sample: str
@@ -58,10 +58,10 @@ class Member(NamedTuple):
 
 
 class Sorter:
-    """Says to which of `claims` a member belongs."""
+    """Assigns members to `claims`."""
 
     def __init__(self, claims: Sequence[Claim]) -> None:
-        self._marked: dict[str, dict[int, str]] = {}  # what a file's name ends with -> claim -> extension
+        self._marked: dict[str, dict[int, str]] = {}  # ending of a file's name -> claim -> extension
         self._bare: dict[str, dict[int, str]] = {}
         self._folders: dict[str, dict[str, dict[int, str]]] = {}
         self._sources = [claim.source for claim in claims]
@@ -75,12 +75,12 @@ class Sorter:
                 for name in claim.modalities:
                     named.setdefault(f".{name.lower()}{ending}", {})[number] = extension
         for ending, claimed in named.items():
-            self._marked.setdefault(ending, claimed)  # a source of this name goes first
-        #: Whether extensions alone decided of any member: then it depends on all claims.
+            self._marked.setdefault(ending, claimed)  # a source of this name has priority
+        #: Whether any member was assigned by its extension only, which depends on all claims.
         self.by_extension = False
 
     def sort(self, path: str) -> Member | str:
-        """The sample and extension, or why it is none: "" for a file that is nobody's."""
+        """The sample and extension of a member, or why it has none; "" if no claim reads the file."""
         folder, slash, file = path.rpartition("/")
         lowered = file.lower()
         dots = [at for at, character in enumerate(lowered) if character == "." and at]
@@ -107,7 +107,7 @@ class Sorter:
 
 
 class SampleShards(NamedTuple):
-    """The samples of such shards, of each claim that has any."""
+    """The samples of the shards, for each claim that has any."""
 
     sources: dict[Key, Shards]
     notes: list[Note]
@@ -117,7 +117,7 @@ class SampleShards(NamedTuple):
 def open_sample_shards(
     root: Path, shards: Iterable[str], claims: Sequence[Claim], *, max_bytes: int, scan: Scan
 ) -> SampleShards:
-    """Read `root/<shard>`, and sort the members of each.
+    """Read each `root/<shard>` and assign its members.
 
     Raises ValueError, naming the shard, as `TarSource` does."""
     sorter, left_out = Sorter(claims), LeftOut()

@@ -1,9 +1,9 @@
-"""Source: where the files of one modality come from, by sample.
+"""Source: the files of one modality, by sample.
 
 The name of a sample is its path below the folder without the extension (see `names.plain`), so that modalities match
-by name; a shard is read as if it was unpacked where it lies. Nothing is extracted to disk. Only regular files and
+by name. A shard is read as if it were unpacked in place, but nothing is extracted to disk. Only regular files and
 members of bounded size are read. Links are followed: to files, to folders (each is read once, so that loops end), and
-in a shard to members of the same shard.
+within a shard to members of the same shard.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Source(ABC):
 
     #: Sorted.
     names: Sequence[str]
-    #: What was left out and why, one a kind.
+    #: Notes on skipped files, one per kind.
     notes: list[Note]
 
     @abstractmethod
@@ -34,7 +34,7 @@ class Source(ABC):
 
     @abstractmethod
     def files(self, name: str) -> dict[str, bytes]:
-        """The files of a sample, {extension without dot: content}. Raises SampleError for what may not be read."""
+        """The files of a sample, {extension without dot: content}. Raises SampleError if one cannot be read."""
 
     @abstractmethod
     def where(self, name: str) -> str:
@@ -42,16 +42,16 @@ class Source(ABC):
 
     @abstractmethod
     def stamp(self, name: str) -> str:
-        """Sizes and times of the files of a sample; equal where they are unchanged, '' where they are gone."""
+        """Sizes and times of a sample's files: equal if they are unchanged, '' if they no longer exist."""
 
     def by_shard(self) -> dict[str | None, Sequence[str]]:
-        """Path of each shard, below the folder of the modality or, of one that holds all, below the root -> its
-        samples; under None the samples that are loose files."""
+        """Path of each shard -> its samples; None -> samples of loose files. Paths are relative to the modality's
+        folder, or to the root for shards with all modalities."""
         return {None: self.names}
 
 
 class LooseFiles(NamedTuple):
-    """Files of a sample. `paths`: extension -> path below the folder."""
+    """Files of a sample. `paths`: extension -> path relative to the folder."""
 
     folder: Readable
     paths: Mapping[str, str]
@@ -77,7 +77,8 @@ class LooseFiles(NamedTuple):
 
 
 class ShardMembers(NamedTuple):
-    """Files of a sample in a shard, which was `scanned` when it had this size and time. `contents`: by extension."""
+    """Files of a sample in a shard. `scanned`: size and time of the shard when it was scanned. `contents`: by
+    extension."""
 
     shard: Readable
     scanned: Stamp
@@ -103,13 +104,13 @@ class ShardMembers(NamedTuple):
 
 
 class FileSource(Source):
-    """A source of files and shards. `max_bytes`: of a file."""
+    """A source of files and shards. `max_bytes`: maximum size of a file."""
 
     max_bytes: int
 
     @abstractmethod
     def sample(self, name: str) -> LooseFiles | ShardMembers:
-        """The files of a sample. Raises KeyError for a sample that is not there."""
+        """The files of a sample. Raises KeyError for an unknown sample."""
 
     def extensions_of(self, name: str) -> list[str]:
         return self.sample(name).extensions

@@ -1,4 +1,4 @@
-"""RawStore: raw files, read through their views and tokenized when a sample is loaded."""
+"""RawStore: reads raw files through their views and tokenizes them on the fly."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class RawStore(Store):
     """The samples of `data`.
 
     Args:
-        tokenizers: modality -> fitted tokenizer, of all that are not continuous.
+        tokenizers: modality -> fitted tokenizer, for all that are not continuous.
         seen: the views of each sample.
-        cache_bytes: memory for arrays that are read again.
-        alter: what is made of a modality's value, seen through a view: (sample, modality, view, value) -> value."""
+        cache_bytes: size of the cache for arrays that are read repeatedly.
+        alter: a function (sample, modality, view, value) -> value, applied to values after the view."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class RawStore(Store):
         self._cache = ArrayCache(cache_bytes)
 
     def row(self, name: str) -> int | None:
-        """The row of a sample; None where there is none of this name."""
+        """The row of a sample, or None."""
         return self.data.names.at(name)
 
     def has(self, row: int) -> frozenset[str]:
@@ -74,7 +74,7 @@ class RawStore(Store):
         if value is None:
             seen = view_of(self.data.modalities[modality].spec, self.seen.get(name, view), view)
             value = self.data.augment(name, modality, self.data.value(name, modality), seen)
-            if self.views < FRESH_VIEWS:  # otherwise it never comes again
+            if self.views < FRESH_VIEWS:  # otherwise no view recurs
                 self._cache.put(key, value)
         return value
 
@@ -82,7 +82,7 @@ class RawStore(Store):
         self.data.skip(self.names[row], bad)
 
     def identity(self) -> dict[str, Any]:
-        # Views that are recorded belong to tokens, which tell them from others themselves.
+        # Stored views belong to tokens, whose identity includes them.
         drawn = self.seen.identity(self.names) if isinstance(self.seen, DrawnViews) else {}
         return super().identity() | drawn
 

@@ -1,4 +1,4 @@
-"""What lies in a folder: its parts, which modality each sub-folder holds, and how the samples pair up.
+"""Surveys a folder: its splits, the modality in each sub-folder, and how samples match across them.
 
 In: a folder, and the plugin host. Out: a `Survey`. Nothing is written.
 """
@@ -22,15 +22,15 @@ from fourm_engine.data.splits import SPLITS
 from fourm_plugins.counting import counted, some
 from fourm_plugins.manager import PluginManager
 
-#: What parts of a data set are called; a year or number may follow.
+#: Names of the splits of a data set; a year or number may follow.
 TRAIN = re.compile(r"(train|training|trn)[-_]?\d*", re.IGNORECASE)
 VAL = re.compile(r"(val|valid|validation|dev|eval|test|testing)[-_]?\d*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Survey:
-    """`train` and `val` are the folders of the data, where they are apart; otherwise `train` is the folder itself.
-    `notes` say what is not used, and why."""
+    """`train` and `val` are the folders of the splits, if they are separate; otherwise `train` is the folder itself.
+    `notes` list what is not used, and why."""
 
     train: Path
     val: Path | None
@@ -43,7 +43,7 @@ class Survey:
 
     @property
     def kinds(self) -> dict[tuple[str, tuple[str, ...]], frozenset[str]]:
-        """Which files (source and extensions) -> the samples that have them."""
+        """Kind of file (source and extensions) -> the samples that have one."""
         return {match.files: match.samples for match in self.matches}
 
     @property
@@ -54,8 +54,8 @@ class Survey:
 
 
 def survey(root: Path, manager: PluginManager) -> Survey:
-    """Raises ValueError, one line, for a folder that is not there or holds nothing that an installed plugin
-    recognises, and where no two modalities have a sample in common."""
+    """Survey a folder. Raises ValueError, one line, for a folder that does not exist or contains nothing that an
+    installed plugin recognises, and if no two modalities have a sample in common."""
     folders, loose = _entries(root)
     train, val = _parts(root, folders)
     if train != root:
@@ -90,8 +90,8 @@ def survey(root: Path, manager: PluginManager) -> Survey:
 
 
 def unpack_tables(root: Path, manager: PluginManager) -> list[str]:
-    """Write the texts that tables hold of samples to folders that `survey` finds. Returns a line on each. Raises
-    ValueError, and CannotWrite."""
+    """Write the samples' texts in tables to folders that `survey` finds. Returns a line for each. Raises ValueError,
+    and CannotWrite."""
     folders, _ = _entries(root)
     lines = []
     for part in filter(None, _parts(root, folders)):
@@ -117,7 +117,7 @@ def _texts(root: Path, part: Path, recogniser: Recogniser) -> tuple[list[TextFol
 
 
 def _entries(root: Path) -> tuple[list[str], list[str]]:
-    """Names of the folders, and of the files, in a folder. Raises ValueError where there is none to look at."""
+    """Names of the folders, and of the files, in a folder. Raises ValueError if it cannot be listed."""
     if not root.exists():
         raise ValueError(f"{shown(root)}: no such folder")
     if not root.is_dir():
@@ -135,7 +135,7 @@ def _entries(root: Path) -> tuple[list[str], list[str]]:
 
 
 def _parts(root: Path, folders: Sequence[str]) -> tuple[Path, Path | None]:
-    """Where training and held-out data lie: in sub-folders of the usual names, or both in `root` (None)."""
+    """The folders of training and held-out data: sub-folders with the usual names, or `root` for both (None)."""
     train = next(filter(TRAIN.fullmatch, folders), None)
     if train is None:
         return root, None
@@ -144,8 +144,8 @@ def _parts(root: Path, folders: Sequence[str]) -> tuple[Path, Path | None]:
 
 
 def _parts_of_one(answers: Mapping[str, list[Answer]], recogniser: Recogniser) -> bool:
-    """Whether all folders are parts of one modality, such as a folder a day: one plugin recognises all of them best,
-    and few names are in two."""
+    """Whether all folders are parts of one modality, such as one folder per day: the same plugin recognises all of them
+    best, and few names occur twice."""
     names = [frozenset(recogniser.sources[source].names) for source in answers]
     if len(answers) < 2 or len({some[0].plugin for some in answers.values()}) > 1:
         return False
@@ -155,7 +155,7 @@ def _parts_of_one(answers: Mapping[str, list[Answer]], recogniser: Recogniser) -
 def _left_out(
     train: Path, folders: Sequence[str], data: Sequence[str], matches: Sequence[Match], recogniser: Recogniser
 ) -> list[str]:
-    """A line on each folder and each kind of file that nothing reads."""
+    """A line for each folder and each kind of file that no modality reads."""
     read = {one.source for one in matches}
     lines = [str(note) for source in sorted(read) for note in recogniser.sources[source].notes]
     each = {source: recogniser.sources[source].names for source in sorted(read)}
@@ -171,9 +171,9 @@ def _left_out(
 
 
 def _inside_out(source: str, names: Iterable[str], recogniser: Recogniser) -> str:
-    """A note on a folder that looks like `<scene>/<modality>/<sample>`, where the modality should come first: the same
-    folder names in most scenes, each with the same samples. Of the data folder itself ("") only where they are called
-    as modalities."""
+    """A note on a folder that looks like `<scene>/<modality>/<sample>`, with the same folder names in most scenes, each
+    with the same samples; the modality should come first. For the data folder itself ("") only if the folders are named
+    after modalities."""
     kinds, scenes = defaultdict[tuple[str, str], set[str]](set), defaultdict[str, set[str]](set)
     for path in (name.rsplit("/", 2) for name in names):
         if len(path) == 3 and any(map(str.isalpha, path[1])):

@@ -1,7 +1,7 @@
-"""Tables: one file that says something of many samples, as JSON lines, JSON, CSV or TSV, with a row a sample.
+"""Tables: files with one row per sample, as JSON lines, JSON, CSV or TSV.
 
-In: a file beside the folders of a data set. Out: its columns, and of one column the texts of each sample, written as
-tars with a file a sample. Lines, files and names are bounded; nothing is written outside the folder.
+In: a file next to the folders of a data set. Out: its columns, and the texts of one column by sample, written to tars
+with a file per sample. Sizes of lines, files and names are bounded; nothing is written outside the folder.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from fourm_engine.data.raw.write_shards import write_shard
 from fourm_engine.files import replacing_folder
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
-#: Bytes of a table; of one that is a single JSON document, which is held in memory; of one line.
+#: Maximum size in bytes of a table; of a single JSON document, which is held in memory; of a line.
 MAX_BYTES, MAX_JSON, MAX_LINE = 16 << 30, 1 << 30, 1 << 20
-#: Characters of a sample's name, and of a text; texts of a sample.
+#: Maximum number of characters of a sample's name, and of a text; of texts per sample.
 MAX_NAME, MAX_TEXT, MAX_TEXTS = 512, 100_000, 1000
-#: What the column is called that names the samples, the surest first.
+#: Names of the column with sample names, in order of preference.
 NAME_COLUMNS = (
     *("file_name", "filename", "file", "image", "img", "image_path", "filepath", "path", "name", "key", "sample"),
     *("image_id", "id"),
 )
 SAMPLES_PER_SHARD = 10_000
-#: What no two entries of a part of COCO's JSON share.
+#: Keys that must be unique among the entries of a part of COCO's JSON.
 _DISTINCT = (
     ("images", ("id",)),
     ("images", ("file_name",)),
@@ -37,12 +37,12 @@ _DISTINCT = (
     ("categories", ("name",)),
     ("annotations", ("image_id", "category_id", "bbox", "id", "area", "iscrowd")),
 )
-_LOOKED = 50  # rows that say which columns there are
+_LOOKED = 50  # rows from which the columns are determined
 
 
 @dataclass
 class Texts:
-    """The texts of a column. `rows` were read; `unmatched` of them name no sample, such as `example`."""
+    """The texts of a column. Of the `rows` read, `unmatched` name no known sample, such as `example`."""
 
     samples: dict[str, list[str]] = field(default_factory=dict)
     rows: int = 0
@@ -51,9 +51,9 @@ class Texts:
 
 
 class Table:
-    """`name_column` names the samples; `columns` are those that hold texts, by how they are written in the file.
+    """A table. `name_column` contains the sample names; `columns` contain texts, under their names in the file.
 
-    Raises ValueError, one line, for a file that is no table, or has no column of names."""
+    Raises ValueError, one line, for a file that is not a table or has no column of names."""
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -77,7 +77,7 @@ class Table:
         ]
 
     def rows(self) -> Iterator[Mapping[str, Any]]:
-        """Raises ValueError naming the line that is wrong."""
+        """Iterate over the rows. Raises ValueError naming the first invalid line."""
         try:
             yield from _READERS[self.path.suffix.lower()](self.path)
         except OSError as error:
@@ -86,8 +86,8 @@ class Table:
             raise ValueError(f"{shown(self.path)}: not UTF-8; save it as UTF-8 (iconv -t UTF-8)") from None
 
     def texts(self, column: str, samples: Collection[str]) -> Texts:
-        """Of each of `samples` that a row names, all texts, those of several rows one after another. A row may name a
-        sample with an extension and the folders that its file lies in."""
+        """All texts of each of `samples` that a row names; texts of several rows are concatenated. A row may name a
+        sample with its file's extension and folders."""
         matched = Texts()
         for row in self.rows():
             texts = _texts(row.get(column))
@@ -106,7 +106,7 @@ class Table:
 
 
 def write_texts(folder: Path, texts: Mapping[str, list[str]]) -> None:
-    """A line a text, in `<sample>.txt` of tars in `folder`, which appears whole. Raises CannotWrite."""
+    """Write the texts, one per line, as `<sample>.txt` in tars in `folder`, atomically. Raises CannotWrite."""
     names = sorted(texts)
     with replacing_folder(folder) as temporary:
         for number, start in enumerate(range(0, len(names), SAMPLES_PER_SHARD)):
@@ -116,7 +116,7 @@ def write_texts(folder: Path, texts: Mapping[str, list[str]]) -> None:
 
 
 def _names(called: str) -> Iterator[str]:
-    """What a sample may be called that a row calls so: with less and less of the folders, without the extension."""
+    """Candidate sample names for a row's name: with fewer and fewer leading folders, and without the extension."""
     if not called or len(called) > MAX_NAME or called.startswith("/") or ".." in called.split("/"):
         return
     parts = [part for part in called.split("/") if part != "."]
@@ -126,19 +126,19 @@ def _names(called: str) -> Iterator[str]:
         if dot and stem and "/" not in extension:
             yield stem
         yield name
-    if called.isdecimal():  # a number of COCO, whose files have twelve digits
+    if called.isdecimal():  # an id of COCO, whose file names have twelve digits
         yield called.zfill(12)
 
 
 def _texts(value: Any) -> list[str]:
-    """Texts as lines; empty for what holds none."""
+    """The texts in a cell, each as one line; empty if there are none."""
     values = value if isinstance(value, list) else [value]
     lines = (" ".join(one[:MAX_TEXT].split()) for one in values[:MAX_TEXTS] if isinstance(one, str))
     return [line for line in lines if line]
 
 
 def _other(row: Mapping[str, Any], key: str) -> bool:
-    """Whether a row holds something else than texts there."""
+    """Whether a row's cell holds anything other than texts."""
     value = row.get(key)
     values = value if isinstance(value, list) else [value]
     return any(one is not None and not isinstance(one, str) for one in values)
@@ -161,7 +161,7 @@ def _json_lines(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _json(path: Path) -> Iterator[Mapping[str, Any]]:
-    """A list of rows; `{"images": …, "annotations": …}` of COCO; or texts by the name of a sample."""
+    """The rows of a JSON document: a list of rows, COCO's `{"images": …, "annotations": …}`, or {sample: texts}."""
     if (size := path.stat().st_size) > MAX_JSON:
         raise ValueError(f"{shown(path)}: {size >> 20} MiB; at most {MAX_JSON >> 20} are read; use JSON lines")
     try:
@@ -187,9 +187,8 @@ def _json(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def check_coco_ids(path: Path, document: Mapping[str, Any]) -> None:
-    """Raise ValueError where two pictures or categories of COCO's JSON share an id or a name, or an object is there
-    twice, as where files were merged: what belongs to which is unknown. Ids of annotations are used by nothing, and may
-    be missing."""
+    """Raise ValueError if two pictures or categories of COCO's JSON share an id or a name, or an object occurs twice,
+    as in merged files: the association is then ambiguous. Ids of annotations are not used and may be missing."""
     for part, keys in _DISTINCT:
         first, rows = dict[str, int](), document.get(part)
         for number, row in enumerate(rows if _rows_in(rows) else ()):
@@ -225,7 +224,7 @@ def _separated(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _lines(file: IO[AnyStr], path: Path) -> Iterator[AnyStr]:
-    """The lines of a file. Raises ValueError for one that is too long."""
+    """The lines of a file. Raises ValueError for a line that is too long."""
     number = 0
     while line := file.readline(MAX_LINE + 1):
         number += 1

@@ -28,7 +28,7 @@ class Shards(FileSource):
         self._index: dict[str, tuple[int, dict[str, Content]]] = {}  # name -> (shard, by extension)
 
     def add(self, shard: str, stamp: Stamp, files: Mapping[tuple[str, str], Content]) -> None:
-        """{(sample, extension): content} of a shard. Raises ValueError where another shard has one of the samples."""
+        """Add {(sample, extension): content} of a shard. Raises ValueError if another shard has one of the samples."""
         number = len(self._shards)
         self._shards.append((shard, stamp))
         self._paths.append(self.folder / shard)
@@ -42,7 +42,7 @@ class Shards(FileSource):
         self.names = sorted(self._index)
 
     def by_shard(self) -> dict[str | None, Sequence[str]]:
-        """Path of each shard below the folder -> its samples, both sorted."""
+        """Relative path of each shard -> its samples, both sorted."""
         shards: list[list[str]] = [[] for _ in self._shards]
         for name in self.names:
             shards[self._index[name][0]].append(name)
@@ -58,11 +58,11 @@ class Shards(FileSource):
 
 
 class TarSource(Shards):
-    """`folder/**/*.tar`, each read as if it was unpacked where it lies.
+    """`folder/**/*.tar`, each read as if it were unpacked in place.
 
-    Raises ValueError, naming the shard, for one that is truncated or no tar file, that holds a path out of the archive
-    (absolute, or with `..`), or a sample that another shard holds too. A member that is no regular file, nor a link to
-    one in the same shard, or is too large, is the error of its sample alone, when that is read."""
+    Raises ValueError, naming the shard, for a truncated or invalid tar file, a path outside the archive (absolute, or
+    with `..`), or a sample that another shard contains, too. A member that is too large, or neither a regular file nor
+    a link to one in the same shard, only causes an error when its sample is read."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class TarSource(Shards):
         return samples
 
     def _named(self, shard: str, samples: dict[tuple[str, str], Content]) -> dict[tuple[str, str], Content]:
-        """With the folder of the shard in the names, and without one that only repeats the modality's."""
+        """Prefix names with the shard's folder, and remove a folder that only repeats the modality's."""
         above, slash, _ = plain(shard).rpartition("/")
         wrapped = wrapping([name for name, _ in samples], shown(self.folder.name))
         if wrapped:
@@ -111,10 +111,10 @@ class TarSource(Shards):
 
 
 def leave_out(shard: str, clean: str, scanned: Scanned, what: str, left_out: LeftOut) -> None:
-    """Count a member that is no sample."""
+    """Count a member that belongs to no sample."""
     content = scanned.contents[clean]
     if clean in scanned.linked:
-        return  # under the name of the link
+        return  # counted under the name of the link
     if content.reason.startswith("a link"):  # to a folder, most likely
         left_out.add("links in shards", f"{shard}:{clean}", "store what they lead to (tar -h)")
     elif not content.reason and not is_document(clean.rpartition("/")[2]):

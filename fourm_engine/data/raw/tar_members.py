@@ -1,4 +1,4 @@
-"""Members of a tar shard and the offsets of their bytes, from one pass over headers that may lie."""
+"""Members of a tar shard and the offsets of their bytes, from one pass over untrusted headers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 from fourm_engine.data.raw.names import is_litter, shown
 
-#: Bytes of a member's extended header, and characters of its name, which is all that it should hold.
+#: Maximum size in bytes of a member's extended header, and of its name in characters.
 MAX_HEADER_BYTES, MAX_NAME = 1 << 20, 1024
-#: Links from member to member before the file.
+#: Maximum length of a chain of links to a file.
 MAX_LINKS = 40
 BLOCK = tarfile.BLOCKSIZE
-#: Bytes behind the end of archive that are looked at: as many as tar pads with, and more.
+#: Number of bytes to examine after the end of the archive: more than tar uses for padding.
 _REST = 1 << 20
 _EXTENDED = (
     tarfile.XHDTYPE,
@@ -27,7 +27,7 @@ _EXTENDED = (
 
 
 class Content(NamedTuple):
-    """Where the bytes of a member lie, or why they may not be read."""
+    """The location of a member's bytes, or the reason why it cannot be read."""
 
     member: str
     offset: int = 0
@@ -35,9 +35,9 @@ class Content(NamedTuple):
     reason: str = ""
     #: (offset in the file, bytes) of the parts of a sparse file that are stored, one after another.
     parts: tuple[tuple[int, int], ...] | None = None
-    #: Which member of the shard it is, from 0.
+    #: Index of the member in the shard, from 0.
     row: int = 0
-    #: CRC-32 of the block in front of the bytes, which names the member; 0 where another stands there.
+    #: CRC-32 of the header block before the bytes, which names the member; 0 if another block is there.
     header: int = 0
 
 
@@ -69,7 +69,7 @@ def read_members(path: Path) -> tuple[dict[str, Content], list[str], set[str]]:
     contents = {clean: content._replace(row=row) for row, (clean, content) in enumerate(contents.items())}
     with open(path, "rb") as file:
         file.seek(end)
-        # Without its end marker a shard has lost members, however whole the last one looks.
+        # Without its end marker a shard is truncated, even if the last member is complete.
         if file.read(BLOCK) != bytes(BLOCK):
             raise ValueError(f"{shown(path)}: truncated, no end of archive at byte {end}; copy or make it again")
         if file.read(_REST).strip(b"\0"):
@@ -94,7 +94,7 @@ def _content(member: tarfile.TarInfo) -> Content:
 
 
 class _Member(tarfile.TarInfo):
-    """A header that is checked before the content that it announces is read."""
+    """A tar header that is validated before any content is read."""
 
     header = 0
 
@@ -108,12 +108,12 @@ class _Member(tarfile.TarInfo):
 
 
 def _headers(path: Path) -> Iterator[tuple[tarfile.TarInfo, int]]:
-    """Each member, and the offset of the next header. Raises ValueError for a file that is no whole tar file."""
+    """Each member, and the offset of the next header. Raises ValueError for an incomplete or invalid tar file."""
     size, end = path.stat().st_size, -1
     try:
         with tarfile.open(path, "r:", tarinfo=_Member, encoding="utf-8", errors="surrogateescape") as tar:
             while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # or all headers would stay in memory
+                tar.members = []  # type: ignore[attr-defined]  # otherwise all headers would stay in memory
                 if member.isreg() and not member.issparse() and member.offset_data + member.size > size:
                     raise tarfile.ReadError(f"unexpected end of data in {shown(member.name)!r}")
                 if tar.offset <= end:
@@ -122,12 +122,12 @@ def _headers(path: Path) -> Iterator[tuple[tarfile.TarInfo, int]]:
                 yield member, end
     except OSError as error:
         raise ValueError(f"{shown(path)}: cannot be read: {error.strerror}") from None
-    except Exception as error:  # tarfile raises IndexError, ValueError and more on headers that lie
+    except Exception as error:  # tarfile raises IndexError, ValueError and more on corrupt headers
         raise ValueError(f"{shown(path)}: truncated or no tar file ({error}); copy or make it again") from None
 
 
 def _clean(name: str, path: Path) -> str:
-    """A member's path below the shard. Raises ValueError where that is outside, or no path."""
+    """A member's clean path. Raises ValueError if it leaves the shard or is no path."""
     parts = name.split("/")
     if len(name) > MAX_NAME:
         raise ValueError(f"{shown(path)}: member {shown(name)!r} has no name for a file; do not use this file")
@@ -137,7 +137,7 @@ def _clean(name: str, path: Path) -> str:
 
 
 def _target(start: str, link: str) -> str:
-    """What a link in the folder `start` leads to, as a clean path; '' for what is outside of the shard."""
+    """The target of a link in the folder `start`, as a clean path; '' if it is outside the shard."""
     if link.startswith("/"):
         return ""
     parts = start.split("/") if start else []

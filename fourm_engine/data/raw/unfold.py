@@ -1,7 +1,7 @@
-"""Texts in tables beside the folders of a data set, made into folders that can be read.
+"""Converts texts in tables next to the folders of a data set to readable folders.
 
-In: a folder, and what the plugins say of it. Out: which column of which table a plugin reads, and on request a folder
-of each, named as the column, with the samples of the other folders.
+In: a folder, and the plugins' answers about it. Out: the column of each table that a plugin reads, and on request a
+folder per column, named after it, with the samples of the other folders.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from fourm_engine.data.raw.tables import SUFFIXES, Table, write_texts
 from fourm_engine.data.splits import SPLITS
 from fourm_plugins.counting import counted
 
-#: A folder with more such files holds a file a sample, not tables.
+#: A folder with more such files has one file per sample rather than tables.
 MOST_TABLES = 20
-#: Tables of other programs, which are not read.
+#: Formats of tables that are not read.
 _OTHERS = (".parquet", ".xlsx")
 
 
 @dataclass(frozen=True)
 class TextFolder:
-    """What `plugin` reads once it lies in `folder`: a column of each of some tables."""
+    """Columns of tables that `plugin` reads once they are written to `folder`."""
 
     plugin: str
     folder: Path
@@ -34,7 +34,7 @@ class TextFolder:
 
     @property
     def unread(self) -> str:
-        """A line on tables that are not unfolded."""
+        """A line about tables that have not been converted."""
         tables = ", ".join(f"{shown(table.path)} (column {shown(column)})" for table, column in self.columns)
         return (
             f"not read: {tables}: one file of many samples; to write their texts to {shown(self.folder)}, for "
@@ -43,8 +43,8 @@ class TextFolder:
 
 
 def find_texts(root: Path, beside: Sequence[Path], recogniser: Recogniser) -> tuple[list[TextFolder], list[str]]:
-    """The texts in tables that lie in `root` or in a folder of `beside`, one a plugin, and a line on each table that
-    has none."""
+    """The texts in tables in `root` or in a folder of `beside`, one entry per plugin, and a line for each table without
+    texts."""
     folders, notes = dict[str, TextFolder](), list[str]()
     for path in (path for folder in (root, *beside) for path in _tables(folder)):
         if path.suffix.lower() in _OTHERS:
@@ -70,8 +70,8 @@ def find_texts(root: Path, beside: Sequence[Path], recogniser: Recogniser) -> tu
 
 
 def unfold(texts: TextFolder, samples: frozenset[str]) -> str:
-    """Write the folder, with the texts of `samples`. Returns a line on it. Raises ValueError where no row names one of
-    these, and CannotWrite."""
+    """Write the folder, with the texts of `samples`. Returns a line about it. Raises ValueError if no row names one of
+    them, and CannotWrite."""
     merged, rows, unmatched, example = dict[str, list[str]](), 0, 0, ""
     for table, column in texts.columns:
         some = table.texts(column, samples)
@@ -99,7 +99,7 @@ def _tables(folder: Path) -> list[Path]:
 
 
 def _reader(column: str, recogniser: Recogniser) -> str | None:
-    """The plugin of texts that a column is named after."""
+    """The text plugin that a column is named after."""
     readers = (name for name, cls in recogniser.classes.items() if _reads_text(cls))
     return next((name for name in readers if recogniser.named(name, column)), None)
 

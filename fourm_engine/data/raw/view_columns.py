@@ -1,4 +1,4 @@
-"""The samples of a data set as columns: which there are, which modality each has, and where its bytes lie.
+"""The samples of a data set as columns: their names, the modalities of each, and the location of its bytes.
 
 names.*                 the samples, sorted; see `names_table`
 loose.*                 paths of loose files below the root
@@ -25,7 +25,7 @@ Columns = dict[str, Entries]
 
 
 def smallest(column: np.ndarray) -> np.ndarray:
-    """Unsigned columns in as few bytes as their values allow, signed ones in four or eight."""
+    """The column in the smallest unsigned type that fits its values; signed columns in four or eight bytes."""
     top = int(column.max(initial=0))
     if column.min(initial=0) < 0:
         return column.astype(np.int32 if top < 1 << 31 and column.min() >= -(1 << 31) else np.int64)
@@ -33,7 +33,7 @@ def smallest(column: np.ndarray) -> np.ndarray:
 
 
 def view_columns(opened: LocalSources, claims: Sequence[Claim], firsts: Mapping[str, int]) -> Columns:
-    """The columns of sources that were opened. firsts: path of a shard below the root -> row of its first member."""
+    """The columns of opened sources. firsts: relative path of a shard -> row of its first member."""
     table = NameTable.build(sorted(set[str]().union(*(source.names for source in opened.sources.values()))))
     loose: list[str] = []
     first_rows: dict[Readable, int] = {opened.root / shard: row for shard, row in firsts.items()}

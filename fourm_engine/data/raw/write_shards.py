@@ -1,4 +1,4 @@
-"""Write tar shards in the format of WebDataset, each whole or not at all."""
+"""Writes tar shards in the format of WebDataset, atomically."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from fourm_engine.data.tokens.shards import (
 )
 from fourm_engine.data.tokens.view_shards import views_content
 from fourm_engine.storage.location import Location, Readable
-from fourm_engine.storage.mapped import AGAIN, Mapped
+from fourm_engine.storage.mapped import AGAIN, MappedFile
 from fourm_engine.storage.read_ahead import RECENT
 from fourm_engine.storage.remote import Shard
 
@@ -39,7 +39,7 @@ class ShardFiles:
 
     def __init__(self, index: Index, *, limit: int = OPEN_FILES) -> None:
         self.index, self.limit = index, limit
-        self._open: OrderedDict[tuple[int, int], tuple[Readable, Any, Mapped | None]] = OrderedDict()
+        self._open: OrderedDict[tuple[int, int], tuple[Readable, Any, MappedFile | None]] = OrderedDict()
         self._told: OrderedDict[tuple[int, int], None] = OrderedDict()
 
     def get(self, part: int, shard: int) -> tuple[Readable, Any]:
@@ -83,7 +83,7 @@ class ShardFiles:
             _Holds(not part, samples, names, content),
         )
 
-    def _fetch(self, part: int, shard: int) -> tuple[Readable, Any, Mapped | None]:
+    def _fetch(self, part: int, shard: int) -> tuple[Readable, Any, MappedFile | None]:
         path, known = self.index.path(part, shard), self.index.files[shard, part]
         if isinstance(path, Location):
             indexed = self._known(part, shard)
@@ -91,7 +91,7 @@ class ShardFiles:
             if not self._fits(path, file, part, shard):
                 raise ValueError(f"{path}: {_OTHER}")
             copy = path.local(*indexed[1:])  # the same, which is not evicted yet
-            return path, file, None if copy is None else Mapped(copy, copy.stat(), timed=False)
+            return path, file, None if copy is None else MappedFile(copy, copy.stat(), timed=False)
         file = open_shard(path)
         stat = path.stat()
         if (stat.st_size, stat.st_mtime_ns) != (int(known[BYTES]), int(known[TIME])):
@@ -99,7 +99,7 @@ class ShardFiles:
         if not self._fits(path, file, part, shard):
             where = self.index.folder / INDEX_FOLDER
             raise ValueError(f"{path}: holds something else than {where} says; remove that folder and start again")
-        return path, file, Mapped(path, stat, cut=_ANEW)
+        return path, file, MappedFile(path, stat, cut=_ANEW)
 
     def _fits(self, path: Readable, file: Any, part: int, shard: int) -> bool:
         """Whether an open shard holds the samples and the content that were indexed: another one may have the same size
