@@ -31,7 +31,7 @@ def convert(
 
     Args:
         out: folder to write, or for the published format a .safetensors file.
-        domains: modalities of a model to keep; by default all, and all must be installed.
+        domains: modalities of a model to keep; by default all, which must then all be available.
         tokenizers: modality -> its tokenizer, to save with a model (native).
         modality: for a published tokenizer, the installed modality that it belongs to.
         adapter: an adapter of this model, to merge into its weights.
