@@ -150,7 +150,7 @@ def _draw(panel: Any, report: Results, lines: dict[str, list[Point]], x: str, *,
 
 
 def _ticks(axis: Any, values: Sequence[float]) -> None:
-    """Put ticks at the values, in plain notation, if there are few."""
+    """Put ticks at the values, in a readable format, if there are few."""
     from matplotlib.ticker import EngFormatter, NullFormatter, NullLocator
 
     if len(values) <= MAX_LINES:
