@@ -71,8 +71,8 @@ def in_words(states_of: np.ndarray) -> str:
 
 
 def spans(packed: PackedSample, vocabulary: Vocabulary, name: str, tokenizer: TextTokenizer) -> tuple[str, str]:
-    """(input, target) of a sequence as text. ⟨2⟩ is the tokenizer's second sentinel, which stands in the input for the
-    words after it in the target. ⟨end⟩ marks the end of a sequence that was not truncated."""
+    """(input, target) of a sequence as text. ⟨2⟩ is the tokenizer's second sentinel: in the input, it replaces the
+    words that follow it in the target. ⟨end⟩ marks the end of a sequence that was not truncated."""
     entry = vocabulary[name]
     shown = packed.encoder[0, packed.encoder[2] == entry.index] - entry.start
     rows = packed.decoder[2] == entry.index

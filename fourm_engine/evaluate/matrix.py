@@ -1,4 +1,4 @@
-"""The any-to-any matrix: how much each input tells the model about each target, in held-out nats per token.
+"""The any-to-any matrix: how much each input helps to predict each target, in held-out nats per token.
 
 In: a model, held-out samples. Out: `Matrix`. A sample's entry is the mean of -log p(token | whole input) over the
 target's tokens, and a cell is the mean over samples. The effect of an input is the per-sample difference to the target

@@ -226,7 +226,7 @@ class Predictor:
     def _beside_prediction(
         self, target: str, names: Sequence[str], truths: Sequence[Any]
     ) -> dict[str, tuple[float | None, dict[str, float | None]]]:
-        """Metric -> (score of the ceiling, scores of the constants), which depend on the samples and not on the
+        """Metric -> (score of the ceiling, scores of the constants). These depend only on the samples, not on the
         task."""
         key = (target, *names)
         if key not in self._beside:

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ShownModality:
-    """One modality of a sample. Pictures are `PIL.Image`s or strings; None where there is none."""
+    """One modality of a sample. Pictures are `PIL.Image`s or strings, or None if missing."""
 
     name: str
-    #: Its number of tokens; its input and target budgets; and how many tokens the mask took.
+    #: Number of tokens; input and target budgets; numbers of tokens that the mask selected.
     tokens: int | None = None
     budgets: tuple[int, int] = (0, 0)
     taken: tuple[int, int] = (0, 0)
@@ -39,7 +39,7 @@ class ShownModality:
     masked: Any = None
     #: (input, target) of a sequence, or the positions of a vector's tokens.
     words: tuple[str, ...] = ()
-    #: Why something is missing.
+    #: The reason for missing parts.
     remark: str = ""
 
 
@@ -119,7 +119,7 @@ class ShownSample:
 
 
 def taken(shown: ShownModality, *, zeros: bool = True) -> str:
-    """How many tokens the mask took and dropped, omitting zeros."""
+    """The numbers of tokens that the mask selected and dropped, omitting zeros."""
     counts = {"input": shown.taken[0], "target": shown.taken[1]}
     if shown.states is not None:
         counts["dropped"] = int((shown.states == DROPPED).sum())

@@ -1,6 +1,6 @@
 """The masking strategies that train and evaluate an extension, derived from the run's.
 
-In: the run's `MaskingConfig` and the specs of the new modalities. Out: others of the same capacities, so that batches
+In: the run's `MaskingConfig` and the specs of the new modalities. Out: configs of the same capacities, so that batches
 keep their shape.
 """
 

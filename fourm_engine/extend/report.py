@@ -1,4 +1,4 @@
-"""What an extension gained and forgot: held-out nats per token before and after, under the same masks.
+"""Gains and forgetting of an extension: held-out nats per token before and after, under the same masks.
 
 In: the nats and tokens of each held-out sample, before and after, for every case (a set of inputs and targets). Out:
 `Report`, which is `extend.json`. Means are over tokens; their standard errors are over samples (of a ratio of sums),
@@ -75,7 +75,7 @@ class Report:
     trained_parameters: int
     parameters: int
     rows: list[Row]
-    #: Known modalities that take no part, since their plugin or tokenizer is missing.
+    #: Known modalities that are excluded, since their plugin or tokenizer is missing.
     not_measured: list[str]
 
     def save(self, path: Path) -> None:
@@ -95,7 +95,7 @@ class Report:
 
 
 def compare(before: Measured, after: Measured) -> list[Row]:
-    """Both must have the same samples and masks."""
+    """The rows of the report. Both arguments must have the same samples and masks."""
     rows = []
     for case, modalities in before.items():
         for name, was in modalities.items():

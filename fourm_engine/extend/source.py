@@ -1,4 +1,4 @@
-"""Extension: a trained model and its new modalities, checked against each other before training.
+"""Extension: a trained model and its new modalities, checked for compatibility before training.
 
 In: a model, the names of new modalities, and the folder of their tokenizers. Out: all modalities, a vocabulary that
 begins with the model's rows, and the tokenizers: the model's for all token spaces that it knows, fitted ones for new
@@ -88,13 +88,13 @@ class Extension:
 
     @property
     def training(self) -> Modalities:
-        """The modalities that take part: installed, and with a tokenizer if the model knows them."""
+        """The modalities to train with: installed, and with a tokenizer if the model knows them."""
         without = self._without_tokenizer
         kept = [modality for name, modality in self.modalities.items() if name not in without]
         return Modalities(kept, {m.name: self.modalities.plugins[m.name] for m in kept})
 
     def check_same(self) -> None:
-        """Raises RankMismatch, which names the rank and the plugin, if processes have different plugins."""
+        """Raise RankMismatch, naming the rank and the plugin, if processes have different plugins."""
         check_same(identity(self.modalities, self.manager))
 
     @property

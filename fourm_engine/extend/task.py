@@ -1,7 +1,7 @@
-"""ExtendTask: trains a model with new modalities, and evaluates what it gains and forgets.
+"""ExtendTask: trains a model with new modalities, and evaluates gains and forgetting.
 
-In: the trained model, all modalities, packed samples under the extension's masks, held-out samples by case. Out: an
-ordinary exported model, `<run>/model/`, and the report, `<run>/extend.json`.
+In: the trained model, all modalities, packed samples under the extension's masks, held-out samples by case. Out: a
+plain exported model, `<run>/model/`, and the report, `<run>/extend.json`.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class ExtendTask(FourMTask):
 
 
 def _joined(parts: Iterable[Mapping[str, list]]) -> dict[str, Nats]:
-    """The values of all processes, by position; modalities without any token are left out."""
+    """The values of all processes, ordered by position. Modalities without any token are omitted."""
     parts = list(parts)
     joined = {}
     for name in parts[0]:

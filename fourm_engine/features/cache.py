@@ -1,8 +1,8 @@
-"""Features of samples, cached on disk, so that later probes of the same samples need not compute them.
+"""Features of samples, cached on disk for later probes of the same samples.
 
-In: an encoder and samples. Out: their features, from `folder/<digest>` if there; the digest covers the encoder, its
+In: an encoder and samples. Out: their features, from `folder/<digest>` if cached; the digest covers the encoder, its
 inputs, and the names, sizes and times of the files. `pooled`, float32 (n, D); on request `tokens`, float16 (n, N, D),
-and `valid`, bool (n, N); raw numbers, with their shape in `features.json`.
+and `valid`, bool (n, N). Stored as raw arrays, with their shapes in `features.json`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TYPES = {"pooled": np.float32, "tokens": np.float16, "valid": np.bool_}
 
 @dataclass(frozen=True, eq=False)
 class CachedFeatures:
-    """Features of the usable samples; those of single tokens, the most by far, are memory-mapped, not read."""
+    """Features of the usable samples. Those of single tokens, by far the largest, are memory-mapped."""
 
     names: list[str]
     arrays: dict[str, np.ndarray | MappedArray]
@@ -47,8 +47,8 @@ def features_of(
     batch_size: int,
     progress: Callable[[int, int], None],
 ) -> CachedFeatures:
-    """Features of `names`, from the cache, or computed and cached. Raises ValueError if no sample can be used, and if
-    features are not finite."""
+    """Features of `names`, from the cache, or computed and cached. Raises ValueError if no sample is usable, and for
+    non-finite features."""
     target = folder / _digest(encoder, samples, names, tokens)
     if (cached := _load(target)) is not None:
         return cached
@@ -103,7 +103,7 @@ def _compute(
 
 
 def _load(folder: Path) -> CachedFeatures | None:
-    """The cached features; None if they are missing or damaged, and have to be computed."""
+    """The cached features; None if they are missing or damaged and must be computed."""
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         arrays = dict[str, np.ndarray | MappedArray]()

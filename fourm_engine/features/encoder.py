@@ -1,4 +1,4 @@
-"""`encoder`: the encoder of a trained model as an `nn.Module`; any of its input modalities in, features out.
+"""`encoder`: the encoder of a trained model as an `nn.Module`, from any of its input modalities to features.
 
     encoder = fm.encoder("runs/demo", inputs=[given, another])
     pooled = encoder([{given: "photo.png"}, {given: array, another: "words"}, {}])  # (3, encoder.num_features)
@@ -6,7 +6,7 @@
     features.grid(given)                                                             # (1, D, h, w)
     encoder.pyramid([{given: "photo.png"}], given)                                   # four maps, the finest first
 
-What a value may be is what `FourM.generate` takes. Gradients flow, so that it may be trained on.
+Values are as in `FourM.generate`. The encoder is differentiable, so it can be trained further.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ class Encoder(nn.Module):
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
-        """Like timm's: a dict for each level of `pyramid`: `module`, whose output it is; `num_chs`, D; `reduction`,
-        pixels of the first grid among `inputs` per cell of the level. Raises ValueError without a grid."""
+        """As in timm, a dict for each level of `pyramid`: `module`, which outputs it; `num_chs`, D; `reduction`, pixels
+        of the first grid among `inputs` per cell of the level. Raises ValueError without a grid."""
         specs = [self.reader.modalities[name].spec for name in self.inputs.values()]
         patches = [spec.patch[0] for spec in specs if isinstance(spec.layout, Grid)]
         if not patches:
@@ -137,12 +137,12 @@ class Encoder(nn.Module):
         return self.network.encoder_norm.weight.device
 
     def read(self, inputs: Mapping[str, Any]) -> ReadSample:
-        """The tokens of one sample, as workers of a loader may prepare them. A value of None counts as missing. Raises
-        ValueError, one line, for a name outside `inputs`, and for a value that does not fit."""
+        """The tokens of one sample; may be called in the workers of a loader. A value of None counts as missing. Raises
+        ValueError, one line, for a name outside `inputs`, and for an invalid value."""
         given = {name: value for name, value in inputs_of([inputs])[0].items() if value is not None}
         for name in given:
             if name not in self.inputs and name not in self.inputs.values():
-                self.reader.instance(name, raw=True)  # says so where the model has no such modality
+                self.reader.instance(name, raw=True)  # raises if the model has no such modality
                 raise ValueError(f"{name!r} is not among the inputs of this encoder: {', '.join(self.inputs)}")
         sample, shown_as = self.reader.read(given, ())
         if weighted := [*sample.weights, *sample.regions]:
@@ -153,8 +153,8 @@ class Encoder(nn.Module):
         """Features of every token.
 
         `inputs`: for each sample a mapping {name: value}, or the result of `read`; any or all inputs may be missing. A
-        sample's features do not depend on the rest of the batch. Raises ValueError as `read` does, and for no
-        samples."""
+        sample's features do not depend on the rest of the batch. Raises ValueError as `read` does, and for an empty
+        batch."""
         return self._forward(inputs, [len(self.network.encoder)])[0]
 
     def forward_intermediates(
@@ -172,8 +172,8 @@ class Encoder(nn.Module):
         self, inputs: Sequence[Mapping[str, Any] | ReadSample], name: str
     ) -> list[Float[Tensor, "B D rows columns"]]:
         """Feature maps of the input `name` at several resolutions: after every quarter of the blocks, with 4, 2, 1 and
-        ½ times the rows and columns of its grid (see `feature_info`). Finer maps are interpolated (bilinear), coarser
-        ones are means, so nothing in them is learned. 0 where `grid` is.
+        ½ times the rows and columns of its grid (see `feature_info`). Without learned parameters: finer maps are
+        interpolated (bilinear), coarser ones averaged. 0 where `grid` is 0.
 
         Raises ValueError as `forward_features` and `Features.grid` do."""
         levels = self._forward(inputs, self.depths)
@@ -212,17 +212,17 @@ def encoder(
     **options: Any,
 ) -> Encoder:
     """The encoder of a trained model, a `torch.nn.Module`. Called with a list of B samples, {name: value}, it returns
-    float32 (B, D), D = `num_features`: the mean over the tokens of each.
+    float32 (B, D), D = `num_features`: the mean feature over the tokens of each sample.
 
     Args:
         path_or_id: a run's folder, a model's folder, a published file or a Hub id.
         inputs: modalities that samples may have; by default all that the model takes.
         size: pixels per side, or (height, width), of all inputs that are grids, or {name: size}; by default the sizes
             of training. Positions are interpolated.
-        options: those of `FourM.from_pretrained`, such as `device`. `to` moves the network later; tokenizers stay.
+        options: of `FourM.from_pretrained`, such as `device`. A later `to` moves the network, but not the tokenizers.
 
-    Raises ValueError, one line, if there is no such model, for inputs that it does not take, and for sizes that an
-    input or its tokenizer cannot have."""
+    Raises ValueError, one line, if the model does not exist, for inputs that it does not take, and for sizes that an
+    input or its tokenizer does not support."""
     model = FourM.from_pretrained(path_or_id, **options)
     return Encoder(model if size is None else resized(model, inputs, size), inputs)
 

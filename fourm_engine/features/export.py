@@ -1,13 +1,13 @@
-"""An encoder as one file that runs without this package: an ONNX graph, or a program of `torch.export`.
+"""Export an encoder to one file that runs without this package: an ONNX graph, or a program of `torch.export`.
 
-In: an `Encoder` with the inputs that the file takes. Out: the file, which appears when its outputs have been compared
-with those of the encoder, and `FileFacts`, which the file holds, too, as JSON (metadata `fourm.json`). The graph takes
-a tensor an input, of any number of samples B, in the order of the vocabulary:
+In: an `Encoder` with the inputs that the file takes. Out: the file, written only after its outputs have been compared
+with the encoder's, and `FileFacts`, also stored in the file as JSON (metadata `fourm.json`). The graph takes one tensor
+per input, for any number of samples B, in the order of the vocabulary:
 
-- of a continuous modality its array, float32 (B, *shape), normalised as the plugin does; a patch with a NaN is missing;
-- of any other its token ids, int64 (B, n), -1 where there is none.
+- continuous modalities: the array, float32 (B, *shape), normalised as by the plugin; a patch with a NaN is missing;
+- all others: token ids, int64 (B, n), -1 for missing ones.
 
-It gives `pooled` (B, D), `tokens` (B, N, D) and `valid` (B, N), the tokens of one input after those of another.
+It returns `pooled` (B, D), `tokens` (B, N, D) and `valid` (B, N), with the tokens of the inputs concatenated.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SUFFIXES: dict[str, str] = {"onnx": ".onnx", "torch": ".pt2"}
 OUTPUTS = ("pooled", "tokens", "valid")
 #: Maximum difference of a file's outputs from the encoder's.
 TOLERANCE = 1e-4
-#: Protocol buffers, and so ONNX files, must be smaller than 2 GiB.
+#: Protocol buffers, and hence ONNX files, must be smaller than 2 GiB.
 MAX_ONNX_BYTES = 2**31 - 2**24
 OPSET = 18
 _KEY = "fourm.json"
@@ -47,7 +47,7 @@ _INSTALL = {"what": "ONNX files need", "install": "fourm-engine[onnx]"}
 
 @dataclass(frozen=True)
 class FileFacts:
-    """Inputs and outputs of an exported file. `inputs`: name -> modality, dtype, shape, and what its numbers mean;
+    """Inputs and outputs of an exported file. `inputs`: name -> modality, dtype, shape, and meaning of the values;
     `outputs`: name -> shape; `encoder`: its fingerprint."""
 
     inputs: dict[str, dict[str, Any]]
@@ -129,11 +129,11 @@ def _filled(encoder: Encoder, samples: Sequence[ReadSample], modality: str) -> n
 
 
 def export(encoder: Encoder, path: Path, format: Format = "onnx") -> tuple[FileFacts, float]:
-    """Write `path`, an encoder of all its `inputs`, replacing an existing file. Returns its inputs and outputs, and the
-    largest difference of its outputs from the encoder's. Moves the encoder to the CPU.
+    """Write the encoder with all its `inputs` to `path`, replacing an existing file. Returns the file's inputs and
+    outputs, and the largest difference of its outputs from the encoder's. Moves the encoder to the CPU.
 
-    Raises ValueError for a file name with a suffix of another format, packages that are not installed, an encoder too
-    large for the format, and outputs that differ from the encoder's by more than `TOLERANCE`."""
+    Raises ValueError for a file name with the suffix of another format, missing packages, an encoder too large for the
+    format, and outputs that differ from the encoder's by more than `TOLERANCE`."""
     if path.suffix != SUFFIXES[format]:
         raise ValueError(f"{path}: files of format {format} end in {SUFFIXES[format]}; change --out or --format")
     if format == "onnx":
@@ -158,7 +158,7 @@ def export(encoder: Encoder, path: Path, format: Format = "onnx") -> tuple[FileF
     facts = FileFacts(described, outputs, encoder.fingerprint())
     write, load = (_write_onnx, _load_onnx) if format == "onnx" else (_write_torch, _load_torch)
     with replacing_file(path) as temporary:
-        # torch tells a file's kind by its name.
+        # torch infers the format from the file name.
         written = temporary.with_name(temporary.name + SUFFIXES[format])
         try:
             write(module, tensors, list(given), facts, written)
@@ -187,8 +187,8 @@ def _described(encoder: Encoder, modality: str) -> dict[str, Any]:
 
 
 def _samples(encoder: Encoder, given: Mapping[str, str]) -> list[ReadSample]:
-    """Random samples to compare with: one with all inputs, one without each input, one with parts only, one with
-    nothing."""
+    """Random samples for the comparison: one with all inputs, one without each input, one with partial inputs, and an
+    empty one."""
     rng, whole = np.random.default_rng(0), {}
     for modality in given.values():
         spec = encoder.reader.modalities[modality].spec
@@ -211,7 +211,7 @@ def _difference(
     tensors: Sequence[Tensor],
     run: Callable[[Sequence[Tensor]], list[np.ndarray]],
 ) -> float:
-    """The largest difference, over batches of one sample and of all; infinite if different tokens are valid."""
+    """The largest difference, over batches of one sample and of all samples; infinite if `valid` differs."""
     worst = 0.0
     for rows in (slice(0, 1), slice(0, len(samples))):
         features = encoder.forward_features(samples[rows])
@@ -232,7 +232,7 @@ def _write_torch(
     module: Exportable, tensors: Sequence[Tensor], names: Sequence[str], facts: FileFacts, path: Path
 ) -> None:
     program = torch.export.export(module, tuple(tensors), dynamic_shapes=_shapes(names))
-    # Into memory: where a file cannot take all, torch aborts the process.
+    # Into memory first, since torch aborts the process if the disk is full.
     torch.export.save(program, buffer := io.BytesIO(), extra_files={_KEY: json.dumps(asdict(facts))})
     with open(path, "wb") as file:
         file.write(buffer.getbuffer())

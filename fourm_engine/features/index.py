@@ -1,7 +1,7 @@
 """An index of features: a folder with `features.npy`, float32 (n, D), and `index.json`, the names of its n samples.
 
-In: names and features, or such a folder. Out: the folder, which appears whole, and the nearest samples of a query:
-exact below `EXACT` samples; beyond that by a graph of neighbours (`graph.usearch`), if the extra `search` is installed.
+In: names and features, or such a folder. Out: the folder, written atomically, and the nearest samples of a query: exact
+below `EXACT` samples; from there on by a graph of neighbours (`graph.usearch`), if the extra `search` is installed.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _REMEDY = "make it again with `fourm embed`"
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """`names[i]` has `features[i]`, computed from the modalities `inputs` by the encoder with this `fingerprint`; of
-    the modality `predicted`, if the features are predictions of the model. `size`: {input: pixels} if inputs had
-    another size than in training."""
+    """`names[i]` has `features[i]`, computed from the modalities `inputs` by the encoder with this `fingerprint`.
+    `predicted`: the modality whose features the model predicted, if any. `size`: {input: pixels} of inputs at another
+    size than in training."""
 
     names: list[str]
     features: Float[np.ndarray, "n D"]
@@ -52,7 +52,7 @@ class Index:
     mapped: MappedFile | None = field(default=None, repr=False)
 
     def save(self, folder: Path) -> None:
-        """Write `folder`, replacing an earlier index. Raises ValueError if something else is there."""
+        """Write `folder`, replacing an earlier index. Raises ValueError if it holds something else."""
         check_free(folder)
         facts = {"format": FORMAT, "inputs": self.inputs, "encoder": self.fingerprint, "samples": self.names}
         facts |= {"predicted": self.predicted, "size": self.size}
@@ -100,8 +100,8 @@ class Index:
         return cls(names, features, inputs, fingerprint, predicted, sizes, graph, mapped)
 
     def nearest(self, query: Float[np.ndarray, " D"], k: int) -> list[tuple[str, float]]:
-        """(name, cosine) of the `k` samples nearest to `query`, nearest first; all samples if there are fewer. Compares
-        every sample, unless there is a graph."""
+        """(name, cosine similarity) of the `k` samples nearest to `query`, nearest first; all samples if there are
+        fewer. Compares every sample, unless there is a graph."""
         if self.graph is not None and (rows := self._near(query, k)) is not None:
             block = self._rows(rows)
             cosines = block @ (query / _length(query)) / _length(block)

@@ -1,4 +1,4 @@
-"""Classes of samples, read from a JSON or CSV file as {sample: class}."""
+"""Read the classes of samples from a JSON or CSV file, as {sample: class}."""
 
 from __future__ import annotations
 

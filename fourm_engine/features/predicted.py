@@ -1,7 +1,7 @@
-"""Predicted features: what a model expects, from any inputs, of a modality with one feature per token, such as global
+"""Predicted features: a model's expectation, given any inputs, of a modality with one feature per token, such as global
 features of another network (4M-21, arXiv 2406.09406, section 4.3).
 
-In: a model, its inputs and the modality. Out: the mean of the expected features over the modality's tokens; for samples
+In: a model, its inputs and the modality. Out: the mean of the expected features over the modality's tokens. For samples
 given as that modality itself, the mean of the given features.
 """
 
@@ -40,11 +40,11 @@ class GivenSample(ReadSample):
 
 
 class Predicted:
-    """`target` as `model` predicts it from `inputs`, in one step, without drawing; or, if `inputs` is only `target`, as
-    given.
+    """`target` as predicted by `model` from `inputs`, in one step without sampling; or, if `inputs` is only `target`,
+    as given.
 
-    Raises ValueError for a target that the model does not predict, that has no feature per token, or that is given with
-    other inputs."""
+    Raises ValueError for a target that the model cannot predict, that has no feature per token, or that is given along
+    with other inputs."""
 
     def __init__(self, model: FourM, inputs: Sequence[str], target: str) -> None:
         if target not in model.modalities:
@@ -72,7 +72,7 @@ class Predicted:
         return array.channels if isinstance(array, FeatureMap) else array.size
 
     def fingerprint(self) -> str:
-        """16 hex digits of the model and the target, whatever the inputs."""
+        """16 hex digits of the model and the target, independent of the inputs."""
         digest = hashlib.sha256(f"{self.target} {self.model.tokenizers[self.target].fingerprint}".encode())
         digest_weights(self.model.network, digest)
         return digest.hexdigest()[:16]
@@ -82,7 +82,7 @@ class Predicted:
         if self.encoder is not None:
             return self.encoder.read(inputs)
         spec = self.modality.spec
-        sample = self.model.reader.read(inputs, ())[0]  # raises ValueError, in the user's names
+        sample = self.model.reader.read(inputs, ())[0]  # raises ValueError with the names as given
         value = self.modality.value(inputs[self.target])
         shape = array_aspect(spec) or 1.0
         view = View.centre(source_aspect=self.modality.aspect(value) or shape, target_aspect=shape)

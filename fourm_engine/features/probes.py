@@ -1,7 +1,7 @@
-"""Probes: what classifiers read from fixed features.
+"""Probes: classifiers on frozen features.
 
-In: features of training and validation samples, and their classes. Out: scores (n, C); the largest decides. Nothing
-here has the encoder, so no probe can train it.
+In: features of training and validation samples, and their classes. Out: scores (n, C), whose argmax is the prediction.
+This module has no access to the encoder, so no probe can train it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 #: kNN settings of DINO (arXiv 2104.14294) and 4M-21.
 NEIGHBOURS, TEMPERATURE = 20, 0.07
-#: Weight decays among which the linear probe chooses: factors of the sum of squared weights.
+#: Candidate weight decays of the linear probe, as factors of the sum of squared weights.
 WEIGHT_DECAYS = tuple(10.0**power for power in range(1, -6, -1))
-#: Weight decay of few-shot probes, which have no samples to choose it by.
+#: Weight decay of few-shot probes, which have too few samples to select it.
 FEW_SHOT_DECAY = 1e-2
 #: AdamW weight decays of the attentive probe.
 ATTENTIVE_DECAYS = (0.3, 0.03, 0.003)
@@ -37,8 +37,8 @@ _BLOCK = 1 << 10
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """n samples with their classes in [0, C). `tokens`, which may be memory-mapped, and `valid`, if needed, hold more
-    samples; those of sample i are at `rows[i]`."""
+    """n samples with their classes in [0, C). `tokens` (possibly memory-mapped) and `valid`, if needed, may hold
+    further samples; those of sample i are at `rows[i]`."""
 
     names: list[str]
     labels: Int[Tensor, " n"]
@@ -59,7 +59,7 @@ class Labelled:
 def knn(
     train: Labelled, val: Labelled, classes: int, *, k: int = NEIGHBOURS, temperature: float = TEMPERATURE
 ) -> Float[Tensor, "n C"]:
-    """Votes of the `k` nearest training samples by cosine, each with weight exp(cosine / temperature)."""
+    """Votes of the `k` nearest training samples by cosine similarity, each weighted by exp(cosine / temperature)."""
     keys, k = F.normalize(train.pooled, dim=1), min(k, len(train))
     scores = torch.zeros(len(val), classes)
     for start in range(0, len(val), _BLOCK):
@@ -76,7 +76,7 @@ class Linear:
     def __init__(self, train: Labelled, classes: int, decay: float, start: Linear | None = None) -> None:
         x = train.pooled.double()
         deviation = x.std(0, unbiased=False)
-        # Features that hardly vary among a few samples are not blown up.
+        # A lower bound, so that features with little variance among few samples are not amplified.
         least = 0.05 * deviation.square().mean().sqrt().clamp(min=1e-6)
         self.weight: Tensor
         self.bias: Tensor
@@ -120,15 +120,15 @@ def drawn(labels: Tensor, classes: int, shots: int, seed: int) -> Int[Tensor, " 
 
 
 def linear(train: Labelled, val: Labelled, classes: int, *, seed: int) -> tuple[Float[Tensor, "n C"], dict[str, Any]]:
-    """The linear probe with the weight decay that does best on a held-out part of the training samples, fitted to
-    all."""
+    """The linear probe, fitted to all training samples with the weight decay that performs best on a held-out part of
+    them."""
     decay = _chosen(train, classes, seed, WEIGHT_DECAYS, _linear_sweep)
     return Linear(train, classes, decay).scores(val), {"weight_decay": decay}
 
 
 def _linear_sweep(fit: Labelled, held_out: Labelled, classes: int) -> list[Tensor]:
     scores, last = list[Tensor](), None
-    for decay in WEIGHT_DECAYS:  # from strong to weak, each from the one before
+    for decay in WEIGHT_DECAYS:  # from strong to weak, each warm-started from the previous one
         last = Linear(fit, classes, decay, start=last)
         scores.append(last.scores(held_out))
     return scores
@@ -156,8 +156,8 @@ def attentive(
     seed: int,
     device: torch.device | str = "cpu",
 ) -> tuple[Float[Tensor, "n C"], dict[str, Any]]:
-    """The attentive probe, trained by AdamW with a cosine schedule, with the weight decay that does best on a held-out
-    part of the training samples, fitted to all."""
+    """The attentive probe, trained by AdamW with a cosine schedule on all training samples, with the weight decay that
+    performs best on a held-out part of them."""
 
     def fitted(samples: Labelled, decay: float) -> Attentive:
         generator = torch.Generator().manual_seed(seed)
@@ -205,8 +205,8 @@ def _chosen(
     values: Sequence[float],
     sweep: Callable[[Labelled, Labelled, int], list[Tensor]],
 ) -> float:
-    """The value with the highest accuracy on a held-out part of the training samples; among ties, the lowest
-    cross-entropy. Validation samples take no part."""
+    """The value with the highest accuracy on a held-out part of the training samples; ties are broken by the lowest
+    cross-entropy. Validation samples are not used."""
     held = held_out(train.labels, classes, HELD_OUT, seed)
     fit, other = train.at((~held).nonzero()[:, 0]), train.at(held.nonzero()[:, 0])
     if not len(other) or not len(fit):
@@ -217,7 +217,7 @@ def _chosen(
 
 
 def held_out(labels: Tensor, classes: int, share: float, seed: int) -> Bool[Tensor, " n"]:
-    """A part of each class, at least one sample of every class that has two."""
+    """A random part of each class: at least one sample of every class that has two."""
     generator, held = torch.Generator().manual_seed(seed), torch.zeros(len(labels), dtype=torch.bool)
     order = torch.randperm(len(labels), generator=generator)
     for c in range(classes):

@@ -1,6 +1,6 @@
-"""Showing a model grids of other sizes than in training: positions are interpolated, everything else stays.
+"""Adapt a model to grids of sizes other than in training, by interpolating positions.
 
-In: a model and sizes in pixels. Out: a model with copies of its weights, over the same plugins with the new sizes.
+In: a model and sizes in pixels. Out: a model with copies of its weights, and the same plugins with the new sizes.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ SETTING = "image_size"
 
 
 def resized(model: FourM, inputs: Iterable[str] | str | None, size: Size | Mapping[str, Size]) -> FourM:
-    """`model` for values of `size`: of all grids among `inputs` (None: all that it takes), or by name. The result reads
-    only the inputs, so other modalities may keep another shape. Raises ValueError for an input without sizes, and a
-    size that its patches do not divide or its tokenizer does not support."""
+    """`model` for values of another `size`: of all grids among `inputs` (None: all that it takes), or by name. The
+    result reads only the inputs; other modalities may keep their shapes. Raises ValueError for an input without a size,
+    and for a size that its patches do not divide or its tokenizer does not support."""
     names = names_of("inputs", model.reader.input_names if inputs is None else inputs)
     shown = {name: model.reader.instance(name, raw=True) for name in names}
     if isinstance(size, Mapping):

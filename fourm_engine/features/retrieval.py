@@ -1,8 +1,8 @@
-"""Retrieval: how well one index finds the samples of another, as recall and nDCG, next to chance.
+"""Retrieval of the samples of one index from another: recall and nDCG, compared with chance.
 
-In: an index of queries and an index to search, from one model, with common samples; perhaps classes. Out: numbers. The
-right answer to a query is the sample with its name in the other index; with classes, every other sample of its class,
-never itself.
+In: an index of queries and an index to search, from the same model, with common samples; optionally classes. Out:
+scores. The right answer to a query is the sample of the same name in the other index; with classes, every other sample
+of its class.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Scores:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """`centred`: after subtracting each index's mean, which removes a constant between modalities. `chance`: of a
-    random ranking, exactly."""
+    """`centred`: after subtracting each index's mean, which removes a constant offset between modalities. `chance`: the
+    exact expectation of a random ranking."""
 
     queries: int
     candidates: int
@@ -47,8 +47,8 @@ class Retrieval:
 
 
 def evaluate(queries: Index, index: Index, labels: Mapping[str, str] | None = None) -> Retrieval:
-    """How well `index` retrieves the samples of `queries`. Raises ValueError for indexes of different models, of the
-    same features (every sample would find itself), and without common samples or classes."""
+    """Scores of retrieving the samples of `queries` from `index`. Raises ValueError for indexes of different models, of
+    the same features (every sample would find itself), and without common samples or classes."""
     if queries.fingerprint != index.fingerprint or queries.features.shape[1] != index.features.shape[1]:
         raise ValueError("--evaluate: the indexes are of different models; make both with one model: `fourm embed`")
     if labels is None and sorted(queries.inputs) == sorted(index.inputs):
@@ -68,8 +68,8 @@ def evaluate(queries: Index, index: Index, labels: Mapping[str, str] | None = No
 
 @dataclass(frozen=True, eq=False)
 class _Answers:
-    """Which candidates are right for the queries `rows` that have right answers: those with the same number, except,
-    for classes, the query itself. Names and classes are numbers."""
+    """The right candidates for the queries `rows` that have any: those with the same number (of a name or class),
+    except, for classes, the query itself."""
 
     rows: Int[np.ndarray, " q"]
     counts: Int[np.ndarray, " q"]  # right answers
@@ -86,7 +86,7 @@ class _Answers:
             rows = counts.nonzero()[0]
             return cls(rows, counts[rows], names[0][rows], names[1], None)
         known = {label: i for i, label in enumerate(dict.fromkeys(labels.values()))}
-        # Without a class: in none.
+        # -1: without a class.
         wanted = np.array([known.get(labels.get(name, ""), -1) for name in queries], np.int64)
         numbers = np.array([known.get(labels.get(name, ""), -2) for name in candidates], np.int64)
         number, count = np.unique(numbers, return_counts=True)
@@ -101,7 +101,7 @@ class _Answers:
 
 
 def _measured(x: Float[np.ndarray, "q D"], y: Float[np.ndarray, "n D"], answers: _Answers) -> Scores:
-    # Ties are ordered at random, so that equal features score at chance.
+    # Ties are broken at random, so that equal features score at chance.
     order = np.random.default_rng(0).permutation(len(y))
     y, discount = _unit(y)[order], 1 / np.log2(np.arange(len(y)) + 2)
     ideal = discount.cumsum()[answers.counts - 1]
@@ -121,7 +121,7 @@ def _chance(answers: _Answers) -> Scores:
     """The expectation over all rankings."""
     n, counts, recall = len(answers.numbers) - (answers.themselves is not None), answers.counts, {}
     for k in RECALL_AT:
-        missed = np.ones(len(counts))  # none of the first k is right, drawn one after another
+        missed = np.ones(len(counts))  # probability that none of the first k is right, drawn without replacement
         for i in range(min(k, n)):
             missed *= np.maximum(0, 1 - counts / (n - i))
         recall[k] = float(1 - missed.mean())

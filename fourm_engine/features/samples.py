@@ -1,7 +1,6 @@
 """Samples for an encoder, from a data set or a folder with a sub-folder per class.
 
-In: an encoder and the data. Out: what it reads of each sample, in batches. A file that cannot be used is named in a
-warning and left out.
+In: an encoder and the data. Out: its tokens of each sample, in batches. An unusable file is skipped with a warning.
 """
 
 from __future__ import annotations
@@ -35,14 +34,14 @@ class Samples(Protocol):
     def names(self) -> Sequence[str]: ...
 
     def read(self, name: str) -> ReadSample | None:
-        """None for a sample of which nothing can be used."""
+        """The tokens of a sample; None if it has no usable input."""
 
     def stamp(self, name: str) -> str:
-        """Equal while the files of a sample are unchanged."""
+        """A fingerprint of a sample's files, equal as long as they are unchanged."""
 
 
 class DataSamples:
-    """Samples of a data set: those of the encoder's inputs that each has."""
+    """Samples of a data set, each with whichever of the encoder's inputs it has."""
 
     def __init__(self, encoder: Reader, root: str, split: str | None = None) -> None:
         self.encoder = encoder
@@ -100,7 +99,7 @@ class ClassFolder:
 
 
 def batches(samples: Samples, names: Sequence[str], size: int) -> Iterator[tuple[list[tuple[str, ReadSample]], int]]:
-    """(name, sample) of the usable `names`, `size` at a time, and how many have been read."""
+    """([(name, sample)], number of names read so far) for the usable `names`, `size` at a time."""
     batch: list[tuple[str, ReadSample]] = []
     for done, name in enumerate(names, start=1):
         if (sample := samples.read(name)) is not None:

@@ -1,2 +1,2 @@
-"""A trained model learns something narrower, or at another size. In: a model of ours or a published one, and the
-modalities that take part. Out: a `Task` that goes on from its weights, all or some of them, and exports a model."""
+"""Fine-tuning of a trained model, for example on fewer modalities or at another size. In: a native or published model,
+and the modalities to train. Out: a `Task` that trains all or some of its weights, and exports a model."""

@@ -33,6 +33,6 @@ class FinetuneConfig(BaseModel):
         return self
 
     def identity(self, digest: str) -> dict[str, Any]:
-        """What `Task.identity` says of it; `digest`: of the source's weights."""
+        """The section's part of `Task.identity`. `digest`: of the source's weights."""
         facts = {f"finetune.{name}": value for name, value in self.model_dump(mode="json").items()}
         return facts | {"finetune.source": digest}

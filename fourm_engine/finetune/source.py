@@ -1,7 +1,7 @@
-"""The model that a fine-tuning starts from, checked against the run before anything is computed.
+"""The source model of a fine-tuning run, checked against the run before any computation.
 
-In: the `finetune` section, the modalities that take part, the shape of the model. Out: the vocabulary with their
-layouts, all modalities and tokenizers that the exported model will have, and the network with its weights.
+In: the `finetune` section, the modalities to train, the shape of the model. Out: the vocabulary with their layouts, all
+modalities and tokenizers of the exported model, and the network with its weights.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ from fourm_plugins.manager import PluginManager
 from fourm_plugins.suggest import did_you_mean
 from fourm_plugins.tokenizer import Tokenizer
 
-#: Of the model's shape, what may be more than in the model that a run starts from.
+#: Settings of the model's shape that may exceed the source's.
 GROWING = ("encoder_blocks", "decoder_blocks", "registers")
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a model says of itself, without its weights."""
+    """A model's description, without its weights."""
 
     weights: Path
     model: ModelConfig
     vocabulary: Vocabulary
     #: Modality -> settings of its plugin, and as `plugin` the entry point.
     settings: dict[str, dict[str, Any]]
-    tokenizers: Path | None  # folder with those that the model has
+    tokenizers: Path | None  # folder of the model's tokenizers
 
 
 def locate(source: str) -> tuple[Path, bool]:
-    """File of a model's weights, fetched where `source` is a Hub id; whether it is in the published format."""
+    """(file of a model's weights, whether it is in the published format). Downloads a Hub id."""
     path = published.find(source)
     folder = exported.locate(source) if path is None else path.parent
     path = path or published.find(folder)
@@ -59,7 +59,7 @@ def locate(source: str) -> tuple[Path, bool]:
 
 
 def describe(source: str, manager: PluginManager) -> Description:
-    """Raises ValueError where there is no such model, or it is damaged."""
+    """The description of a model. Raises ValueError if it is missing or damaged."""
     path, is_published = locate(source)
     if is_published:
         checkpoint = published_model.open_checkpoint(path)
@@ -76,8 +76,8 @@ def describe(source: str, manager: PluginManager) -> Description:
 def filled(
     model: Mapping[str, Any], settings: Mapping[str, Any], description: Description, names: list[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The sections `model` and `modalities.settings` of a config, with what a model says where they say nothing.
-    `names`: the modalities that take part."""
+    """The sections `model` and `modalities.settings` of a config, with unset values filled in from a model's
+    description. `names`: the modalities to train."""
     shape = description.model.model_dump(exclude={"size"})
     if "size" in model:
         shape = {key: value for key, value in shape.items() if key not in SIZES["B"]}
@@ -98,7 +98,7 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 class Source:
     """A model and the run that starts from it.
 
-    `training`: the modalities that take part; `modalities`: all that the exported model will have."""
+    `training`: the modalities to train; `modalities`: all modalities of the exported model."""
 
     settings: FinetuneConfig
     weights: Path
@@ -107,19 +107,19 @@ class Source:
     training: Modalities
     modalities: Modalities
     vocabulary: Vocabulary
-    trained_tokenizers: Mapping[str, Tokenizer]  # `AbsentTokenizer` where the model has none
+    trained_tokenizers: Mapping[str, Tokenizer]  # `AbsentTokenizer` for those that the model lacks
     missing: dict[str, str]
     origin: tuple[Path, ExportedConfig] | None
     shapes: Mapping[str, tuple[int, ...]]  # of the model's parameters
-    read: Read  # rows of them
+    read: Read  # reads rows of them
 
     @classmethod
     def open(cls, settings: FinetuneConfig, training: Modalities, model: ModelConfig, manager: PluginManager) -> Source:
-        """Raises ValueError: no such model; one of another shape; a modality that it does not have, or with settings
-        that change what ids or pixels mean; a name in the section that no parameter has."""
+        """Raises ValueError for a missing model, another shape, a modality that the model lacks or whose settings
+        change the meaning of ids or pixels, and a name in the section that matches no parameter."""
         weights, is_published = locate(settings.source)
         given = None
-        if is_published:  # its file does not say how its data was made; the config may
+        if is_published:  # the file does not describe how its data was made, but the config may
             check_known(settings.source, describe(settings.source, manager).settings, training)
             sizes = set(SIZE_SETTINGS)
             given = {name: m.settings.model_dump(mode="json", exclude=sizes) for name, m in training.items()}
@@ -134,7 +134,7 @@ class Source:
             restrict(modality, trained.spec.input, trained.spec.target)
         check_shape(settings.source, parts.network.config, model)
         vocabulary = parts.vocabulary.resized(training.specs)
-        with torch.device("meta"):  # names that no parameter has are better known now
+        with torch.device("meta"):  # report names that match no parameter early
             adapt(Transformer(model, vocabulary), settings, parts.network.config)
         return cls(
             settings,
@@ -152,8 +152,8 @@ class Source:
         )
 
     def tokenizers(self, folder: Path) -> dict[str, Tokenizer]:
-        """Modality -> tokenizer, for all that take part and have tokens. Raises ValueError where one is missing, or is
-        not the one whose ids the model knows."""
+        """Modality -> tokenizer, for all modalities to train that have tokens. Raises ValueError if one is missing, or
+        is not the one that the model was trained with."""
         spaces, manager = self.training.token_spaces, host_of(self.training)
         for space, specs in spaces.items():
             if not (folder / space / DOCUMENT).is_file():
@@ -177,7 +177,7 @@ class Source:
         return f"convert the published one: fourm convert SOURCE {folder / space.name} --to native --modality {name}"
 
     def exported(self, network: Transformer, tokenizers: Mapping[str, Tokenizer]) -> FourM:
-        """The model with a network that was trained; `tokenizers`: of those that took part."""
+        """The model with a trained network. `tokenizers`: of the trained modalities."""
         return FourM(
             network,
             self.modalities,
@@ -189,8 +189,8 @@ class Source:
 
 
 def check_shape(source: str, trained: ModelConfig, model: ModelConfig) -> None:
-    """Raises ValueError where the run's model is of another shape than the one that it starts from; it may have more
-    blocks and registers."""
+    """Raise ValueError if the run's model differs in shape from its source, except for additional blocks and
+    registers."""
     was, now = trained.model_dump(), model.model_dump()
     for key in was:  # in the order of the settings
         if key not in ("size", *GROWING) and was[key] != now[key]:
@@ -204,7 +204,7 @@ def check_shape(source: str, trained: ModelConfig, model: ModelConfig) -> None:
 
 
 def check_known(source: str, known: Collection[str], training: Collection[str]) -> None:
-    """Raises ValueError for a modality that takes part and that the model does not know."""
+    """Raise ValueError for a modality to train that the model does not know."""
     for name in training:
         if name not in known:
             hint = did_you_mean(name, known, otherwise="it knows")

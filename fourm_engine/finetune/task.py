@@ -1,7 +1,7 @@
-"""FinetuneTask: the 4M objective from the weights of a trained model, all or some of which learn.
+"""FinetuneTask: the 4M objective, training all or some of the weights of a trained model.
 
-In: the opened source, tokenizers, packed samples. Out: the exported model, `<run>/model/`, an ordinary one; with
-`finetune.lora` also `<run>/adapter/`, what was learned alone.
+In: the opened source, tokenizers, packed samples. Out: the exported plain model, `<run>/model/`; with `finetune.lora`
+also the adapter alone, `<run>/adapter/`.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class FinetuneTask(FourMTask):
         save(folder / ADAPTER, config, learned(self.blank(), weights, self.source.shapes))
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
-        """As in pretraining, but that nothing wears off which only modalities without a part in this run need."""
+        """As in pretraining, except for weights used only by modalities outside this run, which must not decay."""
         prefix, _, rest = name.rpartition("projections.")
         if prefix:
             return rest.removesuffix(".weight") in self.modalities

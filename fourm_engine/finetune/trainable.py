@@ -1,4 +1,4 @@
-"""Which weights of a fine-tuned network learn.
+"""Choose the weights of a fine-tuned network to train.
 
 In: the network, the `finetune` section. Out: the same network with frozen parameters and adapters.
 """
@@ -14,8 +14,8 @@ REGISTERS = "registers"
 
 
 def adapt(network: Transformer, settings: FinetuneConfig, trained: ModelConfig) -> None:
-    """Freeze parameters and add adapters; `trained`: the shape of the model that the weights are of. Raises ValueError,
-    naming the setting, for a name that no parameter has."""
+    """Freeze parameters and add adapters. `trained`: the shape of the model that the weights come from. Raises
+    ValueError, naming the setting, for a name that matches no parameter."""
     for name in ("encoder_blocks", "decoder_blocks"):
         if settings.lora is not None and getattr(network.config, name) > getattr(trained, name):
             problem = "new blocks learn as a whole, not by finetune.lora"

@@ -1,9 +1,8 @@
-"""AdaptTask: a fitted tokenizer of a grid learns to serve several sizes (4M-21, arXiv 2406.09406, appendix on
-tokenizers: train at one resolution, then briefly over a range of them).
+"""AdaptTask: adapts a fitted grid tokenizer to several sizes (4M-21, arXiv 2406.09406, appendix on tokenizers: train at
+one resolution, then briefly over a range of them).
 
 In: the finished run of a `TokenizerTask`, and the tokenizer's arrays at every size. Out: the fitted state of one
-tokenizer for all of them. Every batch has one size, a pure function of (seed, step); the codebook goes on learning from
-where it was.
+tokenizer for all sizes. Every batch has one size, a pure function of (seed, step); codebook learning continues.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class SizedArrays:
 
 
 class AdaptTask(TokenizerTask):
-    """`start` is the last checkpoint of the run before."""
+    """`start`: the last checkpoint of the preceding run."""
 
     def __init__(
         self, tokenizer: NeuralTokenizer, sizes: Sequence[SizedArrays], *, start: Path, steps: int, seed: int
@@ -52,7 +51,7 @@ class AdaptTask(TokenizerTask):
         self._fitted = tokenizer.state()
 
     def model(self) -> TokenizerNetwork:
-        """Everything that the run before learned: weights and codebook statistics, or their averages."""
+        """The network with the state of the preceding run: weights and codebook statistics, or their averages."""
         network = super().model()
         state, checkpoint = network.state_dict(), open_checkpoint(self.start)
         load(checkpoint, {f"model/{name}": tensor for name, tensor in state.items()})

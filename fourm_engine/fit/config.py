@@ -1,6 +1,6 @@
-"""The `tokenizers` section of a config: where fitted tokenizers are, and how they are fitted.
+"""The `tokenizers` section of a config: the folder of fitted tokenizers, and how they are fitted.
 
-A modality's recipe says what its tokenizer is (kind, sizes, loss); this section says how long and how fast it learns.
+A modality's recipe defines its tokenizer (kind, sizes, loss); this section defines the length and rate of training.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class FitConfig(TrainConfig):
 
     @model_validator(mode="after")
     def _of_tokenizers(self) -> FitConfig:
-        self.plan()  # arrays have no fixed number of tokens: it refuses lengths in tokens
+        self.plan()  # rejects lengths in tokens, as arrays have no fixed number of tokens
         if self.layer_decay is not None:
             raise ValueError("layer_decay is for fine-tuning a model; a tokenizer has no such layers; remove it")
         if given := [name for name in WATCHING if getattr(self, name) != type(self).model_fields[name].default]:
@@ -63,7 +63,7 @@ class FitConfig(TrainConfig):
         return self
 
     def adapting(self) -> FitConfig:
-        """How the second fit learns: from a low rate down to zero."""
+        """The settings of the second fit, with a lower rate that decays to zero."""
         assert self.adapt is not None
         plan = self.plan()
         changed: dict[str, Any] = dict.fromkeys((*LENGTHS, *RATES))
@@ -107,12 +107,12 @@ class TokenizersConfig(BaseModel):
         """The settings for one token space."""
         override = self.spaces.get(space, FitOverride())
         changed = override.model_dump(exclude_none=True)
-        for names in (LENGTHS, RATES):  # one of them replaces whichever the others have
+        for names in (LENGTHS, RATES):  # one of them replaces any other of its kind
             changed = (dict.fromkeys(names) if changed.keys() & set(names) else {}) | changed
         return FitConfig.model_validate(self.fit.model_dump() | changed)
 
     def adapts(self, space: str) -> bool:
-        """Whether this token space itself asks for adaptation to several sizes."""
+        """Whether the settings of this very token space request adaptation to several sizes."""
         return space in self.spaces and self.spaces[space].adapt is not None
 
     @model_validator(mode="after")

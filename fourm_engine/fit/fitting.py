@@ -1,8 +1,7 @@
-"""Fits the tokenizers of a run, one token space at a time: skipped if nothing has changed, resumed if stopped.
+"""Fit the tokenizers of a run, one token space at a time, skipping unchanged ones and resuming interrupted ones.
 
 In: the tokenizer of a token space, its training arrays, held-out values. Out: `<folder>/<token space>/` (see `store`)
-and a report: how well held-out values survive the round trip, in their modality's own metrics, and how much of the
-codebook is used.
+and a report: the reconstruction of held-out values in their modality's own metrics, and the usage of the codebook.
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ from fourm_plugins.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted tokenizer. `report`: modality -> {metric: number}, "usage" and "perplexity" as shares of the codebook,
-    "dead codes" as their number; of one that was adapted, "<modality> at <height>x<width>" and the same "before
-    adapting", too. `fresh` is False where an up-to-date one was found."""
+    """A fitted tokenizer. `report`: modality -> {metric: number}, with "usage" and "perplexity" as fractions of the
+    codebook and "dead codes" as a count; after adapting, also "<modality> at <height>x<width>", and the same "before
+    adapting". `fresh` is False if an up-to-date tokenizer was kept."""
 
     tokenizer: Tokenizer
     report: dict[str, dict[str, float]]
@@ -49,7 +48,7 @@ class Fitted:
 
 
 def base_first(modalities: Sequence[Modality]) -> list[Modality]:
-    """Modalities that share a token space, first the one named like the space: the tokenizer is fitted at its size."""
+    """Modalities that share a token space, starting with its namesake, at whose size the tokenizer is fitted."""
 
     def is_other(modality: Modality) -> bool:
         assert modality.spec.token_space is not None
@@ -59,9 +58,9 @@ def base_first(modalities: Sequence[Modality]) -> list[Modality]:
 
 
 def make_tokenizer(modalities: Sequence[Modality], manager: PluginManager, *, any_size: bool = False) -> Tokenizer:
-    """The unfitted tokenizer, by their recipe, of modalities that share a token space. `any_size`: one that can also
-    serve pictures of other sizes, as always where pictures share a token space. Raises ValueError for a kind that is
-    missing or refuses its settings, and if modalities differ in more than size."""
+    """The unfitted tokenizer of modalities that share a token space, from their recipe. `any_size`: support pictures of
+    other sizes, which is implied if pictures share a token space. Raises ValueError if the kind is missing or rejects
+    its settings, and if modalities differ in more than size."""
     specs = [modality.spec for modality in base_first(modalities)]
     recipe, space, layout = specs[0].tokenizer, specs[0].token_space, specs[0].layout
     assert recipe is not None, f"{specs[0].name} has no tokens"
@@ -94,16 +93,16 @@ def fit_tokenizer(
     fitted by the same request; other data, steps or seeds replace it, which is logged.
 
     Args:
-        modalities: all that use the token space.
+        modalities: all modalities that use the token space.
         train: modality -> training arrays.
         val: modality -> held-out values, augmented, as `Modality.normalise` takes them.
-        folder: of all tokenizers of the run.
-        sizes: of `config.adapt`, beside the size that the tokenizer is fitted at; without any, it is not adapted.
-        refit: whether one that was fitted under other settings of its modalities is replaced.
+        folder: folder of all tokenizers of the run.
+        sizes: sizes of `config.adapt` besides that of the first fit; if empty, the tokenizer is not adapted.
+        refit: replace a tokenizer that was fitted under other settings of its modalities.
 
-    Every process of a distributed run calls it, within `processes(config)` if it calls it more than once; the first one
-    writes. Raises ValueError where there is nothing to fit on; where the tokenizer that is there was fitted under other
-    settings, unless `refit`; and whatever the trainer raises."""
+    Must be called by every process of a distributed run, within `processes(config)` if called more than once; the first
+    process writes. Raises ValueError if there is no data, or the existing tokenizer was fitted under other settings
+    (unless `refit`); and any error of the trainer."""
     modalities = base_first(modalities)
     with processes(config):
         tokenizer = make_tokenizer(modalities, manager, any_size=bool(sizes))
@@ -123,7 +122,7 @@ def fit_tokenizer(
         runs = folder / ".fit" / space
         report: dict[str, dict[str, float]] = {}
         if isinstance(tokenizer, NeuralTokenizer):
-            # The same run whatever follows, so that another adaptation can start from it.
+            # Independent of the adaptation, so that another one can start from the same run.
             first = config.model_copy(update={"adapt": None})
             run = runs / request_of(tokenizer, modalities, train, first, seed)["hash"]
             base = modalities[0]
@@ -164,8 +163,8 @@ def _adapt(
     seed: int,
     manager: PluginManager,
 ) -> dict[str, dict[str, float]]:
-    """Adapt a tokenizer to `sizes`, its own first, from the end of the run `start`. Returns the report, before and
-    after."""
+    """Adapt a tokenizer to `sizes`, its own first, starting from the end of the run `start`. Returns the report before
+    and after."""
     assert config.adapt is not None
     served = [tokenizer.serving(size.modality.spec) for size in sizes]
     arrays = [
@@ -194,7 +193,7 @@ def check_settings(modalities: Sequence[Modality], folder: Path, manager: Plugin
     folder = folder / tokenizer.spec.token_space.name
     try:
         document = read_document(folder)
-    except ValueError:  # damaged: fitted again
+    except ValueError:  # damaged, so it will be fitted again
         return
     if document is not None:
         check_same_settings(document, folder, tokenizer, base_first(modalities))
@@ -203,8 +202,8 @@ def check_settings(modalities: Sequence[Modality], folder: Path, manager: Plugin
 def fit_network(
     tokenizer: NeuralTokenizer, arrays: Sequence[Any], config: FitConfig | None = None, *, seed: int = 0
 ) -> dict[str, float]:
-    """Fit a tokenizer that is a network on arrays in memory, leaving nothing on disk. Returns the share of codes that
-    the arrays use ("usage", "perplexity") and the number of "dead codes"."""
+    """Fit a neural tokenizer on arrays in memory, without leaving files on disk. Returns the fraction of codes that the
+    arrays use ("usage", "perplexity") and the number of "dead codes"."""
     config = config or FitConfig()
     data = ArrayData(arrays.__getitem__, len(arrays), fingerprint="memory", cache_bytes=0)
     task = TokenizerTask(tokenizer, data, None, steps=config.plan().steps, seed=seed)
@@ -215,10 +214,10 @@ def fit_network(
 
 
 def reconstruction(tokenizer: Tokenizer, modality: Modality, values: Sequence[Any]) -> dict[str, float]:
-    """How well held-out values survive encoding and decoding: the ceiling of any model that predicts these tokens.
+    """Metrics of held-out values after encoding and decoding, the ceiling of any model that predicts these tokens.
     Returns the modality's metrics, and for unordered tokens the codebook's "usage" and "perplexity" in (0, 1] (means
-    over positions, if each has its own codes), and its "dead codes", which no held-out value has; these three only
-    where there are at least `SAYING` held-out tokens per code."""
+    over positions, if each has its own codes), and the number of "dead codes", which no held-out value uses. The last
+    three require at least `SAYING` held-out tokens per code."""
     if not values:
         return {}
     ids = calls.encode(tokenizer, [modality.normalise(value) for value in values])

@@ -1,7 +1,7 @@
 """The data for fitting a tokenizer: arrays of raw training samples, through the run's views, and held-out values.
 
-In: `AlignedData` and a `ViewDrawer`. Out: `ArrayData` for training, kept in memory as far as it fits; a list of
-augmented values for measuring; both also at other sizes than the modality's own."""
+In: `AlignedData` and a `ViewDrawer`. Out: `ArrayData` for training, cached in memory up to a limit; a list of augmented
+values for evaluation; both also at sizes other than the modality's own."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def at_sizes(
     seed: int,
     cache_bytes: int,
 ) -> list[Sized]:
-    """A modality at other `sizes` (height, width): as many crops, at the same places, with each size's shape.
+    """A modality at other `sizes` (height, width), with the same number of crops at the same places, in each shape.
     `cache_bytes` is for all sizes together. Raises ValueError for a size that the patch does not divide."""
     array, sized = modality.spec.array, list[Sized]()
     assert isinstance(array, (FeatureMap, ClassMap))

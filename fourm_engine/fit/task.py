@@ -1,7 +1,7 @@
-"""TokenizerTask: fitting one neural tokenizer with the one trainer.
+"""TokenizerTask: fits a neural tokenizer with the shared trainer.
 
-In: a `NeuralTokenizer` and its arrays. Out: the fitted state below the run's folder, taken over by the tokenizer
-itself in the first process.
+In: a `NeuralTokenizer` and its arrays. Out: the fitted state below the run's folder, which the tokenizer itself loads
+in the first process.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from fourm_engine.train.task import Loss, Task
 
 FITTED = "fitted"
 EVALUATION_ARRAYS = 512  # held-out arrays for the loss curve
-#: What the log calls the quantiser's progress: two shares of the codes, in [0, 1].
+#: Names of the quantiser's statistics in the log, fractions of the codes in [0, 1].
 LOGGED = {"usage": "share of codes used", "perplexity": "perplexity/codes"}
 
 
 class TokenizerTask(Task):
-    """Learns to reconstruct `train`; `steps` is the trainer's: the codebook starts after a share of them."""
+    """Trains the reconstruction of `train`. `steps`: as for the trainer; quantisation starts after a fraction of
+    them."""
 
     def __init__(
         self, tokenizer: NeuralTokenizer, train: ArrayData, val: ArrayData | None, *, steps: int, seed: int
@@ -34,7 +35,7 @@ class TokenizerTask(Task):
         self.tokenizer, self.train, self.val, self.steps, self.seed = tokenizer, train, val, steps, seed
         self.name = f"tokenizer of {tokenizer.spec.name}"
         self._weights = tokenizer.weights()
-        self._network = tokenizer.network  # until `model` makes the one that learns
+        self._network = tokenizer.network  # until `model` makes the one to train
         self._logs = tuple(LOGGED[name] for name in self._network.progress() if name in LOGGED)
         self.count_names = (*self._weights, *self._logs)
 
@@ -43,7 +44,7 @@ class TokenizerTask(Task):
         return self._network
 
     def source(self, step: int) -> tuple[NeuralTokenizer, ArrayData]:
-        """What the batches of a step are made of, the same number of arrays in every step."""
+        """The tokenizer and arrays that make the batches of a step, with the same number of arrays in every step."""
         return self.tokenizer, self.train
 
     def batches(self, start_step: int, share: Share) -> Iterator[Tensor]:
@@ -63,7 +64,7 @@ class TokenizerTask(Task):
             step += 1
 
     def counts(self, batch: Tensor) -> dict[str, float]:
-        used = bool(self._logs) and self._network.quantiser.counted  # before, their zeros would say nothing
+        used = bool(self._logs) and self._network.quantiser.counted  # before counting, the zeros are meaningless
         return self.tokenizer.counts(batch) | dict.fromkeys(self._logs, float(used))
 
     def tokens(self, batch: Tensor) -> int:
@@ -101,7 +102,7 @@ class TokenizerTask(Task):
         device = next(model.parameters()).device
         size = max(1, share.micro_batch_size)
         total = min(len(val), EVALUATION_ARRAYS)
-        # Every process has equally many batches; those beyond the end repeat the last array and do not count.
+        # Every process has the same number of batches; those beyond the end repeat the last array and do not count.
         for start in range(0, total, size * share.world):
             first = start + share.rank * size
             arrays = [val[min(i, total - 1)] for i in range(first, first + size)]
@@ -144,5 +145,5 @@ class TokenizerTask(Task):
 
 
 def fitted_folder(run: Path) -> Path:
-    """Where a finished run leaves the fitted state for `Tokenizer.load`."""
+    """The folder in which a finished run leaves the fitted state for `Tokenizer.load`."""
     return run / FITTED

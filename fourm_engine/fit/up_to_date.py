@@ -1,4 +1,4 @@
-"""Checks whether a fitted tokenizer is up to date.
+"""Check whether a fitted tokenizer is up to date.
 
 In: the tokenizer of a token space as it would be fitted, and its folder. Out: the request, JSON that is stored with the
 tokenizer and determines it; the existing tokenizer, if it was fitted by the same request.
@@ -34,8 +34,8 @@ def request_of(
     config: FitConfig | None,
     seed: int,
 ) -> dict[str, Any]:
-    """Everything that decides the fitted state, with its hash, without the trainer's settings that change nothing and
-    without what a network only serves: it is fitted on its first modality."""
+    """Everything that determines the fitted state, with its hash. Excludes trainer settings without effect on it, and,
+    for a network, all modalities but the first, as it is fitted on that one only."""
     quiet = {"checkpoint_every", "keep", "eval_every", "log_every", "threads", "cache_mb", "device", *WATCHING}
     quiet |= {"adapt"} if config is not None and config.adapt is None else set()
     members = modalities if config is None else modalities[:1]
@@ -54,7 +54,7 @@ def request_of(
 
 
 def _deciding(config: FitConfig, quiet: set[str]) -> dict[str, Any]:
-    """The settings without lengths and rates that are not set, and without settings of the trainer that are off."""
+    """The settings, except unset lengths and rates, and trainer settings that are off."""
     off = {*LENGTHS, *RATES, "warmup_tokens", "cooldown_tokens", "layer_decay", "export"}
     settings = config.model_dump(mode="json", exclude=quiet)
     return {name: value for name, value in settings.items() if name not in off or value is not None}
@@ -69,8 +69,8 @@ def up_to_date(
     manager: PluginManager,
     refit: bool,
 ) -> tuple[Tokenizer, dict[str, dict[str, float]]] | None:
-    """What was fitted before by the same request, and its report; None if there is nothing, if it is damaged, or if it
-    is to be replaced. Files whose size or time changed (`stamps`) are reported, and with `refit` fitted again. Raises
+    """The existing tokenizer that was fitted by the same request, and its report; None if it is missing, damaged, or to
+    be replaced. Files with a changed size or time (`stamps`) are reported, and with `refit` lead to a new fit. Raises
     ValueError if it was fitted under other settings, unless `refit`."""
     try:
         document = read_document(folder)

@@ -1,7 +1,7 @@
-"""The weights that a run starts from, read row by row, so that no process holds more than its share of them.
+"""The initial weights of a run, read row by row, so that no process holds more than its share of them.
 
-In: the network of the run, with what is new and adapters, before it has memory; a reader of the weights of a trained
-model. Out: a `Planned`, with the numbers that `take_over` would give, new ones drawn by the seed and their name.
+In: the network of the run with new parts and adapters, on the meta device; a reader of a trained model's weights. Out:
+a `Planned` with the same values as from `take_over`; new weights are drawn by seed and name.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from fourm_engine.weights import BLOCK, Read
 
 
 def planned(network: Transformer, read: Read, known: Mapping[str, tuple[int, ...]], *, seed: int) -> Planned:
-    """`known`: the shapes of what `read` reads, with whose vocabulary that of `network` starts. New embeddings have the
-    root mean square of the known ones."""
+    """`known`: the shapes of the weights that `read` reads; the vocabulary of `network` begins with theirs. New
+    embeddings have the root mean square of the known ones."""
     initial, scales = network.initial(), dict[str, float]()
-    # Of a table of which only the new rows learn, the known ones are a parameter of their own.
+    # If only the new rows of a table are trained, the known ones are a separate parameter.
     frozen = {name.removesuffix(KNOWN): len(p) for name, p in network.named_parameters() if name.endswith(KNOWN)}
 
     def drawn(name: str) -> Initial:
@@ -64,7 +64,7 @@ def planned(network: Transformer, read: Read, known: Mapping[str, tuple[int, ...
 
 
 def filled(plan: Planned) -> torch.nn.Module:
-    """The network of a plan, whole, on the CPU."""
+    """The network of a plan with its weights, unsharded, on the CPU."""
     network = plan.model.to_empty(device="cpu")
     for name, parameter in network.named_parameters():
         plan.fill(name, parameter.detach(), 0, len(parameter))

@@ -1,7 +1,7 @@
-"""The memory of a run, before it begins.
+"""Estimate the memory of a run before it starts.
 
-In: the `train` section, the network without memory, the mean number of targets. Out: bytes; an error for a run that a
-machine without a GPU cannot hold, which its kernel would end without a word.
+In: the `train` section, the network on the meta device, the mean number of targets. Out: bytes; an error for a run on
+CPUs that does not fit, which the kernel's OOM killer would otherwise end silently.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from fourm_engine.train.disk_space import checkpoint_bytes, kept_beside
 from fourm_engine.train.parallel import copies
 from fourm_engine.vocabulary import Vocabulary
 
-MACHINE = 8  # devices in a machine, as far as nothing says otherwise
-#: An estimate may be too high by this fraction of it.
+MACHINE = 8  # devices per machine, by default
+#: Fraction by which an estimate may be too high.
 DOUBT = 0.25
 
 
@@ -37,9 +37,9 @@ def memory_of(
     on_gpu: bool,
     machine: int = MACHINE,
 ) -> dict[str, float]:
-    """Bytes on each device, by part: fp32, except for activations under autocast. Sharded weights are split over
-    devices, and so is what a checkpoint copies. N, M: rows of encoder and decoder; `targets`: mean tokens of a sample;
-    `machine`: devices in one."""
+    """Bytes per device, by part: fp32, except for activations under autocast. Sharded weights, and their copies for a
+    checkpoint, are split over devices. N, M: rows of encoder and decoder; `targets`: mean tokens per sample; `machine`:
+    devices per machine."""
     split = world // copies(train, world, machine=machine)
     weights = sum(4.0 * p.numel() for p in network.parameters()) / split
     learning = sum(4.0 * p.numel() for p in network.parameters() if p.requires_grad) / split
@@ -50,17 +50,17 @@ def memory_of(
         network.config, vocabulary, B=B, N=N, M=M, targets=of_batch, bf16=bf16, checkpointing=how
     )
     parts = {"parameters": weights, "gradients": learning, **kept_beside(train, learning)}
-    if split > 1 or (on_gpu and world > 1):  # FSDP2, which copies the shard of a replica, too
+    if split > 1 or (on_gpu and world > 1):  # FSDP2, where replicas copy their shard, too
         parts["gathered"] = _gathered(network, size=2 if bf16 else 4)
-    if not on_gpu:  # those of a GPU are in its machine's memory
+    if not on_gpu:  # those of a GPU are in host memory
         parts["copies for checkpoints"] = checkpoint_bytes(train, network) / world
     return {**parts, "activations": sum(activations.values())}
 
 
 def shortage(parts: Mapping[str, float], train: TrainConfig, memory: Memory | None = None) -> str:
-    """One line about a run on CPUs that needs more memory than is free, `parts` in each process; "" for any other.
+    """A one-line warning if a run on CPUs, with `parts` per process, needs more memory than is free; otherwise "".
 
-    Raises ValueError if it needs more than the machine has. memory: of the machine; None: of this one."""
+    `memory`: the machine's; None: this machine's. Raises ValueError if the run needs more than the machine has."""
     memory = memory or Memory.here()
     need, activations = (local_world() * size for size in (sum(parts.values()), parts["activations"]))
     if need <= memory.free:
@@ -77,8 +77,8 @@ def shortage(parts: Mapping[str, float], train: TrainConfig, memory: Memory | No
 
 
 def _gathered(network: Transformer, *, size: int) -> float:
-    """Bytes that FSDP2 gathers for a while: a block, the next one, and a block's gradients before they are divided;
-    from the first use to the last, what lies outside the blocks, and its gradients."""
+    """Bytes that FSDP2 gathers temporarily: a block, the next one, and a block's gradients before they are scattered;
+    and from first to last use, the parameters outside the blocks, with their gradients."""
 
     def count(module: torch.nn.Module, *, learning: bool = False) -> float:
         return float(sum(p.numel() for p in module.parameters() if p.requires_grad or not learning))

@@ -1,7 +1,7 @@
-"""Held-out samples with one input, or one set of inputs, shown and every other modality to predict.
+"""Held-out samples that show one input, or one set of inputs, and predict every other modality.
 
-In: the held-out samples of a run. Out: the same samples under other masks, in the shape of the run's batches, so that a
-matrix of losses from each input to each target costs a few forward passes and compiles nothing anew.
+In: the held-out samples of a run. Out: the same samples with other masks, in the shape of the run's batches, so that a
+matrix of losses from each input to each target costs a few forward passes and no recompilation.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ EVEN = 1000.0
 def paired(
     held_out: MaskedSamples, specs: Mapping[str, ModalitySpec], inputs: Sequence[Sequence[str]] | None
 ) -> dict[str, MaskedSamples]:
-    """What is shown, in words ("a", "a + b", "nothing") -> `held_out` with just that as input. `inputs`: sets of
-    modalities; None: nothing, and each modality alone that may be input and that a sample has.
+    """Label of the inputs ("a", "a + b", "nothing") -> `held_out` with only these inputs. `inputs`: sets of modalities;
+    None: the empty set, and each possible input that occurs in a sample, alone.
 
-    As many input tokens are shown as fit in the encoder's rows; the targets share the decoder's rows evenly.
+    The encoder's rows are filled with as many input tokens as fit; the targets share the decoder's rows evenly.
 
-    Raises ValueError for inputs that are none, or that no held-out sample has together."""
+    Raises ValueError for a modality that cannot be an input, and for a set that no held-out sample has."""
     kinds = held_out.store.kinds()
     if inputs is None:
         alone = [[name] for name, spec in sorted(specs.items()) if spec.input]

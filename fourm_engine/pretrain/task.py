@@ -46,7 +46,7 @@ AVERAGES = f"{EXPORT}-ema"  # beside it, with `train.export: both`
 #: At most this many held-out samples are used in one evaluation.
 EVALUATION_SAMPLES = 512
 _NO_ROWS = np.zeros((4, 0), np.int64)
-NO_SAMPLE = PackedSample(_NO_ROWS, _NO_ROWS, _NO_ROWS[0], {})  # fills a batch up; no inputs, no targets
+NO_SAMPLE = PackedSample(_NO_ROWS, _NO_ROWS, _NO_ROWS[0], {})  # pads a batch; without inputs and targets
 
 
 class FourMTask(Task):
@@ -54,9 +54,9 @@ class FourMTask(Task):
 
     Args:
         tokenizers: modality name -> fitted tokenizer.
-        data, held_out: training samples, and the fixed held-out ones, or None to evaluate nothing.
-        workers: processes that prepare training batches; None chooses.
-        picture: writes a picture of what a model predicts to a path, for `train.pictures_every`.
+        data, held_out: training samples, and the fixed held-out ones, or None for no evaluation.
+        workers: number of processes that prepare training batches; None: chosen automatically.
+        picture: writes a picture of a model's predictions to a path, for `train.pictures_every`.
     """
 
     name = "fourm"
@@ -85,17 +85,17 @@ class FourMTask(Task):
         self.count_names = tuple(entry.name for entry in self.vocabulary if entry.size)
 
     def adapt(self, network: Transformer) -> None:
-        """Freezes what does not learn, and adds what learns in its place (LoRA); here all of the network learns."""
+        """Freeze parameters and add adapters (LoRA), in place. Here, the whole network is trained."""
 
     def blank(self) -> Transformer:
-        """The network as it is trained, without memory."""
+        """The network as it is trained, on the meta device."""
         with torch.device("meta"):
             network = Transformer(self.config, self.vocabulary)
             self.adapt(network)
         return network
 
     def merged(self, weights: dict[str, Tensor]) -> Transformer:
-        """The ordinary network of a state of `model()`, which `adapt` has changed."""
+        """The plain network, without the changes of `adapt`, from a state of `model()`."""
         network = self.blank()
         network.to_empty(device="cpu").load_state_dict(weights)
         return network_of(self.config, self.vocabulary, plain_state(network))
@@ -107,7 +107,7 @@ class FourMTask(Task):
         return planned_network(self.config, self.vocabulary, seed)
 
     def batches(self, start_step: int, share: Share) -> Iterator[Batch]:
-        # A CPU computes in proportion to the rows; a GPU, and compiled blocks, want one shape.
+        # On a CPU, time is proportional to the rows; a GPU and compiled blocks need a constant shape.
         trim = not torch.cuda.is_initialized() and not self._compiled
         return batches(self.data, share, start_step=start_step, workers=self.workers, trim=trim)
 
@@ -136,7 +136,7 @@ class FourMTask(Task):
 
     @property
     def learning(self) -> Learning | None:
-        """Which weights learn; None: all."""
+        """The weights that are trained; None: all."""
         return None
 
     def weights(self, counts: Mapping[str, float], step: int) -> dict[str, float]:
@@ -153,7 +153,7 @@ class FourMTask(Task):
         return Loss({name: total for name, (total, _) in model(batch).items()})
 
     def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:
-        """Nats per target token of every modality on held-out samples, the same samples and masks each time."""
+        """Nats per target token of every modality, on the same held-out samples and masks each time."""
         sums = dict.fromkeys(self.count_names, (0.0, 0.0))
         if self.held_out is None:
             return {}
@@ -188,7 +188,7 @@ class FourMTask(Task):
             self._check_memory(config)
 
     def _check_memory(self, config: TrainConfig) -> None:
-        """GPUs say by themselves that they are full."""
+        """Check the memory of a run on CPUs; a GPU reports by itself that it is full."""
         data = self.data
         typical = data.budgets.typical(data.store.kinds(), data.seed)
         N, M = data.masking.encoder_tokens, data.masking.decoder_tokens
@@ -210,7 +210,7 @@ class FourMTask(Task):
             log.warning("%s", line)
 
     def pairs(self, model: nn.Module, share: Share) -> dict[tuple[str, str], tuple[float, float]]:
-        """Nats per target token given one input, the same samples and masks each time; see `paired`."""
+        """Nats per target token given one input, with the same samples and masks each time; see `paired`."""
         sums = {(given, name): (0.0, 0.0) for given in self._paired for name in self.count_names}
         device = next(model.parameters()).device
         for given, data in self._paired.items():
@@ -223,12 +223,12 @@ class FourMTask(Task):
     def held_out_batches(
         self, data: MaskedSamples, share: Share, device: torch.device, *, most: int = EVALUATION_SAMPLES
     ) -> Iterator[tuple[int, Batch]]:
-        """This process's part of the first `most` samples: (position of the first sample, batch on `device`). Every
-        process gets equally many batches; those beyond the end have no targets."""
+        """This process's share of the first `most` samples: (position of the first sample, batch on `device`). Every
+        process gets the same number of batches; those beyond the end have no targets."""
         masking, size = data.masking, share.micro_batch_size
         total = min(len(data), most)
         for start in range(share.rank * size, total + share.rank * size, size * share.world):
-            with torch.autocast(device.type, enabled=False):  # tokenizers that run here make the ids of always
+            with torch.autocast(device.type, enabled=False):  # tokenizers must produce the same ids as elsewhere
                 samples = data.__getitems__(range(start, min(start + size, total)))
             samples += [NO_SAMPLE] * (size - len(samples))
             batch = collate(samples, self.vocabulary, masking.encoder_tokens, masking.decoder_tokens)
@@ -247,7 +247,7 @@ class FourMTask(Task):
         self.trained(weights).save_pretrained(folder / AVERAGES)
 
     def trained(self, weights: dict[str, Tensor]) -> FourM:
-        """The model with these weights, a state of `model()`."""
+        """The model with the weights of a state of `model()`."""
         network = network_of(self.config, self.vocabulary, weights)
         return FourM(network, self.modalities, self.tokenizers, self.vocabulary)
 
@@ -287,8 +287,8 @@ class FourMTask(Task):
         return [*model.encoder, *model.decoder]
 
     def above(self, name: str) -> int:
-        """Layers, from the top: heads, the decoder's blocks, the encoder's, embeddings; norms belong to the block below
-        them."""
+        """The layer of a parameter, counted from the top: heads, decoder blocks, encoder blocks, embeddings. Norms
+        belong to the block below them."""
         part, _, rest = name.partition(".")
         encoder, decoder = self.config.encoder_blocks, self.config.decoder_blocks
         if part in ("encoder", "decoder"):
@@ -304,7 +304,7 @@ class FourMTask(Task):
 
 
 def planned_network(config: ModelConfig, vocabulary: Vocabulary, seed: int) -> Planned:
-    """The network without memory, and its initial weights."""
+    """The network on the meta device, and its initial weights."""
     with torch.device("meta"):
         network = Transformer(config, vocabulary)
     initial = network.initial()
@@ -316,7 +316,7 @@ def planned_network(config: ModelConfig, vocabulary: Vocabulary, seed: int) -> P
 
 
 def network_of(config: ModelConfig, vocabulary: Vocabulary, weights: Mapping[str, Tensor]) -> Transformer:
-    """The network with these weights, on the CPU, ready to be used."""
+    """The network with these weights, on the CPU, in evaluation mode."""
     with torch.device("meta"):
         network = Transformer(config, vocabulary)
     network.to_empty(device="cpu")

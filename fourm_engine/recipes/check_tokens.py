@@ -1,4 +1,4 @@
-"""Checks the tokens of a config before any work: with a misspelt folder, training would silently be slow, and stale
+"""Check the tokens of a config up front. Otherwise a misspelt folder would silently slow down training, and stale
 tokens would be reported one folder at a time."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fourm_plugins.tokenizer import Tokenizer
 
 
 def check_tokens_exist(config: RunConfig, modalities: Mapping[str, Modality]) -> None:
-    """Raise ValueError if a training set has raw data and names a folder of tokens that does not exist, except
+    """Raise ValueError if a training set with raw data names a token folder that does not exist, except
     `<run>/tokens`, which `fourm init` writes into a config in advance."""
     for one in data_sets(config.data, modalities):
         tokens = one.config.tokens
@@ -36,7 +36,7 @@ def check_tokens_exist(config: RunConfig, modalities: Mapping[str, Modality]) ->
 def check_tokens_fresh(
     config: RunConfig, modalities: Mapping[str, Modality], tokenizers: Mapping[str, Tokenizer]
 ) -> None:
-    """Raise ValueError if tokens were made with other settings or by other tokenizers, naming all folders of those."""
+    """Raise ValueError, naming every stale folder, if tokens were made with other settings or by other tokenizers."""
     parts = [(one.config, "train", one.modalities) for one in data_sets(config.data, modalities)]
     parts += [(config.data, "val", modalities)] * (config.data.val is not None)
     named = [(data, data.tokens / part, chosen) for data, part, chosen in parts if data.tokens is not None]

@@ -1,4 +1,4 @@
-"""Compare runs: the settings in which they differ, and their losses after equal steps, samples and seconds.
+"""Compare runs: the settings that differ, and the losses after equal steps, samples and seconds.
 
 In: runs. Out: `Comparison`, JSON-ready.
 """
@@ -27,7 +27,7 @@ OF_MODELS = frozenset({"fourm", "finetuning", "extension"})
 #: Settings that always differ between runs.
 NAMES_OF_RUNS = frozenset({"run"})
 HELD_OUT = "held out "
-#: Facts in the record of a run about where it was trained.
+#: Keys of a run's record that describe the machine and software.
 MACHINE = ("device", "processes", "engine", "commit", "torch")
 
 
@@ -82,8 +82,8 @@ def differing(each: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 
 def in_brief(settings: Mapping[str, list[Any]], each: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Setting -> its value in each run, texts as they are and all else as JSON. A section that only some runs set
-    becomes one row: how many of its settings each run sets."""
+    """Setting -> its value in each run: strings as they are, anything else as JSON. A section that only some runs set
+    becomes one row with the number of settings in each run."""
     sections = [{part for name in said for part in _upwards(name)} for said in each]
     brief, parts = dict[str, list[str]](), dict[str, list[str]]()
     for name, row in settings.items():
@@ -129,8 +129,8 @@ def equal_points(runs: Sequence[KnownRun]) -> dict[str, tuple[float, dict[str, l
 
 
 def losses_at(run: KnownRun, axis: Sequence[float], where: float) -> dict[str, float]:
-    """The losses of a run at the last line of training where `axis`, one value per line, is at most `where`: "loss",
-    that of each term, and "held out ...". {} before the first line."""
+    """The losses of a run at its last training line where `axis` (one value per line) is at most `where`: "loss", the
+    loss of each term, and "held out ...". {} before the first line."""
     number = bisect_right(axis, where)
     if not number:
         return {}
@@ -143,7 +143,7 @@ def losses_at(run: KnownRun, axis: Sequence[float], where: float) -> dict[str, f
 def plot_runs(folders: Sequence[Path], out: Path, *, axis: str = "step") -> list[str]:
     """Draw the curves of runs to `out`, over steps, samples or seconds. Returns notes on what was left out.
 
-    Raises ValueError for no run, for a file type that cannot be drawn, and if matplotlib is not installed."""
+    Raises ValueError without runs, for an unsupported file type, and if matplotlib is not installed."""
     if axis not in AXES:
         raise ValueError(f"no axis {axis!r}; choose from {', '.join(AXES)}")
     if not folders:

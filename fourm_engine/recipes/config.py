@@ -66,8 +66,8 @@ class StoredConfig(BaseModel):
     def activate(self, manager: PluginManager, *configs: TrainConfig) -> None:
         """Activate the optimisers and schedules of `configs`, and in the first process the observers.
 
-        Raises PluginError (a ValueError) for one that cannot be used; unusable observers that no setting names are only
-        reported."""
+        Raises PluginError (a ValueError) for one that cannot be used; unusable observers that the config does not name
+        are only reported."""
         for config in configs:
             manager.optimiser(config.optimiser)
             manager.schedule(config.schedule)
@@ -110,8 +110,8 @@ class RunConfig(StoredConfig):
         return self
 
     def load_modalities(self, manager: PluginManager) -> Modalities:
-        """The modalities that take part: those selected, or with `select: installed` the installed ones that have data.
-        Settings that come from documents beside the data and not from the config become part of it.
+        """The selected modalities, or with `select: installed` the installed ones that have data. Settings read from
+        documents beside the data are added to the config.
 
         Raises ValueError for a plugin that cannot be used, and if no modality is left."""
         modalities = load_modalities(self.modalities, manager)
@@ -169,8 +169,7 @@ def resolve(raw: dict[str, Any], origin: Path) -> RunConfig:
 def leave_out_missing(
     raw: dict[str, Any], path: Path, missing: dict[str, list[Path]], overrides: Sequence[str], needed: Sequence[str]
 ) -> None:
-    """Raise ConfigError for missing data that is needed and not overridden; leave out other missing data, and log
-    it."""
+    """Raise ConfigError for missing data that is needed and not overridden; drop other missing data, and log it."""
     given = {override.partition("=")[0] for override in overrides}
     for key, tried in missing.items():
         above = {key.rsplit(".", levels)[0] for levels in range(key.count(".") + 1)}  # "data.train", "data" too
@@ -188,13 +187,13 @@ def parse_config(raw: dict[str, Any], origin: str) -> RunConfig:
 
 
 def config_beside(run: Path) -> Path:
-    """Where the config of a run's folder, or of its `best/`, is."""
+    """The path of the config of a run's folder, or of its `best/`."""
     return (run.parent if (run / BEST).is_file() else run) / CONFIG
 
 
 def manager_of_run(run: str | Path) -> PluginManager:
-    """The plugin host for a trained model: what its run disabled, and the providers that it chose and that are
-    installed here. `run`: a run's folder, or its `best/`; anything else gives a host without choices. Raises
+    """The plugin host for a trained model, with the plugins that its run disabled and those of its chosen providers
+    that are installed here. `run`: a run's folder, or its `best/`; anything else gives a default host. Raises
     ConfigError."""
     path, host = config_beside(Path(run)), PluginManager()
     if not path.is_file():

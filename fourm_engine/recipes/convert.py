@@ -1,4 +1,4 @@
-"""Convert a model or tokenizer to the other format, keeping every weight bit for bit: what `fourm convert` does."""
+"""Implements `fourm convert`: converts a model or tokenizer to the other format, with bit-identical weights."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def convert(
 
     Args:
         out: folder to write, or for the published format a .safetensors file.
-        domains: keep only these modalities of a model; by default all, none of which may be missing.
+        domains: modalities of a model to keep; by default all, which must then all be available.
         tokenizers: modality -> its tokenizer, to save with a model (native).
         modality: for a published tokenizer, the installed modality that it belongs to.
         adapter: an adapter of this model, to merge into its weights.
         providers: plugin -> the distribution that provides it, where several do.
 
-    Raises ValueError for arguments that do not go together, and for a folder that holds something else."""
+    Raises ValueError for conflicting arguments, and for a folder that holds something else."""
     native = to == "native"
     if native and out.suffix == ".safetensors":
         raise ValueError(f"{out}: native models and tokenizers are folders; give a folder")

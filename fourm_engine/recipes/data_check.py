@@ -1,4 +1,4 @@
-"""Check a whole data set: what `fourm data check` does."""
+"""Implements `fourm data check`: checks a whole data set."""
 
 from __future__ import annotations
 
@@ -112,10 +112,10 @@ def _sets(data: DataConfig, modalities: Modalities) -> list[tuple[str, DataConfi
 def check_folder(
     folder: Path | str, settings: ModalitiesConfig | None = None, read: Reading = Reading(), *, tell: Tell = say
 ) -> DataCheck:
-    """Check a folder of data, some of its tars by a pattern, or the data that a package opens, with the installed
-    modalities, configured by `settings`. The parts of a whole folder are its splits.
+    """Check a folder of data, the tars that match a pattern, or data opened by a package, with the installed modalities
+    as configured by `settings`. The parts of a whole folder are its splits.
 
-    Raises ValueError if there is no such folder, or no data in it."""
+    Raises ValueError if the folder does not exist or holds no data."""
     settings = settings or ModalitiesConfig()
     manager = load_manager(settings)
     there = DataRoot(PluginRoot(str(folder), manager), None) if scheme_of(folder) else data_root(folder)
@@ -146,7 +146,7 @@ def _config_of(folder: Path) -> Path | None:
 
 
 def settings_of(overrides: Sequence[str]) -> ModalitiesConfig:
-    """The `modalities` section from overrides, which says how to read a folder without a config. Raises ConfigError."""
+    """The `modalities` section given by overrides, to read a folder without a config. Raises ConfigError."""
     raw: dict[str, Any] = {}
     for override in overrides:
         if not override.startswith("modalities."):
@@ -158,7 +158,7 @@ def settings_of(overrides: Sequence[str]) -> ModalitiesConfig:
 def _installed(
     settings: ModalitiesConfig, manager: PluginManager, there: DataRoot, findings: list[Finding]
 ) -> Modalities:
-    """The modalities with data there; one that needs settings which are not given is reported."""
+    """The modalities with data there. One whose required settings are missing is reported in `findings`."""
     chosen, root = settings, there.folder
     if settings.select == "installed":
         names = {p.name for p in manager.plugins if p.kind == "modality" and p.state in ("ok", "conflict")}
@@ -217,7 +217,7 @@ def _parts(there: DataRoot, findings: list[Finding]) -> list[Wanted]:
 def _check_tokens(
     folders: Iterable[tuple[str, Path]], check: DataCheck, modalities: Modalities, tokenizers: Mapping[str, Tokenizer]
 ) -> None:
-    """Check the token shards of each part. `folders`: (part, folder of its tokens, which may be absent)."""
+    """Check the token shards of each part. `folders`: (part, its token folder, which need not exist)."""
     parts = {part.name: part for part in check.parts}
     for name, folder in folders:
         if not has_tokens(folder):
@@ -235,8 +235,8 @@ def _check_tokens(
 
 
 def check_tokens(folder: Path) -> DataCheck:
-    """Check a folder of tokens by itself, such as `data.tokens` of a config or its train/: all shards must be whole and
-    belong together. Raises ValueError if there are no tokens."""
+    """Check a token folder on its own, such as `data.tokens` of a config or its train/: all shards must be complete and
+    consistent. Raises ValueError if there are no tokens."""
     folders = _token_folders(folder)
     if not folders:
         raise ValueError(f"{folder}: holds no tokens, nor do train/ and val/ in it; run `fourm tokenize`")

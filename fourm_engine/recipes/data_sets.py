@@ -1,4 +1,4 @@
-"""Prepare data sets: index, pack into WebDataset shards, unpack. What `fourm data index`, `pack` and `unpack` do."""
+"""Implements `fourm data index`, `pack` and `unpack`: indexes data sets, and converts to and from WebDataset shards."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def index(
     """Write `folder/_index/`, so that later starts need not scan for samples; scans only what has changed.
 
     Args:
-        modalities: which modalities to index; () stands for all installed ones, or all of `config`.
-        config: a config whose `modalities` say how to read the folder, such as the `source` of each.
+        modalities: the modalities to index; () for all installed ones, or all of `config`.
+        config: a config whose `modalities` section defines how to read the folder, such as the `source` of each.
 
     Raises ValueError for data that cannot be used, Busy and CannotWrite."""
     there = _open(folder, modalities, config, index=True, tell=tell)

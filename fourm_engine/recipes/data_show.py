@@ -1,6 +1,6 @@
-"""Show one sample as a run sees it: what `fourm data show` does.
+"""Implements `fourm data show`: shows one sample as a run sees it.
 
-The sample is read as in training, through the run's store and masker, so what is shown is what is trained on.
+The sample is read as in training, through the run's store and masker, so it is exactly the one trained on.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def show(
 
     Args:
         view: a view to show instead of the one drawn at that position.
-        seed: of order, views and masks, instead of the config's.
+        seed: seed of order, views and masks, instead of the config's.
 
-    Raises ValueError if there is no such sample or view, or the sample cannot be used."""
+    Raises ValueError if the sample or view does not exist, or the sample cannot be used."""
     if seed is not None:
         config = config.model_copy(update={"seed": seed})
     manager = load_manager(config.modalities)
@@ -151,7 +151,7 @@ def _check_view(view: int, views: int, part: str) -> None:
 
 
 def _used(crops: SampleViews, modalities: Mapping[str, Modality], has: Collection[str]) -> SampleViews:
-    """The crops through which something of the sample is seen."""
+    """The crops that apply to the sample's modalities."""
     groups = {modalities[name].spec.alignment for name in has}
     return {group: view for group, view in crops.items() if group in groups}
 
@@ -163,7 +163,7 @@ def _decoded(modality: Modality, tokenizer: Tokenizer, ids: np.ndarray) -> Any:
 def _pictures(
     data: AlignedData | None, sample: str, name: str, crops: SampleViews, number: int
 ) -> tuple[Any, View | None, Any, str]:
-    """(the value as read; the crop of a picture; the value as the model sees it; why there is neither)."""
+    """(the value as read; a picture's crop; the value as the model sees it; the reason if these are missing)."""
     if data is None or name not in data.has(sample):
         return None, None, None, ""
     modality = data.modalities[name]
@@ -186,7 +186,7 @@ def _unmasked(
     view: int,
     lacking: list[str],
 ) -> ShownSample:
-    """The sample without a mask, which needs all tokenizers: only files and crops."""
+    """The sample's files and crops, without a mask, since masking needs all tokenizers."""
     known = set[str]()
     for part, training, one in _parts(config, modalities):
         data = AlignedData.from_config(one.modalities, one.config, training=training)

@@ -1,4 +1,4 @@
-"""Draws samples one by one in the order of a run, and records the view, content and budgets of each."""
+"""Draw samples one by one in the order of a run, recording the view, content and budgets of each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fourm_engine.masking.budgets import Budgets, Drawn
 
 
 class Drawing:
-    """Draws samples in the order of the run, and records the draws."""
+    """Draws samples in the order of the run, and records each draw."""
 
     def __init__(self, samples: MaskedSamples) -> None:
         self.samples, self.vocabulary = samples, samples.vocabulary

@@ -1,4 +1,4 @@
-"""Estimate a run before spending hours on it: what `fourm train --dry-run` prints.
+"""Implements `fourm train --dry-run`: estimates a run before hours are spent on it.
 
 In: a run's config; neither tokenizers nor data need exist. Out: the vocabulary, parameters, data, tokens and FLOPs per
 step, memory by part, hours. Writes nothing; the model takes no memory (torch's meta device).
@@ -37,8 +37,8 @@ from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
 NONE_HERE = "data found: none here"
-#: Bytes that the first step on a CPU adds to the program: what torch's optimisers import, and by what the heap grows at
-#: least (`device.keep_memory`).
+#: Bytes that the first step on a CPU adds to the program: imports of torch's optimisers, and the minimum growth of the
+#: heap (`device.keep_memory`).
 FIRST_STEP = (75 + 64) << 20
 
 
@@ -46,11 +46,11 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
     """Estimate what training with `config` would take.
 
     Args:
-        mfu: assumed fraction of the devices' peak.
+        mfu: assumed model FLOPs utilisation, a fraction of the devices' peak.
         gpu: name of a known GPU; "" for this machine's device, whose peak is measured if unknown.
-        processes: devices that share the work; None: those of this torchrun, or one.
+        processes: number of devices; None: as many as torchrun started, or one.
 
-    Raises ValueError for what a user can fix: a plugin, the config, an unknown GPU."""
+    Raises ValueError for problems that a user can fix: a plugin, the config, an unknown GPU."""
     if not 0 < mfu <= 1:
         raise ValueError(f"--mfu {mfu}: must be a fraction of the peak, above 0 and at most 1")
     world = processes or rank_and_world()[1]
@@ -111,7 +111,7 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
 
 
 def _network(config: RunConfig, modalities: Modalities, manager: PluginManager) -> tuple[Transformer, Vocabulary]:
-    """The network that would be trained, without memory."""
+    """The network that would be trained, on the meta device."""
     if (settings := config.finetune) is None:
         vocabulary = modalities.vocabulary()
         with torch.device("meta"):
@@ -127,7 +127,7 @@ def _network(config: RunConfig, modalities: Modalities, manager: PluginManager) 
 
 
 def _modalities(config: RunConfig, manager: PluginManager) -> tuple[Modalities, bool]:
-    """The modalities that take part, and whether their data is here; without data, all selected modalities."""
+    """(modalities, whether their data exists here). Without data, these are all selected modalities."""
     folders = [path for part in config.data.parts for path in (part.folder, part.tokens) if isinstance(path, Path)]
     if not any(path.is_dir() for path in folders):
         return load_modalities(config.modalities, manager), False
@@ -135,7 +135,7 @@ def _modalities(config: RunConfig, manager: PluginManager) -> tuple[Modalities, 
 
 
 def _data(config: RunConfig, modalities: Modalities) -> tuple[list[str], Counter[frozenset[str]]]:
-    """Lines about the samples that are here, and how many training samples have which modalities."""
+    """Lines about the existing samples, and the number of training samples per set of modalities."""
     lines, kinds = [], Counter[frozenset[str]]()
     for one in data_sets(config.data, modalities):
         folder, tokens = one.config.folder, one.config.tokens
@@ -161,7 +161,7 @@ def _data(config: RunConfig, modalities: Modalities) -> tuple[list[str], Counter
 
 
 def _refused(config: RunConfig, modalities: Modalities) -> str:
-    """Training's error for missing tokens, which are not an error here: they may not have been made yet."""
+    """The error that training would raise for missing tokens. Not an error here, as they may not be made yet."""
     try:
         check_tokens_exist(config, modalities)
     except ValueError as error:

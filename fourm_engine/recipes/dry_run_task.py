@@ -1,4 +1,4 @@
-"""Implements `fourm finetune --dry-run`: estimates the training of a task before hours are spent on it.
+"""Implements `fourm finetune --dry-run`: estimates a task's training before hours are spent on it.
 
 In: a task's config; the model and the data must exist. Out: the head, trainable and frozen parameters, the data, tokens
 and FLOPs per step. Nothing is written, and the network takes no memory (torch's meta device).

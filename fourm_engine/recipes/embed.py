@@ -1,4 +1,4 @@
-"""Features of a data set, and the samples nearest to a query: what `fourm embed` and `fourm search` do."""
+"""Implements `fourm embed` and `fourm search`: features of a data set, and the samples nearest to a query."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def embed(
     device: str | None = None,
     tell: Tell = say,
 ) -> Index:
-    """Write an index of the samples of `root` to the folder `out`: the mean feature of each sample, from those of
-    `inputs` that it has. Replaces an earlier index there.
+    """Write an index of the samples of `root` to the folder `out`, replacing any earlier one: the mean feature of each
+    sample, computed from whichever `inputs` it has.
 
     Args:
         run: folder of a run, an exported model, or a Hub id.
         root: a folder of data, as in `data.train`.
-        split: a list in its `splits.json`, to embed only these samples.
-        predict: a modality; embed its features as predicted from the inputs, see `Predicted`.
+        split: a list in its `splits.json`; only these samples are embedded.
+        predict: a modality whose features are predicted from the inputs and embedded instead, see `Predicted`.
         size: size of the inputs, see `fourm_engine.features.encoder.encoder`.
 
     Raises ValueError if `out` holds something else, if no sample can be used, or if features are not finite."""
@@ -86,11 +86,11 @@ def embed(
 def search(
     folder: Path, run: str | Path, query: Mapping[str, Any], *, k: int = 5, device: str | None = None, tell: Tell = say
 ) -> list[tuple[str, float]]:
-    """The `k` samples of an index nearest to a query by cosine, nearest first; also tells a line for each.
+    """The `k` samples of an index nearest to a query by cosine similarity, nearest first. Also reports them to `tell`.
 
-    `query`: modality -> value, for any inputs of the model, whatever the index was made from.
+    `query`: modality -> value, for any inputs of the model, not only those of the index.
 
-    Raises ValueError if the index is missing, damaged or another model's, and for a query that does not fit."""
+    Raises ValueError if the index is missing, damaged or from another model, and for an invalid query."""
     if (Path(run) / DESCRIPTION).is_file() and not (Path(folder) / DESCRIPTION).is_file():
         raise ValueError(f"{folder} is no index, and {run} is one: write fourm search {run} {folder} --query …")
     index = Index.load(Path(folder))
@@ -113,9 +113,8 @@ def search(
 
 
 def evaluate(folder: Path, queries: Path, *, labels: Path | None = None, out: Path | None = None) -> Retrieval:
-    """How well the index in `folder` retrieves the samples of the index in `queries`; also written to `out` as JSON.
-
-    Raises ValueError as `fourm_engine.features.retrieval.evaluate` does."""
+    """Measure how well the index in `folder` retrieves the samples of the index in `queries`; optionally writes the
+    result to `out` as JSON. Raises ValueError as `fourm_engine.features.retrieval.evaluate` does."""
     table = None if labels is None else read_labels(labels)
     result = measure(Index.load(Path(queries)), Index.load(Path(folder)), table)
     if out is not None:

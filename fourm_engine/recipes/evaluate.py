@@ -1,6 +1,6 @@
-"""Score a trained model on held-out samples: what `fourm evaluate` does.
+"""Implements `fourm evaluate`: scores a trained model on held-out samples.
 
-Predicts them, measures the any-to-any matrix, and writes both with the loss curves to one page.
+Scores its predictions, measures the any-to-any matrix, and writes both and the loss curves to one page.
 """
 
 from __future__ import annotations
@@ -83,22 +83,22 @@ def evaluate(
         data: folder or URL of held-out samples, instead of `data.val`.
         samples, seed: instead of the config's.
         matrix: whether to measure the any-to-any matrix.
-        features: a pretrained network, by name or folder, in whose features predictions are measured, too, such as by
-            the Fréchet distance between predicted and true samples (`Modality.network_metrics`).
+        features: name or folder of a pretrained network, for metrics on its features, such as the Fréchet distance
+            between predicted and true samples (`Modality.network_metrics`).
         agreement, draws: override the config's.
-        extra_metrics: modality -> further metrics, scored after the modality's.
-        jobs: tasks (the matrix is one) at work at the same time, each in a process of one thread; on a CPU only.
+        extra_metrics: modality -> metrics to add to the modality's own.
+        jobs: tasks (including the matrix) to run in parallel, each in a single-threaded process; on a CPU only.
 
-    Raises ValueError for no model, no config, no held-out data, or data that cannot be used or scored."""
+    Raises ValueError if the model, the config or held-out data is missing, or the data cannot be used or scored."""
     folder = Path(run)
     if published.find(folder) is None and (folder.exists() or is_path(run) or not HUB_ID.fullmatch(str(run))):
-        exported.locate(run)  # what is wrong with it, before what is wrong with its config
+        exported.locate(run)  # report problems of the model before those of its config
     run_config = _read_config(folder, overrides, config, data)
     settings = run_config.evaluate if run_config else EvaluateConfig()
     given = {"samples": samples, "seed": seed, "agreement": agreement, "draws": draws}
     settings = settings.model_copy(update={key: value for key, value in given.items() if value is not None})
     for network in filter(None, (features, settings.agreement)):
-        check_there(network)  # better now than after the model is read
+        check_there(network)  # fail before the model is loaded
     if out is None and not folder.is_dir():
         raise ValueError(f"{run} is not a folder to write to; name a folder for the report with --out")
     if out is None and data is not None and config_beside(folder).is_file():
@@ -107,7 +107,7 @@ def evaluate(
 
     curves = read_curves(folder / "metrics.jsonl")
     if curves:
-        check_matplotlib()  # better now than after all predictions
+        check_matplotlib()  # fail before predicting
     with at_work(out):
         choose_threads()
         began = time.perf_counter()
@@ -125,7 +125,7 @@ def evaluate(
         contrast = None if settings.agreement is None else features_of(settings.agreement, model.modalities, tasks)
         held_out, training = _load_data(model, run_config, data, settings, notes, matrix=matrix)
         predictor = Predictor(model, held_out, training, settings, extra_metrics=extra_metrics, features=contrast)
-        tokenizers = predictor.tokenizers()  # ids and ceilings, which all tasks share
+        tokenizers = predictor.tokenizers()  # ids and ceilings, shared by all tasks
         results, pictures, measured = _work(predictor, tasks, jobs=jobs, matrix=matrix)
         if results and not any(result.agreement or any(result.scored.values()) for result in results):
             location = data or (run_config.data.val if run_config else run)
@@ -151,7 +151,7 @@ def _work(
     results: dict[str, TaskResult] = {}
     pictures: dict[str, list[SamplePictures]] = {}
     measured: Matrix | None = None
-    # The matrix, which takes longest, first.
+    # The matrix first, as it takes longest.
     pieces: list[Callable[[], Any]] = [measure] * matrix + [partial(run, task) for task in tasks]
     for number, result in side_by_side(pieces, jobs):
         if matrix and number == 0:
@@ -169,7 +169,7 @@ def _work(
 def _with_features(
     features: str, model: FourM, tasks: Sequence[Task], others: Mapping[str, Sequence[Metric]]
 ) -> dict[str, list[Metric]]:
-    """Target -> its metrics in the features of a network, followed by `others`."""
+    """Target -> its metrics on the features of a network, followed by `others`."""
     targets = dict.fromkeys(target for task in tasks for target in task.targets)
     metrics = {name: model.modalities[name].network_metrics(features) for name in targets}
     if not any(metrics.values()):
@@ -228,7 +228,7 @@ def _load_data(
         return held_out, {}
     values: dict[str, list[Any]] = {name: [] for name in targets}
     total = sum(len(part.names) for part in known)
-    for part in known:  # each data set gives its share of the samples
+    for part in known:  # each data set contributes its share of the samples
         notes.append(f"constant predictors are fitted to {part.describe()}")
         samples = -(-settings.constant_samples * len(part.names) // total)
         train = load_samples(part, given, samples=samples, seed=settings.seed)
@@ -238,7 +238,7 @@ def _load_data(
 
 
 def _there(folder: Folder | str | None) -> bool:
-    """Whether a local folder of data exists; for anything else, True, since reading it will tell."""
+    """Whether a local data folder exists. True for anything else, which is only checked on reading."""
     return folder is not None and (not isinstance(folder, Path) or is_there(folder))
 
 

@@ -1,4 +1,4 @@
-"""Measure how much of held-out data its tokens keep: what `fourm tokenizer eval` does."""
+"""Implements `fourm tokenizer eval`: measures how well tokens reconstruct held-out data."""
 
 from __future__ import annotations
 
@@ -34,14 +34,13 @@ def evaluate_tokenizers(
     """Encode and decode held-out data, seen through centre crops; write tokenizers.json and sheet.png.
 
     Args:
-        only: modalities to measure; by default all with tokens.
-        samples: how many held-out samples, from the first.
-        pictures: samples on the sheet.
-        features: network for distances between sets of pictures, a folder or a Hub id.
+        only: modalities to measure; by default all that have tokens.
+        samples: number of held-out samples, starting with the first.
+        pictures: number of samples on the sheet.
+        features: folder or Hub id of a network, for distances between sets of pictures.
         out: folder of the report; by default `<run>/tokenizer-evaluation`.
 
-    Raises ValueError for no held-out data, no such modality, no fitted tokenizer, and a folder `features` that is not
-    there."""
+    Raises ValueError if held-out data, a modality, a fitted tokenizer or the folder `features` is missing."""
     if features is not None:
         check_there(features)
     out = out or config.run / FOLDER

@@ -1,4 +1,4 @@
-"""Export the encoder of a run as a file for other programs: what `fourm export` does."""
+"""Implements `fourm export`: exports the encoder of a run as a file for other programs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def export(
     size: Size | Mapping[str, Size] | None = None,
     tell: Tell = say,
 ) -> FileFacts:
-    """Write the encoder of a run, model or Hub id to the file `out`, and tell its inputs and outputs.
+    """Write the encoder of a run, model or Hub id to the file `out`, and report its inputs and outputs.
 
     Raises ValueError as `fourm_engine.features.encoder.encoder` and `fourm_engine.features.export.export` do."""
     with at_work(Path(out), replaced=True):

@@ -1,4 +1,4 @@
-"""Extend a trained model by modalities, from fitting their tokenizers to the report: what `fourm extend` does."""
+"""Implements `fourm extend`: adds modalities to a trained model, from fitting their tokenizers to the report."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def extension_config(
     Args:
         run: folder of a finished run or an exported model, or a Hub id.
         add: the new modalities.
-        train: what learns, as in `ExtendConfig`.
+        train: which weights are trained, as in `ExtendConfig`.
         out: folder of the new run; by default RUN-<names>-<train>.
         config: instead of RUN/config.yaml.
 
-    Raises ValueError for no model, no config, or a folder that holds something else."""
+    Raises ValueError if the model or the config is missing, or the folder holds something else."""
     folder = find_model(run)
     saved = exported.read_config(folder)
     path = config or Path(run) / CONFIG
@@ -51,7 +51,7 @@ def extension_config(
     raw = read_yaml(path)
     missing = started.relocate(raw, path)
     raw["run"] = str(out or f"{str(run).rstrip('/')}-{'-'.join(add)}-{train}")
-    # A config given for this command may set more of `extend`; in the run's, the section is an earlier extension's.
+    # A given config may set more of `extend`; in the run's own config, the section belongs to an earlier extension.
     raw["extend"] = {**((config and raw.get("extend")) or {}), "source": run, "add": add, "train": train}
     if "model" not in raw:
         raw["model"] = saved.model.model_dump(mode="json")
@@ -77,12 +77,12 @@ def _check_out(out: Path, taken: set[Path]) -> None:
 
 def extend(config: RunConfig, *, tell: Tell = say) -> Report:
     """Fit the tokenizers of new token spaces, write missing tokens, train, and compare the predictions before and
-    after. Called again, it continues.
+    after. Resumes when called again.
 
-    `config`: with an `extend` section, from `extension_config`. Raises ValueError for what a user can fix."""
+    `config`: with an `extend` section, from `extension_config`. Raises ValueError for problems that a user can fix."""
     with trains_in(config.run, config.train.watchdog_s):
         extension = open_extension(config)
-        with processes(config.train, width=config.model.width):  # joined once for all that follows
+        with processes(config.train, width=config.model.width):  # joined once for all steps
             extension.check_same()
             config.activate(extension.manager, config.train, *map(config.tokenizers.fit_of, extension.unfitted))
             if spaces := extension.unfitted:
@@ -95,9 +95,9 @@ def extend(config: RunConfig, *, tell: Tell = say) -> Report:
             if any(one.folder is not None and isinstance(one.tokens, Path) for one in sets):
                 present = {name: tokenizers[name] for name in modalities if name in tokenizers}
                 tokenize_data(config, modalities, present, tell=tell)
-                sum_numbers([0.0])  # no process reads tokens before all are written
+                sum_numbers([0.0])  # a barrier: no process reads tokens before all are written
             train_extension(config, extension, tell=tell)
-        # The first process has written the report by the time training ends in any.
+        # The first process has written the report before training ends in any process.
         return Report.load(config.run / FILE)
 
 
@@ -115,7 +115,7 @@ def train_extension(
 ) -> dict[str, float]:
     """Train, or continue, an extension whose tokenizers are fitted; returns the last held-out scores.
 
-    Raises ValueError for what a user can fix: a tokenizer that is not fitted, data without a new modality."""
+    Raises ValueError for problems that a user can fix: an unfitted tokenizer, data without a new modality."""
     config.activate(extension.manager, config.train)
     held = trains_in(config.run, config.train.watchdog_s) if replay is None else nullcontext()
     with held, processes(config.train, width=config.model.width):
@@ -133,7 +133,7 @@ def _trainer(config: RunConfig, extension: Extension, tell: Tell) -> Trainer:
         ("new", [c for spec in new for c in as_target(masking, spec)]),
         ("given new", [c for spec in new for c in as_input(spec, new)]),
     ):
-        if components:  # not every modality can be a target, or an input
+        if components:  # some modalities cannot be targets, or inputs
             cases[case] = only(masking, components)
     training = _data(config, extension, tokenizers, extended(masking, new, settings.replay_share), training=True)
     held_out = {case: _data(config, extension, tokenizers, mixture, training=False) for case, mixture in cases.items()}

@@ -1,7 +1,7 @@
-"""Completes the config of a fine-tuning run, which only contains the differences from the model that it starts from.
+"""Complete the config of a fine-tuning run, which only states its differences from the source model.
 
-In: the raw config. Out: the same with the model's shape, the settings of its modalities and the folder of its
-tokenizers, unless the config sets them.
+In: the raw config. Out: the same with the model's shape, modality settings and tokenizer folder where the config leaves
+them open.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 
 
 def fill_in(raw: dict[str, Any], path: Path) -> None:
-    """Change `raw`, the content of the config `path`. Raises ConfigError; ValueError if there is no such model."""
+    """Complete `raw`, the content of the config `path`, in place. Raises ConfigError; ValueError for a missing
+    model."""
     source = validated(FinetuneConfig, raw.get("finetune") or {}, f"{path}: finetune.").source
     modalities = validated(ModalitiesConfig, raw.get("modalities") or {}, f"{path}: modalities.")
     manager = load_manager(modalities)
@@ -37,7 +38,7 @@ def fill_in(raw: dict[str, Any], path: Path) -> None:
     else:
         names = list(modalities.select)
     model = raw.get("model") or {}
-    if isinstance(model, dict):  # otherwise validation of the whole config reports it
+    if isinstance(model, dict):  # anything else is reported by the validation of the whole config
         raw["model"], settings = filled(model, modalities.settings, description, names)
         raw["modalities"] = {**(raw.get("modalities") or {}), "select": names, "settings": settings}
     tokenizers = raw.get("tokenizers") or {}

@@ -1,4 +1,4 @@
-"""Teach a trained model's encoder a task: what `fourm finetune` (with a `task`) does."""
+"""Implements `fourm finetune` with a `task`: trains a head, and optionally the encoder, of a trained model on it."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from fourm_plugins.modality import Modality
 
 
 def finetune(config: TaskRunConfig, *, tell: Tell = say) -> dict[str, float]:
-    """Train, or continue; returns the held-out metrics. Writes the head to `<run>/head/`, and with `train.keep_best`
-    the weights of the best evaluation to `<run>/best/head/`.
+    """Train, or resume; returns the held-out metrics. Writes the head to `<run>/head/`, and with `train.keep_best` the
+    weights of the best evaluation to `<run>/best/head/`.
 
-    Raises ValueError for what a user can fix: a plugin, the config, the model, labels or data; Busy if another process
-    trains in that folder."""
+    Raises ValueError for problems that a user can fix: a plugin, the config, the model, labels or data; Busy if another
+    process is training in the folder."""
     with trains_in(config.run, config.train.watchdog_s):
         manager = load_manager(config.modalities)
         inputs, target = modalities_of(config, manager)
@@ -55,8 +55,8 @@ def finetune(config: TaskRunConfig, *, tell: Tell = say) -> dict[str, float]:
 
 
 def modalities_of(config: TaskRunConfig, manager: PluginManager) -> tuple[Modalities, Modalities]:
-    """The inputs, and the modality to learn, if it is one. Raises ValueError if the target reads the files of an input,
-    which would give the answer away."""
+    """(inputs, target), the latter empty if the target is not a modality. Raises ValueError if the target reads the
+    same files as an input, which would leak the answer."""
     inputs = load_modalities(config.inputs, manager)
     name = getattr(config.task, "target", None)
     if name is None:
@@ -68,7 +68,7 @@ def modalities_of(config: TaskRunConfig, manager: PluginManager) -> tuple[Modali
     folders = [folder for folder in named if isinstance(folder, Path) and folder.is_dir()]
     if documents := documented(target, {name: settings}, folders):
         settings = {**settings, **documents[name]}
-        config.modalities.settings[name] = settings  # as a model's config has it
+        config.modalities.settings[name] = settings  # as in a model's config
         target = load_modalities(section.model_copy(update={"settings": {name: settings}}), manager)
     for one in inputs.values():
         if one.spec.files == target[name].spec.files:
@@ -134,7 +134,7 @@ def task_of(
 
 
 def _check_layout(config: TaskRunConfig, inputs: Modalities) -> None:
-    """Raise ValueError if pictures lie in folders of classes while the only input expects a sub-folder for itself."""
+    """Raise ValueError if pictures lie in one folder per class while the only input expects its own sub-folder."""
     if not isinstance(config.task, (ClassificationConfig, DetectionConfig)) or len(inputs) != 1:
         return
     ((name, modality),) = inputs.items()
@@ -151,7 +151,7 @@ def _check_layout(config: TaskRunConfig, inputs: Modalities) -> None:
 def _objectives(
     config: TaskRunConfig, inputs: Modalities, target: Modalities, train: AlignedData, val: AlignedData | None
 ) -> tuple[Objective, Objective]:
-    """The objectives for training and for measuring, with the labels of their samples."""
+    """The objectives for training and for evaluation, with the labels of their samples."""
     settings = config.task
     if isinstance(settings, DetectionConfig):
         return _detections(settings, picture_of(inputs), train, val)
@@ -166,7 +166,7 @@ def _objectives(
         names = data.names
         labels[part] = of_folders(names) if file is None else of_file(file, names, several=settings.several)
         classes = classes or classes_of(labels["train"])
-        if part == "val" and isinstance(config.data.held_out, float):  # by chance, all samples of a class
+        if part == "val" and isinstance(config.data.held_out, float):  # may hold out every sample of a class
             labels[part] = only_known(labels[part], classes)
         check_known(labels[part], classes, f"data.{part}" if file is None else str(file))
     return Classification(settings, classes, labels["train"]), Classification(settings, classes, labels.get("val"))

@@ -1,4 +1,4 @@
-"""Fit the tokenizer of every token space: what `fourm tokenizer fit` does."""
+"""Implements `fourm tokenizer fit`: fits the tokenizer of every token space."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
 log = logging.getLogger(__name__)
-#: Below the tokenizers' folder: where several processes are watched, from before plugins are imported.
+#: Folder below that of the tokenizers, where several processes watch each other from before plugins are imported.
 WATCH = ".fit/.watch"
 
 
@@ -42,14 +42,14 @@ class FitReport:
     """How one token space was fitted. `scores`: modality -> {metric: number} on held-out samples, as in `Fitted`."""
 
     space: str
-    fresh: bool  # False: one that is up to date was kept
+    fresh: bool  # False: an up-to-date tokenizer was kept
     seconds: float
-    data: list[str]  # which samples of which split were used
-    left_out: dict[str, int]  # modality -> files that could not be used
+    data: list[str]  # the samples and splits that were used
+    left_out: dict[str, int]  # modality -> number of unusable files
     scores: dict[str, dict[str, float]]
 
     def lines(self) -> list[str]:
-        """What was used, what was left out, and a line per modality."""
+        """The data that was used and left out, and a line per modality."""
         took = f"fitted in {self.seconds:.0f} s" if self.fresh else "up to date"
         lines = [f"for tokenizer {self.space}, {part}" for part in self.data]
         for name, count in sorted(self.left_out.items()):
@@ -63,16 +63,16 @@ class FitReport:
 def fit(
     config: RunConfig, *, spaces: Collection[str] = (), jobs: int = 1, refit: bool = False, tell: Tell = say
 ) -> list[FitReport]:
-    """Fit tokenizers into `tokenizers.folder`: up-to-date ones are kept, interrupted ones continue.
+    """Fit tokenizers into `tokenizers.folder`, keeping up-to-date ones and resuming interrupted ones.
 
     Args:
         spaces: token spaces to fit; by default all.
-        jobs: token spaces to fit at the same time. Above 1, each has a process, which prints its report; none is
+        jobs: token spaces to fit in parallel. Above 1, each has its own process, which prints its report; none are
             returned.
         refit: replace tokenizers that were fitted under other settings of their modalities.
 
-    Raises ValueError for no such token space, no data, an unreadable file, a tokenizer fitted under other settings, and
-    a config that fine-tunes a model, whose tokenizers are fixed."""
+    Raises ValueError for an unknown token space, missing data, an unreadable file, a tokenizer fitted under other
+    settings, and a config that fine-tunes a model, whose tokenizers are fixed."""
     if config.finetune is not None:
         source = config.finetune.source
         raise ValueError(f"finetune: {source} knows the ids of its tokenizers alone; name their tokenizers.folder")
@@ -94,7 +94,7 @@ def _fit(config: RunConfig, spaces: Collection[str], *, jobs: int, refit: bool, 
     if not spaces and (unknown := sorted(set(config.tokenizers.spaces) - set(known))):
         log.warning("tokenizers.spaces: left out, not among %s: %s", ", ".join(known), ", ".join(unknown))
     chosen = [name for name in known if not spaces or name in spaces]
-    if not refit:  # of all, before the first is fitted
+    if not refit:  # check all spaces before fitting the first
         for name in chosen:
             check_settings([modalities[spec.name] for spec in known[name]], config.tokenizers.folder, manager)
     if jobs > 1 and rank_and_world()[1] > 1:
@@ -109,7 +109,7 @@ def _fit(config: RunConfig, spaces: Collection[str], *, jobs: int, refit: bool, 
     config.activate(manager, *(config.tokenizers.fit_of(name) for name in chosen))
     manager.freeze()
     raw = RawData.open(config, modalities)
-    for part in raw.train:  # before the first is fitted
+    for part in raw.train:  # fail before fitting the first
         part.check_usable(spec.name for name in chosen for spec in known[name] if spec.name in part.modalities)
     reports = []
     with processes(config.tokenizers.fit):  # joined once for all spaces
@@ -121,15 +121,15 @@ def _fit(config: RunConfig, spaces: Collection[str], *, jobs: int, refit: bool, 
 
 @dataclass(frozen=True)
 class RawData:
-    """The raw data of a run, opened once for all token spaces. All modalities are read: the crop of a list of boxes
-    depends on the picture beside it."""
+    """The raw data of a run, opened once for all token spaces, with all modalities: the crop of a list of boxes depends
+    on the picture beside it."""
 
     drawn: list[DrawnViews]
     held_out: AlignedData | None
 
     @classmethod
     def open(cls, config: RunConfig, modalities: Modalities) -> RawData:
-        """Raises ValueError where no data is named."""
+        """Raises ValueError if the config names no data."""
         if config.data.train is None:
             raise ValueError("data.train is not set: name the folder of the training data")
         train, sets = [], data_sets(config.data, modalities)
@@ -163,7 +163,7 @@ def fit_space(
     refit: bool = False,
     tell: Tell = say,
 ) -> FitReport:
-    """Fit one token space, and tell its report in the first process. `refit`: see `fit_tokenizer`."""
+    """Fit one token space, and report it in the first process. `refit`: see `fit_tokenizer`."""
     with at_work(config.tokenizers.folder / space, replaced=True, needed=False):
         report = _fit_space(config, manager, modalities, space, raw, refit=refit)
     for line in report.lines():
@@ -182,7 +182,7 @@ def _fit_space(
         raise ValueError(f"tokenizers.spaces.{space}.adapt: {members[0].name} is not a grid and has only one size")
     sizes = fit_config.adapt.sizes if fit_config.adapt is not None and is_grid else ()
     if sizes:
-        cache //= 2  # one half for the modality's size, one for the others
+        cache //= 2  # one half for the modality's size, one for the other sizes
     names = [member.name for member in members]
     train = {m: training_arrays(raw.drawn, m, views=data.views, cache_bytes=cache) for m in names}
     val: dict[str, list[Any]] = {}
@@ -206,11 +206,11 @@ def _fit_space(
 def fit_in_processes(
     config: Path, arguments: list[str], spaces: list[str], jobs: int, on_gpu: Container[str] = (), *, tell: Tell = say
 ) -> None:
-    """Run `fourm tokenizer fit CONFIG ARGUMENTS --space SPACE` for each space, `jobs` at a time; those `on_gpu` see one
-    GPU each.
+    """Run `fourm tokenizer fit CONFIG ARGUMENTS --space SPACE` for each space, `jobs` at a time. The spaces in `on_gpu`
+    see one GPU each.
 
-    Signals that stop this process (Ctrl-C, SIGTERM, SIGHUP) are passed on once, so that each child saves its state.
-    Raises ValueError, after all have ended, with the names of those that failed."""
+    Signals that stop this process (Ctrl-C, SIGTERM, SIGHUP) are forwarded once, so that each child saves its state.
+    After all have ended, raises ValueError with the names of those that failed."""
     command = [sys.executable, "-m", "fourm_engine.cli", "tokenizer", "fit", str(config), *arguments, "--space"]
     waiting, running, failed = list(spaces), dict[str, subprocess.Popen[bytes]](), list[str]()
     gpus, taken = visible_gpus(), dict[str, str]()  # taken: running space -> its GPU
@@ -219,12 +219,12 @@ def fit_in_processes(
             while waiting or running:
                 while waiting and len(running) < jobs:
                     space = waiting.pop(0)
-                    share = max(1, usable_cores() // jobs)  # of the cores, unless the config says how many threads
+                    share = max(1, usable_cores() // jobs)  # cores per job, unless the config sets the threads
                     environment = {"OMP_NUM_THREADS": str(share), **os.environ}
                     if space in on_gpu and (gpu := least_busy(gpus, taken.values())) is not None:
                         environment["CUDA_VISIBLE_DEVICES"] = taken[space] = gpu
                         tell(f"tokenizer {space}: on GPU {gpu}")
-                    # In a new session, or Ctrl-C would reach it in addition to our signal: two end it at once.
+                    # In a new session: otherwise Ctrl-C would reach it besides our signal, and two kill it at once.
                     running[space] = subprocess.Popen([*command, space], env=environment, start_new_session=True)
                 time.sleep(0.1)
                 for space, process in list(running.items()):
@@ -243,7 +243,7 @@ def fit_in_processes(
 
 @contextmanager
 def unwinding_on_signals() -> Iterator[None]:
-    """SystemExit in the block on signals that end this process."""
+    """Raise SystemExit within the block on signals that end this process."""
     stops = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, lambda number, _: sys.exit(128 + number)) for number in stops}
     try:
@@ -254,7 +254,7 @@ def unwinding_on_signals() -> Iterator[None]:
 
 
 def visible_gpus() -> list[str]:
-    """The name of each visible GPU in CUDA_VISIBLE_DEVICES: numbers, or the names given there."""
+    """The visible GPUs, by number or as named in CUDA_VISIBLE_DEVICES."""
     import torch
 
     count = torch.cuda.device_count()
@@ -263,6 +263,6 @@ def visible_gpus() -> list[str]:
 
 
 def least_busy(gpus: Sequence[str], taken: Iterable[str]) -> str | None:
-    """The GPU with the fewest jobs, the first among ties; None without GPUs."""
+    """The first GPU with the fewest jobs; None without GPUs."""
     jobs = Counter(taken)
     return min(gpus, key=lambda gpu: jobs[gpu], default=None)

@@ -1,4 +1,4 @@
-"""Generate and edit with a trained model, into files: what `fourm generate` and `fourm edit` do."""
+"""Implements `fourm generate` and `fourm edit`: generates and edits with a trained model, into files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from fourm_plugins import calls
 from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
-#: The weight of a guide, a number or a schedule, and its run.
+#: The weight of a guide (a number or a schedule), and its run.
 GuidedBy = tuple[float | list[float], str | Path]
 #: The contact sheet of several samples, or of an edit.
 SHEET = "sheet.png"
@@ -59,19 +59,19 @@ def generate(
     Args:
         run: folder of a run, an exported model, or a Hub id.
         inputs: modality -> value, as in `FourM.generate`; `Typed` text is never a path.
-        targets: names; None: everything that is not given.
-        out: folder for the files; may be None if nothing runs.
-        edit: mask, change, keep and halo of `FourM.edit`, which decide the targets; `targets` is empty.
-        explain: tell what would run, and run nothing.
+        targets: modalities to generate; None: all that are not given.
+        out: folder for the files; may be None with `explain`.
+        edit: mask, change, keep and halo of `FourM.edit`, which determine the targets; `targets` is empty.
+        explain: only report what would run.
         animate: a .gif or .png of the (first) sample after each step, written beside the results.
-        overlap: tokens that neighbouring tiles share, of a picture that is generated tile by tile (`tiled`).
-        regions: input -> weights of regions of it.
-        guide: the weight and the run of a weaker model that guides.
-        tokenizers: modality -> folder or Hub id of a tokenizer that the model comes without.
+        overlap: tokens shared by neighbouring tiles of a picture that is generated tile by tile (`tiled`).
+        regions: input -> weights of its regions.
+        guide: the weight and the run of a weaker, guiding model.
+        tokenizers: modality -> folder or Hub id of a tokenizer that is not stored with the model.
         providers: plugin -> the distribution that provides it; by default those that the run chose.
         options: seed, n_samples, reduce, plan and decoding options, as in `FourM.generate`.
 
-    Raises ValueError for what a user can fix."""
+    Raises ValueError for problems that a user can fix."""
     if animate is not None:
         check_animation(animate)
         if explain:
@@ -122,7 +122,7 @@ def vary(
     tell: Tell = say,
     **options: Any,
 ) -> Variation:
-    """Write the sheet of `FourM.vary` to `out`. Raises ValueError for what a user can fix."""
+    """Write the sheet of `FourM.vary` to `out`. Raises ValueError for problems that a user can fix."""
     with at_work(out, replaced=True):
         model = open_model(run, device, tokenizers, providers)
         options = {key: value for key, value in {**options, "guide": guided(guide, model)}.items() if value is not None}
@@ -133,7 +133,7 @@ def vary(
 
 
 def guided(guide: GuidedBy | None, model: FourM) -> Guide | None:
-    """Loads the weaker model beside the one that it guides."""
+    """Load the weaker model on the device of the one that it guides."""
     if guide is None:
         return None
     weight, run = guide
@@ -168,7 +168,7 @@ def _tiled(
 
 
 def _write_results(results: Results, out: Path, tell: Tell) -> None:
-    """Write all samples; if they were combined, the result and its spread instead."""
+    """Write all samples, or if they were combined, the result and its spread."""
     made_one = any(one.spread is not None for one in results.values())
     samples = [results] if made_one else results.samples
     for number, sample in enumerate(samples):
@@ -186,8 +186,8 @@ def _write_results(results: Results, out: Path, tell: Tell) -> None:
 
 
 def write(generated: Generated | Mapped, out: Path, stem: str) -> list[Path]:
-    """Write the modality's files, with a PNG to look at as `stem.view.png`; a spread as `stem.spread.npy` and
-    `stem.spread.png`. Returns the paths."""
+    """Write the modality's files and a preview, `stem.view.png`; a spread as `stem.spread.npy` and `stem.spread.png`.
+    Returns the paths."""
     written = calls.write(generated.modality, generated.value)
     files = {f"{stem}.{extension}": content for extension, content in written.items()}
     picture = generated.show()

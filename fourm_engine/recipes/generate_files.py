@@ -1,10 +1,10 @@
-"""Generate for many samples, into a data set: what `fourm generate` does with folders, a data set or a file of lines.
+"""Generate for many samples, into a data set: `fourm generate` with folders, a data set or a file of lines.
 
 In: `SampleInputs`, a model. Out: `out/<source of the target>/<sample>.<extension>`, laid out as in docs/data.md, and a
 record (`generated_record.py`).
 
 Worker processes read and decode inputs ahead; one process encodes, samples and decodes in batches; a thread writes.
-Only the names take memory that grows with the number of samples.
+Only the memory for names grows with the number of samples.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from fourm_plugins.tokenizer import TextTokenizer
 
 @dataclass
 class FilesReport:
-    """How many samples one process generated, how many existed, and how many could not be used, with the first
+    """The numbers of samples that one process generated, that existed, and that were unusable, with the first
     reason."""
 
     made: int = 0
@@ -50,7 +50,7 @@ class FilesReport:
 
 
 class Writer(Background):
-    """Writes results in a thread: each file whole, then its line in the record."""
+    """Writes results in a thread: each file atomically, then its line in the record."""
 
     def __init__(self, out: Path, record: Record, samples: int) -> None:
         super().__init__()
@@ -69,18 +69,18 @@ class Writer(Background):
     def _files(self, source: str, stem: str, files: Mapping[str, bytes], others: Sequence[str]) -> None:
         for extension, content in files.items():
             write_atomically(self.out / source / f"{stem}.{extension}", content)
-        for extension in set(others) - files.keys():  # of an earlier result of another form: one sample has one file
+        for extension in set(others) - files.keys():  # left by an earlier result in another format
             (self.out / source / f"{stem}.{extension}").unlink(missing_ok=True)
 
 
 def stems(name: str, samples: int) -> list[str]:
-    """The file stems of a sample's answers."""
+    """The file stems of a sample's results."""
     return [name] if samples == 1 else [f"{name}-{number}" for number in range(samples)]
 
 
 @dataclass
 class Job:
-    """One process's part of generating `targets` of `inputs` into `out`; `run` does it."""
+    """One process's share of generating `targets` from `inputs` into `out`; executed by `run`."""
 
     model: FourM
     inputs: SampleInputs
@@ -111,7 +111,7 @@ class Job:
         return sources
 
     def run(self, *, tell: Tell = say) -> FilesReport:
-        """Raises ValueError if the record says that `out` was generated with other settings, and CannotWrite."""
+        """Raises ValueError if, by the record, `out` was generated with other settings; CannotWrite."""
         sources = self.sources()
         settings = {
             "model": digest_of_model(self.model),
@@ -141,7 +141,7 @@ class Job:
                         bad.add(name, one)
                         report.bad, report.first = report.bad + 1, report.first or str(one)
                     elif record.input_is(name, one.digest) and self._there(name):
-                        record.add(name, seed=one.seed, stamp=one.stamp, digest=one.digest)  # touched, and the same
+                        record.add(name, seed=one.seed, stamp=one.stamp, digest=one.digest)  # touched but unchanged
                         report.kept += 1
                     else:
                         usable[name] = one
@@ -154,7 +154,7 @@ class Job:
         return report
 
     def _blocks(self) -> Iterator[range]:
-        """Indices of this part's samples that run together: the same whatever already exists."""
+        """Indices of this part's samples that run together, independent of what already exists."""
         size, total = max(1, self.batch_size // self.samples), len(self.inputs.names)
         for number in range(self.part, -(-total // size), self.parts):
             yield range(number * size, min(total, (number + 1) * size))
@@ -178,7 +178,7 @@ class Job:
 
     def _generate(self, batch: Mapping[str, Read]) -> dict[str, tuple[Read, list[Results]]]:
         inputs = self._encoded(list(batch.values()))
-        # Samples that happen to be equal are not several answers to one.
+        # Inputs that happen to be equal are not several results of one sample.
         alike = self.samples == 1 and min(Counter(read.digest for read in batch.values()).values()) > 1
         inputs = [one for one in inputs for _ in range(self.samples)]
         seeds = [read.seed + k for read in batch.values() for k in range(self.samples)]
@@ -210,7 +210,7 @@ class Job:
 
 
 def _told(regions: Regions) -> dict[str, list[Any]]:
-    """What the record says of regions: of a mask its digest."""
+    """Regions as stored in the record, with masks replaced by their digests."""
     return {
         name: [
             [weight, hashlib.sha256(part.tobytes()).hexdigest()[:16] if isinstance(part, np.ndarray) else list(part)]
@@ -221,7 +221,7 @@ def _told(regions: Regions) -> dict[str, list[Any]]:
 
 
 def summary(report: FilesReport, out: Path, targets: Sequence[str]) -> str:
-    """One line about what a process did."""
+    """A one-line summary of what a process did."""
     words = [f"{counted(report.made, 'sample')} of {', '.join(targets)} made"]
     words += [f"{report.kept} were there"] if report.kept else []
     words += [f"{report.bad} could not be used"] if report.bad else []

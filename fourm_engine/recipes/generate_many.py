@@ -1,5 +1,4 @@
-"""Open inputs and a model, and generate for all samples: what `fourm generate` does with a folder, a data set, or
-lines.
+"""Open inputs and a model, and generate for all samples: `fourm generate` with a folder, a data set, or lines.
 
 In: arguments of the command line. Out: files in `out`; see `generate_files.py`.
 """
@@ -32,7 +31,7 @@ from fourm_plugins.counting import counted
 from fourm_plugins.inputs import looks_like_path, read_file
 from fourm_plugins.modality import Modality
 
-#: How long a process waits for the others at the end.
+#: Timeout of a process that waits for the others at the end.
 _LONG = timedelta(days=30)
 
 
@@ -67,17 +66,17 @@ def generate_many(
     """Generate `targets` for every sample into a data set in `out`; existing files are kept.
 
     Args:
-        inputs: modality -> a folder of its files, or one value for all samples; with `data`, None for a modality that
-            the data set has.
+        inputs: modality -> a folder of its files, or one value for all samples; with `data`, None for a modality of the
+            data set.
         data, split: a data set as in `data.train`, and a list in its `splits.json`.
         lines: a file of JSON lines, one per sample; see `LineInputs`.
-        share: (k, n): this is process k, from 0, of n that share the samples. By default those of torchrun.
+        share: (k, n): this is process k (from 0) of the n that share the samples. By default as set by torchrun.
         with_inputs: also write the inputs, as the model sees them.
         regions: input -> weights of regions of each sample; a mask has the size of the pictures.
-        guide: the weight and the run of a weaker model that guides.
-        seed: together with a sample's name gives the sample's seed, unless its line has one.
+        guide: the weight and the run of a weaker, guiding model.
+        seed: combined with a sample's name into the sample's seed, unless its line sets one.
 
-    Raises ValueError for what a user can fix, and at the end if samples could not be used."""
+    Raises ValueError for problems that a user can fix, and at the end if samples could not be used."""
     rank, world = rank_and_world()
     if share is not None and world > 1:
         raise ValueError("--share: the processes of torchrun share the samples; leave it out")
@@ -178,7 +177,7 @@ def _marked(regions: Regions, given: Collection[str]) -> dict[str, list[tuple[fl
 
 
 def _once(modality: Modality, given: Any) -> Any:
-    """What all samples share: the content of a file, read once, or typed text."""
+    """A value shared by all samples: the content of a file, read once, or typed text."""
     if isinstance(given, str):
         if looks_like_path(given, modality.spec.extensions, typed=modality.typed):
             return read_file(Path(given), modality.spec.extensions)
@@ -188,8 +187,8 @@ def _once(modality: Modality, given: Any) -> Any:
 
 @contextmanager
 def _joined() -> Iterator[Any]:
-    """Yields a function that sums a number over the processes of torchrun. None exits before all are done: torchrun
-    would stop the others."""
+    """Yield a function that sums a number over the processes of torchrun. No process exits before all are done, or
+    torchrun would stop the others."""
     import torch.distributed as dist
 
     join = rank_and_world()[1] > 1 and not dist.is_initialized()

@@ -1,6 +1,6 @@
-"""Read the inputs of samples that are generated for: files or values to arrays, as the model sees them.
+"""Read the inputs of samples for generation: from files or values to arrays, as the model sees them.
 
-In: `SampleInputs` and names. Out: `Read`, or the `BadFile` that says why not; in worker processes.
+In: `SampleInputs` and names. Out: `Read`, or a `BadFile` with the reason. Runs in worker processes.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from fourm_plugins.view import View
 
 @dataclass(frozen=True)
 class Read:
-    """What a worker read of one sample: modality -> array, and for continuous modalities the value as the model sees
-    it; the input files as the model sees them, source -> {extension: content}."""
+    """One sample as read by a worker: modality -> array, and for continuous modalities the value as the model sees it;
+    the input files as the model sees them, source -> {extension: content}."""
 
     arrays: dict[str, Any]
     values: dict[str, Any]
@@ -49,7 +49,7 @@ class Read:
 
 @dataclass
 class Reader:
-    """`reader[(name, …)]`: name -> what was read, or the BadFile that says why not. Picklable."""
+    """`reader[(name, …)]`: name -> `Read`, or a BadFile with the reason. Picklable."""
 
     inputs: SampleInputs
     #: Name as given -> modality that shows it.
@@ -93,7 +93,7 @@ class Reader:
             return read
         except BadFile as bad:
             return bad
-        except (StoreError, PluginError):  # which name what is read
+        except (StoreError, PluginError):  # these already name the file
             raise
         except (SampleError, ValueError) as error:
             return BadFile(self.inputs.where(name), key, one_line(error))
@@ -129,7 +129,7 @@ def _value(modality: Modality, given: Any) -> Any:
 
 
 def _seed(seed: int, name: str, given: int | None) -> int:
-    """The seed of a sample, whatever the batch: the one given, or one derived from its name."""
+    """The seed of a sample, independent of its batch: the given one, or one derived from its name."""
     if given is not None:
         return given
     return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode("utf-8", "surrogatepass")).digest()[:7], "big")

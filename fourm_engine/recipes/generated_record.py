@@ -35,7 +35,7 @@ def digest_of_model(model: Guides) -> str:
 
 
 def refuse_recorded(out: Path) -> None:
-    """Raises ValueError for a folder of recorded results, or a modality's folder in it: another file there would look
+    """Raise ValueError for a folder of recorded results, or a modality's folder in it, where another file would look
     like a sample."""
     for folder in (Path(out), Path(out).resolve().parent):
         if (folder / FOLDER / SETTINGS).is_file():
@@ -46,8 +46,8 @@ class Record:
     """The record of `out`, written by part `part` of `parts`. Takes 24 bytes of memory per existing sample."""
 
     def __init__(self, out: Path, settings: Mapping[str, Any], made: Iterable[Path], *, part: int, parts: int) -> None:
-        """`made`: folders that results are written to. Raises ValueError if other settings generated what is there, or
-        if there are files without a record."""
+        """`made`: folders that results are written to. Raises ValueError if existing files were generated with other
+        settings, or have no record."""
         folder = Path(out) / FOLDER
         settings = json.loads(json.dumps({"format": FORMAT, **settings}))
         if (path := folder / SETTINGS).is_file():
@@ -69,7 +69,7 @@ class Record:
         self._path = folder / f"made-{part:05d}-of-{parts:05d}.jsonl"
         if self._path.is_file() and not self._path.read_bytes().endswith(b"\n"):
             with writing(self._path), open(self._path, "ab") as end:
-                end.write(b"\n")  # after a line that a killed process did not finish
+                end.write(b"\n")  # terminates a line that a killed process left unfinished
 
     def stamp_is(self, name: str, stamp: str) -> bool:
         """Whether a sample was generated from files with this stamp."""
@@ -82,7 +82,7 @@ class Record:
         return row is not None and int(row[2]) == hash_of(digest)
 
     def add(self, name: str, *, seed: int, stamp: str, digest: str) -> None:
-        """Note that all files of a sample are whole."""
+        """Record that all files of a sample are complete."""
         line = {"name": name, "seed": seed, "stamp": f"{hash_of(stamp):016x}", "input": f"{hash_of(digest):016x}"}
         with writing(self._path), open(self._path, "ab") as file:
             file.write(json.dumps(line).encode() + b"\n")
@@ -93,7 +93,7 @@ class Record:
 
 
 def _rows(path: Path) -> Iterable[tuple[int, int, int]]:
-    """Hashes of a file's lines. An unfinished line of a killed process does not count; its sample is generated
+    """Hashes of a file's lines. The unfinished line of a killed process is ignored, so its sample is generated
     again."""
     with open(path, "rb") as file:
         for line in iter(lambda: file.readline(MAX_LINE), b""):

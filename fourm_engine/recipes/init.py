@@ -1,4 +1,4 @@
-"""Write a config that fits a folder and this machine: what `fourm init` does."""
+"""Implements `fourm init`: writes a config that suits a folder and this machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HELD_OUT, MOST_HELD_OUT = 0.1, 1000
 
 @dataclass(frozen=True)
 class InitReport:
-    """The config that was written, and lines about what the folder holds."""
+    """The config that was written, and lines about the folder's content."""
 
     path: Path
     config: RunConfig
@@ -39,15 +39,15 @@ class InitReport:
 def init(
     folder: Path, *, out: Path | None = None, force: bool = False, unpack: bool = False, machine: Machine | None = None
 ) -> InitReport:
-    """Look at `folder` and write a config for it.
+    """Inspect `folder` and write a config for it.
 
     Args:
         out: the file; by default the folder's name with .yaml, in the working directory.
         force: replace an existing file.
         unpack: first write the texts of tables (JSON lines, JSON, CSV, TSV) to folders of text files.
-        machine: the machine to fit; by default this one.
+        machine: the machine to size the model for; by default this one.
 
-    Raises ValueError if the folder holds nothing usable, or the file exists."""
+    Raises ValueError if the folder holds no usable data, or the file exists."""
     name = "".join(c if c.isprintable() else "_" for c in Path(os.path.abspath(folder)).name) or "data"
     out = Path(f"{name}.yaml") if out is None else Path(out)
     if out.exists() and not force:
@@ -74,7 +74,7 @@ def init(
 
 
 def choose_split(surveyed: Survey) -> Chosen:
-    """Held-out samples: as the data says (folders, lists), otherwise a fraction drawn by name."""
+    """The held-out samples: as defined by the data (folders, lists), otherwise a fraction drawn by name."""
     train = {"train": (str(surveyed.train), "folder of the samples; paths are relative to the working directory")}
     names = surveyed.samples
     if surveyed.val is not None:
@@ -103,8 +103,8 @@ def choose_split(surveyed: Survey) -> Chosen:
 
 
 def held_out_share(names: frozenset[str]) -> float:
-    """The fraction with fewest digits, nearest to a tenth, that holds out a tenth of the names by `drawn`, at least one
-    and at most 1,000. Of a hundred names or more, their number may be a tenth larger or smaller for a shorter one."""
+    """The shortest fraction, nearest to 0.1, with which `drawn` holds out a tenth of the names, at least one and at
+    most 1,000. From a hundred names on, the number may deviate by a tenth for the sake of a shorter fraction."""
     wanted = max(1, min(MOST_HELD_OUT, round(HELD_OUT * len(names))))
     numbers, most = sorted(map(drawn, names)), min(wanted + wanted // 10, MOST_HELD_OUT, len(names) - 1)
     low, high = numbers[wanted - wanted // 10 - 1], numbers[most]  # more than the first, up to the second

@@ -1,4 +1,4 @@
-"""Make modalities of a data set from another modality: what `fourm label` does."""
+"""Implements `fourm label`: makes modalities of a data set from another modality."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OUT = "name a local folder for the labels: --out FOLDER"
 
 @dataclass(frozen=True)
 class Labelled:
-    """What this process did in one step, for one data set; `root` is the folder of the labels."""
+    """The result of one step of this process for one data set; `root` is the folder of the labels."""
 
     root: Path
     step: Step
@@ -53,11 +53,11 @@ def label(
     tell: Tell = say,
     warn: Tell = warn,
 ) -> list[Labelled]:
-    """Label `data.train` and `data.val`; existing labels are kept. Under torchrun the shards are shared.
+    """Label `data.train` and `data.val`, keeping existing labels. Under torchrun, processes share the shards.
 
     Args:
-        source: the modality to make `targets` from, directly or through one another, as their plugins say.
-        out: folder of the labels; None: the data's. Of several data sets, each has a folder of its name in `out`.
+        source: the modality to make `targets` from, directly or through one another, as declared by their plugins.
+        out: folder of the labels; None: the data's own. Several data sets have a folder each in `out`, by name.
         models: target -> pretrained model, a folder or a Hub id.
         options: target -> settings of its labeller.
         warn: receives a line for each file that cannot be used.
@@ -90,7 +90,7 @@ def label(
     done = []
     for step in steps:
         made_from, target = modalities[step.source], modalities[step.target]
-        # Only one network is in memory at a time; later steps read what earlier ones made.
+        # Only one network is in memory at a time; later steps read the labels of earlier ones.
         made: dict[str, Any] = {"model": models.get(step.target), "options": dict(options.get(step.target, {}))}
         labeller = target.labeller(made_from, made["model"], **made["options"])
         for (data, readers), folder in zip(roots.values(), outs, strict=True):
@@ -121,7 +121,7 @@ def label(
 def _outs(roots: Sequence[Root], out: Path | None) -> list[Path]:
     """Where the labels of each data set go. Raises ValueError where two would share a folder."""
     if out is None:
-        return [root for root in roots if isinstance(root, Path)]  # others were refused
+        return [root for root in roots if isinstance(root, Path)]  # all others were rejected above
     refuse_remote(parse(out), "--out", "name a local folder, then upload it")
     if len(roots) == 1:
         return [out]

@@ -1,4 +1,4 @@
-"""Overrides of the command line, `section.key=value`, in the values of a config that is not validated yet."""
+"""Apply command-line overrides, `section.key=value`, to the values of a config before validation."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from fourm_engine.device import rank_and_world
 from fourm_engine.yaml_config import apply_override
 
 log = logging.getLogger(__name__)
-#: Sections that say how long something learns; and a length -> the parts of a schedule in its unit.
+#: Sections that set the length of a training; and a length -> the parts of a schedule in its unit.
 _SECTIONS = ("train", "tokenizers.fit")
-#: A run is at least so many times as long as its ramps.
+#: Minimum ratio of a run's length to that of its ramps.
 _RAMPS = 4
 _PARTS = {"steps": ("warmup", "cooldown"), "tokens": ("warmup_tokens", "cooldown_tokens")}
 
 
 def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Set the overrides in `raw`. If one makes a run so short that the config's warm-up and cool-down would be more
-    than a quarter of it, these are shortened by the same factor, which is logged. Raises ConfigError."""
+    """Set the overrides in `raw`. If one shortens a run so that the config's warm-up and cool-down would exceed a
+    quarter of it, both are shortened by the same factor, which is logged. Raises ConfigError."""
     before = {name: dict(_section(raw, name)) for name in _SECTIONS}
     for override in overrides:
         apply_override(raw, override)
@@ -40,7 +40,7 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
 
 
 def _section(raw: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A section that can be changed in place; empty where there is none, or something else."""
+    """A section that can be changed in place; empty if it is missing or not a mapping."""
     section: Any = raw
     for part in name.split("."):
         section = section.get(part) if isinstance(section, Mapping) else None

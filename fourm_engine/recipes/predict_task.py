@@ -1,4 +1,4 @@
-"""Use what learned a task: what `fourm predict` does."""
+"""Implements `fourm predict`: predicts with a model that was fine-tuned on a task."""
 
 from __future__ import annotations
 
@@ -30,12 +30,10 @@ def predict(
     device: str | None = None,
     tell: Tell = say,
 ) -> None:
-    """Tell the `k` likeliest classes of a sample with probabilities, or the `k` likeliest objects with scores and
-    places (x0, y0, x1, y1 in [0, 1]); write these, or the predicted map, to the folder `out`: files of their format,
-    and a picture to look at.
+    """Report the `k` most probable classes of a sample with probabilities, or the `k` highest-scoring objects with
+    boxes (x0, y0, x1, y1 in [0, 1]). Writes these, or the predicted map, to the folder `out`, with a picture to view.
 
-    Raises ValueError if there is no trained head, if a map is predicted without `out`, and for a sample that does not
-    fit."""
+    Raises ValueError if there is no trained head, if a map is predicted without `out`, and for an invalid sample."""
     if out is not None:
         refuse_recorded(out)
     choose_threads(device)
@@ -64,7 +62,7 @@ def predict(
 
 
 def _write_objects(answer: Detections, picture: Any, out: Path) -> list[Path]:
-    """All objects, and the picture with those that are scored above `SHOWN`."""
+    """Write all objects, and the picture with those that score above `SHOWN`."""
     files = {"objects.json": json.dumps(answer.to_json(), indent=1).encode()}
     if picture is not None:
         files["objects.png"] = png(answer.above(SHOWN).drawn_on(picture))

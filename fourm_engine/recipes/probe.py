@@ -1,7 +1,7 @@
-"""Measure what classifiers read from a model's features: what `fourm probe` does.
+"""Implements `fourm probe`: measures the accuracy of classifiers on a model's features.
 
 In: a model, and labelled samples (a folder with a sub-folder per class, or a data set and a file of labels). Out:
-accuracies of kNN, linear and attentive probes and few-shot curves, as `probe.json`. The encoder does not learn.
+accuracies of kNN, linear and attentive probes and few-shot curves, as `probe.json`. The encoder stays frozen.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PROBES = ("knn", "linear", "attentive")
 SHOTS = (1, 2, 5, 10, 20, 50, 100)
 TRAIN, VAL = "train", ("val", "valid", "validation", "test")
 
-#: Names, classes and features of samples, in one order.
+#: Names, classes and features of samples, in the same order.
 _Classed = tuple[list[str], list[str], dict[str, np.ndarray | MappedArray]]
 
 
@@ -63,12 +63,12 @@ def probe(
 
     Args:
         data: a folder with a sub-folder per class, or with such folders `train` and `val`; with a file of `labels`
-            (`read_labels`) a data set, as in `data.train`.
-        val_labels: labels for `val`, whose samples may have the same names as those of `data`.
-        val: validation samples in the same form; without it, and without a `val` folder, a `share` of each class.
+            (`read_labels`), a data set as in `data.train`.
+        val_labels: labels of `val`, whose samples may have the same names as those of `data`.
+        val: validation samples in the same form; without it and without a `val` folder, a `share` of each class.
         shots, seeds: few-shot probes with this many samples per class, each drawn with this many seeds; without
             `shots`, those of `SHOTS` that every class has.
-        epochs, batch_size: of the attentive probe; the latter also of the encoder.
+        epochs, batch_size: of the attentive probe; the batch size also applies to the encoder.
 
     Raises ValueError for samples without a class or of a single class, unknown probes, and more shots than a class has
     samples."""
@@ -99,7 +99,7 @@ def probe(
             "val": len(other),
             "left_out": left,
             "seed": seed,
-            # The most frequent training class, for every validation sample.
+            # Accuracy of always predicting the most frequent training class.
             "chance": float((other.labels == counts.argmax()).float().mean()),
             "probes": {},
             "few_shot": [],
@@ -121,7 +121,7 @@ def probe(
 def _divided(
     train: _Classed, held: _Classed | None, classes: Sequence[str], share: float, seed: int
 ) -> tuple[Labelled, Labelled]:
-    """Training and validation samples of the `classes`; where none are `held` out, a `share` of each class is."""
+    """Training and validation samples of the `classes`. If `held` is None, a `share` of each class is held out."""
     known = {label: i for i, label in enumerate(classes)}
     everything = _labelled(train, known)
     if held is not None:
@@ -132,7 +132,7 @@ def _divided(
 
 def _shots(wanted: Sequence[int], counts: torch.Tensor, classes: Sequence[str]) -> list[int]:
     """Numbers of samples per class, ascending: those `wanted`, or those of `SHOTS` that every class has. `counts`
-    (classes,): the training samples of each. Raises ValueError for more than a class has."""
+    (classes,): training samples per class. Raises ValueError if a class has too few samples."""
     fewest = int(counts.argmin())
     if wanted and max(wanted) > counts[fewest]:
         has = counted(int(counts[fewest]), "training sample")
@@ -174,8 +174,8 @@ def _samples(
     tokens: bool,
     batch_size: int,
 ) -> tuple[_Classed, _Classed | None, int]:
-    """Training and validation samples (None if there are none), as (names, classes, features), and how many are left
-    out."""
+    """(training samples, validation samples or None, number of samples left out), the samples as (names, classes,
+    features)."""
     folders: list[str | Path | None] = [data, val]
     if labels[0] is None and val is None and (Path(data) / TRAIN).is_dir():
         beside = next((Path(data) / name for name in VAL if (Path(data) / name).is_dir()), None)

@@ -1,6 +1,6 @@
-"""The config that fits a data set and a machine, as text with a comment per line.
+"""Propose a config for a data set and a machine, as text with a comment per line.
 
-In: a `Survey`, how its samples are split, a `Machine`. Out: YAML that `load_config` reads.
+In: a `Survey`, the split of its samples, a `Machine`. Out: YAML that `load_config` reads.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from fourm_plugins.modality import Modality
 from fourm_plugins.spec import Grid
 
 _WIDTH, _COLUMN = 120, 44
-#: As many words as a text vocabulary of 1,024 spells in one piece each: COCO's 80 labels, of 92 words, take 1,000.
+#: Number of words for which a vocabulary of 1,024 suffices, with one token per word: COCO's 80 labels (92 words) take
+#: 1,000.
 FEW_WORDS = 100
-#: Share of the samples in which a complete picture is shown and all else is predicted: what a model is mostly used for.
+#: Share of the samples that show a complete picture and predict everything else, the most common use of a model.
 WHOLE = 0.9
-#: From this many passes on, a comment says that small data takes them: of 240, the last still help (docs/training.md).
+#: From this many epochs on, a comment notes that small data needs them: at 240, the last still help (docs/training.md).
 MANY = 100
 #: A line of a config: (depth, "key: value", comment).
 Line = tuple[int, str, str]
@@ -43,7 +44,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes for a CPU, on which an hour must be enough, and for a GPU of at least 6 GiB."""
+    """Sizes for a CPU, on which training must take at most an hour, and for a GPU of at least 6 GiB."""
 
     large: bool
     side: int
@@ -71,9 +72,9 @@ class Sizes:
         else:
             size = "B" if samples >= 100_000 and machine.gpu_memory >= 20 else "S" if samples >= 10_000 else "Ti"
             model = {"size": size}
-        # Few samples a step and more steps learn more than the reverse, in the same time (docs/ablations.md).
+        # In the same time, small batches and more steps learn more than the reverse (docs/ablations.md).
         batch = 64 if large else 8
-        # 0 of a plugin that does not say: its texts may hold any number.
+        # 0 if the plugin does not say; its texts may hold any number of words.
         words = [match.recognised.words for match in survey.matches if has_text(match.modality)]
         return cls(
             large=large,
@@ -102,8 +103,8 @@ class Sizes:
         return "sized for a GPU" if self.large else "sized for a CPU"
 
     def resizes(self, modality: Modality[Any]) -> bool:
-        """Whether a modality is a square map, cropped as the pictures are. Any other shape, such as a spectrogram's,
-        is its plugin's business."""
+        """Whether a modality is a square map, cropped like the pictures. Any other shape, such as a spectrogram's, is
+        left to its plugin."""
         square = isinstance(grid := modality.spec.layout, Grid) and grid.height == grid.width
         sized = {"image_size", "patch_size"} <= type(modality.settings).model_fields.keys()
         return sized and square and modality.spec.alignment is not None
@@ -221,7 +222,7 @@ def _masking(survey: Survey, sizes: Sizes) -> Iterator[Line]:
     most_shown, most_predicted = (256, 512) if sizes.large else (128, 320)
     targets = [s for s in specs if s.target]
     whole = [s for s in specs if s.continuous]
-    # The tokens of a picture that is shown say nothing new, unless there is nothing else.
+    # The tokens of a shown picture are redundant targets, used only if there are no others.
     others = {s.name: [t for t in targets if t.files != s.files] or targets for s in whole}
     tokens = min(most_shown, max(2, sum(counts[s.name] for s in specs if s.input and not s.continuous)))
     shown_tokens = max((counts[s.name] for s in whole), default=tokens)
@@ -253,7 +254,7 @@ def _about(match: Match) -> str:
 
 
 def described(match: Match, size: str = "") -> str:
-    """What the files are, and how the model takes a modality without tokens."""
+    """A description of the files, which notes if a modality has no tokens."""
     return f"{match.recognised.what}{size}" + ", read without a tokenizer, input only" * match.modality.spec.continuous
 
 
@@ -281,10 +282,10 @@ def _flow(value: Any) -> str:
 
 
 def _written(lines: list[Line]) -> Iterator[str]:
-    """The lines with comments to the right where they fit, otherwise above."""
+    """The lines, with comments to the right if they fit, otherwise above."""
     for depth, text, comment in lines:
         code, about = "  " * depth + text, f"# {shown(comment)}"
-        if len(code) > _WIDTH and code.endswith("]"):  # a long list, which YAML may break at any comma
+        if len(code) > _WIDTH and code.endswith("]"):  # a long list, which YAML allows to break at any comma
             code = _broken(code, "  " * (depth + 1))
         if not comment:
             yield code

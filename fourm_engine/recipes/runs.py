@@ -1,7 +1,7 @@
-"""The runs below some folders, and what is known of each: what `fourm runs` lists. Read-only; does not import torch.
+"""Implements `fourm runs`: finds the runs below some folders, and summarises each. Read-only; does not import torch.
 
-A run is known by the files that training leaves: `run.json` (what, where, how it ended), `metrics.jsonl` (its numbers)
-and `config.yaml`. Each may be absent, half-written or invalid; then less is known of the run.
+A run is described by the files that training writes: `run.json` (kind, machine, outcome), `metrics.jsonl` and
+`config.yaml`. Each may be absent, half-written or invalid, in which case less is known about the run.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ CONFIG, FINISHED = "config.yaml", "finished.json"
 NOTE = "best/best.json"
 #: Limits of the search for runs: depth below a given folder, and number of folders.
 DEPTH, MOST = 4, 20_000
-#: In a run's folder, without runs.
+#: Sub-folders of a run that contain no runs.
 WITHIN = frozenset({"checkpoints", "model", "model-ema", "evaluation", "profile", "pictures", "tensorboard", "best"})
 
 
 @dataclass(frozen=True)
 class KnownRun:
-    """A run's folder, and what its files say: `facts` from `run.json`, `config` from `config.yaml`."""
+    """A run's folder, and the content of its files: `facts` from `run.json`, `config` from `config.yaml`."""
 
     folder: Path
     facts: dict[str, Any] = field(repr=False)
@@ -42,7 +42,7 @@ class KnownRun:
 
     @property
     def trained(self) -> list[Line]:
-        """The lines of training."""
+        """The lines of `metrics.jsonl` about training."""
         return [line for line in self.lines if "loss" in line.numbers]
 
     @property
@@ -63,7 +63,7 @@ class KnownRun:
 
     @property
     def step(self) -> int:
-        """Finished steps, as far as the lines tell."""
+        """The last finished step in the lines."""
         ended = self.facts.get("step")
         return max([line.step for line in self.lines] + ([ended] if isinstance(ended, int) else []), default=0)
 
@@ -78,7 +78,7 @@ class KnownRun:
         return run_record.ENDED if (self.folder / FINISHED).is_file() else "unknown"
 
     def best(self) -> tuple[float, int] | None:
-        """(lowest mean of the held-out losses, its step). Measures that are not training losses do not count."""
+        """(lowest mean of the held-out losses, its step). Metrics that are not training losses do not count."""
         terms = {name for line in self.lines for name in line.losses}
         scores = [
             (mean(shared), line.step)
@@ -96,7 +96,7 @@ class KnownRun:
         return step if isinstance(step, int) and abs(step) < LARGEST else None
 
     def row(self) -> dict[str, Any]:
-        """What `fourm runs` shows of the run, JSON-ready; None is unknown."""
+        """The run's row in `fourm runs`, JSON-ready; None stands for unknown."""
         last, best = next(reversed(self.trained), None), self.best()
         numbers = last.numbers if last else {}
         known = ("parameters", "processes", "device", "engine", "torch", "commit", "started", "ended", "error")
@@ -122,8 +122,8 @@ class KnownRun:
 
 
 def covered(run: KnownRun) -> dict[str, list[float]]:
-    """ "step", "samples" and "seconds" of training up to each line of training; [] if unknown. Lines without seconds or
-    samples get them from the speed and batch size."""
+    """Cumulative "step", "samples" and "seconds" of training at each line of training; [] if unknown. Seconds and
+    samples missing from a line are computed from the speed and batch size."""
     lines = run.trained
     size, samples, seconds, before = run.batch_size, list[float](), list[float](), 0
     for line in lines:
@@ -181,7 +181,7 @@ def find_runs(folders: Sequence[Path]) -> list[KnownRun]:
 
 
 def flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names. A list is a value, except a list of sections, which go by their `name` or
+    """Nested settings by dotted names. A list is a value, except a list of sections, which are keyed by their `name` or
     number."""
     settings: dict[str, Any] = {}
     for key, value in config.items():
@@ -193,8 +193,8 @@ def flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def matrix_of(folder: Path, step: int | None = None) -> tuple[int, dict[str, dict[str, float]]]:
-    """(step, input -> target -> held-out loss): the last matrix that a run wrote, or that of `step`. Raises ValueError
-    if there is none."""
+    """(step, input -> target -> held-out loss) of the last matrix that a run wrote, or of that at `step`. Raises
+    ValueError if there is none."""
     matrices = {line.step: line.pairs for line in open_run(folder).lines if line.pairs}
     if not matrices:
         raise ValueError(f"{folder}: no matrix of inputs and targets; train with train.pairs_every=500")

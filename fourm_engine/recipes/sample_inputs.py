@@ -1,7 +1,7 @@
 """Inputs of many samples for generation: folders whose files pair up by name, a data set, or lines of a JSON file.
 
-In: arguments of the command line. Out: `SampleInputs`: the names of the samples, and what is given for each. Memory
-holds only the names; for an indexed data set, or lines, a few bytes per sample.
+In: arguments of the command line. Out: `SampleInputs`: the names of the samples, and the inputs of each. Only the names
+are kept in memory; for an indexed data set or lines, only a few bytes per sample.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fourm_plugins.counting import counted
 from fourm_plugins.inputs import looks_like_path
 from fourm_plugins.modality import Modality
 
-#: Bytes of a line and of a sample's name; file systems take 255 for a name with its extension.
+#: Limits in bytes of a line and of a sample's name; file systems allow 255 for a name with its extension.
 MAX_LINE, MAX_NAME = 1 << 20, 200
 _RESERVED = ("name", "seed")
 _Find = Callable[[str], Modality]
@@ -36,27 +36,27 @@ _Find = Callable[[str], Modality]
 
 @dataclass(frozen=True)
 class Given:
-    """What is given for one sample: modality -> {extension: content} of its files, or a user's value; `seed`: the
-    sample's, None to derive it from the name."""
+    """The inputs of one sample: modality -> {extension: content} of its files, or a user's value. `seed`: the sample's
+    seed; None to derive it from the name."""
 
     values: dict[str, Any]
     seed: int | None = None
 
 
 class SampleInputs(Protocol):
-    """Names of samples, and what is given for each. Picklable, and the same in every process."""
+    """Names of samples, and the inputs of each. Picklable, and the same in every process."""
 
     names: Sequence[str]
-    #: Samples that lack an input.
+    #: Number of samples that lack an input.
     lacking: int
     #: Remarks on the files.
     notes: Sequence[str]
 
     def given(self, name: str) -> Given:
-        """Reads the files of a sample. Raises SampleError (BadFile) for files that cannot be read."""
+        """Read the files of a sample. Raises SampleError (BadFile) for unreadable files."""
 
     def stamp(self, name: str) -> str:
-        """Equal as long as the inputs are unchanged: sizes and times of files, and all typed text."""
+        """A fingerprint of the inputs that changes with them: sizes and times of files, and all typed text."""
 
     def where(self, name: str) -> str:
         """The sample's files, for messages."""
@@ -89,7 +89,7 @@ class _OfData:
 
 @dataclass
 class FileInputs:
-    """Samples with a file of each of `sources` (modality as given -> its files); `common` is given for every sample."""
+    """Samples with a file in each of `sources` (modality as given -> its files), and `common` inputs for all."""
 
     sources: Mapping[str, Files]
     names: Sequence[str]
@@ -217,7 +217,7 @@ class LineInputs:
             return file.readline(MAX_LINE + 1)
 
     def _parsed(self, number: int, line: bytes) -> tuple[str, dict[str, Any], int | None]:
-        """(name, what is given, seed)."""
+        """(name, inputs, seed)."""
         if len(line) > MAX_LINE:
             raise ValueError(f"{self._at(number)}: longer than {MAX_LINE} bytes; give long texts as files")
         try:
@@ -260,7 +260,7 @@ class _LineNames(LazyNames):
 
 
 def wrong_name(name: str) -> str:
-    """Why a sample cannot have this name; '' if it can. Files of that name are written to a folder."""
+    """The reason why a sample cannot have this name, as files of that name are written; '' if it can."""
     parts = name.split("/")
     if not name or any(part in ("", ".", "..") for part in parts) or "\\" in name:
         return "a path below the folder of results, without '..'"

@@ -1,8 +1,8 @@
-"""Where a run was started, to which relative paths in its stored config refer.
+"""The folder in which a run was started, which is the base of relative paths in its stored config.
 
-`<run>/started.json` lies beside `<run>/config.yaml`. Paths are resolved from where the folder in which the run was
-started would be now relative to the run, in case it was moved or copied together with its data; then from that folder
-itself; then from the run's folder, and from the working directory.
+`<run>/started.json` lies beside `<run>/config.yaml`. Paths are resolved against, in this order: the starting folder at
+its position relative to the run, in case both were moved or copied together with the data; the starting folder itself;
+the run's folder; the working directory.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def is_stored(path: Path) -> bool:
 
 
 def record(run: Path) -> None:
-    """Note the working directory in the run's folder."""
+    """Record the working directory in the run's folder."""
     write_atomically(run / NAME, json.dumps({"folder": os.getcwd()}) + "\n")
 
 
 def relocate(raw: dict[str, Any], path: Path, keys: Collection[str] = PATHS) -> dict[str, list[Path]]:
-    """Resolve the paths in `raw`, the content of the config at `path`, for the working directory; `run` becomes the
-    file's folder. Only changes a config that a run stored. Logs a line for each path outside the working directory.
+    """Resolve the paths in `raw`, the content of the config at `path`, relative to the working directory; `run` becomes
+    the file's folder. Only changes a config that a run stored. Logs a line for each path outside the working directory.
     Returns key -> the candidates tried, for paths that do not exist."""
     started = _read(path.parent / NAME)
     if started is None or not isinstance(raw.get("run"), str):
@@ -75,7 +75,7 @@ def _moved(text: str, started: Path, bases: list[Path]) -> str:
 
 
 def _without_commands(raw: dict[str, Any]) -> dict[str, list[Path]]:
-    """Replace commands by the copies of what they printed: a stored config may be somebody else's."""
+    """Replace commands by the stored copies of their output, since the config may come from somebody else."""
     missing: dict[str, list[Path]] = {}
     for key, holder, name in _paths(raw, ("data.train", "data.val")):
         text, tokens = holder[name], holder.get("tokens")
@@ -89,8 +89,8 @@ def _without_commands(raw: dict[str, Any]) -> dict[str, list[Path]]:
 
 
 def _paths(raw: dict[str, Any], keys: Collection[str]) -> list[tuple[str, dict[str, Any], str]]:
-    """(key, the mapping or list that holds it, its key there) for each path that is set. Entries of a list of data sets
-    have paths, too."""
+    """(key, the mapping or list that holds it, its key there) for each path that is set, including those in a list of
+    data sets."""
     paths = []
     for key in keys:
         section, _, name = key.partition(".")

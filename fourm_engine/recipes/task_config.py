@@ -129,8 +129,7 @@ def parse_task_config(raw: dict[str, Any], origin: str) -> TaskRunConfig:
 
 
 def completed(config: TaskRunConfig, description: Description) -> TaskRunConfig:
-    """The config with the model's settings of the inputs, where it leaves them open, and the folder of its
-    tokenizers."""
+    """The config, with open settings of the inputs and the tokenizer folder filled in from the model."""
     _, settings = filled({}, config.modalities.settings, description, list(config.modalities.select))
     update: dict[str, Any] = {"modalities": config.modalities.model_copy(update={"settings": settings})}
     if config.tokenizers.folder is None and description.tokenizers is not None:

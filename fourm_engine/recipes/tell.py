@@ -1,4 +1,4 @@
-"""Progress of a recipe, in lines: every recipe takes a callable `tell`, which prints by default; some take `warn` for
+"""Line-based progress of a recipe. Every recipe takes a callable `tell`, which prints by default; some take `warn` for
 what was left out, by default on stderr."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ EVERY = 10.0  # seconds between two lines of progress
 
 
 def say(line: str) -> None:
-    """Print a line at once."""
+    """Print a line, and flush."""
     print(line, flush=True)
 
 
@@ -26,7 +26,7 @@ def warn(line: str) -> None:
 
 
 def first_only(tell: Tell) -> Tell:
-    """`tell` in the first process; silence in the others."""
+    """`tell` in the first process; does nothing in the others."""
     return tell if rank_and_world()[0] == 0 else lambda line: None
 
 
@@ -37,7 +37,7 @@ def choose_threads(device: str | None = None) -> None:
 
 
 class Progress:
-    """Called with (done, total) in this process; every ten seconds tells the progress, the rate and the time left."""
+    """Called with (done, total) in this process; every ten seconds reports the progress, rate and remaining time."""
 
     def __init__(self, what: str, tell: Tell = say) -> None:
         self.what, self.tell = what, tell

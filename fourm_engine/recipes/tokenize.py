@@ -1,4 +1,4 @@
-"""Write token shards from raw files and fitted tokenizers: what `fourm tokenize` does."""
+"""Implements `fourm tokenize`: writes token shards from raw files, with fitted tokenizers."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ log = logging.getLogger(__name__)
 def tokenize(
     config: RunConfig, *, verify: bool = False, prune: bool = False, tell: Tell = say, warn: Tell = warn
 ) -> dict[str, TokenizeReport]:
-    """Write new and changed tokens to `data.tokens`, with the tokenizers of `tokenizers.folder`; under torchrun the
-    shards are shared.
+    """Write new and changed tokens to `data.tokens`, with the tokenizers of `tokenizers.folder`. Under torchrun,
+    processes share the shards.
 
     Args:
         verify: compare files by content, not by size and time.
-        prune: drop the tokens of files that have vanished.
-        warn: receives a line for each file left out that was not named when it was met.
+        prune: drop the tokens of deleted files.
+        warn: receives a line for each skipped file that has not been reported yet.
 
-    Returns split ("train", "val", or for a list of data sets "train.0") -> what this process did. Raises ValueError for
+    Returns split ("train", "val", or for a list of data sets "train.0") -> this process's report. Raises ValueError for
     a tokenizer that is missing, was fitted under other settings, or differs from that of the shards; BadFile for an
     unusable file if `data.on_error` is "raise"."""
     manager = load_manager(config.modalities)
@@ -44,7 +44,7 @@ def tokenize(
     tokenizers = load_tokenizers(config.tokenizers.folder, modalities.token_spaces, manager, modalities=modalities)
     for name, tokenizer in tokenizers.items():
         recipe = modalities[name].spec.tokenizer
-        if recipe is not None and recipe.kind != tokenizer.kind:  # a published one: it stores no settings
+        if recipe is not None and recipe.kind != tokenizer.kind:  # a published tokenizer, without stored settings
             log.warning(
                 "%s: tokens are made by the stored tokenizer, of kind %s; the config names %s, which would have to be "
                 "fitted (fourm tokenizer fit)",
@@ -75,7 +75,7 @@ def tokenize_data(
     rank, world = rank_and_world()
     reports, splits = {}, _splits(config.data, modalities)
     say_unused_lists(one for _, one, training in splits if training)
-    check_tokens_fresh(config, modalities, tokenizers)  # of all, before the first is tokenized
+    check_tokens_fresh(config, modalities, tokenizers)  # check all before tokenizing the first
     for name, one, training in splits:
         folder, data = one.config.tokens, one.config
         assert isinstance(folder, Path)

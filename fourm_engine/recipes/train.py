@@ -38,7 +38,7 @@ def train(config: RunConfig, *, tell: Tell = say, replay: Path | None = None) ->
 
     Raises ValueError for problems that a user can fix (a plugin, the config, missing tokenizers or data), and Busy if
     another process is training in the folder."""
-    if replay is not None:  # hooks need every module's output, which compiled blocks hide
+    if replay is not None:  # hooks need the output of every module, which compiled blocks hide
         config = config.model_copy(update={"train": config.train.model_copy(update={"compile": False})})
     if config.extend is not None:
         return train_extension(config, open_extension(config), tell=tell, replay=replay)
@@ -99,7 +99,7 @@ def _trainer(
     first_only(tell)(training.store.describe())
     if held_out is not None:
         first_only(tell)(held_out.store.describe())
-        held_out[0]  # fail now rather than after training, if no sample fits the mixture
+        held_out[0]  # if no sample fits the mixture, fail before training
     parts = training, held_out
     seen = modalities if source is None else source.training
     for note in task_notes(config.evaluate.tasks, seen):

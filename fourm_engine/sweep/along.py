@@ -1,7 +1,7 @@
-"""The measure as a function of a number in which tasks differ, such as their share of the labels.
+"""The measure as a function of a numeric setting that differs between tasks, such as their share of the labels.
 
-In: the trials of all tasks, and the dotted key of the number. Out: `Results` for each measure, with the number as an
-axis, besides the encoder and any other settings in which the tasks with this measure differ.
+In: the trials of all tasks, and the dotted key of the setting. Out: `Results` for each measure, with the setting as an
+axis, besides the encoder and any other settings that differ between the tasks with this measure.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _OF_TRIALS = ("run", "seed", "finetune.source")
 
 
 def check_along(key: str, trials: Iterable[Trial]) -> None:
-    """Raises ValueError for a key that is not a number in the tasks' configs, or has the same value in all."""
+    """Raise ValueError for a key that is not a number in the tasks' configs, or has the same value in all."""
     settings = [flat(trial.content) for trial in trials]
     names = {name for s in settings for name in s}
     numbers = {name: {s[name] for s in settings if _is_number(s.get(name))} for name in names}
@@ -53,7 +53,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _pointed(key: str, trials: list[tuple[Trial, dict[str, Any]]]) -> list[Trial]:
-    """The trials, with the number, and the other settings that distinguish those of an encoder, in their points."""
+    """The trials, whose points include the number and the other settings that distinguish those of an encoder."""
     by_encoder: dict[str, list[dict[str, Any]]] = {}
     for trial, settings in trials:
         by_encoder.setdefault(trial.point["encoder"], []).append(settings)

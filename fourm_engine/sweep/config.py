@@ -1,4 +1,4 @@
-"""The content of a sweep file, `SweepConfig`; and `Measure`, which suites have, too."""
+"""The content of a sweep file, `SweepConfig`, and `Measure`, which is shared with suites."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from fourm_engine.data.splits import drawn
 from fourm_engine.storage.url import LocalFolder
 from fourm_engine.yaml_config import ConfigError, apply_override, read_value, read_yaml, set_key, validated
 
-#: Maximum number of trials in one file; more is a mistake.
+#: Maximum number of trials in one file; more are considered a mistake.
 MAX_TRIALS = 10_000
-#: File that a command writes, unless a suite says otherwise.
+#: Default name of the file that a command writes.
 RESULT = "result.json"
 #: Dotted names of settings.
 _KEY = r"^[^.=\s]+(\.[^.=\s]+)*$"
@@ -26,15 +26,15 @@ Key = Annotated[str, StringConstraints(pattern=_KEY, max_length=200)]
 Label = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]+$", max_length=80)]
 Settings = dict[Key, Any]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=1 << 63)], ...], Field(min_length=1)]
-#: Where settings are changed by an override: `settings.train.lr=…` sets the dotted key `train.lr`.
+#: Overrides of settings: `settings.train.lr=…` sets the dotted key `train.lr`.
 _OF_SETTINGS = re.compile(r"((?:(?:encoders|tasks)\.[^.]+\.)?(?:settings|in_tasks))\.(.+)")
-#: Keys that the file sets for each trial, and what to do instead of setting them.
+#: Keys that are set for each trial -> advice for a file that sets them.
 KEPT = {"run": "each trial has a folder below `out`", "seed": "name the seeds in `seeds`"}
 M = TypeVar("M", bound=BaseModel)
 
 
 def refuse_kept(keys: Collection[str], *kept: str) -> None:
-    """Raises ValueError if one of `kept`, which each trial sets, is among the keys."""
+    """Raise ValueError if one of `kept`, which are set for each trial, is among the keys."""
     for key in kept:
         if key in keys:
             raise ValueError(f"{key} cannot be varied: {KEPT[key]}")

@@ -59,8 +59,7 @@ class SweepFolder:
 
     def check(self, trials: Sequence[Trial], beside: Sequence[str]) -> list[str]:
         """Compare trials with the existing ones; returns notes. `beside`: folders of trials in `out`. Raises
-        ConfigError if an existing trial was defined differently, or if none of the existing ones is among the
-        trials."""
+        ConfigError if an existing trial has another definition, or if none of the existing ones is among the trials."""
         existing = [f"{parent}/{path.stem}" for parent in beside for path in sorted((self.out / parent).glob("*.yaml"))]
         known = {trial.folder: trial for trial in trials}
         others = [folder for folder in existing if folder not in known]
@@ -118,7 +117,7 @@ class SweepFolder:
         stack = ExitStack()
         try:
             stack.enter_context(at_work(folder, replaced=True))
-            with at_work(folder):  # a run that a killed sweep left behind
+            with at_work(folder):  # also locked by a run that outlived a killed sweep
                 pass
         except Busy:
             stack.close()
@@ -134,7 +133,7 @@ class SweepFolder:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Admit one process at a time, of those that share the sweep."""
+        """Admit one process at a time among those that share the sweep."""
         with writing(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
             with one_at_a_time(self.out / ".sweep-gate"):

@@ -1,7 +1,7 @@
-"""Expands a sweep file to trials, each with the full config to train.
+"""Expand a sweep file to trials, each with the full config to train.
 
 In: `SweepConfig`, and the draws made so far by a search. Out: trials in execution order. The same file gives the same
-trials, and a file with additional values gives these and more.
+trials, and additional values only add trials.
 """
 
 from __future__ import annotations

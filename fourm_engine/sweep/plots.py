@@ -59,7 +59,7 @@ def _file(name: str) -> str:
 
 
 def _write(stem: Path, draw: Callable[[Any], bool]) -> list[Path]:
-    """Draw one panel and write it as PNG and SVG. [] if `draw` has nothing to show."""
+    """Draw one panel and write it as PNG and SVG. Returns the PNG, or [] if `draw` has nothing to show."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -83,7 +83,7 @@ def _write(stem: Path, draw: Callable[[Any], bool]) -> list[Path]:
 
 
 def _label(group: Group, without: Collection[str] = ()) -> str:
-    """The axes of a point, except some; numbers and lists with the name of their axis."""
+    """The values of a point along its axes, except some; numbers and lists are prefixed with the axis."""
     short = short_names(list(group.point))
     return ", ".join(
         f"{short[key]} {shown(value)}" if isinstance(value, int | float | list) else shown(value)
@@ -129,7 +129,7 @@ def _curves(panel: Any, *, report: Results) -> bool:
 def _lines(
     report: Results, x: Callable[[Group], Any], without: Collection[str], *, positive: bool = False
 ) -> dict[str, list[Point]]:
-    """{what points share: the points}: a line for each combination of the axes that are not in `without`."""
+    """{label: points}: a line for each combination of values on the axes that are not in `without`."""
     lines: dict[str, list[Point]] = {}
     for group in report.ranked:
         at, value = x(group), group.mean
@@ -150,7 +150,7 @@ def _draw(panel: Any, report: Results, lines: dict[str, list[Point]], x: str, *,
 
 
 def _ticks(axis: Any, values: Sequence[float]) -> None:
-    """Ticks at the values, as people write them, if there are few."""
+    """Put ticks at the values, in a readable format, if there are few."""
     from matplotlib.ticker import EngFormatter, NullFormatter, NullLocator
 
     if len(values) <= MAX_LINES:
@@ -180,7 +180,7 @@ def _numbers(panel: Any, *, report: Results, key: str) -> bool:
 
 
 def _names(panel: Any, *, report: Results, key: str) -> bool:
-    """The measure by the values of an axis that are not numbers, best first."""
+    """The measure over a non-numeric axis, best value first."""
     groups = [group for group in report.ranked if group.mean is not None and key in group.point]
     names = list(dict.fromkeys(shown(group.point[key]) for group in groups))[:MAX_NAMES]
     scattered = _scattered(report)
@@ -204,7 +204,7 @@ def _names(panel: Any, *, report: Results, key: str) -> bool:
 
 
 def _scaling(panel: Any, *, report: Results, what: str) -> bool:
-    """Both axes logarithmic; a line with three points or more is labelled with its best-fitting power law."""
+    """A plot with logarithmic axes. Lines of three points or more are labelled with their fitted power law."""
     from matplotlib.ticker import MaxNLocator, NullLocator, StrMethodFormatter
 
     measures = what in MEASURED
@@ -228,8 +228,8 @@ def _scaling(panel: Any, *, report: Results, what: str) -> bool:
 
 
 def power_law(points: Sequence[tuple[float, float]]) -> float | None:
-    """The exponent b of the power law y = a·x^b that fits the points best, by least squares of the logarithms; None for
-    fewer than three different x."""
+    """The exponent b of the power law y = a·x^b, fitted by least squares on the logarithms; None for fewer than three
+    distinct x."""
     if len({x for x, _ in points}) < 3:
         return None
     return linear_regression([math.log(x) for x, _ in points], [math.log(y) for _, y in points]).slope

@@ -27,7 +27,7 @@ WAITING = "waiting"
 
 @dataclass(frozen=True)
 class Result:
-    """A trial and its result. `value` is None if it has not ended, has failed, or left no finite number."""
+    """A trial and its result. `value` is None if it has not ended, has failed, or has no finite number."""
 
     trial: Trial
     state: str
@@ -77,7 +77,7 @@ class Group:
         return len(self.values) == len(self.results)
 
     def number(self, name: str) -> float | None:
-        """The mean of a number that its runs measured."""
+        """The mean of a number over the runs of the group."""
         values = [r.measured.numbers[name] for r in self.results if name in r.measured.numbers]
         return mean(values) if values else None
 
@@ -179,7 +179,8 @@ def write_results(report: Results, out: Path) -> None:
 
 
 def write_best(report: Results, out: Path, origin: Path) -> Path | None:
-    """Write the config of the best point, with its first seed, for `fourm train`. None if there is none."""
+    """Write the config of the best point, with its first seed, for `fourm train`; returns its path, or None without a
+    best point."""
     if report.best is None or not (content := report.best.results[0].trial.content):
         return None
     path, group = out / BEST, report.best

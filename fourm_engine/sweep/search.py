@@ -1,4 +1,4 @@
-"""Draws that learn from earlier trials, by Optuna's TPE sampler.
+"""Adaptive draws, based on earlier trials, by Optuna's TPE sampler.
 
 In: the distributions, the draws so far and their results. Out: the values of the next draw. There is no database: the
 study is rebuilt from the folder, so a sweep can be interrupted, and shared by several processes.
@@ -54,7 +54,7 @@ def next_draw(
 
 def _space(optuna: Any, distribution: Distribution) -> Any:
     spaces, (low, high) = optuna.distributions, distribution.bounds
-    if distribution.choice is not None:  # by number, as its categories are of few types
+    if distribution.choice is not None:  # by index, as Optuna supports few types of categories
         return spaces.CategoricalDistribution(list(range(len(distribution.choice))))
     if distribution.kind in ("integers", "log_integers"):
         high -= (high - low) % distribution.step

@@ -1,6 +1,6 @@
-"""A transfer suite, from its file to its table: what `fourm suite` does.
+"""Implements `fourm suite`: runs a transfer suite, from its file to its table.
 
-In: a file that names encoders, tasks and seeds. Out: `OUT/encoders/`, the models that the suite trains; `OUT/tasks/`, a
+In: a file that lists encoders, tasks and seeds. Out: `OUT/encoders/`, the models that the suite trains; `OUT/tasks/`, a
 run or a command's result for each encoder, task and seed; `OUT/suite.json`, pictures, and a `Results` for each task.
 """
 
@@ -150,7 +150,7 @@ class Suite:
         self.notes += self.folder.check(self.trials, [ENCODERS, TASKS])
 
     def check_commands(self, known: Collection[str]) -> None:
-        """Raises ConfigError where a task's command is none of those `known`."""
+        """Raise ConfigError if a task's command is not among `known`."""
         for label, task in self.config.tasks.items():
             if task.command and "{" not in (word := task.command[0]) and word not in known:
                 what = did_you_mean(word, known, otherwise="there are:")

@@ -1,4 +1,4 @@
-"""A sweep, from its file to its table: what `fourm sweep` does.
+"""Implements `fourm sweep`: runs a sweep, from its file to its table.
 
 In: the path of a sweep file. Out: `OUT/trials/`, `OUT/sweep.json`, `OUT/best.yaml`, pictures, and `Results`.
 """
@@ -28,8 +28,8 @@ from fourm_plugins.suggest import did_you_mean
 
 
 class Sweep:
-    """The trials of a sweep file, and their results so far. Raises ConfigError, before writing anything, for a file
-    that cannot be used, an unknown key, a value that it does not accept, and trials of another file in its folder."""
+    """The trials of a sweep file, and their results so far. Raises ConfigError, before writing anything, for an
+    unusable file, an unknown key, an invalid value, and trials of another file in its folder."""
 
     def __init__(self, path: Path, overrides: Sequence[str] = (), *, tell: Tell = say) -> None:
         self.path, self.tell = path, tell
@@ -100,7 +100,7 @@ class Sweep:
         return f"{trial.measure.key} {value:.4g}{took}"
 
     def _drawn(self, trial: Trial) -> Trial:
-        """The trial with its values, drawn now in a search that learns."""
+        """The trial with its values, which an adaptive search draws now."""
         if trial.content or trial.draw is None:
             return trial
         config = self.config
@@ -116,7 +116,7 @@ class Sweep:
         return replace(trial, content=same.content, point=same.point)
 
     def _values(self, draws: dict[int, dict[str, Any]]) -> dict[int, float | None]:
-        """draw -> the mean of its trials, None if all failed; without unfinished ones."""
+        """draw -> the mean of its trials, None if all failed. Draws with unfinished trials are omitted."""
         values: dict[int, float | None] = {}
         for number in draws:
             trials = [trial for trial in self.trials if trial.draw == number]
@@ -130,5 +130,6 @@ class Sweep:
 
 
 def sweep(path: Path, overrides: Sequence[str] = (), *, jobs: int = 1, tell: Tell = say) -> Results:
-    """Train missing trials of the sweep file at `path`, and report. Raises ValueError for what a user can fix."""
+    """Train missing trials of the sweep file at `path`, and report. Raises ValueError for problems that a user can
+    fix."""
     return Sweep(path, overrides, tell=tell).run(jobs=jobs)

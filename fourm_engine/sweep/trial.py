@@ -32,7 +32,7 @@ class Trial:
     needs: str | None = None
     #: File to which a command writes its numbers.
     result: str = RESULT
-    #: Number of the draw, in a search that learns.
+    #: Number of the draw, in an adaptive search.
     draw: int | None = None
 
     @property
@@ -66,7 +66,7 @@ def slug(text: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value of a config as tables show it."""
+    """A config value as shown in tables."""
     if isinstance(value, str):
         return value
     if isinstance(value, dict) and isinstance(value.get("name"), str):

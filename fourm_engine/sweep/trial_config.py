@@ -1,7 +1,7 @@
 """The config of a trial, for `fourm train` or `fourm finetune`: read, changed, checked.
 
-In: the path of a base config, and settings by dotted keys. Out: nested values, which the trial's command completes; a
-config that fine-tunes leaves open what it takes from its source.
+In: the path of a base config, and settings by dotted keys. Out: nested values, completed by the trial's command; a
+fine-tuning config leaves open what its source defines.
 """
 
 from __future__ import annotations
@@ -59,8 +59,7 @@ def content_of(
 
 
 def check_from(raw: Mapping[str, Any], model: Mapping[str, Any], origin: str) -> None:
-    """Check a config that starts from a model which is still to be trained, with the config `model`. Raises
-    ConfigError."""
+    """Check a config that starts from a model that is yet to be trained with the config `model`. Raises ConfigError."""
     filled = copy.deepcopy(dict(raw))
     if is_task(filled):
         parse_task_config(filled, origin)

@@ -78,7 +78,7 @@ def _terms(run: KnownRun, kind: str, rest: str) -> list[tuple[int, dict[str, flo
             terms = line.losses if rest else ({"loss": line.numbers["loss"]} if "loss" in line.numbers else {})
         elif kind == "pairs":
             terms = {f"{given}.{target}": x for given, row in line.pairs.items() for target, x in row.items()}
-        else:  # measures that are not losses count only if named
+        else:  # metrics that are not losses count only if named
             terms = {name: v for name, v in line.held_out.items() if rest or not trained or name in trained}
         by_step.append((line.step, {name: value for name, value in terms.items() if not rest or name == rest}))
     return by_step

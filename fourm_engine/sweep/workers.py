@@ -1,4 +1,4 @@
-"""Runs trials, several at a time, each in a process; other processes may share the work.
+"""Run trials in parallel, each in its own process; other processes may share the work.
 
 A trial is claimed by a lock, so that the next sweep resumes a trial that was killed with its sweep. A failure is
 reported in one line, and the other trials continue.
@@ -31,7 +31,7 @@ from fourm_plugins.printable import printable
 
 #: Seconds between checks of running trials, and of other processes.
 LOOK, LOOK_AT_OTHERS = 0.1, 0.5
-#: After this many failures for the same reason, and no success, the sweep stops.
+#: The sweep stops after this many failures for the same reason without a success.
 ALIKE = 3
 #: Number of bytes to read from the end of a log.
 MAX_LOG = 1 << 14
@@ -89,9 +89,9 @@ class Work:
         self.gpus = [] if devices <= {"cpu"} else visible_gpus()
 
     def run(self) -> None:
-        """Returns when every trial has ended, here or in another process. Signals that stop this process (Ctrl-C,
-        SIGTERM, SIGHUP) stop its trials, which save their state. Raises ValueError if the first trials fail for one
-        reason, and under torchrun."""
+        """Return when every trial has ended, here or in another process. Signals that stop this process (Ctrl-C,
+        SIGTERM, SIGHUP) stop its trials, which save their state. Raises ValueError if the first trials fail for the
+        same reason, and under torchrun."""
         if rank_and_world()[1] > 1:
             raise ValueError(
                 "each trial has a process: type the command without torchrun, with --jobs, or several times at once"
@@ -131,7 +131,7 @@ class Work:
             if held is None:
                 continue
             try:
-                if self.ended(trial):  # meanwhile
+                if self.ended(trial):  # in the meantime
                     self.pending.remove(trial)
                     held.close()
                     continue
@@ -142,7 +142,7 @@ class Work:
             self.pending.remove(trial)
 
     def _ready(self, trial: Trial) -> bool:
-        """Whether the trial that this one needs is done. If that failed, so does this one."""
+        """Whether the trial that this one needs is done. If that one failed, this one fails, too."""
         needed = next(other for other in self.trials if other.folder == trial.needs)
         outcome = self.folder.outcome(needed)
         if outcome is not None and outcome.state == FAILED and self.ended(needed):
@@ -156,7 +156,7 @@ class Work:
         outcome = self.folder.outcome(trial)
         words = trial.content["command"] if trial.is_command else [command_of(trial.content), str(path)]
         cut = outcome is not None and outcome.state == CUT
-        if outcome is not None and cut:  # stopped while it was evaluated
+        if outcome is not None and cut:  # stopped during its evaluation
             words = [*words, f"train.steps={max(1, outcome.step or 0)}", *AS_IT_IS]
         gpu = least_busy(self.gpus, [r.gpu for r in self.running if r.gpu is not None])
         lines = read_lines(self.folder.out / trial.folder / METRICS)
@@ -170,8 +170,8 @@ class Work:
         out = self.folder.out / trial.folder
         out.mkdir(parents=True, exist_ok=True)
         with open(out / LOG, "ab") as log, open(out / OUTPUT if trial.is_command else os.devnull, "wb") as output:
-            # In a new session, or a terminal's Ctrl-C would reach it in addition to our signal: two end it at once. It
-            # stops when the pipe closes, so when this process is killed.
+            # In a new session: otherwise a terminal's Ctrl-C would reach it besides our signal, and two kill it at
+            # once. It stops when the pipe closes, that is, if this process is killed.
             return subprocess.Popen(
                 [sys.executable, "-m", "fourm_engine.cli.child", *words],
                 stdin=subprocess.PIPE,
@@ -232,7 +232,7 @@ class Work:
             )
 
     def _reason(self, trial: Trial, code: int) -> str:
-        """Why a process failed, in one line."""
+        """The reason why a process failed, in one line."""
         with open(self.folder.out / trial.folder / LOG, "rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - MAX_LOG))
             text = log.read().decode(errors="replace").strip()

@@ -1,5 +1,5 @@
-"""Answers of a task's model for one sample: classes with probabilities, a value of the target modality, or objects with
-boxes."""
+"""Predictions of a task's model for one sample: classes with probabilities, a value of the target modality, or objects
+with boxes."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class Mapped:
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """n objects, the likeliest first: `labels`, `boxes` (n, 4) x0, y0, x1, y1 in [0, 1] of the picture, x to the right,
-    y down, and `scores` (n,) in [0, 1]."""
+    """n objects by descending score: `labels`, `boxes` (n, 4) as x0, y0, x1, y1 in [0, 1] of the picture (x to the
+    right, y down), and `scores` (n,) in [0, 1]."""
 
     labels: tuple[str, ...]
     boxes: np.ndarray
@@ -62,17 +62,17 @@ class Detections:
         return len(self.labels)
 
     def above(self, score: float) -> Detections:
-        """Those with a higher score."""
+        """The detections with a higher score."""
         n = int((self.scores > score).sum())
         return Detections(self.labels[:n], self.boxes[:n], self.scores[:n])
 
     def outside(self, view: View) -> Detections:
-        """Seen through a view without a flip: their boxes in the whole picture."""
+        """The detections with boxes mapped from a view (without a flip) to the whole picture."""
         corner, size = np.array([view.left, view.top] * 2), np.array([view.width, view.height] * 2)
         return Detections(self.labels, (corner + size * self.boxes).clip(0, 1), self.scores)
 
     def to_json(self) -> list[dict[str, Any]]:
-        """As files of boxes have them."""
+        """The detections in the format of box files."""
         parts = zip(self.labels, self.boxes.astype(float).round(5).tolist(), self.scores.astype(float).tolist())
         return [{"label": label, "bbox": box, "score": round(score, 5)} for label, box, score in parts]
 

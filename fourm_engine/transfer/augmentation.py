@@ -1,4 +1,4 @@
-"""Augments the pictures of training samples with torchvision: RandAugment, colour jitter.
+"""Augment the pictures of training samples with torchvision: RandAugment, colour jitter.
 
 In: pictures through their views, uint8 (H, W, 3). Out: augmented pictures, a pure function of (seed, sample, view).
 """
@@ -20,7 +20,7 @@ from fourm_plugins.modality import Modality
 
 #: RandAugment's strengths range from 0 to 10; torchvision's are divided into this many steps.
 STEPS = 1001
-HUE = 0.25  # of the jitter of brightness, contrast and saturation
+HUE = 0.25  # as a fraction of the jitter of brightness, contrast and saturation
 
 
 class Altering:
@@ -43,7 +43,7 @@ class Altering:
     def __call__(self, name: str, modality: str, view: int, value: Any) -> Any:
         if modality not in self.pictures:
             return value
-        rng = name_rng(self.seed, name, "altering", view)  # one for all pictures of a sample
+        rng = name_rng(self.seed, name, "altering", view)  # shared by all pictures of a sample
         picture = Image.fromarray(value)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(rng.integers(1 << 62)))

@@ -46,7 +46,7 @@ def drawn(config: ModelConfig, inputs: Vocabulary) -> dict[str, Tensor]:
 def learning(
     config: ModelConfig, inputs: Vocabulary, settings: FinetuneConfig, weights: dict[str, Tensor]
 ) -> Transformer:
-    """An encoder with these weights on the CPU, frozen and with adapters as `settings` say. Raises ValueError, naming
+    """An encoder with these weights on the CPU, frozen and adapted according to `settings`. Raises ValueError, naming
     the setting, for a name that matches no parameter of the encoder."""
     network = encoder_alone(config, inputs)
     network.to_empty(device="cpu")
@@ -61,7 +61,7 @@ def learning(
 def plain_weights(
     config: ModelConfig, inputs: Vocabulary, settings: FinetuneConfig, state: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The state of an ordinary encoder from that of a `learning` one, with adapters merged."""
+    """The state of a plain encoder, from that of a `learning` one, with adapters merged."""
     network = encoder_alone(config, inputs)
     adapt(network, settings, config)
     network.to_empty(device="cpu").load_state_dict(state)

@@ -1,6 +1,6 @@
-"""Heads that find objects, from the features of the inputs' grids.
+"""Heads that detect objects, from the features of the inputs' grids.
 
-In: (B, D, h, w) of every input that is a grid. Out: (B, cells, outputs + 5), as `HeadSpec.levels` says.
+In: (B, D, h, w) of every input that is a grid. Out: (B, cells, outputs + 5), with the cells of `HeadSpec.levels`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ _GROUPS = 32  # of torchvision's normalisation
 
 
 class FCOS(GridHead):
-    """The head of FCOS (arXiv 1904.01355), torchvision's, with `convolutions` before each output, on a pyramid made of
-    the last features alone (ViTDet, arXiv 2203.16527), whose levels have `width` channels."""
+    """torchvision's FCOS head (arXiv 1904.01355), with `convolutions` before each output, on a pyramid of `width`
+    channels made from the last features only (ViTDet, arXiv 2203.16527)."""
 
     def __init__(self, spec: HeadSpec, *, width: int = 256, convolutions: int = 4) -> None:
         super().__init__(spec, "fcos")
@@ -30,7 +30,7 @@ class FCOS(GridHead):
         self.detector = fcos.FCOSHead(width, 1, spec.outputs, convolutions)
 
     def _level(self, level: tuple[int, int], width: int) -> nn.Sequential:
-        """From the tokens' grid to a finer or coarser one."""
+        """Layers from the token grid to a finer or coarser one."""
         layers, channels, height = list[nn.Module](), self.channels, self.grid[0]
         while height < level[0]:
             layers += [nn.ConvTranspose2d(channels, width, 2, 2), ChannelNorm(width), nn.GELU()]

@@ -57,7 +57,7 @@ class Classification(Objective):
 
     def loss(self, output: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         output = output.float()
-        if self.config.several:  # a mean over the classes, so that its size does not depend on their number
+        if self.config.several:  # a mean over the classes, so that the loss does not scale with their number
             return F.binary_cross_entropy_with_logits(output, targets["labels"], reduction="sum") / self.outputs
         smoothing = self.config.label_smoothing
         if "other" not in targets:
@@ -75,7 +75,7 @@ class Classification(Objective):
         return of_labels(self.config, self.classes)
 
     def answer(self, output: Tensor) -> Classes:
-        """The answer from one sample's output (classes,)."""
+        """The prediction from one sample's output (classes,)."""
         several = self.config.several
         shares = output.double().sigmoid() if several else output.double().softmax(0)
         order = shares.argsort(descending=True, stable=True).tolist()

@@ -1,6 +1,6 @@
-"""Boxes of samples from COCO's JSON of instances.
+"""Read boxes from COCO's instances JSON.
 
-In: a file, the names of samples. Out: name -> `Objects`, and the categories in the order of their ids.
+In: a file, the names of samples. Out: name -> `Objects`, and the categories ordered by id.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from fourm_plugins.counting import counted
 
 @dataclass(frozen=True, eq=False)
 class Objects:
-    """n objects of a picture of (height, width) pixels: `boxes` (n, 4) x0, y0, x1, y1 in [0, 1], the indices of their
-    `categories` (n,), their `areas` (n,) as shares of their boxes, and which are `crowds` (n,)."""
+    """n objects of a picture of (height, width) pixels: `boxes` (n, 4) as x0, y0, x1, y1 in [0, 1], indices of their
+    `categories` (n,), `areas` (n,) as fractions of the boxes, and `crowds` (n,), whether each is a crowd."""
 
     size: tuple[int, int]
     boxes: np.ndarray
@@ -32,8 +32,8 @@ class Objects:
 
 
 def read_coco(path: Path, names: Collection[str]) -> tuple[dict[str, Objects], tuple[str, ...]]:
-    """The objects of those of `names` that the file lists, also of pictures without any; boxes without extent are left
-    out. Raises ValueError naming the file for what cannot be read, and where it lists none of them."""
+    """The objects of the `names` listed in the file, including pictures without objects. Empty boxes are dropped.
+    Raises ValueError, naming the file, if it is invalid or lists none of the names."""
     document = read_json(path)
     if not is_coco(document):
         raise ValueError(f"{path}: not COCO's JSON of instances: no images, annotations and categories")

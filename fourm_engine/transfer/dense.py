@@ -1,6 +1,6 @@
 """Dense tasks: a class per pixel (segmentation) or numbers per pixel (regression); the target is a modality.
 
-In: samples that have the target's modality, which a plugin reads, crops and normalises beside the inputs. Out: targets,
+In: samples with the target modality, which a plugin reads, crops and normalises along with the inputs. Out: targets,
 losses, and metrics: IoU over all held-out pixels, or the target modality's metrics, averaged over samples.
 """
 
@@ -63,7 +63,7 @@ class Segmentation(_Dense):
         assert isinstance(array, ClassMap)
         if wrong := [i for i in config.ignore if i >= array.classes]:
             raise ValueError(f"task.ignore: {modality.name!r} has no class {wrong[0]}; it has 0 to {array.classes - 1}")
-        #: Id of each output; and output of each id, -1 of one that is not learned (-1 itself comes last).
+        #: Id of each output; and output of each id, -1 for ignored ids (the last entry is for id -1).
         self.ids = np.array([i for i in range(array.classes) if i not in set(config.ignore)])
         if len(self.ids) < 2:
             raise ValueError("task.ignore leaves fewer than two classes; shorten it")
@@ -89,7 +89,7 @@ class Segmentation(_Dense):
         return _Overlap(self)
 
     def answer(self, output: Tensor) -> Mapped:
-        """The answer from one sample's output (classes, H, W)."""
+        """The prediction from one sample's output (classes, H, W)."""
         return Mapped(self.modality, calls.denormalise(self.modality, self.ids[output.argmax(0).cpu().numpy()]))
 
 
@@ -151,7 +151,7 @@ class Regression(_Dense):
         return _TargetMetrics(self)
 
     def answer(self, output: Tensor) -> Mapped:
-        """The answer from one sample's output (channels, H, W)."""
+        """The prediction from one sample's output (channels, H, W)."""
         return Mapped(self.modality, calls.denormalise(self.modality, output.float().cpu().numpy()))
 
 

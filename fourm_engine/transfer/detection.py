@@ -28,8 +28,8 @@ from fourm_plugins.extras import optional
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import Grid
 
-#: A cell finds objects whose middle is at most `RADIUS` of its sides away, and whose farthest side is more than `REACH`
-#: away (on the first level also a nearer one), but not more than the next level asks for.
+#: A cell detects objects whose centre is within `RADIUS` cell sides, and whose farthest edge is more than `REACH` cell
+#: sides away (any distance on the first level), up to the minimum of the next level.
 REACH, RADIUS = 4.0, 1.5
 #: Minimum visible fraction of an object in a crop; others are ignored in training and metrics.
 MIN_VISIBLE = 0.25
@@ -40,7 +40,7 @@ METRICS = ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large", "AR1", "AR
 
 
 class Detection(Objective):
-    """`objects`: sample -> its objects, of `classes`. `picture`: the input whose crop contains them."""
+    """`objects`: sample -> its objects, of `classes`. `picture`: the input that shows them, and whose crop applies."""
 
     kind = "detection"
     loss_name = "detection loss"
@@ -92,7 +92,7 @@ class Detection(Objective):
 
     def _assigned(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The object assigned to each cell, (cells,), -1 for none, and its box, (cells, 4), in pixels: the smallest
-        object that contains the cell's centre close to its own, at a distance in the level's range."""
+        object that contains the cell's centre, near its own centre, with a distance in the level's range."""
         corners = self.middles[:, None] - boxes[:, :2], boxes[:, 2:] - self.middles[:, None]
         inside = np.concatenate(corners, -1)  # (cells, n, 4)
         away = np.abs(self.middles[:, None] - (boxes[:, :2] + boxes[:, 2:]) / 2)
@@ -229,8 +229,8 @@ def _areas(boxes: np.ndarray) -> np.ndarray:
 
 
 def _distinct(boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Non-maximum suppression: indices of the boxes, sorted by score as given, that overlap no better one of their
-    class too much."""
+    """Non-maximum suppression within each class. Boxes are given in descending order of score; returns the indices of
+    those to keep."""
     kept, left = [], np.arange(len(boxes))
     while len(left):
         first, left = left[0], left[1:]

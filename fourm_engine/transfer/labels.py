@@ -1,7 +1,7 @@
-"""Labels of samples, from their folders or from a file.
+"""Read labels of samples from their folders or from a file.
 
-In: names of samples; a file of rows `name,label` (CSV), of {name: label or [labels]} (JSON), or COCO's JSON of
-instances. Out: name -> its labels.
+In: names of samples; a file of rows `name,label` (CSV), {name: label or [labels]} (JSON), or COCO's instances JSON.
+Out: name -> its labels.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Labels = Mapping[str, tuple[str, ...]]
 
 
 def of_folders(names: Collection[str]) -> Labels:
-    """The first folder of each name. Raises ValueError if a sample is in none."""
+    """The first folder of each name, as its label. Raises ValueError if a sample is in no folder."""
     labels = {}
     for name in names:
         folder, inside, _ = name.partition("/")
@@ -43,8 +43,8 @@ def of_folders(names: Collection[str]) -> Labels:
 
 
 def of_file(path: Path, names: Collection[str], *, several: bool) -> Labels:
-    """Those of `names` that the file labels. Raises ValueError naming the file for what cannot be read, for a second
-    label of a sample where `several` is False, and where it labels none of them."""
+    """The labels of the `names` that the file contains. Raises ValueError, naming the file, if it is invalid, if a
+    sample has a second label although `several` is False, and if it labels none of the names."""
     rows = _json(path) if path.suffix.lower() == ".json" else _csv(path)
     by_name: dict[str, tuple[str, ...]] = {}
     for listed, name in samples_of(list(rows), names).items():
@@ -71,7 +71,7 @@ def _read(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """A file of labels. Raises ValueError naming it."""
+    """The content of a label file. Raises ValueError, naming the file."""
     text = _read(path)
     try:
         return json.loads(text)
@@ -80,7 +80,7 @@ def read_json(path: Path) -> Any:
 
 
 def is_coco(document: Any) -> bool:
-    """Whether it has the parts of COCO's JSON of instances."""
+    """Whether the document has the sections of COCO's instances JSON."""
     return isinstance(document, dict) and {"images", "annotations", "categories"} <= document.keys()
 
 
@@ -116,7 +116,7 @@ def _json(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _coco(document: dict[str, Any]) -> dict[str, tuple[str, ...]]:
-    """The distinct categories of each picture's instances, by file name without extension."""
+    """File name without extension -> the distinct categories of the picture's instances."""
     names = {category["id"]: str(category["name"]) for category in document["categories"]}
     rows: dict[Any, list[str]] = {image["id"]: [] for image in document["images"]}
     for annotation in document["annotations"]:
@@ -126,7 +126,7 @@ def _coco(document: dict[str, Any]) -> dict[str, tuple[str, ...]]:
 
 
 def classes_of(labels: Labels) -> tuple[str, ...]:
-    """All labels, sorted, numbers by value. Raises ValueError if there are fewer than two."""
+    """All distinct labels, sorted, numbers by value. Raises ValueError for fewer than two."""
     classes = {label for its in labels.values() for label in its}
     if not 2 <= len(classes) <= MAX_CLASSES:
         named = f": {', '.join(sorted(classes)[:3])}" if classes else ""
@@ -138,7 +138,7 @@ def classes_of(labels: Labels) -> tuple[str, ...]:
 
 
 def only_known(labels: Labels, classes: Sequence[str]) -> Labels:
-    """The samples whose labels are all among `classes`; logs how many others there are."""
+    """The samples whose labels are all among `classes`. Logs the number of others."""
     known = set(classes)
     kept = {name: its for name, its in labels.items() if known.issuperset(its)}
     if others := sorted(labels.keys() - kept.keys()):
@@ -151,7 +151,7 @@ def only_known(labels: Labels, classes: Sequence[str]) -> Labels:
 
 
 def check_known(labels: Labels, classes: Sequence[str], where: str) -> None:
-    """Raises ValueError for a label that no training sample has."""
+    """Raise ValueError for a label that no training sample has."""
     known = set(classes)
     for name, its in labels.items():
         if unknown := [label for label in its if label not in known]:

@@ -84,11 +84,11 @@ def _conv(channels: int, width: int, kernel: int) -> nn.Sequential:
 
 
 class ConvNeXt(_MapHead):
-    """Each token becomes `upsample` x `upsample` cells of `width` channels, on which `blocks` ConvNeXt blocks work; a
-    linear layer and bilinear interpolation lead to the map (the head of MultiMAE, arXiv 2204.01678, and 4M).
+    """The head of MultiMAE (arXiv 2204.01678) and 4M: each token becomes `upsample` x `upsample` cells of `width`
+    channels, followed by `blocks` ConvNeXt blocks, a linear layer, and bilinear interpolation to the size of the map.
 
-    `detail`: channels, at the size of the map, of convolutions on the pixels of the inputs, which join the cells before
-    the output, so that edges within a token's patch are seen as they are. 0: none."""
+    `detail`: channels of convolutions on the input pixels, at the size of the map, joined with the cells before the
+    output to resolve edges within a token's patch. 0: none."""
 
     def __init__(
         self, spec: HeadSpec, *, width: int = 384, upsample: int = 4, blocks: int = 4, detail: int = 0
@@ -117,8 +117,8 @@ class ConvNeXt(_MapHead):
 
 
 class Pyramid(_MapHead):
-    """A pyramid of 4, 2, 1 and ½ times the tokens' grid, made of the last features alone (ViTDet, arXiv 2203.16527);
-    pooled context at the coarsest level, sums from there down, and all levels fused at the finest one (UPerNet,
+    """A pyramid of 4, 2, 1 and ½ times the token grid, made from the last features only (ViTDet, arXiv 2203.16527),
+    with pooled context at the coarsest level, a top-down path of sums, and all levels fused at the finest (UPerNet,
     arXiv 1807.10221). All levels have `width` channels."""
 
     def __init__(self, spec: HeadSpec, *, width: int = 256) -> None:
@@ -159,12 +159,12 @@ class Pyramid(_MapHead):
 
 
 class UNet(_MapHead):
-    """A U-Net on the pixels of the inputs (arXiv 1505.04597): two convolutions a level, on the way down and up. The
-    encoder's features are added at the level of the tokens' grid, or at the coarsest, by a projection that starts at
-    0: the head starts as the U-Net alone, and learns what the encoder knows beyond it.
+    """A U-Net on the input pixels (arXiv 1505.04597), with two convolutions per level in each direction. The encoder's
+    features are added at the level of the token grid, or at the coarsest, through a zero-initialised projection, so
+    the head starts as a plain U-Net and learns to use the encoder.
 
-    `width`: channels at the size of the map, twice as many at each half, of which there are `levels`. `norm`: "batch",
-    or "group" (of 8 channels where these divide them, else of all), for batches of a few samples."""
+    `width`: channels at the size of the map, doubled at each halving; `levels`: number of resolutions. `norm`: "batch",
+    or for batches of a few samples "group" (groups of 8 channels if 8 divides their number, else one group)."""
 
     def __init__(self, spec: HeadSpec, *, width: int = 32, levels: int = 4, norm: str = "batch") -> None:
         super().__init__(spec, "unet")

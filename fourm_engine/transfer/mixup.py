@@ -20,7 +20,7 @@ Inputs = Mapping[str, Shown]
 
 @dataclass(frozen=True)
 class Drawn:
-    """`share`: that of the first sample. `cells`: bool (h, w), the cells from the second; None for mixup."""
+    """`share`: weight of the first sample. `cells`: bool (h, w), the cells taken from the second; None for mixup."""
 
     share: float
     cells: np.ndarray | None = None

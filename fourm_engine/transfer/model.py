@@ -1,4 +1,4 @@
-"""TaskModel: an encoder with a trained head, for users: values in, answers out.
+"""TaskModel: an encoder with a trained head, from values to predictions.
 
 model = fm.load_head("runs/flowers")
 model.predict({given: "photo.png"}).likeliest(3)      # of a classification: (class, probability)
@@ -57,7 +57,7 @@ class TaskModel:
         return next(self.network.parameters()).device
 
     def to(self, device: torch.device | str) -> TaskModel:
-        """Move the network and the tokenizers to `device`; returns self. Raises ValueError if there is none."""
+        """Move the network and the tokenizers to `device`; returns self. Raises ValueError if it does not exist."""
         device = choose_device(device)
         self.network.to(device)
         for tokenizer in self.tokenizers.values():
@@ -65,13 +65,14 @@ class TaskModel:
         return self
 
     def predict(self, sample: Mapping[str, Any]) -> Answer:
-        """The answer for one sample, {name of an input: value}, with values as in `FourM.generate`. Raises ValueError,
-        one line, for a sample without any input, and for values that do not fit."""
+        """The prediction for one sample, {name of an input: value}, with values as in `FourM.generate`. Raises
+        ValueError, one line, for a sample without any input, and for invalid values."""
         return self.predict_batch([sample])[0]
 
     @torch.inference_mode()
     def predict_batch(self, samples: Sequence[Mapping[str, Any]]) -> list[Answer]:
-        """The answers for several samples, batched but independent of one another. Raises ValueError like `predict`."""
+        """The predictions for several samples, batched but independent of one another. Raises ValueError like
+        `predict`."""
         shown, views = [], []
         for sample in inputs_of(samples):
             read, _ = self.reader.read({name: value for name, value in sample.items() if value is not None}, ())
@@ -90,7 +91,7 @@ class TaskModel:
         return answer
 
     def render(self, sample: Mapping[str, Any]) -> Any:
-        """The picture in which to detect a sample's objects, as a `PIL.Image`; None if it is not given."""
+        """The sample's picture for detection, as a `PIL.Image`; None if it is not given."""
         assert isinstance(self.objective, Detection)
         picture = self.objective.picture
         given = [value for name, value in sample.items() if self.reader.instance(name, raw=True) is picture]

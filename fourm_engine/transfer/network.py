@@ -31,8 +31,7 @@ from fourm_plugins.suggest import check_options
 
 @dataclass
 class TaskBatch(TensorFields):
-    """Packed inputs of B samples, what is to be learned of them, and over how many items losses are summed (on the
-    host)."""
+    """Packed inputs of B samples, their targets, and the number of items that losses are summed over (on the host)."""
 
     tokens: Tokens  # (B, N)
     continuous: dict[str, Patches]
@@ -41,7 +40,7 @@ class TaskBatch(TensorFields):
 
 
 class TaskNetwork(nn.Module):
-    """`backbone`: an encoder of `inputs`, the vocabulary of the inputs; `spec`: what the head was made with."""
+    """`backbone`: an encoder of `inputs`, the vocabulary of the inputs; `spec`: of the head."""
 
     def __init__(self, backbone: Transformer, inputs: Vocabulary, head: nn.Module, spec: HeadSpec) -> None:
         super().__init__()
@@ -57,7 +56,7 @@ class TaskNetwork(nn.Module):
         return list(self.backbone.encoder)
 
     def set_drop_path(self, rate: float) -> None:
-        """0 in the first block, `rate` in the last, linear between."""
+        """Set stochastic depth: 0 in the first block, rising linearly to `rate` in the last."""
         blocks = self.blocks()
         for i, block in enumerate(blocks):
             assert isinstance(block, EncoderBlock)
@@ -117,7 +116,7 @@ def make_head(name: str, options: Mapping[str, Any], spec: HeadSpec, host: Plugi
 
 
 def check_output(output: Tensor, spec: HeadSpec, samples: int, name: str) -> None:
-    """Raises ValueError if the head's output does not have the shape that the task needs."""
+    """Raise ValueError if the head's output does not have the shape that the task needs."""
     cells = sum(height * width for height, width in spec.levels)
     wanted = (samples, cells, spec.outputs + 5) if cells else (samples, spec.outputs, *(spec.size or ()))
     if not isinstance(output, Tensor) or tuple(output.shape) != wanted:

@@ -1,7 +1,6 @@
-"""Objective: the targets, loss, held-out metrics and answers of a task.
+"""Objective: the targets, loss, held-out metrics and predictions of a task.
 
-One class per kind of task (`classification`, `dense`, `detection`). A head knows none of it: its outputs follow from
-`HeadSpec`.
+One class per kind of task (`classification`, `dense`, `detection`). Heads do not depend on it, only on `HeadSpec`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from fourm_plugins.modality import Modality
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-#: Target -> its numbers, of one sample.
+#: The target of one sample: name -> array.
 Target = dict[str, np.ndarray]
 
 
@@ -33,7 +32,7 @@ class Metrics(ABC):
 
     @abstractmethod
     def add(self, output: Tensor, targets: Mapping[str, Tensor], truths: Sequence[Any]) -> None:
-        """Adds the outputs of n samples, their targets, and their true values in the modality's units (None without
+        """Add the outputs of n samples, their targets, and their true values in the modality's units (None without
         one)."""
 
     @abstractmethod
@@ -63,7 +62,7 @@ class Objective(ABC):
     levels: tuple[tuple[int, int], ...] = ()
     #: Name of the loss, including what it is averaged over.
     loss_name: str
-    #: The measure by which to compare evaluations: (name, whether higher is better).
+    #: The metric by which to compare evaluations: (name, whether higher is better).
     best: tuple[str, bool]
     #: The modality to learn, if the target is one.
     modality: Modality[Any] | None = None
@@ -90,7 +89,7 @@ class Objective(ABC):
 
     @abstractmethod
     def answer(self, output: Tensor) -> Answer:
-        """The answer for one sample, from the head's output, on the CPU."""
+        """The prediction for one sample, from the head's output, on the CPU."""
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
@@ -98,7 +97,7 @@ class Objective(ABC):
 
 
 def of_labels(config: ClassificationConfig | DetectionConfig, classes: Sequence[str]) -> dict[str, Any]:
-    """`Objective.identity` of classes that files of labels name."""
+    """`Objective.identity` for classes defined by label files."""
     settings = config.model_dump(mode="json", exclude={"labels", "val_labels"})
     return {**{f"task.{key}": value for key, value in settings.items()}, "task.classes": list(classes)}
 

@@ -174,7 +174,7 @@ class TaskSamples(Dataset[TaskSample]):
         assert self.mixing is not None
         assert isinstance(self.objective, Classification)
         drawn = self.mixing.draw(np.random.default_rng([self.seed, _PAIR, position // 2]))
-        if a.shown.keys() != b.shown.keys():  # one of them lacks an input
+        if a.shown.keys() != b.shown.keys():  # one of the samples lacks an input
             return replace(a, target=self.objective.mixed(a.target, a.target, 1.0))
         return TaskSample(
             self.mixing.mixed(a.shown, b.shown, drawn), self.objective.mixed(a.target, b.target, drawn.share)

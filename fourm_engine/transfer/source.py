@@ -31,7 +31,7 @@ from fourm_plugins.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class TaskSource:
-    """`inputs`: their vocabulary, with the layouts of this run. `read()`: the weights of an encoder of them."""
+    """`inputs`: the vocabulary of the inputs, with the layouts of this run. `read()`: the weights of their encoder."""
 
     file: Path
     model: ModelConfig
@@ -42,7 +42,7 @@ class TaskSource:
 
 
 def describe_source(source: str, manager: PluginManager) -> Description:
-    """The description of a model or trained task. Raises ValueError if there is neither, or it is damaged."""
+    """The description of a model or trained task. Raises ValueError if it is missing or damaged."""
     if not is_task(source):
         return describe(source, manager)
     folder = locate(Path(source))
@@ -105,7 +105,7 @@ def _backbone(file: Path, saved: SavedTask, inputs: Vocabulary) -> dict[str, Ten
 def _rows(
     read: Callable[[str], Tensor], known: Vocabulary, inputs: Vocabulary, model: ModelConfig
 ) -> dict[str, Tensor]:
-    """What an encoder of `inputs` needs of a network with the vocabulary `known`, whose tensors `read` gives."""
+    """The weights for an encoder of `inputs`, selected from a network with the vocabulary `known` through `read`."""
     weights = {name: read(name) for name in encoder_alone(model, inputs).state_dict()}
     table, rows = "embedding.encoder_table", [slice(known[e.name].start, known[e.name].stop) for e in inputs]
     weights[table] = torch.cat([weights[table][part] for part in rows])

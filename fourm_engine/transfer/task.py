@@ -167,7 +167,8 @@ class HeadTask(Task):
         return model.blocks()
 
     def above(self, name: str) -> int:
-        """Layers, from the top: the head, the encoder's blocks, embeddings; the last norm belongs to the last block."""
+        """The layer of a parameter, counted from the top: head, encoder blocks, embeddings. The last norm belongs to
+        the last block."""
         blocks = self.source.model.encoder_blocks
         part, _, rest = name.partition(".")
         if part == "head":

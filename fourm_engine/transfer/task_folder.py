@@ -1,7 +1,7 @@
 """The folder of a trained task: `config.json`, `model.safetensors` (encoder and head), `tokenizers/<token space>/…`.
 
-In and out: what the task is, as names and numbers, and tensors by name. As for exported models, nothing in a folder is
-imported, unpickled or evaluated; heads, modalities and tokenizers are looked up by name among what is installed.
+In and out: the description of the task, as names and numbers, and tensors by name. As for exported models, nothing in a
+folder is imported, unpickled or evaluated; heads, modalities and tokenizers are looked up by name among the installed.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def objective_of(
     classes: list[str] | None = None,
     target: Modality[Any] | None = None,
 ) -> Objective:
-    """The objective, without labels. Raises ValueError if classes or target are missing, or do not fit."""
+    """The objective, without labels. Raises ValueError if classes or target are missing or invalid."""
     if isinstance(config, (ClassificationConfig, DetectionConfig)):
         if not classes:
             raise ValueError(f"a {config.kind} needs classes")
@@ -204,7 +204,7 @@ def load(
 
 
 def _without_folders(task: TaskConfig) -> TaskConfig:
-    """The section with file names instead of paths, which belong to another machine."""
+    """The section with file names instead of paths, which are meaningless on another machine."""
     if not isinstance(task, (ClassificationConfig, DetectionConfig)):
         return task
     files = {key: Path(path.name) for key in ("labels", "val_labels") if (path := getattr(task, key)) is not None}

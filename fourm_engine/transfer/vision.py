@@ -1,4 +1,4 @@
-"""torchvision, an extra, imported where it is used: the parts of it that are written in Python."""
+"""Lazy import of torchvision, an optional extra, of which only the Python parts are used."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 from fourm_plugins.extras import optional
 
 EXTRA = "fourm-engine[detect]"
-#: Operators that torchvision describes as it is imported, whether or not they could be loaded.
+#: Operators for which torchvision registers fake implementations on import, whether or not they could be loaded.
 _DESCRIBED = ("nms", "qnms")
 _declared: list[torch.library.Library] = []
 
 
 def torchvision(module: str, *, what: str) -> ModuleType:
-    """A module of torchvision, such as "ops"; `what` needs it, as in `optional`. Raises ValueError where it is not
-    installed.
+    """Import a module of torchvision, such as "ops". `what`: the feature that needs it, as in `optional`. Raises
+    ValueError if it is not installed.
 
-    The wheels of package indexes are compiled for CUDA: beside a torch for the CPU alone their operators do not load,
-    and the import stops at the first that torchvision describes. Declared, but never called, they let it go on."""
+    Wheels on PyPI are compiled for CUDA. With a CPU-only torch, their operators do not load, and the import fails at
+    the first fake implementation. Declaring these operators, which are never called, lets it succeed."""
     name = f"torchvision.{module}"
     try:
         return optional(name, what=what, install=EXTRA)
