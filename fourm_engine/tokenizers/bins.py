@@ -2,8 +2,9 @@
 
 In: feature vectors (size,), a layout with one token per scalar. Out: ids, and the representative value of each bin:
 
-- "uniform": bins of equal width from `low` to `high`; their centres; - "log": bins of equal ratio, for positive
-scalars; their geometric centres; - "quantile": bins that hold equally many training values; their medians.
+- "uniform": bins of equal width from `low` to `high`; their centres;
+- "log": bins of equal ratio, for positive scalars; their geometric centres;
+- "quantile": bins that hold equally many training values; their medians.
 
 Values outside the range go to the outermost bin. Each scalar has its own bins. If the array has gaps, NaN stands for a
 missing value; its id is the last of the token space, and decodes to NaN.

@@ -58,7 +58,7 @@ class VQVAE(TokenizerNetwork):
         if isinstance(spec.array, ClassMap):
             # The last row stands for "no class".
             table = torch.empty(spec.array.classes + 1, settings.class_dim)
-            if not table.is_meta:  # on the meta device torch's initialisation would import its compiler, which takes seconds
+            if not table.is_meta:  # on the meta device this would import torch's compiler, which takes seconds
                 nn.init.normal_(table)
             self.cls_emb = nn.Embedding(table.shape[0], table.shape[1], _weight=table)
             channels_in, channels_out = settings.class_dim, spec.array.classes

@@ -42,7 +42,7 @@ class Quantiser(nn.Module, ABC):
     def __init__(self, size: int, dim: int, *, decay: float) -> None:
         super().__init__()
         self.size, self.dim, self.decay = size, dim, decay
-        self.register_buffer("cluster_size", torch.zeros(size))  # moving average of the number of latents per step, for each code
+        self.register_buffer("cluster_size", torch.zeros(size))  # moving average: latents of each code per step
         # Statistics of the forward passes of one optimiser step on this rank. Lists, not buffers: they are empty after
         # each step, and hence whenever a checkpoint is written.
         self._seen_ids: list[Tensor] = []

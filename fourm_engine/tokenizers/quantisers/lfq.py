@@ -4,8 +4,8 @@ dimensions, and its id their bits, the first dimension's the lowest. Without a l
 In: latents (..., d). Out: latents of ±1; two terms of the loss for each latent:
 
 - "commitment": its squared distance to its code, the mean over dimensions, which are not bounded here;
-- "entropy": E[H(q)] - H(E[q]). Each latent should be certain of its code, and all together should use all codes equally. q
-  is the distribution over codes c with logits -|z - c|² / temperature, in which the bits are independent.
+- "entropy": E[H(q)] - H(E[q]). Each latent should be certain of its code, and all together should use all codes
+  equally. q is the distribution over codes c with logits -|z - c|² / temperature, in which the bits are independent.
 """
 
 from __future__ import annotations
