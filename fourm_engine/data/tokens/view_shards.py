@@ -2,7 +2,8 @@
 pixels read later match.
 
     names, name_offsets: the samples, in order; see `names_columns`
-    kept: uint8 (samples,), 0 for a sample that was dropped (`fourm tokenize --prune`); its row is kept, so that the others stay in place
+    kept: uint8 (samples,), 0 for a sample that was dropped (`fourm tokenize --prune`); its row is kept, so that the
+        others stay in place
     views.<group>: float64 (samples, views, 6), rows of `View.to_row`
     digest.<group>: uint64 (samples,) of these rows
     stamp: uint64 (samples,) of the files that have views but no tokens
