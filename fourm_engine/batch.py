@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class TensorFields:
-    """A dataclass of tensors, nested instances, or dicts of these."""
+    """A dataclass whose fields are tensors, nested instances, or dicts of these."""
 
     def _each(self, change: Callable[[Tensor], Tensor | None]) -> Self:
         def changed(value: Any) -> Any:
