@@ -1,9 +1,9 @@
-"""The folder of an adapter: what a fine-tuning with `finetune.lora` changed of a model, without the model.
+"""The folder of an adapter: the changes that fine-tuning with `finetune.lora` made to a model, without the model.
 
     adapter.json           the digest of the model that it belongs to, and what comes of both, as in an export
     adapter.safetensors    <matrix>.down and <matrix>.up, the A and B of LoRA; what learned beside them, and what is new
 
-As of an export, nothing in a folder is ever imported, unpickled or evaluated, and both files are checked against each
+As for an export, nothing in a folder is ever imported, unpickled or evaluated, and both files are checked against each
 other and the model before memory is allocated.
 """
 
@@ -33,17 +33,17 @@ CONFIG, WEIGHTS = "adapter.json", "adapter.safetensors"
 class AdapterConfig(Strict):
     format: Literal["fourm-adapter"] = "fourm-adapter"
     version: Literal[1] = 1
-    #: The model that it belongs to, as the run called it, and `digest_of` its weights.
+    #: The base model, as the run named it, and `digest_of` its weights.
     base: str = Field(max_length=4096)
     digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
     #: alpha / rank.
     scale: float = Field(gt=0, allow_inf_nan=False)
-    #: What comes of both.
+    #: The merged model.
     model: ExportedConfig
 
 
 def save(folder: Path, config: AdapterConfig, tensors: Mapping[str, Tensor]) -> None:
-    """Write an adapter, whole or not at all; replaces an earlier one, and nothing else. `tensors`: see `learned`."""
+    """Write an adapter atomically; replaces an earlier one, and nothing else. `tensors`: see `learned`."""
     there = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
     if foreign := [name for name in there if name not in (CONFIG, WEIGHTS)]:
         raise ValueError(f"{folder} holds {foreign[0]!r}, which no adapter does; choose an empty folder")
@@ -54,8 +54,8 @@ def save(folder: Path, config: AdapterConfig, tensors: Mapping[str, Tensor]) -> 
 
 
 class Adapter:
-    """An adapter that was saved: `path` is its folder, or that of the run. Raises ValueError, one line, where there is
-    none, or it is damaged."""
+    """A saved adapter: `path` is its folder, or that of the run. Raises ValueError, one line, if there is none, or it
+    is damaged."""
 
     def __init__(self, path: str | Path) -> None:
         folder = next((f for f in (Path(path), Path(path) / ADAPTER) if (f / CONFIG).is_file()), None)
@@ -67,7 +67,7 @@ class Adapter:
         self.vocabulary = self.config.model.build_vocabulary()
 
     def check_base(self, weights: Path) -> None:
-        """Raises ValueError unless `weights` is the file of the model that it belongs to."""
+        """Raise ValueError unless `weights` is the file of the base model."""
         if not weights.is_file():
             raise ValueError(f"{weights.parent} holds no exported model: {weights.name} is missing")
         if (digest := digest_of(weights)) != self.config.digest:
@@ -77,8 +77,8 @@ class Adapter:
             )
 
     def merged(self, base: Transformer) -> Transformer:
-        """The network of `base` with the adapter in its weights, on the CPU. Raises ValueError for tensors that are
-        missing, unknown or misshapen."""
+        """The network of `base` with the adapter merged into its weights, on the CPU. Raises ValueError for tensors
+        that are missing, unknown or misshapen."""
         with torch.device("meta"):
             network = Transformer(self.config.model.model, self.vocabulary)
         path, shapes = self.folder / WEIGHTS, {name: t.shape for name, t in network.state_dict().items()}
@@ -96,7 +96,7 @@ class Adapter:
         return network.eval()
 
     def _check(self, name: str, shape: tuple[int, ...], shapes: Mapping[str, torch.Size]) -> None:
-        """That a tensor is no larger than what it is for, before it is read."""
+        """Check that a tensor is no larger than its target, before it is read."""
         matrix, _, factor = name.rpartition(".")
         expected = shapes.get(name)
         if expected is None and factor in ("down", "up") and len(shape) == 2 and len(shapes.get(matrix, ())) == 2:

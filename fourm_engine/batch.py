@@ -1,4 +1,4 @@
-"""What the model eats: integers of fixed shape, packed before embedding.
+"""The model's input: integers of fixed shape, packed before embedding.
 
 `Tokens` are the rows of encoder or decoder; `Batch` is both, the targets, and the continuous inputs. `collate` makes a
 `Batch` from packed samples (`fourm_engine.masking.pack.PackedSample`).
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class TensorFields:
-    """Tensors as the fields of a data class, by themselves, in another such class, or in a dict of these."""
+    """A dataclass whose fields are tensors, nested instances, or dicts of these."""
 
     def _each(self, change: Callable[[Tensor], Tensor | None]) -> Self:
         def changed(value: Any) -> Any:
@@ -38,11 +38,12 @@ class TensorFields:
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:
-        """The same in page-locked memory, from which copies to a GPU run beside its work. A DataLoader calls it."""
+        """The same in page-locked memory, from which copies to a GPU overlap with its work. Called by the
+        DataLoader."""
         return self._each(Tensor.pin_memory)
 
     def share_memory(self) -> Self:
-        """The same in memory that other processes can map. Raises RuntimeError where there is no room for it."""
+        """The same in memory that other processes can map. Raises RuntimeError if there is no space for it."""
         return self._each(Tensor.share_memory_)
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
@@ -66,7 +67,7 @@ class Tokens(TensorFields):
 
 @dataclass
 class Patches(TensorFields):
-    """The K kept patches of one continuous modality: packed, wherever in the batch they stand."""
+    """The K kept patches of one continuous modality, packed, with their locations in the batch."""
 
     values: Tensor  # float32 (K, patch_dim)
     row: Tensor  # (K,) int64, in [0, B)
@@ -79,13 +80,13 @@ class Batch(TensorFields):
 
     encoder: Tokens  # (B, N)
     decoder: Tokens  # (B, M)
-    continuous: dict[str, Patches]  # modality -> its patches, in the order of rows and slots; K varies
+    continuous: dict[str, Patches]  # modality -> its patches, ordered by row and slot; K varies
     target_index: Tensor  # (T,) int64 into the flattened (B * M)
     target_ids: Tensor  # (T,) int64, local to the modality
     target_counts: dict[str, int]  # modality -> number of targets, on the host; sums to T
 
     def named(self) -> dict[str, Tensor]:
-        """All tensors by name, from which `from_named` makes the batch again."""
+        """All tensors by name; the inverse of `from_named`."""
         parts: dict[str, Any] = {"encoder": self.encoder, "decoder": self.decoder}
         parts |= {f"continuous/{name}": patches for name, patches in self.continuous.items()}
         named = {f"{at}/{f.name}": getattr(part, f.name) for at, part in parts.items() for f in fields(part)}
@@ -93,7 +94,7 @@ class Batch(TensorFields):
 
     @classmethod
     def from_named(cls, tensors: Mapping[str, Tensor], vocabulary: Vocabulary) -> Batch:
-        """Raises KeyError where a tensor is missing."""
+        """Raises KeyError if a tensor is missing."""
 
         def part(kind: Any, at: str) -> Any:
             return kind(*(tensors[f"{at}/{field.name}"] for field in fields(kind)))
@@ -113,9 +114,9 @@ class Batch(TensorFields):
 def collate(samples: Sequence[PackedSample], vocabulary: Vocabulary, N: int, M: int) -> Batch:
     """Pad packed samples to (B, N) and (B, M), padding last, and sort their targets by modality.
 
-    Every continuous modality of the vocabulary has its patches and every modality with ids its count, be it none or 0,
-    so that batches differ in nothing but T and the numbers of patches.
-    Raises ValueError for a sample that does not fit."""
+    Every continuous modality of the vocabulary has an entry for its patches and every modality with ids one for its
+    count, even if empty or 0, so that batches differ only in T and the numbers of patches. Raises ValueError for a
+    sample that does not fit."""
     inputs = [(sample.encoder, sample.continuous) for sample in samples]
     encoder, continuous = collate_inputs(inputs, vocabulary, N, [e.name for e in vocabulary if e.patch_dim])
     decoder = _pad([sample.decoder for sample in samples], M, "target", "decoder_capacity")
@@ -148,7 +149,7 @@ def collate_inputs(
         for _, kept in inputs:
             if name in kept:
                 begin, end = end, end + len(kept[name].at)
-                # The one copy of them; "wrap" since "raise" would make another.
+                # The only copy of them; "wrap" since "raise" would make another.
                 kept[name].patches.take(kept[name].at, axis=0, out=values[begin:end], mode="wrap")
         patches[name] = Patches(*(torch.from_numpy(x) for x in (values, row, slot)))
     return Tokens(*torch.from_numpy(encoder).unbind()), patches
@@ -168,7 +169,7 @@ def _pad(rows: list[np.ndarray], length: int, what: str, setting: str) -> np.nda
 
 
 class Kept(NamedTuple):
-    """The patches of one continuous modality of a sample, and which of them are input."""
+    """The patches of one continuous modality of a sample, and which of them are inputs."""
 
     patches: np.ndarray  # float32 (tokens, patch_dim)
     at: np.ndarray  # (n,) int64, in the order of the sample's rows
@@ -180,10 +181,10 @@ class Kept(NamedTuple):
 
 @dataclass(frozen=True)
 class PackedSample:
-    """n input and m target rows, modality after modality in the vocabulary's order; int64 but for `continuous`."""
+    """n input and m target rows, grouped by modality in the vocabulary's order; int64 except for `continuous`."""
 
     encoder: np.ndarray  # (4, n): ids (row of the vocabulary, -1 continuous), pos, mod, order (0)
     decoder: np.ndarray  # (4, m): ids (row of the vocabulary, -1 mask token), pos, mod, order
     labels: np.ndarray  # (m,) ids local to the modality
-    continuous: dict[str, Kept]  # those among the inputs
-    component: str = ""  # of the mixture it was drawn from
+    continuous: dict[str, Kept]  # the continuous modalities among the inputs
+    component: str = ""  # the mixture component that it was drawn from

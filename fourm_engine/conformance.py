@@ -1,7 +1,7 @@
-"""What the conformance kit needs of an engine: tokenizers and tiny models, made in seconds on the CPU.
+"""The engine's harness for the conformance kit: fits tokenizers and trains tiny models, in seconds on the CPU.
 
 In: modalities with their tokenizers, maskers and arrays (`fourm_plugins.testing.Member`). Out: `EngineModel`, a model
-trained by the one trainer on samples drawn as in any run. Installed under the group `fourm.conformance.v1`.
+trained by the ordinary trainer on samples drawn as in any run. Installed under the group `fourm.conformance.v1`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from fourm_plugins.tokenizer import Tokenizer
 FIT = FitConfig(steps=200, batch_size=8, lr=3e-3, device="cpu", log_every=1000)
 MODEL = ModelConfig.model_validate({"width": 32, "encoder_blocks": 1, "decoder_blocks": 1, "heads": 2})
 BATCH = 8
-#: Tokens of a sample, of inputs and of targets each, at most.
+#: Maximum number of tokens per sample, for inputs and for targets each.
 TOKENS = 24
 
 
@@ -77,7 +77,7 @@ class EngineHarness(Harness):
 
 
 class EngineModel(TinyModel):
-    """A `FourM`. `data`: what it was trained on, where it was not loaded."""
+    """A `FourM`. `data`: its training data, if it was not loaded."""
 
     def __init__(
         self, model: FourM, *, losses: Mapping[str, Sequence[float]] | None = None, data: MaskedSamples | None = None
@@ -140,7 +140,7 @@ class EngineModel(TinyModel):
 
 
 def _samples(members: Sequence[Member], modalities: Modalities, seed: int) -> MaskedSamples:
-    """Samples of arrays in memory; budgets, masks and packing are those of every run."""
+    """Samples of arrays in memory, with the budgets, masks and packing of an ordinary run."""
     total = sum(m.modality.spec.layout.num_tokens for m in members)
     most = min(TOKENS, max(2, total // 2))
     budgets = Budgets(MaskingConfig(input_tokens=(1, most), target_tokens=(1, most)), modalities.specs)
@@ -151,7 +151,7 @@ def _samples(members: Sequence[Member], modalities: Modalities, seed: int) -> Ma
 
 
 class _Task(FourMTask):
-    """Leaves the weights here, not in a folder."""
+    """Keeps the weights in memory instead of writing a folder."""
 
     weights_left: dict[str, Tensor]
 
@@ -167,7 +167,7 @@ def _contents(member: Member) -> list[np.ndarray]:
 
 
 def _losses(path: Path) -> dict[str, list[float]]:
-    """Modality -> nats per token of the steps that have it as target."""
+    """Modality -> nats per token in the steps with it as a target."""
     losses: dict[str, list[float]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         for name, loss in json.loads(line).get("losses", {}).items():
@@ -181,7 +181,7 @@ def _rows(gradient: Tensor | None, start: int, stop: int) -> Tensor | None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Lines of progress and warnings are of no interest here; torch's random state is put back."""
+    """Suppress progress and warnings, and restore torch's random state."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Which of the processes that torchrun started this one is, which device it computes on, and with how many threads."""
+"""This process: its rank under torchrun, its device, and its number of threads."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ if TYPE_CHECKING:
     import torch
 
 
-#: Parameters of glibc's mallopt: allocations that are mapped one by one; free bytes at the top of the heap that are
-#: kept (-1: all); bytes by which the heap grows at least.
+#: Parameters of glibc's mallopt: the threshold above which allocations are mapped individually; the free bytes kept at
+#: the top of the heap (-1: all); the minimum bytes by which the heap grows.
 _MMAP_MAX, _TRIM_THRESHOLD, _TOP_PAD = -4, -1, -2
-#: The most work of one pass that `quickest` times.
+#: Maximum work of one pass that `quickest` times.
 PROBE_FLOPS = 1 << 29
 
 
-#: Devices whose numbers the host reads without waiting for them.
+#: Device types whose memory the host reads without synchronisation.
 AT_HAND = ("cpu",)
 
 
-#: Where Linux mounts control groups: of version 2, and of version 1 for memory, each with the file of a group's limit.
+#: Mount points of control groups on Linux: of version 2, and of version 1 for memory, each with the file of a group's
+#: limit.
 _GROUPS = (("", "", "memory.max"), ("memory", "memory", "memory.limit_in_bytes"))
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that the processes of this machine may use together, of swap in addition, and what is free now of both."""
+    """Bytes that the processes of this machine may use in total, additional swap, and the free amount of both."""
 
     most: int
     swap: int
@@ -39,7 +40,7 @@ class Memory:
 
     @classmethod
     def here(cls, root: Path = Path("/")) -> Memory:
-        """`most` is within the limit of the container or the Slurm job, if there is one."""
+        """The memory of this machine; `most` respects the limit of the container or the Slurm job, if there is one."""
         words = [line.split() for line in _text(root / "proc/meminfo").splitlines()]
         table = {key.rstrip(":"): 1024 * int(number) for key, number, *_ in words}
         most = table.get("MemTotal") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -49,7 +50,7 @@ class Memory:
 
 
 def _limits(root: Path) -> list[int]:
-    """Bytes that each control group allows in which this process is."""
+    """The byte limits of the control groups of this process."""
     limits = []
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, kinds, group = line.split(":", 2)
@@ -70,7 +71,7 @@ def _text(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is to compute on; `memory` and `gpu_memory` in GiB, '' and 0 without a GPU."""
+    """The hardware; `memory` and `gpu_memory` in GiB, '' and 0 without a GPU."""
 
     cores: int
     memory: float
@@ -104,18 +105,18 @@ def local_rank() -> int:
 
 
 def local_world() -> int:
-    """The processes on this machine; 1 outside torchrun."""
+    """The number of processes on this machine; 1 outside torchrun."""
     return max(1, _number("LOCAL_WORLD_SIZE", 1))
 
 
 def usable_cores() -> int:
-    """CPU cores that this process may use."""
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass
 class _Threads:
-    """What `settle_threads` last set, and why."""
+    """The last setting of `settle_threads`, and its reason."""
 
     measured: int = 0
     said: str = ""
@@ -125,13 +126,13 @@ _threads = _Threads()
 
 
 def settle_threads(number: int | None = None, *, width: int = 128) -> str:
-    """Let torch compute with `number` CPU threads; for None with as many as OMP_NUM_THREADS (or MKL_NUM_THREADS) says;
-    where that is not set, with as many as are quickest now, measured once a process, in a quarter of a second. Threads
-    wait for one another, so that with another job on the machine many can be far slower than one.
+    """Let torch compute with `number` CPU threads. None: as many as OMP_NUM_THREADS (or MKL_NUM_THREADS) says, or if
+    that is unset, as many as are fastest now, measured once per process, in a quarter of a second. Threads wait for
+    each other, so that with another job on the machine many can be far slower than one.
 
-    width: of the activations that will be computed with, roughly.
+    width: of the activations to compute with, roughly.
 
-    Returns a line for the log; "" where nothing has changed since the last call."""
+    Returns a line for the log; "" if nothing has changed since the last call."""
     import torch
 
     variable = next((name for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if os.environ.get(name)), None)
@@ -152,9 +153,9 @@ def settle_threads(number: int | None = None, *, width: int = 128) -> str:
 
 
 def keep_memory() -> None:
-    """Let this process keep the memory that it frees. A step on a CPU frees gigabytes, which glibc gives back to the
-    system and fetches again page by page, each cleared by the kernel, in the next step. Where the C library is another
-    one nothing changes, nor where the environment has settings of it (MALLOC_…, GLIBC_TUNABLES)."""
+    """Let this process keep the memory that it frees. A step on a CPU frees gigabytes, which glibc returns to the
+    system and requests again page by page, each cleared by the kernel, in the next step. Has no effect with other C
+    libraries, or if the environment configures glibc's allocator (MALLOC_…, GLIBC_TUNABLES)."""
     if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         return
     with suppress(OSError, AttributeError, TypeError):
@@ -164,8 +165,8 @@ def keep_memory() -> None:
 
 
 def quickest(most: int, *, width: int) -> int:
-    """The number of threads, of 1, 2, 4, … up to `most`, from which on more are not at least a tenth quicker: the
-    forward and backward pass of a transformer's MLP on activations of that width."""
+    """The number of threads, of 1, 2, 4, … up to `most`, beyond which the speedup is below a tenth, for the forward and
+    backward pass of a transformer's MLP on activations of that width."""
     import torch
 
     width = min(width, 2048)
@@ -187,13 +188,13 @@ def quickest(most: int, *, width: int) -> int:
 
     before, best = torch.get_num_threads(), 1
     try:
-        seconds(1)  # kernels are chosen, memory is there
+        seconds(1)  # warm-up: kernels are selected, memory is allocated
         while best < most:
             more = min(2 * best, most)
             few = many = 0.0
             for _ in range(3):
                 few, many = few + seconds(best), many + seconds(more)
-                if many > 0.9 * few:  # at the first sign of waiting: on a busy machine measuring is slow, too
+                if many > 0.9 * few:  # at the first sign of contention: on a busy machine measuring is slow, too
                     return best
             best = more
     finally:
@@ -207,19 +208,19 @@ def _number(name: str, default: int) -> int:
 
 
 def local_device() -> torch.device:
-    """The GPU of this process, or the CPU where there is none."""
+    """The GPU of this process, or the CPU if there is none."""
     import torch
 
     return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def at_hand(tensor: torch.Tensor) -> bool:
-    """Whether the host reads the numbers of a tensor without waiting for a device."""
+    """Whether the host can read a tensor without synchronising with a device."""
     return tensor.device.type in AT_HAND
 
 
 def sent(numbers: Any, device: torch.device) -> torch.Tensor:
-    """An array, or a list of numbers, as a tensor on the device, without waiting for what the device is doing."""
+    """An array, or a list of numbers, as a tensor on the device, without synchronising with it."""
     import numpy as np
     import torch
 
@@ -228,7 +229,7 @@ def sent(numbers: Any, device: torch.device) -> torch.Tensor:
 
 
 def choose_device(device: torch.device | str | None) -> torch.device:
-    """`device`; for None a GPU if there is one, else the CPU. Raises ValueError, one line, for one that is missing."""
+    """`device`; for None a GPU if there is one, else the CPU. Raises ValueError, one line, for a missing one."""
     import torch
 
     if device is None:

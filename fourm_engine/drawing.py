@@ -1,6 +1,6 @@
-"""Pictures for people: a picture with what explains its colours, and sheets of pictures and texts.
+"""Drawing for people: a picture with its legend, and sheets of pictures and texts.
 
-In: what `Modality.render` gives, a `PIL.Image` or a string, and what `Modality.legend` says of it. Out: pictures.
+In: the results of `Modality.render`, a `PIL.Image` or a string, and of `Modality.legend`. Out: pictures.
 """
 
 from __future__ import annotations
@@ -20,30 +20,31 @@ from fourm_plugins.modality import Modality
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-#: Characters of a text that a cell shows.
+#: Maximum number of characters of a text in a cell.
 MAX_TEXT = 1500
-#: Entries of a key that are drawn, and characters of a name in it.
+#: Maximum number of entries of a key, and of characters of a name in it.
 MAX_ENTRIES, MAX_NAME = 14, 24
-#: Pixels to which a picture is enlarged before something is written beside it.
+#: Minimum size in pixels of a picture with a legend; smaller ones are enlarged.
 SIDE = 256
 _INK, _CAPTION, _PALE = (20, 20, 20), (60, 60, 60), (110, 110, 110)
 
 
 def show(modality: Modality, value: Any, *, side: int = SIDE) -> Any:
-    """`value` for a person: a picture of at least `side` pixels, with its scale or key beside it, or a string."""
+    """`value` for display: a picture of at least `side` pixels, with its scale or key next to it, or a string."""
     rendered, legend = calls.render(modality, value), calls.legend(modality, value)
     if isinstance(rendered, str) or legend is not None or max(rendered.size) >= side:
         return explained(rendered, legend, side=side)
     from PIL import Image as pil
 
-    # Colours that mean something are enlarged with their legend, pixel by pixel; what a camera sees, smoothly.
+    # Pictures with a legend are enlarged with nearest-neighbour interpolation, since their colours carry meaning;
+    # photographs smoothly.
     scale = side / max(rendered.size)
     size = round(rendered.width * scale) or 1, round(rendered.height * scale) or 1
     return rendered.convert("RGB").resize(size, pil.Resampling.BICUBIC)
 
 
 def explained(rendered: Any, legend: Legend | None, *, side: int = SIDE) -> Any:
-    """A rendered value with its legend; the picture as it is where it has none, and a string as it is."""
+    """A rendered value with its legend; unchanged if it has none, or is a string."""
     if isinstance(rendered, str) or legend is None:
         return rendered
     from PIL import Image as pil
@@ -57,8 +58,8 @@ def explained(rendered: Any, legend: Legend | None, *, side: int = SIDE) -> Any:
 
 
 def legend_of(modality: Modality, values: Sequence[Any], side: int) -> Image | None:
-    """What explains the pictures of `Modality.render_all`, as a picture of `side` pixels: a scale, or a key of all that
-    occurs; None for pictures that explain themselves."""
+    """The legend for the pictures of `Modality.render_all`, as a picture of `side` pixels: a scale, or a key of all
+    classes that occur; None for pictures that need none."""
     legends = [legend for value in values if (legend := calls.legend(modality, value)) is not None]
     if not legends:
         return None
@@ -76,7 +77,7 @@ def legend_of(modality: Modality, values: Sequence[Any], side: int) -> Image | N
 
 
 def _scale(scale: Scale, height: int) -> Image:
-    """The bar with its unit above, its marks at the right."""
+    """The bar with its unit above, and its marks on the right."""
     from PIL import Image as pil
     from PIL import ImageDraw
 
@@ -95,7 +96,7 @@ def _scale(scale: Scale, height: int) -> Image:
     for share, text, _ in sorted(labels):
         y = top + round((1 - share) * (length - 1))
         pen.line((bar, y, bar + 4, y), fill=_INK)
-        if last - y >= line - 2:  # one label above the other, never over it
+        if last - y >= line - 2:  # labels must not overlap
             pen.text((bar + 8, y), text, fill=_INK, font=letters, anchor="lm")
             last = y
     return picture
@@ -129,7 +130,7 @@ def png(image: Image) -> bytes:
 
 
 def fit(image: Image, cell: int) -> Image:
-    """`image` in a square of `cell` pixels; magnified without smoothing, reduced with it."""
+    """`image` in a square of `cell` pixels; enlarged without smoothing, reduced with it."""
     from PIL import Image as pil
 
     scale = cell / max(image.size)
@@ -138,7 +139,7 @@ def fit(image: Image, cell: int) -> Image:
 
 
 def font(size: int) -> Any:
-    """A scalable font: matplotlib's where it is installed, since Pillow's own lacks most signs beyond Latin."""
+    """A scalable font: matplotlib's if it is installed, since Pillow's own lacks most non-Latin characters."""
     from PIL import ImageFont
 
     try:
@@ -150,7 +151,7 @@ def font(size: int) -> Any:
 
 @dataclass(frozen=True)
 class Cell:
-    """A `PIL.Image` or a string, and what it is."""
+    """A `PIL.Image` or a string, and its caption."""
 
     content: Any
     caption: str = ""
@@ -197,7 +198,7 @@ def sheet(rows: Sequence[tuple[str, Sequence[Cell | None]]], *, title: Sequence[
 
 
 def _lay(cell: Cell | None, side: int, small: Any) -> tuple[Any, list[str]] | None:
-    """(picture at its size or lines, lines of the caption)."""
+    """(resized picture or lines of text, lines of the caption)."""
     if cell is None or cell.content is None:
         return None
     characters = max(8, round(side / small.getlength("n" * 20) * 20))
@@ -210,7 +211,7 @@ def _lay(cell: Cell | None, side: int, small: Any) -> tuple[Any, list[str]] | No
 
 
 def _height(laid: tuple[Any, list[str]] | None, line: int) -> int:
-    """Of what is below the caption."""
+    """Height of the contents below the caption."""
     if laid is None:
         return line
     content, _ = laid

@@ -1,7 +1,7 @@
 """The folder of an exported model: `config.json`, `model.safetensors`, `tokenizers/<token space>/…`.
 
-In and out: `ExportedConfig`, names, numbers and fingerprints only, and tensors by name. Nothing in a folder is ever
-imported, unpickled or evaluated; names are looked up among installed plugins. Sizes that one file claims are checked
+In and out: `ExportedConfig`, with names, numbers and fingerprints only, and tensors by name. Nothing in a folder is
+ever imported, unpickled or evaluated; names are resolved among installed plugins. The sizes in one file are checked
 against the other before memory is allocated.
 """
 
@@ -40,13 +40,13 @@ NO_MODEL = "holds a trained task, not a model; fourm predict, or fm.load_head in
 PUBLISHED = "published"
 MAX_CONFIG_BYTES = 1 << 23
 MAX_MODALITIES = 1 << 10
-#: Numbers in the table of positions, which is computed and not in the file of weights.
+#: Maximum size of the table of positions, which is computed and not stored with the weights.
 MAX_POSITIONS = 1 << 28
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=128)]
 Distribution = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
 Edge = Annotated[int, Field(ge=1, le=1 << 16)]  # of a grid, in tokens
-#: Fields of a spec that may change with a plugin's release without changing what tokens mean.
+#: Fields of a spec that may change between a plugin's releases without changing the meaning of tokens.
 DESCRIPTIVE = frozenset({"description", "licence", "extensions", "published_name"})
 
 
@@ -67,7 +67,7 @@ class SavedEntry(Strict):
 
 
 class SavedModality(Strict):
-    """The plugin of a modality, and the modality it made."""
+    """The plugin of a modality, and the modality that it created."""
 
     plugin: Name
     distribution: Distribution
@@ -121,8 +121,8 @@ def read_config(folder: Path) -> ExportedConfig:
 def read_document(
     path: Path, kind: type[Document], model: Callable[[Document], ExportedConfig], *, refused: Mapping[Any, str]
 ) -> Document:
-    """A JSON file that holds the config of a `model`. `refused`: format -> why it is not read here. Raises ValueError
-    naming file, key and reason."""
+    """A JSON file with the config of a `model`. `refused`: format -> reason why it cannot be read here. Raises
+    ValueError naming file, key and reason."""
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ValueError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes, which no config is; it is damaged")
     try:
@@ -131,7 +131,7 @@ def read_document(
             raise ValueError("not a JSON object; it is damaged, take it from the original again")
         if why := refused.get(data.get("format")):
             raise ValueError(why)
-        # As JSON again, since the model's section is strict about types and JSON has no tuples.
+        # As JSON again, since the model's section is strictly typed and JSON has no tuples.
         document = kind.model_validate_json(json.dumps(data))
         model(document).build_vocabulary()
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -164,7 +164,7 @@ def load_network(folder: Path, config: ExportedConfig) -> Transformer:
 
 
 def checked_network(folder: Path, config: ExportedConfig) -> Transformer:
-    """The network without memory, whose weights the file has. Raises ValueError as `load_network`."""
+    """The network on the meta device, for which the file has the weights. Raises ValueError like `load_network`."""
     path = folder / WEIGHTS
     if not path.is_file():
         raise ValueError(f"{folder} holds no exported model: {WEIGHTS} is missing")
@@ -195,7 +195,7 @@ def described(modality: Modality[Any], plugin: Plugin) -> SavedModality:
         plugin=plugin.name,
         distribution=plugin.distribution,
         version=plugin.version,
-        settings=modality.settings.model_dump(mode="json"),  # defaults spelt out, since a release may change them
+        settings=modality.settings.model_dump(mode="json"),  # defaults included, since a release may change them
         spec=modality.spec,
         identity=modality.identity(),
     )
@@ -212,11 +212,12 @@ def save(
     origin: tuple[Path, ExportedConfig] | None = None,
     published: dict[str, Any] | None = None,
 ) -> None:
-    """Write a model, atomically: beside `folder`, then renamed. Replaces an earlier export, and nothing else.
+    """Write a model atomically: to a temporary folder next to `folder`, which is then renamed. Replaces an earlier
+    export, and nothing else.
 
     Args:
         missing: modalities without a plugin here, carried over from `origin`, the export that the model came from.
-        published: the arguments of the published model that this one is, noted in the metadata of the weights."""
+        published: the arguments of the published model, if this is one, stored in the metadata of the weights."""
     kept = origin[1] if origin else None
     saved = {name: kept.modalities[name] for name in missing} if kept else {}
     fingerprints = dict(kept.tokenizers) if kept else {}
@@ -256,8 +257,8 @@ def save(
 
 
 def locate(path_or_id: str | Path, *, revision: str | None = None) -> Path:
-    """Folder of an exported model: a folder, a run's folder (its `model/`), or a Hugging Face Hub id, of which JSON and
-    safetensors files alone are fetched."""
+    """Folder of an exported model: a folder, a run's folder (its `model/`), or a Hugging Face Hub id, of which only
+    JSON and safetensors files are fetched."""
     folder = Path(path_or_id)
     for candidate in (folder, folder / "model"):
         if (candidate / CONFIG).is_file():
@@ -279,7 +280,7 @@ def locate(path_or_id: str | Path, *, revision: str | None = None) -> Path:
 
 
 def _no_model(folder: Path) -> str:
-    """Why a folder without a model has none, and where one may be."""
+    """Why there is no model in a folder, and where one may be."""
     if folder.is_file():
         return not_a_run(folder)
     if (folder / "tokenizer.json").is_file():
@@ -293,7 +294,7 @@ def _no_model(folder: Path) -> str:
 
 
 def spec_differences(saved: ModalitySpec, current: ModalitySpec) -> list[str]:
-    """`field: saved -> current` of everything that decides the meaning of tokens."""
+    """`field: saved -> current` for every field that affects the meaning of tokens."""
     a, b = saved.model_dump(mode="json"), current.model_dump(mode="json")
     names = [name for name in a if name not in DESCRIPTIVE and a[name] != b[name]]
     return [f"{name}: {json.dumps(a[name])} -> {json.dumps(b[name])}" for name in names]

@@ -1,8 +1,8 @@
-"""Files and folders that appear whole or not at all: written under a temporary name, then renamed.
+"""Writes files and folders atomically: under a temporary name, then renamed.
 
-A reader sees the old content or all of the new, whenever the writer is stopped. An error of the file system names the
-file that could not be written, in one line (`CannotWrite`). A killed writer leaves temporary files whose names begin
-with a dot; the next run may remove them.
+A reader sees either the old content or the complete new one, whenever the writer is interrupted. An error of the file
+system names the file that could not be written, in one line (`CannotWrite`). A killed writer leaves temporary files
+whose names begin with a dot; the next run may remove them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LONGEST_NAME = 255  # bytes, of all common file systems
 _count = itertools.count()
 _UMASK = os.umask(0)
 os.umask(_UMASK)
-#: What file systems without locks say.
+#: Errors of file systems without locks.
 _UNSUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF}
 _REMEDIES = {
     errno.ENOSPC: "free space, or choose another folder",
@@ -44,14 +44,14 @@ _REMEDIES = {
     errno.EEXIST: "a file is there; move it away",
 }
 
-#: What a process lacks when it opens a file, whatever that is.
+#: Errors of a process that lacks resources to open any file.
 _SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 class CannotWrite(OSError):
     """A file or folder that could not be written; the message names it, the reason and the remedy."""
 
-    told = False  # whether another process tells it
+    told = False  # whether another process reports it
 
     def __init__(self, path: Path, error: OSError) -> None:
         reason = error.strerror or str(error)
@@ -77,7 +77,7 @@ class CannotWrite(OSError):
 
 
 def words_of(error: BaseException) -> str:
-    """The text of an error; of one of the file system that Python raised, the file, the reason and the remedy."""
+    """The text of an error; for one of the file system, the file, the reason and the remedy."""
     if type(error).__str__ is not OSError.__str__ or not isinstance(error, OSError) or not error.strerror:
         return str(error)
     remedy = _REMEDIES.get(error.errno or 0, "").partition(", or choose")[0]
@@ -86,12 +86,12 @@ def words_of(error: BaseException) -> str:
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether an error says nothing of the file that was to be opened, but that the process can open no more."""
+    """Whether an error does not concern the file, but means that the process cannot open any more files."""
     return isinstance(error, OSError) and error.errno in _SHORTAGES
 
 
 def check_shortage(error: BaseException) -> None:
-    """Raise an error that would be taken for one of the file (`is_shortage`)."""
+    """Raise an error that would be mistaken for one of the file (`is_shortage`)."""
     if is_shortage(error):
         raise error
 
@@ -99,7 +99,7 @@ def check_shortage(error: BaseException) -> None:
 @contextmanager
 def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
     """Turns errors of the file system in the block into CannotWrite, unless they concern a file elsewhere. Files below
-    `temporary` are named as they will be below `path`."""
+    `temporary` are named by their final path below `path`."""
     try:
         yield
     except OSError as error:
@@ -108,7 +108,7 @@ def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
             raise
         raise CannotWrite(named, error) from error
     except Exception as error:
-        # Told by its module: importing safetensors would make every listing wait for its library.
+        # Identified by its module: importing safetensors would slow down every command.
         match = _OS_ERROR.search(str(error)) if type(error).__module__.startswith("safetensors") else None
         if match is None:
             raise
@@ -137,7 +137,7 @@ def _beside(path: Path, kind: str) -> Path:
 
 
 def settle(path: Path) -> None:
-    """Flush to disk, so that a full disk is noticed, and set ordinary permissions."""
+    """Flush to disk, so that a full disk is noticed, and set the default permissions."""
     handle = os.open(path, os.O_RDONLY)
     try:
         if not path.is_dir():
@@ -148,14 +148,15 @@ def settle(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to disk, if the file system supports it."""
+    """Flush a folder's entries to disk, if the file system supports it."""
     with suppress(OSError):
         settle(folder)
 
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path, which replaces `path` unless the block raises, and then is gone. Raises CannotWrite."""
+    """Yields a temporary path, which replaces `path` unless the block raises; then it is removed. Raises
+    CannotWrite."""
     temporary = _beside(path, "part")
     with writing(path, temporary):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -203,8 +204,8 @@ def alive(pid: int) -> bool:
 
 
 def lock_file(handle: int, how: int) -> bool:
-    """`flock`. Returns False if the file system has no such locks; raises BlockingIOError where another process holds
-    it and `how` says not to wait."""
+    """`flock`. Returns False if the file system has no such locks; raises BlockingIOError if another process holds it
+    and `how` says not to wait."""
     try:
         fcntl.flock(handle, how)
     except OSError as error:
@@ -221,7 +222,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def write_together(contents: Mapping[Path, str | bytes]) -> None:
-    """Files that belong together: none is replaced before all are on the disk. Text is written as UTF-8. Raises
+    """Write files that belong together: none is replaced before all are on disk. Text is written as UTF-8. Raises
     CannotWrite."""
     with ExitStack() as files:
         for path, content in contents.items():
@@ -233,8 +234,8 @@ def write_together(contents: Mapping[Path, str | bytes]) -> None:
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Yields an empty temporary folder; at the end of the block it replaces `folder`. A block that raises leaves
-    `folder` as it was, and nothing else. Raises CannotWrite."""
+    """Yields an empty temporary folder, which replaces `folder` at the end of the block. If the block raises, `folder`
+    is unchanged and nothing is left behind. Raises CannotWrite."""
     absolute = folder.absolute()
     temporary, old = _beside(absolute, "part"), _beside(absolute, "old")
     with writing(folder, temporary):
@@ -248,7 +249,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
                 for path in (*(Path(parent, file) for file in files), Path(parent)):
                     settle(path)
             if absolute.exists():
-                os.rename(absolute, old)  # a folder with content cannot be replaced by renaming
+                os.rename(absolute, old)  # a non-empty folder cannot be replaced by renaming
             os.rename(temporary, absolute)
         finally:
             if old.exists() and not absolute.exists():
@@ -259,8 +260,8 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def read_object(path: Path, *, most: int, what: str, remedy: str) -> dict[str, Any]:
-    """The JSON object in a file of at most `most` bytes. Raises ValueError, which says `what` the file tells and the
-    `remedy`, for anything else."""
+    """The JSON object in a file of at most `most` bytes. Otherwise raises ValueError, which says `what` the file should
+    contain, and the `remedy`."""
     check_permitted(path)
     try:
         if path.stat().st_size > most:

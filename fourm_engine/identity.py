@@ -1,8 +1,8 @@
-"""The identity of a modality: the settings that decide its ids and what they decode to. Tokenizers, token shards,
-checkpoints and exports store it; one error names the differences from the current config.
+"""The identity of a modality: the settings that determine its ids and their decoding. Tokenizers, token shards,
+checkpoints and exports store it; a single error lists all differences from the current config.
 
-In: `Modality.identity()`, stored when something was made. Out: nothing, or a ValueError that names the file, the
-setting, what it was and is, and the remedy.
+In: a stored `Modality.identity()`. Out: nothing, or a ValueError that names the file, the setting, its old and new
+value, and the remedy.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from fourm_plugins.counting import some
 from fourm_plugins.modality import Modality
 from fourm_plugins.settings import flat_settings
 
-#: Of a stored identity, facts that follow from the settings and the plugin's release.
+#: Entries of a stored identity that follow from the settings and the plugin's release.
 _DERIVED = ("spec.", "ids_version")
-#: How the keys of modalities' settings begin in a config.
+#: Prefix of the keys of modalities' settings in a config.
 PREFIX = "modalities.settings."
-#: Of an identity, where the settings of the tokenizer's recipe are.
+#: The key of the tokenizer recipe's settings in an identity.
 RECIPE = "spec.tokenizer.settings"
 _ABSENT = object()
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One value that has changed since something was made; "not set" if there is, or was, none."""
+    """One value that has changed since the identity was stored; "not set" if there is, or was, none."""
 
     key: str
     was: str
@@ -45,12 +45,12 @@ def digest(identity: Mapping[str, Any]) -> str:
 
 
 def facts(modality: Modality) -> dict[str, Any]:
-    """The identity of a modality, each value by the full name of its key in a config."""
+    """The identity of a modality as {full key in a config: value}."""
     return {_named(path, modality): value for path, value in modality.identity().items()}
 
 
 def defaults(modality: Modality) -> dict[str, Any]:
-    """The default of each setting that has one, named as in `facts`; a setting that was not stored counts as that."""
+    """The default of each setting that has one, keyed as in `facts`; used for settings that were not stored."""
     return {_named(path, modality): value for path, value in _defaults(modality).items()}
 
 
@@ -58,15 +58,15 @@ def differences(
     stored: Mapping[str, Any], modality: Modality, *, ignore: Collection[str] = (), only: str = ""
 ) -> list[Difference]:
     """How a modality differs from `stored`, its earlier identity. A setting that `stored` lacks, because the plugin's
-    release was older, counts as its default. What follows from settings is left out where settings differ.
+    release was older, counts as its default. Derived values are omitted if settings differ.
 
     Args:
-        ignore: settings, with all that lies below and what follows from them, that may differ.
-        only: how the paths that are compared begin."""
+        ignore: settings that may differ, including everything below and derived from them.
+        only: the prefix of the paths to compare."""
     now = {path: value for path, value in modality.identity().items() if path.startswith(only)}
     was = {path: value for path, value in stored.items() if path.startswith(only)}
     was = {path: value for path, value in _defaults(modality).items() if path in now} | was
-    # A picture of another size has another spec, which the caller judges.
+    # A picture of another size has another spec, which the caller handles.
     left_out = (*ignore, "spec") if ignore else ()
     changed = {path: pair for path, pair in compare(was, now).items() if path.partition(".")[0] not in left_out}
     settings = {path: pair for path, pair in changed.items() if not path.startswith(_DERIVED)} or changed
@@ -74,14 +74,14 @@ def differences(
 
 
 def compare(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Key -> (was, is), ready to be shown, of all values that differ, sorted by key."""
+    """Key -> (old, new), formatted, for all values that differ, sorted by key."""
     changed = {}
     for key in now.keys() | was.keys():
         before, after = was.get(key, _ABSENT), now.get(key, _ABSENT)
         if before == after:
             continue
         if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-            at = next(i for i in range(len(before)) if before[i] != after[i])  # a long list would hide where it differs
+            at = next(i for i in range(len(before)) if before[i] != after[i])  # a long list would hide the difference
             key, before, after = f"{key}.{at}", before[at], after[at]
         changed[key] = _shown(before), _shown(after)
     return dict(sorted(changed.items()))
@@ -90,9 +90,9 @@ def compare(was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[s
 def check_identity(
     stored: Mapping[str, Any], modality: Modality, *, where: Path | str, remedy: str, ignore: Collection[str] = ()
 ) -> None:
-    """Raise ValueError where `modality` is not what it was when `where` was made.
+    """Raise ValueError if `modality` differs from its identity when `where` was made.
 
-    remedy: what to do beside restoring the settings, such as "remove tokens/ and run `fourm tokenize` again"."""
+    remedy: an alternative to restoring the settings, such as "remove tokens/ and run `fourm tokenize` again"."""
     refuse(differences(stored, modality, ignore=ignore), where=where, remedy=remedy)
 
 
@@ -110,7 +110,7 @@ def _defaults(modality: Modality) -> dict[str, Any]:
 
 
 def _named(path: str, modality: Modality) -> str:
-    if path.startswith(RECIPE):  # by the setting that it follows from, where there is one
+    if path.startswith(RECIPE):  # by the setting that it follows from, if there is one
         ending = path.removeprefix(RECIPE)
         path = next((p for p in flat_settings(modality.settings) if f".{p}".endswith(ending)), path)
     return f"{path} of {modality.name}" if path.startswith(_DERIVED) else f"{PREFIX}{modality.name}.{path}"

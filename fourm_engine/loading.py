@@ -1,7 +1,7 @@
 """The parts of a stored model: an exported folder, a run's folder, a Hub id, or a published checkpoint.
 
-In: where the model is, and which plugins and tokenizers to use. Out: `Parts`, each checked against the others and
-against what the model was trained with.
+In: a model's location, and the plugins and tokenizers to use. Out: `Parts`, checked against each other and against
+those of training.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
-#: Settings of a modality that a fine-tuning may change: of pictures and texts, how many tokens they have.
+#: Settings of a modality that fine-tuning may change: those of pictures and texts that determine the number of tokens.
 SIZE_SETTINGS = frozenset({"image_size", "max_tokens"})
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a model is made of: the arguments of `FourM`, and what reads rows of its weights."""
+    """The parts of a model: the arguments of `FourM`, and a reader of rows of its weights."""
 
     network: Transformer
     modalities: Modalities
@@ -68,8 +68,8 @@ def load_parts(
     adapter: str | Path | None = None,
     weights: bool = True,
 ) -> Parts:
-    """The arguments, and what is raised, are those of `FourM.from_pretrained`. Without `weights` the network is checked
-    against the file, and has no memory."""
+    """Arguments and errors are those of `FourM.from_pretrained`. Without `weights` the network is checked against the
+    file, and stays on the meta device."""
     device = choose_device(device)
     disable = names_of("disable", disable)
     if manager is not None and (disable or providers):
@@ -108,7 +108,7 @@ def _adapted(
     *,
     freeze: bool,
 ) -> Parts:
-    """What comes of the model in `folder`, if `source` the published one there, and an adapter of it."""
+    """The model in `folder`, or `source` if it is published, merged with an adapter."""
     adapter.check_base(source or folder / exported.WEIGHTS)
     config, known = adapter.config.model, dict[str, str]()
     if source:
@@ -120,7 +120,7 @@ def _adapted(
     else:
         saved = exported.read_config(folder)
         base, known = exported.load_network(folder, saved), saved.tokenizers
-    # Those that the folder has; others are given, or absent.
+    # Those in the folder; others are passed, or absent.
     here = config.model_copy(update={"tokenizers": {k: v for k, v in config.tokenizers.items() if k in known}})
     parts = _exported(folder, here, domains, tokenizers, manager, freeze=freeze, network=adapter.merged(base))
     for name, tokenizer in parts.tokenizers.items():
@@ -141,7 +141,7 @@ def _exported(
     freeze: bool,
     network: Transformer | None = None,
 ) -> Parts:
-    """`network`: in place of that in `folder`."""
+    """`network`: replaces the one in `folder`."""
     names = set(config.modalities if domains is None else names_of("domains", domains))
     if unknown := sorted(names - config.modalities.keys()):
         raise ValueError(f"domains: {no_such(unknown[0], config.modalities)}")
@@ -171,7 +171,7 @@ def _exported(
             raise ValueError(f"{folder}: {has}, but {wanted}; restore the tokenizer's files")
     unfitted = {space: specs for space, specs in spaces.items() if space not in fitted}
     loaded |= _given_tokenizers(unfitted, tokenizers, manager)
-    if freeze:  # a caller's own host may serve further models
+    if freeze:  # a host passed by the caller may serve further models
         manager.freeze()
     network = network or exported.load_network(folder, config)
     return Parts(
@@ -195,7 +195,7 @@ def _published(
     *,
     weights: bool = True,
 ) -> Parts:
-    """`domains`: names in the file, or ours; those that are left out leave no rows behind."""
+    """`domains`: names in the file, or ours; the others have no rows in the network."""
     checkpoint = published_model.open_checkpoint(path)
     matched, missing = match(checkpoint.domains, manager, settings)
     names_here = {d.name for d in checkpoint.domains} | {modality.name for modality, _ in matched.values()}
@@ -235,8 +235,8 @@ def _published(
 
 
 def modality_of(name: str, saved: SavedModality, manager: PluginManager, folder: Path) -> Modality[Any]:
-    """The modality that a model in `folder` was trained with. Raises PluginError where its plugin cannot be used, and
-    ValueError where it makes another one now."""
+    """The modality that a model in `folder` was trained with. Raises PluginError if its plugin cannot be used, and
+    ValueError if it now creates a different one."""
     modality = manager.modality(name, plugin=saved.plugin, **saved.settings)
     now = manager.find("modality", saved.plugin)
     restrict(modality, saved.spec.input, saved.spec.target)
@@ -254,9 +254,8 @@ def modality_of(name: str, saved: SavedModality, manager: PluginManager, folder:
 def _given_tokenizers(
     spaces: Mapping[str, Sequence[ModalitySpec]], given: Mapping[str, str | Path], manager: PluginManager
 ) -> dict[str, Tokenizer]:
-    """Modality -> tokenizer of every token space: from where `given` says, by modality or token space, or a stand-in.
-
-    Raises ValueError for a name that needs none."""
+    """Modality -> tokenizer for every token space: from the location in `given`, by modality or token space, or a
+    stand-in."""
     names = {spec.name for specs in spaces.values() for spec in specs}
     if unknown := sorted(given.keys() - names - spaces.keys()):
         raise ValueError(f"tokenizers: {unknown[0]!r} needs none; without one: {', '.join(sorted(names)) or 'none'}")
@@ -266,7 +265,7 @@ def _given_tokenizers(
         if len(sources) > 1:
             raise ValueError(f"tokenizers: {', '.join(s.name for s in specs)} share one; given are {sorted(sources)}")
         if sources:
-            from fourm_engine.convert.tokenizers import open_tokenizer  # lazy: it imports every kind that is published
+            from fourm_engine.convert.tokenizers import open_tokenizer  # lazy: it imports every published kind
 
             tokenizer = open_tokenizer(sources.pop(), specs, manager=manager)
         else:

@@ -1,7 +1,7 @@
-"""Locks a folder for one command at a time, be it one process or the many that torchrun started.
+"""Locks a folder for one command at a time, whether it is one process or several started by torchrun.
 
 Each process holds an entry, a file locked by the operating system (`flock`), so that a killed process blocks nobody;
-the entry says who holds it. On file systems without such locks an entry counts while its process is alive.
+the entry identifies its holder. On file systems without such locks an entry is valid while its process is alive.
 """
 
 from __future__ import annotations
@@ -27,30 +27,31 @@ from fourm_plugins.printable import printable
 
 GATE = ".fourm-lock"
 _MAX_BYTES = 1 << 14
-#: How long a command waits for others to enter or leave, which takes each a moment.
+#: Seconds that a command waits for others to enter or leave, each of which takes a moment.
 GATE_SECONDS = 600.0
-#: How long the first process of a machine is waited for by another that cannot enter, to see whether it can.
+#: Seconds that a process that cannot enter waits for the first one of its machine, to see whether that can.
 HEAD_START = 5.0
-#: Entry -> (its open file, how many blocks of this process hold it).
+#: Entry -> (its open file, number of blocks of this process that hold it).
 _held: dict[str, tuple[int, int]] = {}
 
 
 class Busy(ValueError):
-    """Another command is at work in the folder; the message says which."""
+    """Another command is using the folder; the message says which."""
 
-    told = False  # whether another process tells it
+    told = False  # whether another process reports it
 
 
 @contextmanager
 def at_work(folder: Path, *, replaced: bool = False, needed: bool = True) -> Iterator[None]:
-    """Hold `folder` for this command during the block; the processes of a torchrun do so together, and blocks may nest.
+    """Hold `folder` for this command during the block; the processes of a torchrun hold it jointly, and blocks may
+    nest.
 
     Args:
-        replaced: whether the folder is replaced as a whole (`replacing_folder`), so that the lock is kept beside it.
+        replaced: whether the folder is replaced as a whole (`replacing_folder`), so that the lock is kept next to it.
         needed: False if there may be nothing left to write: then a read-only folder is no error.
 
-    Raises Busy, having changed nothing, if another command holds it, ValueError if a process of this one has another
-    WORLD_SIZE, and CannotWrite if the folder is not writable."""
+    Raises Busy, without changes, if another command holds it, ValueError if another process of this command has a
+    different WORLD_SIZE, and CannotWrite if the folder is not writable."""
     whole = Path(os.path.abspath(folder))
     parent, stem = (whole.parent, f".{whole.name:.100}{GATE}") if replaced else (whole, GATE)
     entry = str(parent.resolve() / f"{stem}-{rank_and_world()[0]}")
@@ -64,7 +65,7 @@ def at_work(folder: Path, *, replaced: bool = False, needed: bool = True) -> Ite
                 gate = _open_gate(parent / stem, seconds=GATE_SECONDS)
                 try:
                     others, killed = _others(folder, parent, stem, Path(entry).name)
-                    # The last process of the command to leave removes what the first one made, or one that was killed.
+                    # The last process to leave removes what the first one created, or what a killed one left.
                     made = max([made, *(n for facts in others + killed if isinstance(n := facts.get("made"), int))])
                     _held[entry] = _enter(Path(entry), made), 1
                     if not others:
@@ -83,20 +84,19 @@ def at_work(folder: Path, *, replaced: bool = False, needed: bool = True) -> Ite
 
 
 def refused(folder: Path, error: OSError, gate: Path) -> CannotWrite:
-    """What to raise where a process cannot begin in `folder`; `gate`: the `GATE` of the folder that its command
-    holds."""
+    """The error if a process cannot enter `folder`; `gate`: the `GATE` of the folder that its command holds."""
     refusal = CannotWrite(folder, error)
     refusal.told = _first_tells(gate)
     return refusal
 
 
 def _first_tells(gate: Path) -> bool:
-    """Whether the first process of this machine meets what ends this one, and tells it: most often all of them do,
-    before they can tell one another. Where the first has entered, this one alone is refused, and must speak."""
+    """Whether the first process of this machine has the same error, and reports it: usually all of them have, before
+    they can communicate. If the first one has entered, only this one is rejected, and must report it."""
     if not (local := local_rank()):
         return False
     first, last = gate.with_name(f"{gate.name}-{rank_and_world()[0] - local}"), time.monotonic() + HEAD_START
-    time.sleep(1.0)  # one that is refused, too, leaves, and torchrun ends the others
+    time.sleep(1.0)  # if it is rejected, too, it exits, and torchrun ends the others
     while not (_in_use(first, facts := _read(first)) and facts.get("job") == _job()):
         if time.monotonic() > last:
             return True
@@ -106,8 +106,8 @@ def _first_tells(gate: Path) -> bool:
 
 @contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
-    """Run the block in one process at a time, of whatever command; others wait. `path` is a file that is made for it,
-    in a folder that is there. On file systems without locks nobody waits. Raises OSError where it cannot be made."""
+    """Run the block in one process at a time, of any command; others wait. `path` is a file to create for it, in an
+    existing folder. On file systems without locks nobody waits. Raises OSError if it cannot be created."""
     handle = _open_gate(path)
     try:
         yield
@@ -132,14 +132,14 @@ def _leave(entry: str, gate: Path) -> None:
 
 
 def make_folders(folder: Path) -> int:
-    """Make a folder and those above it; returns how many of them are new."""
+    """Make a folder and its ancestors; returns how many were created."""
     new = sum(not path.exists() for path in (folder, *folder.parents))
     folder.mkdir(parents=True, exist_ok=True)
     return new
 
 
 def remove_empty(folder: Path, made: int) -> None:
-    """Remove a folder and those above it, `made` in all (of `make_folders`), while they are empty."""
+    """Remove a folder and its ancestors, `made` in total (see `make_folders`), as long as they are empty."""
     with suppress(OSError):
         for path in (folder, *folder.parents)[:made]:
             path.rmdir()
@@ -185,8 +185,8 @@ def _close_gate(handle: int, path: Path, *, keep: bool) -> None:
 
 
 def _others(folder: Path, parent: Path, stem: str, entry: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Facts of the other processes of this command that hold the folder, and of those that were killed while they held
-    it, whose entries are removed. Raises Busy if another command holds it."""
+    """The entries of the other processes of this command that hold the folder, and of those that were killed while
+    holding it, whose entries are removed. Raises Busy if another command holds it."""
     others, killed = list[dict[str, Any]](), list[dict[str, Any]]()
     for path in sorted(parent.glob(f"{stem}-*")):
         facts = _read(path)
@@ -203,7 +203,7 @@ def _others(folder: Path, parent: Path, stem: str, entry: str) -> tuple[list[dic
 
 
 def _check_world(folder: Path, entry: Path, facts: Mapping[str, Any]) -> None:
-    """Raise ValueError if the entry is that of a process which meets this one, but counts them otherwise."""
+    """Raise ValueError if the entry belongs to a process of the same rendezvous with a different world size."""
     *meeting, world = _job()
     if rank_and_world()[1] > 1 and isinstance(job := facts.get("job"), list) and job[:-1] == meeting:
         raise ValueError(
@@ -249,12 +249,12 @@ def now() -> str:
 
 
 def this_process() -> dict[str, Any]:
-    """What `process_lives` knows this process by."""
+    """Identifies this process for `process_lives`."""
     return {"pid": os.getpid(), "host": socket.gethostname(), "started_tick": _started(os.getpid())}
 
 
 def process_lives(facts: Mapping[str, Any]) -> bool | None:
-    """Whether the process of these facts, of `this_process`, is alive; None for one of another machine."""
+    """Whether the process identified by `this_process` is alive; None for one on another machine."""
     if facts.get("host") != socket.gethostname() or not isinstance(pid := facts.get("pid"), int):
         return None
     return alive(pid) and facts.get("started_tick") in (None, _started(pid))
@@ -280,7 +280,7 @@ def _describe(folder: Path, entry: Path, facts: dict[str, Any]) -> str:
 
 
 def _job() -> list[str]:
-    """The same in the processes of one torchrun, and of no other command."""
+    """An id shared by the processes of one torchrun, and by no other command."""
     if rank_and_world()[1] > 1:
         return [os.environ.get(k, "") for k in ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "WORLD_SIZE")]
     return [socket.gethostname(), str(os.getpid()), _started(os.getpid()) or ""]
@@ -307,7 +307,7 @@ def _started(pid: int) -> str | None:
 
 
 def _forget() -> None:
-    """A forked child, such as a data-loader worker, must not hold what its parent holds."""
+    """A forked child, such as a data-loader worker, must not hold its parent's locks."""
     for handle, _ in _held.values():
         os.close(handle)
     _held.clear()

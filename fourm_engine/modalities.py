@@ -24,9 +24,10 @@ from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.suggest import nearest
 
 log = logging.getLogger(__name__)
-#: How like an installed modality's a name is (0 to 1) that is taken for a slip: `dept`, not `depth_sensor`.
+#: Minimum similarity (0 to 1) of a name with an installed modality's to be considered a typo: `dept`, not
+#: `depth_sensor`.
 ALIKE = 0.8
-#: Kinds of which `identity` tells otherwise, or which decide nothing of a run: the first process alone has observers.
+#: Kinds that `identity` covers otherwise, or that do not affect a run: only the first process has observers.
 _APART = ("modality", "observer")
 
 
@@ -48,7 +49,7 @@ class ModalitiesConfig(BaseModel):
 
 
 class Modalities(dict[str, Modality]):
-    """name -> modality, sorted by name, with the plugin each came from, and the host that settled which one."""
+    """name -> modality, sorted by name, with the plugin of each, and the host that resolved them."""
 
     def __init__(
         self, modalities: Iterable[Modality], plugins: dict[str, Plugin], manager: PluginManager | None = None
@@ -57,7 +58,7 @@ class Modalities(dict[str, Modality]):
         self.plugins, self.manager = plugins, manager
 
     def only(self, names: Collection[str]) -> Modalities:
-        """Those called so, of the same host."""
+        """Only the modalities of these names, with the same host."""
         plugins = {name: plugin for name, plugin in self.plugins.items() if name in names}
         return Modalities((m for m in self.values() if m.name in names), plugins, self.manager)
 
@@ -79,7 +80,7 @@ class Modalities(dict[str, Modality]):
 
 
 def host_of(modalities: Mapping[str, Modality]) -> PluginManager:
-    """The plugin host that settled where the modalities come from; of a plain mapping, one without choices."""
+    """The plugin host that resolved the modalities; for a plain mapping, a default one."""
     host = modalities.manager if isinstance(modalities, Modalities) else None
     return PluginManager() if host is None else host
 
@@ -99,8 +100,8 @@ def activate_kinds(modalities: Modalities, manager: PluginManager, *, maskers: b
 
 
 def identity(modalities: Modalities, manager: PluginManager) -> dict[str, Any]:
-    """What all processes of a run must have alike, whatever data and model they are given: the layout of the
-    vocabulary, what each modality is, and the versions of the plugins that are active."""
+    """What all processes of a run must agree on, for any data and model: the layout of the vocabulary, the identity of
+    each modality, and the versions of the active plugins."""
     active = {f"{kind} {name}": p for (kind, name), p in manager.active.items() if kind not in _APART}
     plugins = {f"plugin {name}": p for name, p in modalities.plugins.items()} | active
     return {
@@ -115,7 +116,7 @@ def identity(modalities: Modalities, manager: PluginManager) -> dict[str, Any]:
 def check_settings(
     config: ModalitiesConfig, trained: Modalities, manager: PluginManager, *, where: str | Path, remedy: str
 ) -> None:
-    """Raises ValueError, naming `where`, both values and the remedy, where a config's settings are not a trained
+    """Raise ValueError, naming `where`, both values and the remedy, if a config's settings differ from a trained
     model's."""
     for name, modality in trained.items():
         if given := dict(config.settings.get(name, {})):
@@ -135,7 +136,7 @@ def load_modalities(config: ModalitiesConfig, manager: PluginManager) -> Modalit
     entry_points = {name: settings.get("plugin", name) for name, settings in config.settings.items()}
     installed: dict[str, Plugin] = {}
     for p in manager.plugins:
-        # Of several claims to a name, the usable one counts.
+        # Of several claims to a name, use the usable one.
         if p.kind == "modality" and (p.name not in installed or p.state in ("ok", "conflict")):
             installed[p.name] = p
     if config.select == "installed":

@@ -1,8 +1,8 @@
 """Vocabulary: the rows of one embedding table and one output matrix, a slice for each modality.
 
-In: the specs of the modalities that are active. Out: for each modality its index (the `mod` of a batch), its rows
-[start, stop), and its place in the table of positions. Sorted by name when first built; append-only after, so that
-installing another plugin never moves an existing row. Stored by name in every checkpoint.
+In: the specs of the active modalities. Out: for each modality its index (the `mod` of a batch), its rows [start, stop),
+and its offset in the table of positions. Sorted by name when first built; append-only afterwards, so that installing
+another plugin never moves existing rows. Stored by name in every checkpoint.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fourm_plugins.spec import Layout, ModalitySpec
 @dataclass(frozen=True)
 class Entry:
     """One modality's slice. Continuous inputs own no rows: start == stop. `position_grid`: (rows, columns) of the grid
-    whose positions the model learned, where that is not the layout's; those of the layout are spread over them."""
+    that the model learned positions for, if it differs from the layout's, whose positions are then spread over it."""
 
     name: str
     index: int
@@ -27,7 +27,7 @@ class Entry:
     layout: Layout
     patch_dim: int
     position_grid: tuple[int, int] | None = None
-    #: Ranges of the modality's ids that are the steps of one quantity (`Tokenizer.scales`), for decoding.
+    #: Ranges of the modality's ids, each the steps of one quantity (`Tokenizer.scales`), for decoding.
     scales: tuple[range, ...] = field(default=(), compare=False, repr=False)
 
     @property
@@ -71,8 +71,8 @@ class Vocabulary:
         return Vocabulary(entries)
 
     def resized(self, specs: Iterable[ModalitySpec]) -> Vocabulary:
-        """The same rows with the layouts of `specs`: other grids, whose positions are spread over those there were, or
-        other lengths. Raises ValueError for a modality that is not there, or is another in more than that."""
+        """The same rows with the layouts of `specs`: other grids, whose positions are spread over the existing ones, or
+        other lengths. Raises ValueError for a modality that is not there, or that differs in other respects."""
         by_name = {spec.name: spec for spec in specs}
         for name in by_name:
             self[name]  # raises ValueError
@@ -97,7 +97,7 @@ class Vocabulary:
         return Vocabulary(entries)
 
     def with_scales(self, scales: Mapping[str, Sequence[range]]) -> Vocabulary:
-        """The same rows; modality -> which ranges of its ids are steps of one quantity."""
+        """The same rows, with the scales of each modality: the ranges of its ids that are the steps of one quantity."""
         return Vocabulary(replace(entry, scales=tuple(scales.get(entry.name, ()))) for entry in self)
 
     def __repr__(self) -> str:
@@ -143,7 +143,8 @@ class Vocabulary:
 
 
 def check_token_spaces(specs: Iterable[ModalitySpec]) -> None:
-    """A token space belongs to one modality, unless all that use it declare it shared, and describe it alike."""
+    """Check that a token space belongs to one modality, unless all its users declare it shared, with the same
+    properties."""
     users: dict[str, ModalitySpec] = {}
     for spec in specs:
         if spec.token_space is None:

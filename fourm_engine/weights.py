@@ -1,7 +1,7 @@
-"""Files of weights (safetensors): read, compared with a module, digests.
+"""Files of weights (safetensors): reading, comparing with a module, digests.
 
-They are read, never mapped: where a mapped file is cut short while it is loaded, or its disk fails, the process dies
-without a word (SIGBUS). Here it is an error that names the tensor."""
+They are read, never mapped: if a mapped file is truncated while it is loaded, or its disk fails, the process dies
+silently (SIGBUS). Reading raises an error that names the tensor instead."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from torch import Tensor
 from fourm_plugins.counting import some
 from fourm_plugins.permitted import check_permitted
 
-#: Numbers read at a time where they are converted.
+#: Numbers read at a time when converting.
 BLOCK = 1 << 20
-#: Bytes of a header, as in the safetensors library.
+#: Maximum size in bytes of a header, as in the safetensors library.
 MAX_HEADER_BYTES = 100_000_000
-#: What the format calls the types that are read here.
+#: The format's names of the supported dtypes.
 DTYPES = {
     "BOOL": torch.bool,
     **{"U8": torch.uint8, "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64},
@@ -41,7 +41,7 @@ Read = Callable[[Tensor, str, int], None]
 
 @dataclass(frozen=True)
 class Entry:
-    """What a header says of a tensor, which begins at the byte `start` of the file."""
+    """A tensor's entry in the header; its data begins at byte `start` of the file."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -49,20 +49,20 @@ class Entry:
 
     @property
     def row(self) -> int:
-        """Bytes of a row; of a scalar, all."""
+        """Bytes per row; for a scalar, all."""
         return prod(self.shape[1:]) * self.dtype.itemsize
 
 
 def header(read: Callable[[int, int], bytes], size: int) -> tuple[dict[str, str], dict[str, Entry]]:
-    """(metadata, tensors) of a file of `size` bytes; `read(start, length)` reads it. Raises SafetensorError for what is
-    no such file: the bytes after the header are those of the tensors, each once."""
+    """(metadata, tensors) of a file of `size` bytes; `read(start, length)` reads it. Raises SafetensorError for an
+    invalid file: the bytes after the header must be those of the tensors, each exactly once."""
     length = int.from_bytes(read(0, 8), "little") if size >= 8 else 0
     if not 0 < length <= min(MAX_HEADER_BYTES, size - 8):
         raise SafetensorError("no header")
     return _parsed(read(8, length), size)
 
 
-@lru_cache(maxsize=2)  # the file of a model is opened for each parameter: of 700, that is 7 ms of parsing each time
+@lru_cache(maxsize=2)  # a model's file is opened for each parameter: with 700, parsing takes 7 ms each time
 def _parsed(content: bytes, size: int) -> tuple[dict[str, str], dict[str, Entry]]:
     begins = 8 + len(content)
     try:
@@ -111,8 +111,8 @@ class StoredTensor:
         return values
 
     def fill(self, rows: Tensor, first: int = 0) -> None:
-        """Read into `rows`, of any type and device, those from row `first` on. Raises OSError, and SafetensorError
-        where the file has no such rows."""
+        """Read into `rows`, of any dtype and device, starting at row `first`. Raises OSError, and SafetensorError if
+        the file has no such rows."""
         shape, number = self._entry.shape, len(rows) if rows.ndim else 1
         if tuple(rows.shape[1:]) != shape[1:] or rows.ndim != len(shape) or first + number > [*shape, 1][0]:
             raise SafetensorError(f"{self._name} has shape {list(shape)}, {list(rows.shape)} was to be read")
@@ -140,7 +140,7 @@ class StoredTensor:
 
 
 class TensorFile:
-    """An open safetensors file, with the methods of `safe_open` that are needed here."""
+    """An open safetensors file, with the subset of the methods of `safe_open` used here."""
 
     def __init__(self, handle: int) -> None:
         def read(start: int, length: int) -> bytes:
@@ -202,8 +202,7 @@ def opened(
     remedy: str = "fetch it again",
 ) -> Iterator[TensorFile]:
     """A safetensors file, open for reading. `expected`: name -> shape of its tensors whose names start with `only`, as
-    follows from what they must fit `to`. Raises ValueError, naming the file, where it is none, truncated, or has other
-    tensors."""
+    required by `to`. Raises ValueError, naming the file, if it is invalid, truncated, or has other tensors."""
     check_permitted(path)
     try:
         with tensor_file(path) as file:
@@ -216,8 +215,8 @@ def opened(
 
 
 def read_rows(path: Path, name: str, rows: Tensor, first: int, *, leading: int = 0) -> None:
-    """Fill `rows` with those of a tensor of a file, from row `first` on. `leading`: axes of length 1 that the file has
-    before them; such a tensor is read at once. Raises ValueError for a truncated file."""
+    """Fill `rows` with those of a tensor of a file, starting at row `first`. `leading`: number of leading axes of
+    length 1 in the file; such a tensor is read at once. Raises ValueError for a truncated file."""
     try:
         with tensor_file(path) as file:
             if leading:
@@ -229,12 +228,12 @@ def read_rows(path: Path, name: str, rows: Tensor, first: int, *, leading: int =
 
 
 def digest_of(path: Path) -> str:
-    """16 hex digits of a file's SHA-256."""
+    """The first 16 hex digits of a file's SHA-256."""
     return sha256_of(path)[:16]
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file, 64 hex digits."""
+    """A file's SHA-256, 64 hex digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while part := file.read(1 << 22):

@@ -1,4 +1,4 @@
-"""YAML as configs use it: one file, dotted overrides, bounded in size; every error names file and key."""
+"""Reads the YAML of configs: one file, dotted overrides, bounded in size; every error names file and key."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from fourm_plugins.suggest import nearest, nearest_path
 
 Model = TypeVar("Model", bound=BaseModel)
 
-#: A config is written by hand; anything larger is a mistake or an attack. Values repeated by
-#: aliases count each time, as each is processed each time.
+#: A config is written by hand; anything larger is a mistake or an attack. Values repeated by aliases count each time,
+#: as they are also processed each time.
 MAX_CONFIG_BYTES, MAX_VALUES, MAX_DEPTH = 1 << 20, 50_000, 50
 
 
-#: Folders of a run that hold an exported model.
+#: Sub-folders of a run that contain an exported model.
 _EXPORTS = ("model", "model-ema", "head", "best")
 
 
@@ -35,7 +35,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder; {_config_of(path)}")
     if (remote := re.match(r"[\w+.-]+:/", str(path))) and not path.exists():
-        raise ConfigError(f"{remote[0]}/…: a config is a local file; download it")  # the rest may hold a password
+        raise ConfigError(f"{remote[0]}/…: a config is a local file; download it")  # the rest may contain a password
     if not path.is_file():
         beside = os.listdir(path.parent) if path.parent.is_dir() and os.access(path.parent, os.R_OK) else []
         near = nearest(path.name, (name for name in beside if name.endswith((".yaml", ".yml"))))
@@ -57,7 +57,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _config_of(folder: Path) -> str:
-    """What to name instead of a folder: the config of the run that it is, or of the data that it is."""
+    """The config to suggest instead of a folder: that of a run or of a data set."""
     run = folder.parent if folder.name in _EXPORTS else folder
     if (run / "config.yaml").is_file():
         return f"its config is {run / 'config.yaml'}"
@@ -67,14 +67,13 @@ def _config_of(folder: Path) -> str:
 
 
 def configs_beside(folder: Path) -> list[Path]:
-    """The configs that are called as a folder of data is, as `fourm init` calls them, in the working directory or
-    beside it."""
+    """Configs named after a data folder, as `fourm init` names them, in the working directory or next to it."""
     names = [f"{Path(os.path.abspath(folder)).name}{end}" for end in (".yaml", ".yml")]
     return [path for path in (*map(Path, names), *(folder.parent / name for name in names)) if path.is_file()]
 
 
 def run_of_data(folder: Path) -> str:
-    """The end of what is said of a folder without a run: the run of the config of these data; "" if there is none."""
+    """The end of a message about a folder without a run: the run of the config of this data; "" if there is none."""
     configs = configs_beside(folder)
     run = _run_of(configs[0]) if configs else None
     if run is None:
@@ -94,7 +93,7 @@ def _run_of(config: Path) -> str | None:
 
 
 def not_a_run(file: Path) -> str:
-    """What to say of a file that was given in place of the folder of a run."""
+    """The message for a file that was given instead of a run's folder."""
     inside = next((folder for folder in list(file.parents)[:2] if (folder / "model").is_dir()), None)
     if inside is not None and inside != Path():
         return f"{file}: is a file; did you mean the run {inside}?"
@@ -107,7 +106,7 @@ def not_a_run(file: Path) -> str:
 
 
 def _reason(error: yaml.YAMLError) -> str:
-    """What is wrong with a YAML text, and in which line, without the lines themselves."""
+    """The error in a YAML text, and its line number, without quoting the text."""
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return one_line(error)
     problem = (error.problem or "unreadable").replace("'<stream end>'", "the end of the text")
@@ -116,14 +115,14 @@ def _reason(error: yaml.YAMLError) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 3e-4 as a number (YAML 1.1 wants 3.0e-4) and refuses a key given twice."""
+    """SafeLoader that reads 3e-4 as a number (YAML 1.1 requires 3.0e-4) and rejects duplicate keys."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict:
         keys = [self.construct_object(key, deep=deep) for key, _ in node.value if not key.tag.endswith(":merge")]
         seen = set()
         for key in keys:
             if not isinstance(key, Hashable):
-                continue  # SafeLoader says what is wrong with it
+                continue  # SafeLoader reports what is wrong with it
             if key in seen:
                 raise yaml.YAMLError(f"key {key!r} appears twice, line {node.start_mark.line + 1}")
             seen.add(key)
@@ -138,7 +137,7 @@ _Loader.add_implicit_resolver(
 
 
 def _parse(text: str) -> Any:
-    """The value that a YAML text describes. Raises YAMLError, also for one that describes far more than it holds."""
+    """The value of a YAML text. Raises YAMLError, also for one that expands far beyond its size."""
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -150,21 +149,21 @@ def _parse(text: str) -> Any:
         return _apart(loader.construct_document(node))
     except RecursionError:
         raise yaml.YAMLError("nested too deeply") from None
-    except (ValueError, TypeError, OverflowError) as error:  # a date or number that is none
+    except (ValueError, TypeError, OverflowError) as error:  # an invalid date or number
         raise yaml.YAMLError(str(error)) from None
     finally:
         loader.dispose()
 
 
 def _apart(value: Any) -> Any:
-    """A copy in which aliases share nothing, so that an override changes one of them."""
+    """A copy in which aliases share nothing, so that an override changes only one of them."""
     if isinstance(value, dict):
         return {key: _apart(inner) for key, inner in value.items()}
     return [_apart(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _extent(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
-    """(values, depth) below and with a node; one that aliases repeat counts each time, but is looked at once."""
+    """(number of values, depth) of a node; one that aliases repeat counts each time, but is visited once."""
     if id(node) in known:
         if (extent := known[id(node)]) is None:
             raise yaml.YAMLError(f"the value in line {node.start_mark.line + 1} holds itself")
@@ -182,7 +181,7 @@ def _extent(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[
 
 
 def validated(model: type[Model], raw: Any, origin: str) -> Model:
-    """`raw` as a `model`. Raises ConfigError, a line for each fault, each of which begins with `origin`."""
+    """`raw` validated as a `model`. Raises ConfigError, one line per error, each beginning with `origin`."""
     try:
         return model.model_validate(raw)
     except ValidationError as error:
@@ -190,7 +189,7 @@ def validated(model: type[Model], raw: Any, origin: str) -> Model:
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:
-    """Set one `section.key=value` in what `read_yaml` gave. Raises ConfigError."""
+    """Apply one `section.key=value` to the result of `read_yaml`. Raises ConfigError."""
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"override {override!r}: expected section.key=value")
@@ -198,7 +197,7 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
 
 
 def set_key(raw: dict[str, Any], key: str | Sequence[str], value: Any, origin: str) -> None:
-    """Set `section.key`, dotted or in parts, in what `read_yaml` gave; sections that are not there are made. Raises
+    """Set `section.key`, dotted or in parts, in the result of `read_yaml`; missing sections are created. Raises
     ConfigError, which begins with `origin`."""
     *parents, leaf = key.split(".") if isinstance(key, str) else key
     section: Any = raw
@@ -213,14 +212,14 @@ def set_key(raw: dict[str, Any], key: str | Sequence[str], value: Any, origin: s
 
 
 def _entry(entries: list[Any], number: str, origin: str) -> int:
-    """The index of an entry of a list. Raises ConfigError where it has no such entry."""
+    """The index of an entry of a list. Raises ConfigError if it has no such entry."""
     if not number.isdecimal() or int(number) >= len(entries):
         raise ConfigError(f"{origin}: {number!r} is no entry of the list, which has 0 to {len(entries) - 1}")
     return int(number)
 
 
 def read_value(text: str, origin: str) -> Any:
-    """A value of the command line, in YAML. Raises ConfigError."""
+    """A value from the command line, parsed as YAML. Raises ConfigError."""
     try:
         return _parse(text)
     except yaml.YAMLError as error:

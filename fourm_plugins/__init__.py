@@ -1,7 +1,7 @@
 """The SDK for writers of modality plugins. Imports neither the engine nor torch.
 
-The names below are imported when they are first used: finding plugins (`fourm_plugins.manager`) needs none of
-them, nor NumPy and pydantic, which they are made of.
+The names below are imported lazily, on first use: discovering plugins (`fourm_plugins.manager`) needs neither them nor
+NumPy and pydantic, which they depend on.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ __all__ = [
     "hookimpl",
 ]
 
-#: Module -> the names above that it holds.
+#: Module -> the names above that it defines.
 _HOMES = {
     "hookspecs": "Run hookimpl",
     "masker": "MASK Masked Masker Specials",

@@ -1,9 +1,9 @@
-"""Activating one plugin: import, hooks, validation; all of it or nothing.
+"""Activates one plugin: import, hooks, validation; all or nothing.
 
-Takes a `Plugin` and returns what it provides: a class, a function, or an observer. Whatever goes wrong (an import that
-fails, exits or hangs, a hook that does not exist, a class that is not what its group promises, see `contract`) ends in
-a PluginError with the original traceback and leaves no trace: the modules of the plugin's distribution are gone from
-`sys.modules`. What an import changes of the process is put back (`guard`).
+Takes a `Plugin` and returns what it provides: a class, a function, or an observer. Any failure (an import that raises,
+exits or hangs, an unknown hook, a class that breaks the contract of its group, see `contract`) becomes a PluginError
+with the original traceback and is rolled back: the modules of the plugin's distribution are removed from `sys.modules`.
+Changes that an import makes to the process are undone (`guard`).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ T = TypeVar("T")
 
 
 def activate(plugin: Plugin, *, witness: bool = True, changed: list[str] | None = None) -> Any:
-    """Import `plugin` and return what it provides. Raises PluginError after undoing everything. `witness` is that of
-    `guarded`. What the import changed in the process is added to `changed`, or logged."""
+    """Import `plugin` and return what it provides. Raises PluginError after undoing everything. `witness` is passed to
+    `guarded`. Changes that the import made to the process are appended to `changed`, or logged."""
     before = set(sys.modules)
 
     def load() -> Any:
@@ -46,8 +46,8 @@ def activate(plugin: Plugin, *, witness: bool = True, changed: list[str] | None 
 def run(
     plugin: Plugin, what: str, code: Callable[[], T], *, witness: bool = True, changed: list[str] | None = None
 ) -> T:
-    """Run code of `plugin`, which is to be `what`, and return its result. Raises PluginError for whatever goes wrong
-    except Ctrl-C; a ValueError passes unchanged where the user's settings may be the cause."""
+    """Run code of `plugin`, which is to be `what`, and return its result. Raises PluginError for any error but Ctrl-C;
+    a ValueError passes unchanged where the user's settings may be the cause."""
     origin = f"{plugin.kind} {plugin.name!r} of {plugin.distribution} {plugin.version} ({plugin.value})"
     remedy = f"repair or upgrade {plugin.distribution}, or run without it: --no-plugin {plugin.name}"
     try:
@@ -87,7 +87,7 @@ def blame(plugin: Plugin) -> Iterator[None]:
 
 
 def _provided(plugin: Plugin, module: Any) -> Any:
-    """What a module with hooks provides under the plugin's name; a module of observers is itself the observer."""
+    """What a module with hooks provides under the plugin's name; a module of observers is the observer itself."""
     hooks = check_hooks(module)
     wanted = f"fourm_{plugin.kind}"
     if plugin.kind == "observer":
@@ -106,7 +106,7 @@ def _forget(plugin: Plugin, before: set[str]) -> None:
     try:
         files = find_distribution(plugin.distribution).files or ()
         packages |= {file.parts[0].removesuffix(".py") for file in files if file.suffix == ".py"}
-    except Exception:  # no such distribution (an example of one's own), or a damaged list of files: the package it is
+    except Exception:  # no such distribution (a local example), or a damaged list of files: use the package alone
         pass
     for name in sorted(set(sys.modules) - before, reverse=True):
         if name.partition(".")[0] in packages:

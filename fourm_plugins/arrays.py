@@ -1,5 +1,4 @@
-"""Checks that an array is what its spec says, wherever one enters: reading, tokenizing, generating, the conformance
-kit."""
+"""Validates arrays against their spec wherever they enter: reading, tokenizing, generating, the conformance kit."""
 
 from __future__ import annotations
 
@@ -14,23 +13,23 @@ from fourm_plugins.spec import ClassMap, FeatureMap, ModalitySpec, Text
 
 
 def check_array(spec: ModalitySpec, array: Any) -> None:
-    """Raise SampleError where an array is not what its spec says: kind, shape, dtype, finite, class ids in range.
+    """Raise SampleError if an array does not match its spec: kind, shape, dtype, finiteness, range of class ids.
 
-    A plugin that lets such a value through would otherwise train the model on it, unseen."""
+    Without this check the model would silently train on such a value."""
     if wrong := misfit(spec, array):
         raise SampleError(wrong)
 
 
 def misfit(spec: ModalitySpec, array: Any, *, decoded: bool = False) -> str:
-    """What is wrong with an array of `spec`; '' if nothing is. One that is `decoded`, from any ids, may be a longer
-    text, or a map of nothing but gaps."""
+    """What is wrong with an array of `spec`; '' if nothing is. An array that is `decoded` from arbitrary ids may be a
+    longer text, or a map of gaps only."""
     if wrong := shape_misfit(spec, array):
         return wrong
     wanted = spec.array
     if isinstance(wanted, Text):
         if len(array) > wanted.max_characters and not decoded:
             return f"{len(array)} characters, more than max_characters={wanted.max_characters}"
-        # Of a name or of JSON that is not UTF-8; no tokenizer takes it.
+        # From a file name or JSON that is not UTF-8; no tokenizer accepts it.
         half = re.search("[\ud800-\udfff]", array)
         return f"the text holds half a character, U+{ord(half.group()):04X}; save it as UTF-8" if half else ""
     if isinstance(wanted, ClassMap):
@@ -64,8 +63,8 @@ def shape_misfit(spec: ModalitySpec, array: Any) -> str:
 
 
 def as_float32(array: np.ndarray, most: float = float(np.finfo(np.float32).max)) -> np.ndarray:
-    """Numbers as float32; NaN and infinity stay. Raises SampleError for a finite one beyond `most`, by default all that
-    would become infinite."""
+    """Numbers as float32; NaN and infinity are kept. Raises SampleError for a finite number above `most`, by default
+    any that would overflow to infinity."""
     if array.dtype.kind == "f" and float(np.finfo(array.dtype).max) <= most:
         return np.asarray(array, np.float32)
     beyond = np.isfinite(array) & (np.abs(np.asarray(array, np.float64)) > most)

@@ -1,8 +1,8 @@
-"""Calls of a plugin whose results the engine relies on: each result is checked, and a wrong one, like an error, is told
-in one line that names the method, the modality, the package, and what was expected and what came.
+"""Checked calls of plugin methods. An error or an invalid result is reported in one line that names the method, the
+modality, the package, and the expected and actual result.
 
-Without this a plugin's mistake would train the model on nonsense, write it into files, or end a run in the midst of a
-step. Every function raises PluginError for a fault of the plugin, and passes on `MemoryError`.
+Otherwise a faulty plugin could train the model on garbage, write it to files, or abort a run in the middle of a step.
+Every function raises PluginError for a fault of the plugin, and passes on `MemoryError`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Owner = Modality[Any] | Tokenizer
 T = TypeVar("T")
-#: Shapes and dtypes of values that `normalise` was seen to take.
+#: Shapes and dtypes of values that `normalise` has accepted.
 _right: WeakKeyDictionary[Modality[Any], set[Any]] = WeakKeyDictionary()
 
 
@@ -37,7 +37,7 @@ _right: WeakKeyDictionary[Modality[Any], set[Any]] = WeakKeyDictionary()
 
 
 def encode(tokenizer: Tokenizer, arrays: Sequence[Any]) -> list[np.ndarray]:
-    """`tokenizer.encode(arrays)`: int64 (tokens,) of each. Passes SampleError on."""
+    """`tokenizer.encode(arrays)`: int64 (tokens,) for each array. Passes SampleError on."""
 
     def wrong(ids: Any) -> str:
         return _count_misfit(ids, len(arrays), "array") or next(filter(None, map(row_misfit, ids)), "")
@@ -56,12 +56,12 @@ def encode(tokenizer: Tokenizer, arrays: Sequence[Any]) -> list[np.ndarray]:
 
 
 def decode(tokenizer: Tokenizer, ids: Sequence[np.ndarray]) -> list[Any]:
-    """`tokenizer.decode(ids)`: an array of each, as its spec says."""
+    """`tokenizer.decode(ids)`: an array for each, matching the spec."""
     return call(tokenizer, "decode", partial(tokenizer.decode, ids), _decoded(tokenizer, len(ids)))
 
 
 def decode_expected(tokenizer: Tokenizer, probabilities: Float[np.ndarray, "B tokens size"]) -> list[Any]:
-    """`tokenizer.decode_expected(probabilities)`: an array of each, as its spec says."""
+    """`tokenizer.decode_expected(probabilities)`: an array for each, matching the spec."""
     right = _decoded(tokenizer, len(probabilities))
     return call(tokenizer, "decode_expected", partial(tokenizer.decode_expected, probabilities), right)
 
@@ -77,7 +77,7 @@ def _decoded(tokenizer: Tokenizer, number: int) -> Callable[[Any], str]:
     return wrong
 
 
-# From arrays to values
+# Arrays to values
 
 
 def denormalise(modality: Modality[Any], array: Any) -> Any:
@@ -99,7 +99,7 @@ def reduce(modality: Modality[Any], values: Sequence[Any], how: How) -> Any:
 
 
 def spread(modality: Modality[Any], values: Sequence[Any]) -> Any:
-    """`modality.spread(values)`: numbers, as a map, by name or one alone."""
+    """`modality.spread(values)`: a map of numbers, a mapping of name to number, or a single number."""
 
     def wrong(answer: Any) -> str:
         parts = answer.values() if isinstance(answer, Mapping) else [answer]
@@ -120,9 +120,10 @@ def constants(modality: Modality[Any], values: Sequence[Any]) -> dict[str, Any]:
 
 
 def _is_value(modality: Modality[Any], like: Any = None) -> Callable[[Any], str]:
-    """A value is what its plugin says it is; all that can be told is whether `normalise` makes an array of it, of the
-    shape and dtype of `like` or of the spec. An array of floats, once taken, stands for all of its shape and
-    dtype, as `normalise` may take as long as what it checks; integers may be ids, each of which can be a wrong one."""
+    """Check a value. Only the plugin knows what its values are, so the check is that `normalise` turns it into an array
+    with the shape and dtype of `like` or of the spec. Once a float array was accepted, others of its shape and dtype
+    pass unchecked, since `normalise` may take as long as the check it guards; integers may be ids, any of which can be
+    invalid."""
 
     def wrong(value: Any) -> str:
         if value is None:
@@ -133,7 +134,7 @@ def _is_value(modality: Modality[Any], like: Any = None) -> Callable[[Any], str]
             return ""
         try:
             array = modality.normalise(value)
-        except SampleError:  # such as a map in which nothing is known
+        except SampleError:  # such as a map without any known value
             return ""
         except MemoryError:
             raise
@@ -142,7 +143,7 @@ def _is_value(modality: Modality[Any], like: Any = None) -> Callable[[Any], str]
             return f"{describe(value)}, which normalise does not take ({why})"
         match array, like:
             case np.ndarray(), np.ndarray() if (array.shape, array.dtype) == (like.shape, like.dtype):
-                unfit = ""  # perhaps larger than the spec's
+                unfit = ""  # possibly larger than the spec's
             case _:
                 unfit = shape_misfit(modality.spec, array)
         if unfit:
@@ -154,7 +155,7 @@ def _is_value(modality: Modality[Any], like: Any = None) -> Callable[[Any], str]
     return wrong
 
 
-# What people look at
+# Rendering
 
 
 def render(modality: Modality[Any], value: Any) -> Any:
@@ -217,8 +218,8 @@ def with_part(modality: Modality[Any], value: Any, part: str, number: float) -> 
 
 
 def label(labeller: Labeller, modality: Modality[Any], values: Sequence[Any]) -> list[Any]:
-    """Of each value a label, or the SampleError that says why there is none. Passes on ValueError and OSError, as of a
-    model that cannot be had."""
+    """For each value its label, or the SampleError that says why there is none. Passes on ValueError and OSError, such
+    as those of a model that cannot be loaded."""
 
     def wrong(labels: Any) -> str:
         if what := _count_misfit(labels, len(values), "value"):
@@ -240,7 +241,7 @@ def metrics(modality: Modality[Any]) -> tuple[Metric, ...]:
 
 
 def compute(modality: Modality[Any], metric: Metric, predictions: Sequence[Any], truths: Sequence[Any]) -> float:
-    """The score, which may be NaN. Passes ValueError on: of these values there is no score."""
+    """The score, which may be NaN. Passes on ValueError: the metric is undefined for these values."""
     computed = partial(metric.compute, predictions, truths)
     return float(call(modality, f"the metric {metric.name!r}", computed, _number_misfit, passes=(ValueError,)))
 
@@ -248,7 +249,7 @@ def compute(modality: Modality[Any], metric: Metric, predictions: Sequence[Any],
 def features(
     modality: Modality[Any], function: Callable[[Sequence[Any]], np.ndarray], values: Sequence[Any]
 ) -> Float[np.ndarray, "n D"]:
-    """What the function of `contrastive` makes of values."""
+    """The features that the function of `contrastive` computes of values."""
 
     def wrong(answer: Any) -> str:
         right = isinstance(answer, np.ndarray) and answer.ndim == 2 and answer.dtype.kind == "f"
@@ -269,7 +270,7 @@ def _number_misfit(answer: Any) -> str:
     return f"{describe(answer)}, not a number"
 
 
-# How a call is made
+# How calls are made
 
 
 def call(
@@ -280,7 +281,7 @@ def call(
     *,
     passes: tuple[type[Exception], ...] = (),
 ) -> T:
-    """What `code` returns, if `wrong` has nothing to say of it; `passes` are errors that `hook` may raise."""
+    """Return the result of `code` unless `wrong` finds a fault in it; `passes` are errors that `hook` may raise."""
     try:
         answer = code()
     except (MemoryError, PluginError):
@@ -288,9 +289,9 @@ def call(
     except Exception as error:
         if isinstance(error, passes):
             raise
-        if isinstance(error, RuntimeError) and "memory" in str(error):  # of a device, for which there is another remedy
+        if isinstance(error, RuntimeError) and "memory" in str(error):  # of a device, which has another remedy
             raise
-        if type(owner).__module__.startswith("fourm_engine."):  # a bug, whose traceback is wanted
+        if type(owner).__module__.startswith("fourm_engine."):  # a bug: its traceback is wanted
             raise
         raise fault(owner, hook, error) from error
     if what := wrong(answer):
@@ -299,7 +300,8 @@ def call(
 
 
 def fault(owner: Owner, hook: str, what: BaseException | str, where: str = "") -> PluginError:
-    """The error for a `hook` of `owner` that raised `what`, or gives what it says; `where`: the file it was about."""
+    """The error for a `hook` of `owner` that raised `what`, or whose result is described by it; `where`: the file
+    concerned."""
     named = f"{where}: {hook}" if where else hook
     if isinstance(owner, Modality):
         origin = f"{named} of {owner.name} ({provider(type(owner))})"

@@ -1,7 +1,7 @@
-"""What a plugin of each kind must be, checked when it is activated, so that a run does not find out hours later.
+"""What each kind of plugin must provide, checked on activation rather than hours into a run.
 
-Returns what an entry point names, or an instance if that is an observer's class; a TypeError says what is wrong with
-it.
+Returns the object of an entry point, or an instance if it is an observer's class; raises TypeError, saying what is
+wrong with it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fourm_plugins.tokenizer import Tokenizer
 
 _BASES: dict[Kind, type] = {"modality": Modality, "tokenizer": Tokenizer, "masker": Masker}
 _HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("fourm_")}
-#: Arguments with which the engine calls functions: how many by position, and which by name.
+#: Arguments that the engine passes to functions: the number of positional ones, and the names of keyword ones.
 _CALLS: dict[Kind, tuple[int, tuple[str, ...]]] = {
     "optimiser": (1, ("lr",)),
     "schedule": (1, ("steps", "lr", "min_lr", "warmup", "cooldown")),
@@ -33,14 +33,14 @@ _CALLS: dict[Kind, tuple[int, tuple[str, ...]]] = {
     "head": (1, ()),
     "source": (2, ()),
 }
-#: Most ids of a token space: each is a row of two tables of the model.
+#: Largest number of ids in a token space: each is a row of two tables of the model.
 MOST_IDS = 1 << 24
-#: What can stand before the colon of `NAME:LOCATION`; a single letter is a drive of Windows.
+#: What may precede the colon of `NAME:LOCATION`; a single letter is a Windows drive.
 SCHEME = re.compile(r"[a-z][a-z0-9_+-]+")
 
 
 def check(plugin: Plugin, provided: Any) -> Any:
-    """Raises TypeError where `provided` is not what the group of the plugin's entry point promises."""
+    """Raise TypeError unless `provided` meets the contract of the group of the plugin's entry point."""
     if plugin.kind in _BASES:
         _check_class(plugin, provided)
     elif plugin.kind == "observer":
@@ -59,8 +59,8 @@ def check(plugin: Plugin, provided: Any) -> Any:
 
 
 def check_instance(plugin: Plugin, modality: Modality[Any], name: str) -> Modality[Any]:
-    """Raises TypeError where the spec of an instance called `name` is none, has another name, or is not the same twice;
-    ValueError, since settings may be the cause, for a vocabulary that no model can hold."""
+    """Raise TypeError if the spec of an instance called `name` is not a ModalitySpec, has another name, or differs
+    between two calls; ValueError, since settings may be the cause, for a vocabulary that no model can hold."""
     spec = modality.spec
     if not isinstance(spec, ModalitySpec):
         raise TypeError(f"{plugin.value}: make_spec gives {spec!r:.80}, not a fourm_plugins.ModalitySpec")
@@ -76,8 +76,8 @@ def check_instance(plugin: Plugin, modality: Modality[Any], name: str) -> Modali
 
 
 def check_hooks(plugin: Any) -> set[str]:
-    """Names of the hooks that a module or an observer implements. Raises TypeError for what pluggy would ignore without
-    a word: a hook that does not exist, or is not marked; and for arguments that its hook does not give."""
+    """Names of the hooks that a module or an observer implements. Raises TypeError for what pluggy would ignore
+    silently: an unknown hook, or one that is not marked; and for arguments that the hook does not pass."""
     names = set()
     for attribute in dir(plugin):
         function = inspect.getattr_static(plugin, attribute)
@@ -105,7 +105,7 @@ def hook_name(function: Any) -> str | None:
 
 
 def arguments(function: Any) -> list[str]:
-    """Names of the arguments that a call must give."""
+    """Names of the required arguments."""
     parameters = inspect.signature(function).parameters.values()
     return [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
@@ -159,7 +159,7 @@ def _check_class(plugin: Plugin, cls: Any) -> None:
 
 
 def _check_methods(plugin: Plugin, cls: Any, base: type) -> None:
-    """A class must define its base's abstract methods, with the arguments that the engine passes."""
+    """Check that a class defines its base's abstract methods, with the arguments that the engine passes."""
     if missing := sorted(getattr(cls, "__abstractmethods__", ())):
         added = sorted(name for name in dir(cls) if not name.startswith("_") and not hasattr(base, name))
         alike = {name: nearest(name, added, cutoff=0.7) for name in missing}
@@ -170,10 +170,10 @@ def _check_methods(plugin: Plugin, cls: Any, base: type) -> None:
 
 
 def _check_method(plugin: Plugin, cls: type, base: type, name: str) -> None:
-    """A method must accept the arguments that the engine passes; otherwise a run would find out hours later."""
+    """Check that a method accepts the arguments that the engine passes."""
     promised, written = inspect.getattr_static(base, name), inspect.getattr_static(cls, name)
     if not (inspect.isfunction(promised) and inspect.isfunction(written)):
-        return  # a property, or something built by the author's own means
+        return  # a property, or built by other means
     parameters = inspect.signature(promised).parameters.values()
     keywords = {p.name: None for p in parameters if p.kind is p.KEYWORD_ONLY}
     try:

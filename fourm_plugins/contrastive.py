@@ -1,8 +1,8 @@
-"""Features of pictures and of texts in one space, by a contrastive model of `transformers` (CLIP, SigLIP and others
-with features of both kinds).
+"""Embeds pictures and texts in one space with a contrastive model of `transformers` (CLIP, SigLIP and others with
+features of both kinds).
 
-In: pictures uint8 (H, W, 3), or texts, and the model's folder or Hub id. Out: unit vectors float32 (n, D), whose
-products say how well a picture and a text agree. A model is loaded once for both.
+In: pictures uint8 (H, W, 3), or texts, and the model's folder or Hub id. Out: unit vectors float32 (n, D); the dot
+product of a picture and a text is their similarity. A model is loaded once for both.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _WHAT = "a contrastive model of pictures and texts"
 
 
 class Contrastive:
-    """Raises ValueError, one line: what is not installed, or why the model cannot be used."""
+    """Raises ValueError, one line, if a package is not installed or the model cannot be used."""
 
     def __init__(self, model: str, *, install: str) -> None:
         self._net = PictureNetwork(
@@ -41,7 +41,7 @@ class Contrastive:
 
         device, rows = self._net.network.device, []
         for start in range(0, len(values), 64):
-            # SigLIP was trained on texts padded to its longest; for CLIP padding changes nothing.
+            # SigLIP was trained on texts padded to its maximum length; for CLIP padding changes nothing.
             words = self._words(
                 list(values[start : start + 64]),
                 padding="max_length",
@@ -62,7 +62,7 @@ def contrastive(model: str, *, install: str) -> Contrastive:
 
 
 def _units(features: Any) -> np.ndarray:
-    """Of a tensor (B, D), or of the output with one that transformers 5 returns."""
+    """Unit vectors of a tensor (B, D), or of the output object that transformers 5 wraps it in."""
     features = getattr(features, "pooler_output", features).float().cpu().numpy()
     units: np.ndarray = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     return units

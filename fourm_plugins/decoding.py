@@ -1,7 +1,7 @@
-"""Decodes pictures, from files and from Python alike: within bounds, turned upright, as RGB or as one channel.
+"""Decodes pictures, from files and from Python alike: bounded in size, turned upright, as RGB or as one channel.
 
-Takes the bytes of untrusted files, or `PIL.Image`s; gives upright `PIL.Image`s and arrays, or a `SampleError` that says
-in one line what is wrong. A decoded file and a picture from Python take the same path.
+Takes the bytes of untrusted files, or `PIL.Image`s; returns upright `PIL.Image`s and arrays, or raises a `SampleError`
+of one line. Files and pictures from Python take the same path.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from fourm_plugins.notes import note
 
 if TYPE_CHECKING:
     from jaxtyping import UInt, UInt8, UInt16
-#: Pictures of more pixels are refused by their header, before anything is decoded.
+#: Pictures with more pixels are rejected from the header, before decoding.
 MAX_PIXELS = 64_000_000
 
-#: Grey pictures of 16 bits whose largest number is below this would be nearly black.
+#: 16-bit grey pictures whose maximum is below this would appear nearly black.
 DARKEST = 1 << 14
 DARK = "give a map of numbers as the modality that it is, and scale a photograph to 65535"
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _ORIENTATION = 0x0112  # the EXIF tag
-#: Where files say it, as keys of `Image.info`.
+#: Keys of `Image.info` that hold the orientation.
 _METADATA = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -72,7 +72,7 @@ def _decode(content: bytes) -> Image.Image:
             return _bare(seen.copy()) if seen is picture else seen
     except SampleError:
         raise
-    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error and more on damaged files.
+    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error and others on damaged files.
     except Exception as error:
         if isinstance(error, UnidentifiedImageError):
             raise SampleError(f"not a PNG, JPEG or WebP picture ({len(content)} bytes)") from None
@@ -80,15 +80,15 @@ def _decode(content: bytes) -> Image.Image:
 
 
 def _check_sums(content: bytes) -> None:
-    """Raise ValueError if the pixel data of a PNG is damaged. Pillow does not compare its checksums and would decode it
-    as it is."""
+    """Raise ValueError if the pixel data of a PNG is damaged. Pillow does not verify the checksums and would decode it
+    regardless."""
     view, at, kind, pixels = memoryview(content), 8, b"", False
     while kind != b"IEND":
         length, kind, data = int.from_bytes(view[at : at + 4], "big"), bytes(view[at + 4 : at + 8]), at + 8
         if data + length + 4 > len(view):
             raise ValueError("broken PNG file (truncated)")
         at = data + length + 4
-        pixels = (pixels or kind == b"IDAT") and kind != b"IEND"  # those before are checked when it is opened
+        pixels = (pixels or kind == b"IDAT") and kind != b"IEND"  # earlier chunks are checked on opening
         if pixels and zlib.crc32(view[data - 4 : at - 4]) != int.from_bytes(view[at - 4 : at], "big"):
             raise ValueError(f"broken PNG file (bad checksum in {kind!r})")
 
@@ -113,7 +113,7 @@ def _check_size(picture: Image.Image) -> None:
 
 
 def _turned(picture: Image.Image, turn: int | None) -> Image.Image:
-    """Turn a picture upright and drop the metadata that asked for it, so that a second call changes nothing."""
+    """Turn a picture upright and drop its orientation metadata, so that a second call is a no-op."""
     if turn not in _TURNS:
         return picture
     return _bare(picture.transpose(_TURNS[turn]))
@@ -125,7 +125,7 @@ def _bare(picture: Image.Image) -> Image.Image:
 
 
 def _orientation(picture: Image.Image) -> int | None:
-    if not picture.info.keys() & _METADATA:  # most pictures; only what Python set may turn them
+    if not picture.info.keys() & _METADATA:  # most pictures; only metadata set from Python may turn them
         turn = picture.getexif().get(_ORIENTATION)
         return turn if isinstance(turn, int) else None
     data = picture.info.get("exif")
@@ -133,7 +133,7 @@ def _orientation(picture: Image.Image) -> int | None:
         warnings.simplefilter("always")
         try:
             turn, readable = picture.getexif().get(_ORIENTATION), True
-        except Exception:  # whatever Pillow meets in damaged data
+        except Exception:  # Pillow raises many kinds on damaged data
             turn, readable = None, not isinstance(data, bytes)
     known, whole = exif.orientation(data) if isinstance(data, bytes) else (None, True)
     turn = turn if isinstance(turn, int) else known
@@ -165,7 +165,7 @@ def as_rgb(picture: Image.Image) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def is_dark(counts: UInt16[np.ndarray, "*shape"]) -> bool:
-    """Whether 16-bit numbers are no brightness: millimetres, or ids. All zeros are a black picture."""
+    """Whether 16-bit numbers are not brightness but, say, millimetres or ids. All zeros are a black picture."""
     return 0 < int(counts.max()) < DARKEST
 
 
@@ -182,7 +182,7 @@ def as_channel(picture: Image.Image) -> UInt[np.ndarray, "H W"]:
 
 
 def _counts(picture: Image.Image) -> UInt16[np.ndarray, "H W"]:
-    """uint16 of a 16-bit picture, which Pillow may hold in 32 bits."""
+    """uint16 of a 16-bit picture, which Pillow may store in 32 bits."""
     counts = np.asarray(picture)
     if counts.min() < 0 or counts.max() > 65535:
         raise SampleError(f"a picture of 16 bits holds 0 to 65535, this one {counts.min()} to {counts.max()}")
@@ -200,7 +200,7 @@ def decode_map(content: bytes) -> UInt[np.ndarray, "H W"]:
 
 
 def as_png(picture: Image.Image) -> bytes:
-    """A PNG file of the same pixels and orientation. Raises `SampleError` where PNG cannot hold them."""
+    """A PNG file with the same pixels and orientation. Raises `SampleError` if PNG cannot store them."""
     _check_size(picture)
     if picture.mode == "F":
         raise SampleError("a picture of mode F holds any numbers, which no PNG does")
@@ -209,7 +209,7 @@ def as_png(picture: Image.Image) -> bytes:
         exif = picture.info.get("exif", b"")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with contextlib.suppress(Exception):  # damaged: handed on as it is
+            with contextlib.suppress(Exception):  # damaged: passed on as is
                 exif = picture.getexif().tobytes() if len(picture.getexif()) else exif
         picture.load()
         if picture.mode.startswith("I"):
@@ -221,5 +221,5 @@ def as_png(picture: Image.Image) -> bytes:
         return buffer.getvalue()
     except SampleError:
         raise
-    except Exception as error:  # a truncated or closed file, a mode that PNG does not know
+    except Exception as error:  # a truncated or closed file, a mode that PNG does not support
         raise SampleError(f"picture cannot be decoded: {error}") from error

@@ -1,9 +1,9 @@
-"""Which plugins are installed, from the metadata of installed distributions; no plugin is imported.
+"""Discovers installed plugins from the metadata of installed distributions, without importing any.
 
-Gives a `Plugin` for each entry point of a `fourm.*` group, sorted, with the state that metadata alone tells: ok, broken
-(cannot work as installed) or incompatible (made for another version). `decide` adds the user's choices: names that are
-disabled, and which distribution provides a name that two claim. No order, of sys.path or of anything else, changes the
-outcome. Which distributions count is decided in `fourm_plugins.distributions`.
+Returns a sorted `Plugin` for each entry point of a `fourm.*` group, with the state that metadata alone determines: ok,
+broken (cannot work as installed) or incompatible (made for another version). `decide` applies the user's choices:
+disabled names, and the provider of a name that two distributions claim. The outcome does not depend on any order, such
+as that of sys.path. `fourm_plugins.distributions` decides which distributions count.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ State = Literal["ok", "broken", "incompatible", "disabled", "conflict"]
 
 #: "package.module", or "package.module:attribute".
 _VALUE = re.compile(r"^[^\W\d]\w*(\.[^\W\d]\w*)*(:[^\W\d]\w*(\.[^\W\d]\w*)*)?$")
-#: Names in published checkpoints whose distribution in this project has another name.
+#: Names in published checkpoints -> this project's distribution, where its name differs.
 _FURTHER = (
     *("canny_edge", "sam_edge", "dinov2", "imagebind", "dinov2_global", "imagebind_global"),
     *("metadata", "color_palette", "human_poses", "sam_instance"),
@@ -51,8 +51,8 @@ class PluginError(ValueError):
 
     @classmethod
     def of(cls, failure: str, error: BaseException, remedy: str = "") -> PluginError:
-        """The `failure`, such as "masker X failed", with which error, and the remedy; below them the traceback, which
-        is for the plugin's author."""
+        """The PluginError for a `failure`, such as "masker X failed": the error and the remedy, followed by the
+        traceback for the plugin's author."""
         words = f"{type(error).__name__}: {one_line(error)}".rstrip(": ")
         said = f"{failure} with {words}" + (f"; {remedy}" if remedy else "")
         return cls("\n".join([said, "".join(traceback.format_exception(error)).rstrip()]))
@@ -67,7 +67,7 @@ class Plugin:
     value: str  # "module:attribute"
     distribution: str
     version: str
-    location: str  # folder it is imported from; of an editable install, the folder of its source
+    location: str  # folder it is imported from; for an editable install, its source folder
     state: State = "ok"
     reason: str = ""
     remedy: str = ""
@@ -83,12 +83,12 @@ class Plugin:
 
 
 def discover() -> list[Plugin]:
-    """Every entry point of a fourm group, in an order that neither sys.path nor the hash seed decides."""
+    """Every entry point of a fourm group, in an order independent of sys.path and the hash seed."""
     return discover_all()[0]
 
 
 def discover_all() -> tuple[list[Plugin], tuple[Leftover, ...]]:
-    """All plugins, and what uninstalled distributions left behind."""
+    """All plugins, and the leftovers of uninstalled distributions."""
     installed, leftovers = survey()
     engine = next((package.version for package in installed if canonical(package.name) == ENGINE), "")
     plugins = [plugin for package in installed for plugin in _plugins(package, engine)]
@@ -96,7 +96,7 @@ def discover_all() -> tuple[list[Plugin], tuple[Leftover, ...]]:
 
 
 def distribution_hint(name: str) -> str:
-    """The distribution that probably provides a name, after the pattern of the project's own plugins."""
+    """The distribution that probably provides a name, following the naming pattern of this project's plugins."""
     base = name.partition("@")[0]
     if not re.fullmatch(r"[\w-]+", base, re.ASCII):
         return "fourm-NAME"
@@ -104,9 +104,9 @@ def distribution_hint(name: str) -> str:
 
 
 def _plugins(package: Installed, engine: str) -> Iterator[Plugin]:
-    """The plugins of one distribution, for an engine of that version."""
+    """The plugins of one distribution, for an engine of the given version."""
     name, version, entry_points = package.name, package.version, package.entry_points
-    # Of an editable install the folder of its source.
+    # For an editable install, its source folder.
     location = source_folder(package.dist) or str(package.dist.locate_file(""))
     upgrade = f"pip install -U {name} {ENGINE}"
     reinstall = f"pip install --force-reinstall {name}"
@@ -133,7 +133,7 @@ def _plugins(package: Installed, engine: str) -> Iterator[Plugin]:
             yield replace(plugin, state="broken", reason=reason, remedy=remedy)
         elif int(match[2]) != API_VERSION:
             if (match[1], ep.name) in speaks:
-                continue  # it serves several versions, ours among them
+                continue  # it supports several versions, including ours
             reason = f"made for plugin API v{match[2]}, this engine speaks v{API_VERSION}"
             yield replace(plugin, state="incompatible", reason=reason, remedy=upgrade)
         elif damage:
@@ -154,7 +154,7 @@ def _plugins(package: Installed, engine: str) -> Iterator[Plugin]:
 
 
 def _unmet(requires: list[str], engine: str) -> str:
-    """Which requirement of the distribution an engine of that version does not meet; '' if none."""
+    """The requirement of the distribution that an engine of the given version does not meet; '' if none."""
     ours = [text for text in requires if canonical(text).startswith(ENGINE)]
     if not ours or not engine:
         return ""
@@ -180,7 +180,8 @@ def names_in_environment() -> set[str]:
 
 
 def decide(plugins: list[Plugin], disabled: Collection[str], providers: Mapping[str, str]) -> list[Plugin]:
-    """Raises PluginError for a name that nothing installed has, and for a provider that does not provide it."""
+    """Apply the user's choices. Raises PluginError for a name that nothing installed has, and for a provider that does
+    not provide it."""
     names = {plugin.name for plugin in plugins}
     for name in sorted(disabled):
         if name not in names:
@@ -208,7 +209,7 @@ def _decide(plugin: Plugin, plugins: list[Plugin], disabled: Collection[str], pr
         return plugin
     same = [p.distribution for p in claims if p.module == plugin.module]
     if len(same) > 1:
-        # Choosing one would not choose: Python imports whichever lies first on its path.
+        # A choice would have no effect: Python imports whichever comes first on its path.
         reason = f"{' and '.join(same)} both bring the module {plugin.module!r}, of which Python sees one"
         return replace(plugin, state="conflict", reason=reason, remedy=f"pip uninstall {same[1]} (or {same[0]})")
     if chosen is None and len(rivals) > 1:

@@ -1,11 +1,11 @@
-"""Which installed distributions have plugins, as pip and Python see them; nothing is imported.
+"""Which installed distributions have plugins, as pip and Python see them; imports nothing.
 
 From the folders of sys.path: an `Installed` for each distribution that counts, and a `Leftover` for each metadata
-folder that does not: what pip could not remove (`~cme-0.9.dist-info`), a second one of the same name.
+folder that does not: one that pip failed to remove (`~cme-0.9.dist-info`), or a duplicate of the same name.
 
-Among several of one name, the one that Python would import counts: within one folder the one whose files are there,
-then the highest version; between folders the first on sys.path. The `.egg-info` that a build leaves in a source folder
-counts only where nothing is installed.
+Among several of one name, the one that Python would import counts: within a folder the one whose files exist, then the
+highest version; between folders the first on sys.path. The `.egg-info` that a build leaves in a source folder counts
+only if nothing else is installed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ GROUPS = tuple(f"fourm.{plural}.v1" for plural in KINDS)
 #: Its first part is a key of `KINDS`, the second the API version.
 GROUP = re.compile(rf"^fourm\.({'|'.join(KINDS)})\.v(\d+)$")
 _NOT_PLUGINS = re.compile(r"^fourm\.conformance\.v\d+$")
-#: What every misspelt group contains; saves comparing all installed groups.
+#: A substring of every misspelt group; avoids comparing all installed groups.
 _ALIKE = re.compile(r"fo[ru]+m|4m|modalit|tokeni[sz]er|masker", re.IGNORECASE)
 _VERSIONED = re.compile(r"^(.+?)(?:-\d[^-]*(?:-py[\d.]+)?)?\.(?:dist|egg)-info$")
 
@@ -64,7 +64,7 @@ Group = list[tuple[Distribution, Installed | None]]
 
 @dataclass(frozen=True)
 class Leftover:
-    """A folder of metadata that does not count, why, and what removes it."""
+    """A metadata folder that does not count, why, and how to remove it."""
 
     folder: str
     reason: str
@@ -96,7 +96,7 @@ def survey() -> tuple[list[Installed], list[Leftover]]:
 
 
 def find_distribution(name: str) -> Distribution:
-    """The installed distribution called `name`, among several the one that counts. Raises PackageNotFoundError."""
+    """The installed distribution called `name`; of several, the one that counts. Raises PackageNotFoundError."""
     dists = [dist for dist in importlib.metadata.distributions(name=name) if not _stem(dist).startswith("~")]
     if not dists:
         raise importlib.metadata.PackageNotFoundError(name)
@@ -104,12 +104,12 @@ def find_distribution(name: str) -> Distribution:
 
 
 def canonical(distribution: str) -> str:
-    """One spelling of a distribution's name, as package indexes compare them."""
+    """A distribution's name in normalised form, as package indexes compare them."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def right_group(group: str) -> str:
-    """The group that a misspelt one was meant to be; '' if it is right, or has nothing to do with plugins."""
+    """The group that a misspelt one was meant to be; '' if it is correct or unrelated to plugins."""
     if GROUP.match(group) or _NOT_PLUGINS.match(group) or not _ALIKE.search(group):
         return ""
     flat = ".".join(re.findall("[a-z0-9]+", group.lower()))
@@ -122,7 +122,7 @@ def folder_of(dist: Distribution) -> str:
 
 
 def source_folder(dist: Distribution) -> str:
-    """The source folder of an editable install, from its `direct_url.json` (PEP 610); '' for any other."""
+    """The source folder of an editable install, from its `direct_url.json` (PEP 610); '' otherwise."""
     try:
         direct = json.loads(dist.read_text("direct_url.json") or "{}")
         if direct.get("dir_info", {}).get("editable"):
@@ -133,7 +133,7 @@ def source_folder(dist: Distribution) -> str:
 
 
 def importable(package: str) -> bool:
-    """Whether the top-level package of an entry point is there; it is not imported."""
+    """Whether the top-level package of an entry point exists; does not import it."""
     try:
         return importlib.util.find_spec(package) is not None
     except (ValueError, ImportError, AttributeError):
@@ -141,12 +141,12 @@ def importable(package: str) -> bool:
 
 
 def _look(dist: Distribution) -> Installed | None:
-    """The distribution, if it has to do with plugins; None otherwise."""
+    """The distribution if it is relevant to plugins; None otherwise."""
     try:
         every: Iterable[EntryPoint] = dist.entry_points
-    except Exception as error:  # a damaged file raises whatever its parser stumbles over
+    except Exception as error:  # its parser raises many kinds on a damaged file
         return _damaged(dist, f"its metadata cannot be read: {one_line(error) or type(error).__name__}")
-    # One entry point twice is one.
+    # A duplicate entry point counts once.
     ours = tuple(dict.fromkeys(ep for ep in every if GROUP.match(ep.group) or right_group(ep.group)))
     if not ours:
         if not every and _cannot_be_opened(dist):
@@ -162,7 +162,7 @@ def _look(dist: Distribution) -> Installed | None:
 
 
 def _damaged(dist: Distribution, damage: str, ours: tuple[EntryPoint, ...] = ()) -> Installed | None:
-    """A distribution of the project with incomplete metadata."""
+    """A distribution of this project with incomplete metadata."""
     if not ours and not _claims_to_be_ours(dist):
         return None
     return Installed(dist, canonical(_stem(dist)), "unknown", ours, damage)
@@ -181,7 +181,7 @@ def _claims_to_be_ours(dist: Distribution) -> bool:
 
 
 def _cannot_be_opened(dist: Distribution) -> bool:
-    """Whether there are entry points that `importlib.metadata`, which skips what it may not read, passed over."""
+    """Whether there are entry points that `importlib.metadata`, which skips unreadable files, passed over."""
     folder: Any = getattr(dist, "_path", None)
     if not isinstance(folder, Path):
         return False
@@ -190,7 +190,7 @@ def _cannot_be_opened(dist: Distribution) -> bool:
 
 
 def _stem(dist: Distribution) -> str:
-    """The distribution's name from its folder's name; for an egg, whose folder has none, from its metadata."""
+    """The distribution's name from its folder's name; from its metadata for an egg, whose folder lacks it."""
     name = re.split(r"[/\\]", folder_of(dist).rstrip("/\\"))[-1]
     if match := _VERSIONED.match(name):
         return match[1]
@@ -201,7 +201,8 @@ def _stem(dist: Distribution) -> str:
 
 
 def _ranked(group: Group) -> Group:
-    """Distributions of one name, the one that counts first. A folder reached twice, through a link, counts once."""
+    """Distributions of one name, the one that counts first. A folder that is also reached through a link counts
+    once."""
     once = {os.path.realpath(folder_of(dist)): (dist, details) for dist, details in reversed(group)}
     group = list(reversed(once.values()))
     if len(group) < 2:
@@ -217,13 +218,13 @@ def _ranked(group: Group) -> Group:
 
 
 def is_of_source(dist: Distribution) -> bool:
-    """Whether a folder is what a build leaves beside the source: `name.egg-info`, without version and list of files."""
+    """Whether a folder is left by a build beside the source: `name.egg-info`, without version and list of files."""
     folder = folder_of(dist)
     return folder.endswith(".egg-info") and "-" not in os.path.basename(folder).removesuffix(".egg-info")
 
 
 def _missing(dist: Distribution, details: Installed | None) -> tuple[float, float]:
-    """Which share of the entry points' modules, and of the files in RECORD at their recorded sizes, is missing."""
+    """The share of the entry points' modules, and of the files in RECORD with their recorded sizes, that is missing."""
     modules = {ep.value.partition(":")[0].partition(".")[0] for ep in (details.entry_points if details else ())}
     gone = sum(not importable(module) for module in modules) / len(modules) if modules else float(details is not None)
     try:
@@ -242,7 +243,7 @@ def _size(file: str) -> int:
 
 
 def _comparable_version(dist: Distribution) -> Any:
-    """The version; one that cannot be read sorts below all others."""
+    """The version; an invalid one sorts below all others."""
     from packaging.version import InvalidVersion, Version
 
     try:

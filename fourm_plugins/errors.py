@@ -1,4 +1,4 @@
-"""`SampleError`: what a plugin says of a value that it cannot use; and any error in one line, or its first."""
+"""`SampleError`, raised by a plugin for a value that it cannot use; and any error as one line."""
 
 
 class SampleError(ValueError):
@@ -7,10 +7,11 @@ class SampleError(ValueError):
 
 
 def one_line(error: BaseException) -> str:
-    """Its message without line breaks, and without the traceback that follows that of a plugin; '' if it has none."""
+    """The error's message without line breaks, and without the traceback that a plugin's error includes; '' if it has
+    none."""
     return " ".join(str(error).partition("\nTraceback ")[0].split())
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of its message, at most 500 characters; the name of its type if it has none."""
+    """The first line of the error's message, at most 500 characters; the name of its type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:500]

@@ -1,6 +1,6 @@
-"""The metadata of PNG, JPEG and WebP files: which way up a picture is, and the file without its metadata.
+"""The metadata of PNG, JPEG and WebP files: a picture's orientation, and the file stripped of its metadata.
 
-Reads untrusted bytes within their bounds. A picture with damaged metadata is still a picture.
+Reads untrusted bytes with bounds checks. Damaged metadata does not make a picture unusable.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import zlib
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _ORIENTATION, _SHORT = 0x0112, 3  # the EXIF tag, the type of its number
-#: Chunks that decide pixels although PNG calls them ancillary.
+#: Chunks that affect pixels although PNG calls them ancillary.
 _PNG_KEPT = (b"tRNS",)
 _WEBP_KEPT = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH")
 _WEBP_FLAGS = 0x2C  # profile, EXIF, XMP
-_JPEG_KEPT = (0xE0, 0xEE)  # JFIF and Adobe, which decide colours
+_JPEG_KEPT = (0xE0, 0xEE)  # JFIF and Adobe, which affect colours
 
 
 def orientation(exif: bytes) -> tuple[int | None, bool]:
-    """(orientation in 1..8 or None, whether the data's first directory is complete)."""
+    """(orientation in 1..8 or None, whether the first directory of the data is complete)."""
     body = exif.removeprefix(b"Exif\0\0")
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(body[:4])
     if order is None or len(body) < 8:
@@ -36,7 +36,8 @@ def orientation(exif: bytes) -> tuple[int | None, bool]:
 
 
 def pixels_only(content: bytes) -> tuple[bytes, bytes | None] | None:
-    """(the file without its metadata, its EXIF data); None if it has none, or if more than that is damaged."""
+    """(the file without its metadata, its EXIF data); None if it has no metadata, or if more than the metadata is
+    damaged."""
     if content.startswith(_PNG):
         parts = _png(content)
     elif content.startswith(b"\xff\xd8"):

@@ -1,5 +1,5 @@
-"""Explains what is wrong with settings to the person who wrote them. From pydantic's error and the settings' model it
-makes one line for each fault: the key's full path, what is wrong, and for an unknown key the nearest known one.
+"""Explains invalid settings to the person who wrote them: one line per fault, from pydantic's error and the settings'
+model, with the key's full path, what is wrong, and for an unknown key the nearest known one.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pydantic import BaseModel, ValidationError
 from fourm_plugins.printable import printable
 from fourm_plugins.suggest import nearest
 
-#: User, password and query of a URL.
+#: The credentials and query of a URL.
 _SECRETS = re.compile(r"(?<=://)[^/@\s]*@|(?<=\w)\?[^\s'\"]*=[^\s'\"]*")
 
-#: Pydantic's words, and a user's.
+#: Pydantic's wording -> ours.
 _WORDS = (
     (re.compile(r"^Value error, |, unable to (parse|interpret) .*"), ""),
     (re.compile(r"^Input should be "), "must be "),
@@ -33,8 +33,8 @@ _WORDS = (
 
 
 class _Given(reprlib.Repr):
-    """A value in a message: long texts and lists shortened as such, never cut in the middle of an entry, and without
-    the secrets of URLs."""
+    """A value as shown in a message: long texts and lists are shortened, never in the middle of an entry, and the
+    secrets of URLs are removed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class _Given(reprlib.Repr):
 
 
 def plain(message: str) -> str:
-    """What pydantic says, in a user's words."""
+    """Pydantic's message in our wording."""
     for pattern, words in _WORDS:
         message = pattern.sub(words, message)
     return message
@@ -58,7 +58,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
 
 
 def _explain(fault: Any, model: type[BaseModel]) -> str:
-    # In parentheses: which kind of value was assumed, where a setting allows several.
+    # In parentheses: which kind of value was assumed, if a setting allows several.
     loc = [part for part in fault["loc"] if not str(part).startswith("(")]
     *parents, key = _as_written(loc, model) or ("settings",)
     path = ".".join(str(part) for part in (*parents, key))
@@ -73,12 +73,12 @@ def _explain(fault: Any, model: type[BaseModel]) -> str:
 
 
 def _as_written(loc: Sequence[Any], model: type[BaseModel]) -> list[Any]:
-    """A path without the tags that pydantic adds for the members of a union which a key tells apart."""
+    """A path without the tags that pydantic adds for the members of a discriminated union."""
     return [part for i, part in enumerate(loc) if not (i and _members(model, loc[:i]).get(part))]
 
 
 def _members(model: type[BaseModel], path: Sequence[Any]) -> dict[Any, type[BaseModel]]:
-    """Tag -> section, where the field at `path` is one of several that a key tells apart."""
+    """Tag -> section, if the field at `path` is a discriminated union."""
     above, field = _model_at(model, path[:-1]), path[-1]
     if above is None or field not in above.model_fields or not (info := above.model_fields[field]).discriminator:
         return {}
@@ -87,7 +87,7 @@ def _members(model: type[BaseModel], path: Sequence[Any]) -> dict[Any, type[Base
 
 
 def _model_at(model: type[BaseModel], path: Sequence[Any]) -> type[BaseModel] | None:
-    """The section at `path` below `model`; None where it has no fields."""
+    """The section at `path` below `model`; None if it has no fields."""
     at: type[BaseModel] | None = model
     for i, part in enumerate(path):
         if i and (member := _members(model, path[:i]).get(part)):
@@ -98,7 +98,7 @@ def _model_at(model: type[BaseModel], path: Sequence[Any]) -> type[BaseModel] | 
 
 
 def keys_named(name: str, model: type[BaseModel], above: str = "") -> list[str]:
-    """Full keys of the settings called `name` in `model` and its sections, without those in entries of lists."""
+    """Full keys of the settings called `name` in `model` and its sections, except entries of lists."""
     keys = list[str]()
     for key, info in model.model_fields.items():
         plain_section = typing.get_origin(info.annotation) not in (list, tuple, dict)

@@ -1,4 +1,4 @@
-"""Optional dependencies: imported where they are used; where one is absent, one line says what to install."""
+"""Optional dependencies: imported on use; if one is missing, the error says in one line what to install."""
 
 from __future__ import annotations
 

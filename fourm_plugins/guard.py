@@ -1,9 +1,9 @@
-"""Runs a plugin's code so that it is named however it fails, and the process stays as it was.
+"""Runs a plugin's code so that any failure is attributed to it, and leaves the process unchanged.
 
-Code that ends Python (`os._exit`, `sys.exit`) or raises Ctrl-C raises `EndsProcess`; code that kills the process (a
-crash in native code, `abort`) leaves one line on stderr that names it, from a shell that waits beside; code that hangs
-is named after `NOTICE` seconds and ended after `LIMIT`. Its output goes to stderr. What it changes in the process is
-put back and reported.
+Code that ends Python (`os._exit`, `sys.exit`) or raises KeyboardInterrupt raises `EndsProcess`; code that kills the
+process (a crash in native code, `abort`) leaves one line on stderr that names it, printed by a shell that waits
+alongside; code that hangs is named after `NOTICE` seconds and stopped after `LIMIT`. Its output goes to stderr. Changes
+that it makes to the process are reverted and reported.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-#: Seconds after which code that does not return is named, and then ended.
+#: Seconds after which code that does not return is named, and those after which it is stopped.
 NOTICE, LIMIT = 20.0, 300.0
-#: Variables that may not even be added: they change what a run computes, or on which device.
+#: Variables that may not even be added: they change the results of a run, or its device.
 _PROTECTED = ("CUDA_", "FOURM_", "OMP_")
-#: Prints its message if the pipe closes without a word.
+#: Prints its message if the pipe closes without a report.
 _WITNESS = 'read -r word; [ "$word" = done ] || printf "%s\\n" "$0" >&2'
 _lock = threading.RLock()
 
 
 class EndsProcess(SystemExit):
-    """Code of a plugin that would have ended the process."""
+    """Code of a plugin tried to end the process."""
 
 
 class Stopped(SystemExit):
-    """The user's request that the process end (SIGTERM, SIGHUP), which came while code of a plugin ran."""
+    """The user requested that the process end (SIGTERM, SIGHUP) while code of a plugin ran."""
 
 
 @contextlib.contextmanager
 def guarded(what: str, remedy: str, *, witness: bool = True) -> Iterator[list[str]]:
-    """Run the body as code of `what`. Yields the list of what the body changed in the process, filled when it ends.
-    `witness`: whether to report on stderr a process that dies, and code that hangs. Raises whatever the body raises,
-    `EndsProcess` for what would have ended the process, and KeyboardInterrupt only where it was the user's; `Stopped`
-    where a signal's handler raised SystemExit meanwhile, whatever the body made of that."""
+    """Run the body as code of `what`. Yields a list that is filled on exit with what the body changed in the process.
+    `witness`: whether to report a dying process and hanging code on stderr. Raises whatever the body raises;
+    `EndsProcess` for an attempt to end the process; KeyboardInterrupt only if it came from the user; and `Stopped` if a
+    signal handler raised SystemExit meanwhile, even if the body caught it."""
     changed: list[str] = []
     with _lock, contextlib.ExitStack() as stack:
         if witness:
@@ -77,10 +77,10 @@ def guarded(what: str, remedy: str, *, witness: bool = True) -> Iterator[list[st
 
 @contextlib.contextmanager
 def _witnessed(message: str) -> Iterator[None]:
-    """If this process dies in the body, a shell that waits for its word says so."""
+    """Have a waiting shell report it if this process dies in the body."""
     try:
         shell = subprocess.Popen(["/bin/sh", "-c", _WITNESS, message], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    except OSError:  # no shell, or no room for one: then a crash stays unexplained
+    except OSError:  # no shell, or no resources for one: then a crash stays unexplained
         yield
         return
     try:
@@ -117,7 +117,7 @@ def _exits_raise() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[BaseException] | None]:
-    """A list that gets what the handlers of Ctrl-C, SIGTERM and SIGHUP raise; None where this cannot be known."""
+    """A list that receives what the handlers of Ctrl-C, SIGTERM and SIGHUP raise; None if it cannot be recorded."""
     if threading.current_thread() is not threading.main_thread() or not callable(signal.getsignal(signal.SIGINT)):
         yield None
         return
@@ -149,7 +149,7 @@ def _stop_if_asked(raised: list[BaseException] | None) -> None:
 
 @contextlib.contextmanager
 def _timed(what: str, remedy: str, hung: threading.Event, *, told: bool) -> Iterator[None]:
-    """Name code that does not return and, in the main thread, end it."""
+    """Name code that does not return and, in the main thread, stop it."""
     done = threading.Event()
     main = threading.current_thread() is threading.main_thread()
 
@@ -159,7 +159,7 @@ def _timed(what: str, remedy: str, hung: threading.Event, *, told: bool) -> Iter
         print(f"fourm: {what} still runs after {NOTICE:g} s; if it hangs, {remedy}", file=sys.stderr, flush=True)
         if not done.wait(LIMIT - NOTICE) and main:
             hung.set()
-            # A signal of the system, which also wakes what sleeps or waits.
+            # A system signal, which also interrupts sleeping and waiting calls.
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -173,14 +173,14 @@ def _timed(what: str, remedy: str, hung: threading.Event, *, told: bool) -> Iter
             watcher.join()
 
 
-# What a plugin may not change
+# Process state that a plugin may not change
 
-#: What it is -> (its value before, how to read it, how to put it back).
+#: Name -> (previous value, getter, setter).
 _State = dict[str, tuple[Any, Callable[[], Any], Callable[[Any], Any]]]
 
 
 def _items() -> Iterator[tuple[str, Callable[[], Any], Callable[[Any], Any]]]:
-    """(what it is, how to read it, how to put it back) for everything that is loaded."""
+    """(name, getter, setter) for the state of every loaded module."""
     yield "the working directory", os.getcwd, os.chdir
     yield "Python's random state", random.getstate, random.setstate
     yield "the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit
@@ -201,7 +201,7 @@ def _items() -> Iterator[tuple[str, Callable[[], Any], Callable[[Any], Any]]]:
 
 
 class _Bits:
-    """A random state that can be compared: an array, or a tuple with one."""
+    """A random state made comparable: an array, or a tuple with one."""
 
     def __init__(self, state: Any) -> None:
         self.state = state
@@ -213,20 +213,20 @@ class _Bits:
 
 
 def _blankets() -> list[Any]:
-    """Filters of warnings that match every warning."""
+    """The warning filters that match every warning."""
     return [f for f in warnings.filters if f[1] is None and f[2] is Warning and f[3] is None and not f[4]]
 
 
 def _without_blankets(known: list[Any]) -> None:
     warnings.filters[:] = [f for f in warnings.filters if f not in _blankets() or f in known]  # type: ignore[index]
-    if hasattr(warnings, "_filters_mutated"):  # forgets what was decided by the filters before
+    if hasattr(warnings, "_filters_mutated"):  # forgets the decisions of the previous filters
         warnings._filters_mutated()
 
 
 def _state() -> _State:
     state: _State = {}
     for name, read, put in _items():
-        with contextlib.suppress(OSError):  # a working directory that is gone
+        with contextlib.suppress(OSError):  # a deleted working directory
             state[name] = read(), read, put
     state["the order of sys.path"] = list(sys.path), lambda: sys.path, lambda x: None
     state["torch"] = "torch" in sys.modules, lambda: None, lambda x: None
@@ -234,7 +234,7 @@ def _state() -> _State:
 
 
 def _restore(state: _State, environment: dict[str, str]) -> list[str]:
-    """Put back what was changed. Returns what that was."""
+    """Undo the changes. Returns what was changed."""
     changed = []
     torch_before, *_ = state.pop("torch")
     path, *_ = state.pop("the order of sys.path")
@@ -247,7 +247,7 @@ def _restore(state: _State, environment: dict[str, str]) -> list[str]:
             changed.append(name)
             with contextlib.suppress(OSError, ValueError):
                 put(before)
-    if sys.path[: len(path)] != path:  # what is added may not hide what was there
+    if sys.path[: len(path)] != path:  # additions may not shadow existing entries
         changed.append("the order of sys.path")
         sys.path[:] = [*path, *(folder for folder in sys.path if folder not in path)]
     torch: Any = sys.modules.get("torch")

@@ -1,4 +1,4 @@
-"""What the head of a task must produce (`HeadSpec`), and what it is given (`HeadFeatures`): an encoder's features.
+"""What the head of a task must produce (`HeadSpec`), and its input (`HeadFeatures`): an encoder's features.
 
 A package adds a head as an entry point of group `fourm.heads.v1`: a function, or a class of `torch.nn.Module`, called
 as `make(spec, **options)`. Its `forward(features)` returns (B, outputs); a map (B, outputs, H, W) of `spec.size`; or
@@ -32,7 +32,7 @@ class HeadSpec:
     #: logit per class; the distances from the middle of the cell to the left, top, right and bottom of the box, in
     #: sides of the cell; and a logit of how central the cell is in the box.
     levels: tuple[tuple[int, int], ...] = ()
-    #: {name: (C, H, W)} of the inputs that are given as numbers per pixel rather than as tokens.
+    #: {name: (C, H, W)} of the inputs given as pixel values rather than as tokens.
     pixels: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
 
 
@@ -41,11 +41,12 @@ class HeadFeatures:
     """Features of B samples of at most N tokens, float, after the encoder's final norm."""
 
     tokens: Float[Tensor, "B N D"]
-    #: False where a slot is padding, whose features mean nothing.
+    #: False for padding, whose features are undefined.
     valid: Bool[Tensor, "B N"]
     #: The features of each grid as a map; 0 where a sample lacks it.
     maps: Mapping[str, Float[Tensor, "B D h w"]]
-    #: What the encoder saw of the inputs in `HeadSpec.pixels`, normalised; 0 where a sample lacks it.
+    #: The pixel values of the inputs in `HeadSpec.pixels`, normalised, as the encoder saw them; 0 where a sample lacks
+    #: it.
     pixels: Mapping[str, Float[Tensor, "B C H W"]] = field(default_factory=dict)
 
     def pooled(self) -> Float[Tensor, "B D"]:

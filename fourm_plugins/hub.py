@@ -1,4 +1,4 @@
-"""Whether what a user names is a path here, or something on the Hugging Face Hub."""
+"""Decides whether a model named by the user is a local path or an id on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from fourm_plugins.suggest import nearest_path
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-#: Endings of files that are named by their path.
+#: Extensions of files that are given by path.
 FILES = (".json", ".safetensors", ".yaml")
 
 
 def is_path(source: str | os.PathLike[str]) -> bool:
-    """Whether `source` can only be a path: it is there, or the folder is that it begins with; it begins with `.`, `/`
-    or `~`, ends as a file, or has more parts than the id of a model on the Hub (owner/name)."""
+    """Whether `source` can only be a path: it or its leading folder exists; it begins with `.`, `/` or `~`, has a
+    file's extension, or has more parts than a model id of the Hub (owner/name)."""
     text = os.fspath(source)
     if isinstance(source, os.PathLike) or Path(text).exists():
         return True
@@ -25,13 +25,14 @@ def is_path(source: str | os.PathLike[str]) -> bool:
 
 
 def check_there(source: str | os.PathLike[str], *, beside: Path | None = None) -> None:
-    """Raise ValueError, one line, where `source` is a path, and nothing is there; an id of the Hub is not looked up.
+    """Raise ValueError, one line, if `source` is a path that does not exist; an id of the Hub is not looked up.
 
-    beside: the folder of the file that names it. Paths are not relative to it, which the line says where it helps."""
+    beside: the folder of the file that names it. Paths are not relative to it, which the message says where it
+    helps."""
     path = Path(source)
     if path.exists():
         return
-    if "://" in (text := os.fspath(source)):  # its user and password are not for logs
+    if "://" in (text := os.fspath(source)):  # the user and password of a URL are not for logs
         raise ValueError(
             f"{text.partition('://')[0]}://…: no model is read from a URL; download it, or name its id on the Hub "
             f"(owner/name)"

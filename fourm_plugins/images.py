@@ -1,7 +1,7 @@
 """For writers of picture-like modalities: bounded decoding, crop and resize by a View, encoding, colours, examples.
 
-Takes the bytes of untrusted files, and arrays with rows and columns first, (H, W) or (H, W, C); gives arrays of the
-same kind, or a `SampleError` that says in one line what is wrong with a file. Does not import torch.
+Takes the bytes of untrusted files, and arrays with rows and columns first, (H, W) or (H, W, C); returns arrays of the
+same kind, or raises a `SampleError` of one line. Does not import torch.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from fourm_plugins.view import View
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, Shaped, UInt8
-#: Larger arrays (.npy) are refused by their header.
+#: Larger arrays (.npy) are rejected from their header.
 MAX_ARRAY_BYTES = 512_000_000
-#: Colour of pixels without a measurement or a class.
+#: The colour of pixels without a measurement or a class.
 NOTHING = (0, 0, 0)
 
-# Nine colours of matplotlib's "viridis", evenly spaced, as RGB in hexadecimal; colours between are interpolated.
+# Nine evenly spaced colours of matplotlib's "viridis", as hexadecimal RGB; colours in between are interpolated.
 _VIRIDIS_HEX = "440154 472c7a 3b518b 2c718e 21908d 27ad81 5cc863 aadc32 fde725"
 _VIRIDIS = np.frombuffer(bytes.fromhex(_VIRIDIS_HEX), np.uint8).reshape(-1, 3)
 
@@ -109,11 +109,11 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else value
 
 
-# Files to arrays
+# Decoding
 
 
 def only_file(files: Mapping[str, bytes], extensions: Sequence[str]) -> tuple[str, bytes]:
-    """(extension, content) of the one file among `files` with one of `extensions`."""
+    """(extension, content) of the only file among `files` with one of `extensions`."""
     present = [extension for extension in extensions if extension in files]
     if len(present) != 1:
         missing = f"no file of {', '.join('.' + e for e in extensions)}"
@@ -123,8 +123,8 @@ def only_file(files: Mapping[str, bytes], extensions: Sequence[str]) -> tuple[st
 
 
 def only_json(files: Mapping[str, bytes], extensions: Sequence[str], what: str, *, most: int) -> Any:
-    """The JSON in the one file among `files` with one of `extensions`, of at most `most` bytes. Errors begin with
-    `what`."""
+    """The JSON in the only file among `files` with one of `extensions`, of at most `most` bytes. Error messages begin
+    with `what`."""
     content = only_file(files, extensions)[1]
     if len(content) > most:
         raise SampleError(f"{what} in a file of {len(content)} bytes; at most {most} are read")
@@ -157,7 +157,7 @@ def decode_array(content: bytes, *, ndim: int) -> np.ndarray:
     return np.array(array.reshape(shape, order="F" if columns_first else "C"))
 
 
-# Arrays to files
+# Encoding
 
 
 def encode_png(array: np.ndarray) -> bytes:
@@ -186,7 +186,7 @@ def view_picture(rgb: UInt8[np.ndarray, "H W 3"], view: View, size: tuple[int, i
 
 
 def view_map(array: Shaped[np.ndarray, "H W ..."], view: View, size: tuple[int, int]) -> Shaped[np.ndarray, "h w ..."]:
-    """Numbers through `view` at `size` (h, w): those of the nearest pixel, so that values are never mixed."""
+    """Numbers through `view` at `size` (h, w): nearest pixel, so that values are never mixed."""
     left, top, right, bottom = view.pixels(*array.shape[:2])
     rows = _nearest(array.shape[0], top, bottom, size[0])
     columns = _nearest(array.shape[1], left, right, size[1])
@@ -208,20 +208,20 @@ def view_features(array: Float[np.ndarray, "H W C"], view: View, size: tuple[int
 
 @lru_cache(maxsize=256)
 def _path(*shapes: tuple[int, ...]) -> list[Any]:
-    """In which order `view_features` multiplies best; finding that takes longer than to multiply small maps."""
+    """The contraction order for `view_features`, cached: finding it takes longer than multiplying small maps."""
     return list(np.einsum_path(_SEEN, *map(np.empty, shapes), optimize=True)[0])
 
 
-@lru_cache(maxsize=1024)  # without random crops all samples of one size share them, as they do those below
+@lru_cache(maxsize=1024)  # without random crops, all samples of one size share these cached arrays
 def _nearest(length: int, low: float, high: float, out: int) -> Int[np.ndarray, " out"]:
-    """The source pixel under the centre of each of the `out` pixels that cover [low, high). Not to be written to."""
+    """The source pixel under the centre of each of the `out` pixels that cover [low, high). Read-only."""
     centres = low + (np.arange(out) + 0.5) * (high - low) / out
     return np.asarray(np.clip(np.floor(centres), 0, length - 1), np.int64)
 
 
-@lru_cache(maxsize=16)  # megabytes each for large maps, and never the same twice with random crops
+@lru_cache(maxsize=16)  # not cached: megabytes each for large maps, and never repeated with random crops
 def _triangle(length: int, low: float, high: float, out: int) -> Float[np.ndarray, "out length"]:
-    """Weights of a triangle filter as wide as the larger of an output and a source pixel. Not to be written to."""
+    """Weights of a triangle filter as wide as the larger of an output and a source pixel. Read-only."""
     step = (high - low) / out
     distance = low + (np.arange(out)[:, None] + 0.5) * step - (np.arange(length)[None] + 0.5)
     weights = np.clip(1 - np.abs(distance) / max(step, 1.0), 0, None)
@@ -242,7 +242,7 @@ def colour_map(level: Float[np.ndarray, ...]) -> UInt8[np.ndarray, "... 3"]:
 
 
 def palette(n: int) -> UInt8[np.ndarray, "n 3"]:
-    """Colours of n classes, with neighbouring ids far apart in hue; an id's colour does not depend on n."""
+    """Colours of n classes, with neighbouring ids far apart in hue; the colour of an id does not depend on n."""
     golden = 0.6180339887498949
     shades = [colorsys.hsv_to_rgb(i * golden % 1, 0.5 + 0.15 * (i % 3), 0.95 - 0.2 * (i // 3 % 2)) for i in range(n)]
     return np.asarray(np.rint(np.array(shades).reshape(n, 3) * 255), np.uint8)
@@ -252,7 +252,7 @@ def palette(n: int) -> UInt8[np.ndarray, "n 3"]:
 
 
 def common_shape(values: Sequence[Shaped[np.ndarray, ...]]) -> tuple[int, ...]:
-    """The shape that all values have. Raises ValueError if there are none, or of several shapes."""
+    """The shape that all values share. Raises ValueError if there are none, or their shapes differ."""
     shapes = sorted({value.shape for value in values})
     if len(shapes) != 1:
         raise ValueError(f"values of one size are needed, seen through a view; got {len(values)} of {shapes}")
@@ -260,14 +260,14 @@ def common_shape(values: Sequence[Shaped[np.ndarray, ...]]) -> tuple[int, ...]:
 
 
 def stack(values: Sequence[Shaped[np.ndarray, ...]]) -> Shaped[np.ndarray, "n ..."]:
-    """Values of one size as one array. Raises ValueError if there are none, or of several sizes."""
+    """Stack values of one size into an array. Raises ValueError if there are none, or their sizes differ."""
     common_shape(values)
     return np.stack(values)
 
 
 def example_regions(n: int, seed: int) -> list[UInt8[np.ndarray, "48 64"]]:
     """`n` maps of region ids for example samples: 0 is the ground, 1 to 3 are overlapping discs and rectangles. Plugins
-    that draw from these have aligned examples."""
+    that draw their examples from these are aligned with each other."""
     height, width = 48, 64
     y, x = np.mgrid[:height, :width]
     maps = []

@@ -1,7 +1,7 @@
-"""Turns what a user may hold into files and arrays: paths and bytes, tensors; and the words for errors.
+"""Converts what users pass (paths, bytes, arrays, tensors) to files and arrays, and words the errors.
 
-Gives {extension: content}, NumPy arrays of native types, or a `SampleError`. Does not import torch: a tensor is
-recognised by its class's module.
+Returns {extension: content} or NumPy arrays of native types, or raises a `SampleError`. Does not import torch: a tensor
+is recognised by the module of its class.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from fourm_plugins.suggest import nearest_path
 
 if TYPE_CHECKING:
     from jaxtyping import Shaped
-#: Larger files are refused.
+#: Larger files are rejected.
 MAX_FILE_BYTES = 1 << 28
-#: Files that people can type.
+#: Extensions of files that people write by hand.
 TEXT_EXTENSIONS = frozenset({"txt", "json", "jsonl", "csv", "tsv", "yaml", "yml", "xml", "md"})
 
 _SIGNATURES = (
@@ -41,7 +41,7 @@ _ROOTED = re.compile(r"(~|\.{1,2})?[/\\]|[A-Za-z]:[/\\]")
 
 
 def describe(given: Any) -> str:
-    """What `given` is, in a few words: `float64 (48, 64)`, `a list of 3 int`, `a PIL picture of mode L, 64x48`."""
+    """A short description of `given`: `float64 (48, 64)`, `a list of 3 int`, `a PIL picture of mode L, 64x48`."""
     if isinstance(given, np.ndarray):
         return f"{given.dtype} {given.shape}"
     if is_picture(given):
@@ -57,7 +57,7 @@ def describe(given: Any) -> str:
 
 
 def refusal(wanted: str, given: Any, why: str = "") -> SampleError:
-    """`why`, what is wanted, and what was given, in one line."""
+    """`why`, what is expected, and what was given, in one line."""
     return SampleError(f"{why + '; ' if why else ''}wanted: {wanted}; given: {describe(given)}")
 
 
@@ -71,7 +71,7 @@ def is_picture(given: Any) -> bool:
 
 
 def as_array(given: Any) -> np.ndarray | None:
-    """The NumPy array, in native byte order, of an array or tensor (torch: on any device, of any type, with or without
+    """The NumPy array, in native byte order, of an array or tensor (torch: on any device, of any dtype, with or without
     gradients); None for anything else. Raises `SampleError` if it cannot be converted."""
     if isinstance(given, np.generic):
         return None
@@ -102,12 +102,12 @@ def _from_torch(tensor: Any) -> np.ndarray:
     tensor = tensor.cpu().resolve_conj().resolve_neg()
     try:
         return np.asarray(tensor.numpy())
-    except TypeError:  # bfloat16 and smaller floats, which NumPy has not
+    except TypeError:  # bfloat16 and smaller floats, which NumPy lacks
         return np.asarray(tensor.float().numpy())
 
 
 def numbers(array: np.ndarray, wanted: str, *, gaps: bool = False) -> np.ndarray:
-    """`array`, which must hold real numbers, at least one, and not only NaN unless `gaps`. Raises `SampleError`."""
+    """`array`, which must hold at least one real number, and not only NaN unless `gaps`. Raises `SampleError`."""
     if array.dtype.kind not in "biuf":
         raise refusal(wanted, array, "not an array of numbers")
     if not array.size:
@@ -118,7 +118,7 @@ def numbers(array: np.ndarray, wanted: str, *, gaps: bool = False) -> np.ndarray
 
 
 def one_channel(array: np.ndarray, wanted: str) -> Shaped[np.ndarray, "H W"]:
-    """The numbers, or NaN, of (H, W), (H, W, 1) or (1, H, W), as (H, W). Raises `SampleError`."""
+    """(H, W), (H, W, 1) or (1, H, W) of numbers or NaN as (H, W). Raises `SampleError`."""
     array = numbers(array, wanted, gaps=True)
     if array.ndim == 3 and array.shape[2] == 1:
         return array.squeeze(2)
@@ -130,7 +130,7 @@ def one_channel(array: np.ndarray, wanted: str) -> Shaped[np.ndarray, "H W"]:
 
 
 def channels_last(array: np.ndarray, channels: Sequence[int], wanted: str) -> Shaped[np.ndarray, "H W C"]:
-    """The numbers as (H, W, C) with C among `channels`, which may come first if they cannot be last. Raises
+    """Numbers as (H, W, C) with C among `channels`; channels first is accepted if they cannot be last. Raises
     `SampleError`."""
     array = numbers(array, wanted)
     if array.ndim == 3 and array.shape[2] not in channels and array.shape[0] in channels:
@@ -161,7 +161,7 @@ def looks_like_path(text: str, extensions: Sequence[str], *, typed: bool) -> boo
         return True
     try:
         return Path(text).is_file()
-    except (OSError, ValueError):  # a sentence too long for a file's name, a NUL
+    except (OSError, ValueError):  # a sentence too long for a file name, a NUL
         return False
 
 
@@ -173,7 +173,7 @@ def read_file(path: Path, extensions: Sequence[str]) -> dict[str, bytes]:
         if path.is_dir():
             raise SampleError(f"{path} is a folder; give one file ({_dotted(extensions)})")
         if not path.is_file():
-            if _URL.match(str(path)):  # its user and password are not for logs
+            if _URL.match(str(path)):  # the user and password of a URL are not for logs
                 raise SampleError("files are not read from a URL; download it")
             near = nearest_path(path)
             raise SampleError(f"no such file: {path}" + (f"; did you mean {near}?" if near else ""))
@@ -190,7 +190,7 @@ def read_file(path: Path, extensions: Sequence[str]) -> dict[str, bytes]:
 
 
 def sniff(content: bytes, extensions: Sequence[str]) -> str:
-    """Which of `extensions` a file with these bytes has. Raises `SampleError` if it is another, or could be several."""
+    """Which of `extensions` the file with these bytes has. Raises `SampleError` if it is none of them, or ambiguous."""
     if not content:
         raise SampleError(f"no bytes; give those of a file ({_dotted(extensions)})")
     kinds = next((kinds for start, kinds in _SIGNATURES if content.startswith(start)), ())
@@ -199,7 +199,7 @@ def sniff(content: bytes, extensions: Sequence[str]) -> str:
     known = {kind for _, all_ in _SIGNATURES for kind in all_} | {"webp", "wav"}
     matching = [e for e in extensions if e in kinds] if kinds else [e for e in extensions if e not in known]
     if not matching and len(extensions) == 1 and not kinds:
-        matching = list(extensions)  # damaged, perhaps; `read` says how
+        matching = list(extensions)  # possibly damaged; `read` reports how
     if not kinds and len(matching) > 1:
         raise SampleError(f"bytes may be one of several files ({_dotted(matching)}); give the path instead")
     if not matching:

@@ -1,7 +1,7 @@
 """For writers of labellers: pretrained networks in the format of `transformers`, and the options of a labeller.
 
 Loads a network from a folder or the Hub and runs it on pictures, uint8 (H, W, 3), of any sizes. Weights are safetensors
-and code is the installed library's: nothing is unpickled, and no code that comes with a model runs. torch and
+and the code is the installed library's: nothing is unpickled, and no code shipped with a model is run. torch and
 transformers are imported when a network is loaded.
 """
 
@@ -23,17 +23,17 @@ from fourm_plugins.settings import Settings
 
 
 def load_words(model: str) -> Any:
-    """The tokenizer of texts that comes with `model`. Raises ValueError, one line, where it cannot be used."""
+    """Load the text tokenizer of `model`. Raises ValueError, one line, if it cannot be used."""
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    except Exception as error:  # the library raises many kinds
+    except Exception as error:  # the library raises many kinds of errors
         raise ValueError(f"{model}: its tokenizer cannot be used: {first_line(error)}") from error
 
 
 class NetworkOptions(Settings):
-    """Options of all labellers with a network."""
+    """Options of every labeller with a network."""
 
     #: Pictures per forward pass; apart from rounding, labels do not depend on it.
     batch_size: int = Field(default=16, ge=1)
@@ -45,7 +45,7 @@ Options = TypeVar("Options", bound=Settings)
 
 
 def label_options(cls: type[Options], given: Mapping[str, Any], *, target: str) -> Options:
-    """The labeller options of `target`. Raises ValueError, one line, for any that it does not take."""
+    """Validate the labeller options of `target`. Raises ValueError, one line, for any that it does not accept."""
     try:
         return cls(**given)
     except ValidationError as error:
@@ -53,8 +53,8 @@ def label_options(cls: type[Options], given: Mapping[str, Any], *, target: str) 
 
 
 def class_targets(names: Sequence[str], mapping: Mapping[str, str | None], model: str) -> list[str | None]:
-    """For each class of `model` what `mapping` makes of it, by default its name. Raises ValueError, one line, where
-    `mapping` names a class that the model has not."""
+    """For each class of `model` its entry in `mapping`, by default its name. Raises ValueError, one line, if `mapping`
+    names a class that the model lacks."""
     targets = {same_label(name): target for name, target in mapping.items()}
     known = {same_label(name) for name in names}
     for name in mapping:
@@ -64,7 +64,7 @@ def class_targets(names: Sequence[str], mapping: Mapping[str, str | None], model
 
 
 def model_needed(target: str, what: str, example: str) -> ValueError:
-    """The error of a labeller of `target` that needs a model, `what`, and got none."""
+    """The error for a labeller of `target` that needs a model, `what`, and got none."""
     return ValueError(f"{target} needs {what}: name one, a folder or a Hub id such as {example}")
 
 
@@ -82,7 +82,7 @@ def load_network(
     torch = optional("torch", what=f"labelling with {what} needs", install=install)
     check_there(model)
     network, info = None, None
-    transformers.utils.logging.disable_progress_bar()  # a bar for each file of weights
+    transformers.utils.logging.disable_progress_bar()  # a progress bar for each weight file
     for kind in kinds:
         try:
             network, info = getattr(transformers, kind).from_pretrained(
@@ -95,7 +95,7 @@ def load_network(
     assert network is not None
     assert info is not None
     if missing := sorted(name for name in info["missing_keys"] if not name.startswith(spare)):
-        # The library would continue with random numbers in their place.
+        # Otherwise the library would initialise them randomly.
         raise ValueError(f"{model}: not trained as {what}: lacks the weights {missing[0]} ({len(missing)} missing)")
     chosen = device or (f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu")
     try:
@@ -105,7 +105,7 @@ def load_network(
 
 
 class PictureNetwork:
-    """A network that takes pictures, with the preprocessing stored beside it. Arguments are those of `load_network`;
+    """A network on pictures, with the preprocessing stored alongside it. Arguments are those of `load_network`;
     `options` has batch size and device."""
 
     def __init__(
@@ -158,7 +158,7 @@ class PictureNetwork:
 
 
 def check_picture(value: Any) -> np.ndarray:
-    """`value`, which must be a picture uint8 (H, W, 3). Raises ValueError for anything else."""
+    """`value`, which must be a picture, uint8 (H, W, 3). Raises ValueError otherwise."""
     if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] == 3:
         return value
     kind = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
@@ -166,5 +166,5 @@ def check_picture(value: Any) -> np.ndarray:
 
 
 def same_label(name: str) -> str:
-    """The form in which class names are compared: letters and digits, in lower case."""
+    """A class name normalised for comparison: letters and digits only, in lower case."""
     return "".join(c for c in name.lower() if c.isalnum()) or name

@@ -1,6 +1,7 @@
-"""What explains the colours of a picture that a modality renders: a scale of a quantity, or a key of classes.
+"""Legends of a rendered picture: the scale of a quantity, or a key of classes.
 
-In: what `Modality.legend` knows of one value. Out: plain facts, which the engine draws beside the picture. No torch.
+Describes what `Modality.legend` returns for one value, as plain data that the engine draws beside the picture. No
+torch.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """A colour bar. `colours` run evenly from its lower end to its upper; `marks` are (share of its length from the
-    lower end, label), all in [0, 1]; `unit` stands above."""
+    """A colour bar. `colours` are evenly spaced from its lower to its upper end; `marks` are (share of its length from
+    the lower end, in [0, 1]; label); `unit` is written above."""
 
     colours: UInt8[np.ndarray, "n 3"]
     marks: tuple[tuple[float, str], ...]
@@ -35,8 +36,8 @@ Legend = Scale | Key
 
 
 def round_numbers(low: float, high: float, *, log: bool = False) -> list[float]:
-    """At most six round numbers in [low, high], evenly spaced; or, for `log`, of the series 1, 2, 5, 10, … as many
-    as fit. The ends themselves where there are fewer than two."""
+    """At most six evenly spaced round numbers in [low, high]; or, for `log`, as many of 1, 2, 5, 10, … as fit. The ends
+    themselves if there are fewer than two."""
     if log and low > 0:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         for digits in ((1, 2, 5), (1, 3), (1,)):

@@ -1,8 +1,8 @@
 """The plugin host: knows every installed plugin and its state, and activates the requested ones.
 
-Discovery (`discovery`) reads metadata only and imports nothing of any plugin. The group's name holds the API version
-(`fourm.modalities.v1`), so that a plugin for another API is known before it is imported. Activation (`activation`) is
-transactional.
+Discovery (`discovery`) reads metadata only and imports no plugin. The group's name contains the API version
+(`fourm.modalities.v1`), so that a plugin for another API is recognised before it is imported. Activation (`activation`)
+is transactional.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ if TYPE_CHECKING:
 
 __all__ = ["API_VERSION", "Kind", "Plugin", "PluginError", "PluginManager", "State", "distribution_hint"]
 log = logging.getLogger(__name__)
-#: Kinds that decide the vocabulary and the model.
+#: Kinds that determine the vocabulary and the model.
 _VOCABULARY = ("modality", "tokenizer", "masker")
-#: The order in which to report claims to a name of which none is usable.
+#: The order in which to report the claims to a name if none is usable.
 _TELLING: tuple[State, ...] = ("conflict", "broken", "incompatible", "disabled")
 
 
 class PluginManager:
     """`disabled` names plugins that are never imported, in addition to those of the environment variable
-    `FOURM_DISABLE`, separated by commas. `providers` decides names that two distributions claim: {name:
+    `FOURM_DISABLE`, separated by commas. `providers` resolves names that two distributions claim: {name:
     distribution}."""
 
     def __init__(self, *, disabled: Iterable[str] = (), providers: Mapping[str, str] | None = None) -> None:
@@ -59,7 +59,7 @@ class PluginManager:
         self._active: dict[tuple[Kind, str], Plugin] = {}
         self._hooks = pluggy.PluginManager("fourm")
         self._hooks.add_hookspecs(hookspecs)
-        self._packages: dict[str, str] = {}  # name with pluggy -> "name of distribution version"
+        self._packages: dict[str, str] = {}  # pluggy's name -> "name of distribution version"
         self._frozen = False
         self._changed: list[str] | None = None
 
@@ -96,7 +96,7 @@ class PluginManager:
         return cast("type[Masker]", self._provided("masker", kind))
 
     def optimiser(self, name: str) -> Callable[..., Any]:
-        """See `fourm_plugins.hookspecs.fourm_optimiser`, and the like for the others."""
+        """See `fourm_plugins.hookspecs.fourm_optimiser`; likewise for the others."""
         return cast("Callable[..., Any]", self._provided("optimiser", name))
 
     def schedule(self, name: str) -> Callable[..., float]:
@@ -115,7 +115,7 @@ class PluginManager:
         return cast("Callable[..., Any]", self._provided("command", name))
 
     def activate_observers(self, names: Collection[str] | None = None) -> None:
-        """Activate the observers called `names`; without names all installed ones, leaving out with a report any that
+        """Activate the observers called `names`; without names all installed ones, reporting and skipping any that
         cannot be used. Raises PluginError for a name that cannot be used."""
         installed = [p for p in self.plugins if p.kind == "observer" and p.state != "disabled"]
         for name in sorted({p.name for p in installed} if names is None else names):
@@ -132,8 +132,8 @@ class PluginManager:
         return [(self._packages[impl.plugin_name], impl.function, impl.argnames) for impl in implementations]
 
     def modality(self, name: str, /, *, plugin: str | None = None, **settings: Any) -> Modality[Any]:
-        """An instance, called `name`, of the modality class that the entry point `plugin` provides, by default
-        `name`."""
+        """An instance, called `name` (by default that of the entry point), of the modality class that the entry point
+        `plugin` provides."""
         from pydantic import ValidationError
 
         from fourm_plugins.activation import run
@@ -160,7 +160,7 @@ class PluginManager:
         return MappingProxyType(dict(sorted(self._active.items())))
 
     def tell_changes(self, changed: list[str]) -> None:
-        """From now on, add what plugins change in the process, and what is put back, to `changed` instead of logging
+        """From now on, append what plugins change in the process, and what is restored, to `changed` instead of logging
         it."""
         self._changed = changed
 
@@ -190,7 +190,7 @@ class PluginManager:
 
 
 class _Answer:
-    """What is registered with pluggy for a plugin that provides something: it answers one hook for one name."""
+    """The object registered with pluggy for a plugin: it answers one hook for one name."""
 
     def __init__(self, kind: Kind, name: str, provided: Any) -> None:
         def by_name(name: str, known: str = name) -> Any:

@@ -1,6 +1,6 @@
-"""Remarks on files that are used although something is wrong with them: one line per file, with its name.
+"""Notes on files that are used despite a problem: one line per file, with its name.
 
-`reading(source)` says which file is being read; `note(text)`, called anywhere below, logs `source: text`.
+`reading(source)` sets the file being read; `note(text)`, called anywhere below, logs `source: text`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Callable
 from contextvars import ContextVar
 
 log = logging.getLogger(__name__)
-#: For logging's `extra`: of the processes of a run, one alone has met what the line is about. What all of them meet,
-#: the first one tells.
+#: For logging's `extra`: marks a line that concerns this process only. Unmarked lines concern all processes of a run,
+#: and are logged by the first one.
 ALONE = {"alone": True}
-#: Files that a process names; further ones are not.
+#: Maximum number of files that a process names.
 MAX_NOTES = 20
 
 _source: ContextVar[Callable[[], str] | None] = ContextVar("source", default=None)
@@ -21,7 +21,7 @@ _logged: set[str] = set()
 
 
 class reading:
-    """`source` returns the name of what is being read; it is called only when there is something to say."""
+    """`source` returns the name of the file being read; it is called only if there is something to report."""
 
     def __init__(self, source: Callable[[], str]) -> None:
         self._name = source

@@ -1,4 +1,4 @@
-"""Decoding orders: which tokens of a grid or vector are kept after each step, how many, and which are masked again.
+"""Decoding orders: which and how many tokens of a grid or vector are kept after each step, and which are masked again.
 
 A package adds an order by an entry point of group `fourm.orders.v1`: a subclass of `DecodingOrder`, or a function
 `score(confidence_N, unknown_N, step, steps, uniform_N)`. All tensors are torch's, on the model's device.
@@ -23,31 +23,31 @@ class Predicted:
     #: The step, counted from 0, of at most `steps`.
     step: int
     steps: int
-    #: How many tokens the stage's schedule keeps in this step; all in the last one.
+    #: Number of tokens that the stage's schedule keeps in this step; all in the last one.
     count: int
     #: Tokens predicted in this step.
     unknown: Bool[Tensor, " n"]
-    #: Tokens given by the user, which always stay.
+    #: Tokens given by the user, which are always kept.
     given: Bool[Tensor, " n"]
-    #: float32: log-probability of each token when it was drawn; 0 for a given one.
+    #: float32: log-probability of each token when it was sampled; 0 for a given one.
     confidence: Float[Tensor, " n"]
-    #: float32: the model's logits of the unknown tokens, in order of position.
+    #: float32: the model's logits of the unknown tokens, ordered by position.
     logits: Float[Tensor, "u V"]
-    #: float32 in [0, 1): fresh random numbers of each step, from the sample's seed.
+    #: float32 in [0, 1): fresh random numbers for each step, derived from the sample's seed.
     uniform: Float[Tensor, " n"]
 
 
 class DecodingOrder:
-    """An order that does more than score tokens. It is made once per stage, is called once per step and sample, and is
-    a pure function of its arguments. The base class is MaskGIT's order: the schedule's number of most confident tokens
-    is kept."""
+    """An order that does more than score tokens. It is constructed once per stage, is called once per step and sample,
+    and is a pure function of its arguments. The base class implements MaskGIT's order: it keeps the most confident
+    tokens, as many as the schedule says."""
 
-    #: Whether it may keep more tokens than the schedule says, so that a sample can be finished early.
+    #: Whether it may keep more tokens than the schedule says, so that a sample can finish early.
     adaptive: ClassVar[bool] = False
 
     def __init__(self, layout: Layout) -> None:
         """An order with settings takes them as keywords, from `Stage(scheme=…, order={name: value})`, and raises
-        ValueError, one line, for a value that it cannot use."""
+        ValueError, one line, for an invalid value."""
         self.layout = layout
 
     def beforehand(self) -> Float[Tensor, " n"] | None:
@@ -60,7 +60,7 @@ class DecodingOrder:
         return predicted.confidence
 
     def count(self, predicted: Predicted) -> int:
-        """How many tokens an `adaptive` order keeps: at least `predicted.count`, the schedule's number."""
+        """Number of tokens that an `adaptive` order keeps: at least `predicted.count`, the schedule's number."""
         return predicted.count
 
     def forget(self, predicted: Predicted) -> Bool[Tensor, " n"] | None:

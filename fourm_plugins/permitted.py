@@ -1,4 +1,4 @@
-"""Whether a file may be read."""
+"""Checks read permission."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def check_permitted(path: Path) -> None:
-    """Raise PermissionError for a file that is there and may not be read, which is not damaged: a reader would offer to
-    replace it, and safetensors says that there is none."""
+    """Raise PermissionError for an existing file that may not be read. It is not damaged: otherwise a reader would
+    offer to replace it, and safetensors reports it as missing."""
     if path.exists() and not os.access(path, os.R_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))

@@ -1,7 +1,7 @@
-"""Activates a plugin in a subprocess, where one that crashes, prints or hangs is noticed and does no harm.
+"""Activates a plugin in a subprocess, where a crash, output or a hang is detected and does no harm.
 
-From a `Plugin` it makes a `Probe`: the plugin in the state that activation showed, what it printed, and how long it
-took. `python -m` is not used: the process gets this one's `sys.path` unchanged.
+From a `Plugin` it makes a `Probe`: the plugin with the state found on activation, its output, and the time taken.
+`python -m` is not used: the process gets this one's `sys.path` unchanged.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fourm_plugins.errors import one_line
 
 #: Seconds after which a plugin counts as hanging; importing torch from a cold disk takes a while.
 TIMEOUT = 60.0
-#: How many bytes of a plugin's output are kept.
+#: Maximum number of bytes of a plugin's output that are kept.
 MAX_PRINTED = 4000
 _MAX_RESULT = 1 << 20
 _CHILD = (
@@ -37,7 +37,7 @@ _CHILD = (
 
 @dataclass(frozen=True)
 class Probe:
-    """`detail` is the traceback, if there is one; `printed` is what appeared on standard output and error."""
+    """`detail` is the traceback, if any; `printed` is the output on stdout and stderr."""
 
     plugin: Plugin
     seconds: float
@@ -46,13 +46,13 @@ class Probe:
 
 
 def probe_all(plugins: list[Plugin], *, timeout: float = TIMEOUT) -> list[Probe]:
-    """Probe each plugin that is ok so far, as many at once as there are processors; return the others as they are."""
+    """Probe each plugin that is ok so far, in parallel, one per processor; return the others unchanged."""
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         return list(pool.map(lambda plugin: probe(plugin, timeout=timeout), plugins))
 
 
 def probe(plugin: Plugin, *, timeout: float = TIMEOUT) -> Probe:
-    """Activate `plugin`, and make a modality with default settings, in a process that is ended after `timeout`
+    """Activate `plugin`, and make a modality with default settings, in a process that is killed after `timeout`
     seconds."""
     if plugin.state != "ok":
         return Probe(plugin, 0.0)
@@ -62,7 +62,7 @@ def probe(plugin: Plugin, *, timeout: float = TIMEOUT) -> Probe:
         command = [sys.executable, "-c", _CHILD, json.dumps(sys.path), json.dumps(asdict(plugin)), str(result)]
         process = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,  # a plugin that asks something gets an end of file, not a person
+            stdin=subprocess.DEVNULL,  # a plugin that prompts for input gets end-of-file
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -71,7 +71,7 @@ def probe(plugin: Plugin, *, timeout: float = TIMEOUT) -> Probe:
         seconds = time.monotonic() - began
         code = process.poll()
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)  # what hangs, and what it left running
+            os.killpg(process.pid, signal.SIGKILL)  # hanging processes, and any left running
         process.wait()
         try:
             answer = json.loads(result.read_bytes()[:_MAX_RESULT])
@@ -99,12 +99,12 @@ def probe(plugin: Plugin, *, timeout: float = TIMEOUT) -> Probe:
 
 
 def _read(process: subprocess.Popen[bytes], deadline: float) -> str:
-    """The beginning of what the process prints until it ends, or until the deadline."""
+    """Read the start of the process's output until it ends, or until the deadline."""
     assert process.stdout is not None
     kept = b""
     with process.stdout as stream:
         while (left := deadline - time.monotonic()) > 0:
-            # The pipe may stay open in what the plugin started: look after the process itself, too.
+            # A process started by the plugin may keep the pipe open: check the plugin's process itself, too.
             if process.poll() is not None:
                 left = 0.0
             if not select.select([stream], [], [], min(left, 0.5))[0]:
@@ -121,7 +121,7 @@ def _read(process: subprocess.Popen[bytes], deadline: float) -> str:
 
 
 def run_child(plugin_json: str, result: str) -> None:
-    """The subprocess: activate, and write to the file `result` what went wrong, if anything."""
+    """Runs in the subprocess: activate, and write any error to the file `result`."""
     plugin = Plugin(**json.loads(plugin_json))
     error = ""
     changed: list[str] = []
@@ -133,7 +133,7 @@ def run_child(plugin_json: str, result: str) -> None:
         if plugin.kind == "modality" and not required:
             run(plugin, "made", lambda: cls(plugin.name), witness=False, changed=changed)
     except PluginError as failure:
-        # The cause alone: the caller names the plugin.
+        # The cause only: the caller names the plugin.
         cause = failure.__cause__ or failure
         error = f"{type(cause).__name__}: {one_line(cause)}\n{failure}"
     except Exception as failure:
@@ -146,4 +146,4 @@ def run_child(plugin_json: str, result: str) -> None:
     temporary = result + ".part"
     Path(temporary).write_text(json.dumps({"error": error, "changed": changed}))
     os.replace(temporary, result)
-    os._exit(0)  # threads that a plugin started do not keep it from ending
+    os._exit(0)  # threads started by a plugin must not keep the process alive

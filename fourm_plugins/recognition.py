@@ -63,7 +63,7 @@ class Glimpse:
 
 @lru_cache(maxsize=128)  # each plugin looks at the same files
 def glimpse(content: bytes) -> Glimpse | None:
-    """None if the picture cannot be decoded."""
+    """A picture's properties and its middle; None if it cannot be decoded."""
     from fourm_plugins.decoding import decode_picture
 
     try:
@@ -85,7 +85,7 @@ def picture_size(content: bytes) -> tuple[int, int] | None:
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP")) as picture:
                 return picture.size[1], picture.size[0]
-    except Exception:  # whatever Pillow meets in what is no picture
+    except Exception:  # Pillow raises many kinds on other data
         return None
 
 
@@ -112,7 +112,7 @@ def median_size(sizes: Iterable[tuple[int, int] | None]) -> tuple[int, int] | No
 
 
 def rounded(low: float, high: float) -> tuple[float, float]:
-    """A range with two significant digits that contains [low, high]."""
+    """A range that contains [low, high], rounded outwards to two significant digits."""
 
     def outward(x: float, towards: Callable[[float], int]) -> float:
         if x == 0 or not math.isfinite(x):

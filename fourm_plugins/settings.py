@@ -48,7 +48,7 @@ def flat_settings(settings: BaseModel, prefix: str = "") -> dict[str, Any]:
 
 
 def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Path -> value of everything below `data` that is neither a mapping nor a list of mappings."""
+    """Path -> value of every leaf below `data`, descending into mappings and lists of mappings."""
     paths: dict[str, Any] = {}
     for key, value in data.items():
         if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):

@@ -1,8 +1,8 @@
-"""SampleSource: raw samples that lie neither in folders nor in tars, such as the rows of a table or of a database.
+"""SampleSource: raw samples stored neither in folders nor in tars, such as the rows of a table or of a database.
 
-`data.train: NAME:LOCATION?key=value` opens what the entry point NAME (group `fourm.sources.v1`) provides with
-`source(location, specs, key="value")`. What its files hold goes through the same checks, bounds and transforms as those
-of a folder.
+`data.train: NAME:LOCATION?key=value` opens the class that the entry point NAME (group `fourm.sources.v1`) provides with
+`source(location, specs, key="value")`. Its files go through the same checks, bounds and transforms as those of a
+folder.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 class SampleSource(ABC):
     """The samples at one location, opened as `cls(location, specs, **settings)`: `location` is the text before `?`,
-    `specs` are those of the modalities in use (none if only `splits` are wanted), settings are strings. This and each
-    method raise ValueError or OSError for what the user can mend: nothing at the location, a wrong setting, a damaged
-    file.
+    `specs` are those of the modalities in use (none if only `splits` are wanted), settings are strings. The constructor
+    and each method raise ValueError or OSError for errors that the user can fix: nothing at the location, a wrong
+    setting, a damaged file.
 
     Every reading process opens it anew: connections and open files are never shared or pickled. A process that only
-    reads files never uses `names`, `present` and `splits`: compute these on first use."""
+    reads files never uses `names`, `present` and `splits`: compute these lazily."""
 
-    #: What was left out and why, one line for each reason; logged once.
+    #: What was skipped and why, one line for each reason; logged once.
     notes: Sequence[str] = ()
 
     @property
     @abstractmethod
     def names(self) -> Sequence[str]:
-        """The samples' names, each once, in any order. A name must stay the same: tokens, splits and the order of a run
-        depend on it. `/` separates folders."""
+        """The samples' names, unique, in any order. A name must be stable: tokens, splits and the order of a run depend
+        on it. `/` separates folders."""
 
     @abstractmethod
     def present(self, modality: str) -> Bool[np.ndarray, " samples"]:
@@ -41,16 +41,16 @@ class SampleSource(ABC):
 
     @abstractmethod
     def files(self, name: str, modality: str) -> Mapping[str, bytes]:
-        """{extension: content} as the modality's files would hold it, at least one, with extensions of its spec. Raises
-        SampleError for content that cannot be used; it is reported and skipped."""
+        """{extension: content} like the modality's files, at least one, with extensions of its spec. Raises SampleError
+        for unusable content, which is reported and skipped."""
 
     @abstractmethod
     def stamp(self, name: str, modality: str) -> str:
-        """Tells without reading whether content may have changed: equal as long as it has not, such as a version, or
-        the size and time of the file that holds it."""
+        """A stamp that detects changed content without reading it: equal as long as the content is, such as a version,
+        or the size and time of the file that stores it."""
 
     def where(self, name: str, modality: str) -> str:
-        """Where the content lies below the location, as a user would look it up; for messages."""
+        """Where the content lies below the location, in terms that a user can look up; for messages."""
         return f"{name} ({modality})"
 
     @property

@@ -1,6 +1,6 @@
 """What a modality is, as data: frozen pydantic models that import neither torch nor the engine.
 
-A `ModalitySpec` states each fact once. Everything that follows from it (number of tokens, patch size, rows of the
+A `ModalitySpec` states each property once. Everything that follows from it (number of tokens, patch size, rows of the
 vocabulary) is derived, so that a spec cannot contradict itself.
 """
 
@@ -14,21 +14,21 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]*(@[a-z0-9_]+)?$"
-#: "." or a relative path whose parts neither begin with a dot nor contain line breaks.
+#: "." or a relative path without parts that begin with a dot or contain line breaks.
 SOURCE_PATTERN = r"^(\.|[^./\\\x00-\x1f][^/\\\x00-\x1f]*(/[^./\\\x00-\x1f][^/\\\x00-\x1f]*)*)$"
 
 
 class Frozen(BaseModel):
-    """Immutable; refuses unknown keys."""
+    """Immutable; rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
-# Layouts: how the tokens of one sample are arranged, and with that how they are masked and decoded.
+# Layouts: how the tokens of a sample are arranged, which determines how they are masked and decoded.
 
 
 class Grid(Frozen):
-    """`height` x `width` tokens, stored row by row, without an order of decoding: they are decoded in parallel."""
+    """`height` x `width` tokens in row-major order, decoded in parallel."""
 
     kind: Literal["grid"] = "grid"
     height: int = Field(ge=1, le=1024)
@@ -64,12 +64,12 @@ class Vector(Frozen):
 Layout = Annotated[Grid | Sequence | Vector, Field(discriminator="kind")]
 
 
-# Arrays: what `Modality.normalise` returns and a tokenizer (or the model, for continuous inputs) takes.
+# Arrays: the output of `Modality.normalise` and the input of a tokenizer (or, for continuous inputs, of the model).
 
 
 class FeatureMap(Frozen):
     """float32 (channels, height, width): pictures, depth, normals, feature maps. Finite, except that with `gaps` NaN
-    marks what was not measured: tokenizers see it as 0 and do not learn from it."""
+    marks missing measurements: tokenizers see them as 0 and do not learn from them."""
 
     kind: Literal["feature_map"] = "feature_map"
     channels: int = Field(ge=1)
@@ -79,7 +79,7 @@ class FeatureMap(Frozen):
 
 
 class ClassMap(Frozen):
-    """int64 (height, width) of class ids in [0, classes), and -1 where a pixel has no class."""
+    """int64 (height, width) of class ids in [0, classes), and -1 for pixels without a class."""
 
     kind: Literal["class_map"] = "class_map"
     classes: int = Field(ge=2)
@@ -88,7 +88,7 @@ class ClassMap(Frozen):
 
 
 class FeatureVector(Frozen):
-    """float32 (size,): a global feature, a few scalars. Finite, except that with `gaps` NaN marks what is missing."""
+    """float32 (size,): a global feature, a few scalars. Finite, except that with `gaps` NaN marks missing numbers."""
 
     kind: Literal["feature_vector"] = "feature_vector"
     size: int = Field(ge=1)
@@ -171,7 +171,7 @@ class ModalitySpec(Frozen):
 
     @property
     def files(self) -> tuple[str, tuple[str, ...]]:
-        """Which files are read; equal for two modalities that read the same ones."""
+        """The files to read; equal for two modalities that read the same ones."""
         return self.source, self.extensions
 
     @property

@@ -1,4 +1,4 @@
-"""What to say about an unknown name: the nearest known one."""
+"""Suggests the nearest known name for an unknown one."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-#: How many neighbours in alphabetical order are compared in full.
+#: Number of alphabetical neighbours that are compared in full.
 COMPARED = 1000
-#: Of a folder, as many names are compared with one that is not there.
+#: Maximum number of names in a folder that are compared with a missing one.
 SEARCHED = 10_000
 
 
 def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
-    """The known name most like `name`; None if none is alike. `cutoff` in (0, 1]: 1 accepts equal names only."""
+    """The known name most like `name`; None if none is similar. `cutoff` in (0, 1]: 1 accepts equal names only."""
     return next(iter(difflib.get_close_matches(name, sorted(known), n=1, cutoff=cutoff)), None)
 
 
 def nearest_few(name: str, known: Collection[str]) -> list[str]:
-    """The known names most like `name`, at most three; first those that contain it or that it contains. Among very
+    """The known names most like `name`, at most three; first those that contain it or are contained in it. Among very
     many names, only alphabetical neighbours are compared in full."""
     ordered = sorted(known)
     parts = [other for other in ordered if name and other and (name in other or other in name)]
@@ -33,8 +33,8 @@ def nearest_few(name: str, known: Collection[str]) -> list[str]:
 
 
 def nearest_path(path: Path) -> Path | None:
-    """What is there, of a path that is not: like it but for its first part that is missing, and for what lies below
-    that if it is missing, too. None if nothing is alike."""
+    """The existing path most like a missing one: its first missing part is replaced by the nearest name, and parts
+    below that as well if missing. None if nothing is similar."""
     there = next((parent for parent in path.parents if parent.is_dir()), None)
     if there is None or not os.access(there, os.R_OK):
         return None
@@ -54,7 +54,8 @@ def did_you_mean(name: str, known: Iterable[str], *, otherwise: str = "known:") 
 
 
 def check_options(make: Callable[..., Any], options: Iterable[str], *, besides: Collection[str] = ()) -> None:
-    """Raises ValueError for an option that `make` does not take. Its first argument, and those `besides`, are none."""
+    """Raise ValueError for an option that `make` does not accept. Its first argument, and those in `besides`, are not
+    options."""
     parameters = list(inspect.signature(make).parameters.values())
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return

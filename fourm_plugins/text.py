@@ -1,7 +1,7 @@
 """The text vocabulary that captions, boxes and other text modalities share.
 
-One WordPiece vocabulary serves them all, so that a word learnt from one is known in the other. Every modality of text
-takes these settings under the key `text`; a config that changes them changes them alike in each.
+They share one WordPiece vocabulary, so that a word learnt from one is known in the others. Every text modality takes
+these settings under the key `text`; a config that changes them changes them for all.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """View: the one crop and flip that every aligned modality of a sample shares.
 
-Coordinates are relative to the source picture, so that one view fits a photograph, its depth at another resolution, and
-boxes given in [0, 1].
+Coordinates are relative to the source picture, so that one view applies to a photograph, its depth at another
+resolution, and boxes in [0, 1].
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class View:
         return left, top, min(width, left + self.width * width), min(height, top + self.height * height)
 
     def box(self, x0: float, y0: float, x1: float, y1: float) -> tuple[float, float, float, float]:
-        """A box in [0, 1] of the source in coordinates of the view, not yet clipped to it."""
+        """Transform a box in [0, 1] of the source to coordinates of the view, without clipping it."""
         x0, x1 = (x0 - self.left) / self.width, (x1 - self.left) / self.width
         y0, y1 = (y0 - self.top) / self.height, (y1 - self.top) / self.height
         return (1 - x1, y0, 1 - x0, y1) if self.flip else (x0, y0, x1, y1)
@@ -73,9 +73,9 @@ class View:
 
     @classmethod
     def from_row(cls, row: np.ndarray) -> View:
-        """The view that `to_row` stored, as float32 or float64 (6,)."""
+        """The view stored by `to_row`, as float32 or float64 (6,)."""
         top, left, height, width, flip, variant = (float(x) for x in row)
-        # float32 storage may push an edge over 1 by a rounding; the sum is what is bounded.
+        # rounding to float32 may push an edge above 1; the constraint is on the sum
         return cls(top, left, min(height, 1 - top), min(width, 1 - left), flip > 0.5, int(variant))
 
 

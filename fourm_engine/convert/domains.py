@@ -23,7 +23,7 @@ _SUFFIX = re.compile(r"@(\d{1,5})$")
 def match(
     domains: Iterable[Domain], manager: PluginManager, settings: Mapping[str, Mapping[str, Any]]
 ) -> tuple[dict[str, tuple[Modality, str]], dict[str, str]]:
-    """({domain: (modality, entry point)}, {domain: why it is missing}).
+    """({domain: (modality, entry point)}, {domain: reason why it is missing}).
 
     `settings`: domain or modality name -> settings of the plugin, over its `published_settings` and those that fit the
     file. The first domain of a plugin gets the plugin's name; further ones, at other sizes, have the size appended.
@@ -64,12 +64,12 @@ def match(
 
 
 def fitted(domains: Iterable[Domain], matched: Mapping[str, tuple[Modality, str]]) -> list[Domain]:
-    """Those of the domains that have a modality, texts with its length."""
+    """The domains that have a modality, with text lengths adjusted."""
     return [replace(d, layout=matched[d.name][0].spec.layout) for d in domains if d.name in matched]
 
 
 def restrict(modality: Modality, is_input: bool, is_target: bool) -> None:
-    """Restricts a modality to what the model was trained to see and to predict."""
+    """Restricts a modality to the roles, input or target, that the model was trained for."""
     spec = modality.spec
     offered = {"input": spec.input and is_input, "target": spec.target and is_target}
     if offered != {"input": spec.input, "target": spec.target}:
@@ -77,7 +77,8 @@ def restrict(modality: Modality, is_input: bool, is_target: bool) -> None:
 
 
 def _lengths(domain: Domain, cls: type[Modality]) -> dict[str, Any]:
-    """The most tokens that the file has positions of; how many its texts have, a plugin knows better."""
+    """The maximum number of tokens that the file has positions for; the length of its texts is known only to the
+    plugin."""
     known = isinstance(domain.layout, Sequence) and "max_tokens" in cls.Settings.model_fields
     return {"max_tokens": domain.layout.num_tokens} if known else {}
 
@@ -101,7 +102,7 @@ def _further(plugin: str, domain: str) -> str:
 
 def _differences(domain: Domain, spec: ModalitySpec) -> list[str]:
     size = spec.token_space.size if spec.token_space else 0
-    texts = isinstance(domain.layout, Sequence) and isinstance(spec.layout, Sequence)  # of whatever length
+    texts = isinstance(domain.layout, Sequence) and isinstance(spec.layout, Sequence)  # of any length
     facts = [
         ("layout", spec.layout if texts else domain.layout, spec.layout),
         ("ids", domain.size, size),

@@ -26,15 +26,15 @@ def save_published(
     missing: Mapping[str, str],
     arguments: Mapping[str, Any] | None,
 ) -> None:
-    """Write `path` (model.safetensors) and `config.json` beside it, in the published format.
+    """Write `path` (model.safetensors) and `config.json` next to it, in the published format.
 
     Args:
-        specs: modality -> spec, of all that `vocabulary` has but those of `missing`, {name: why}.
-        shorter: texts whose length is the plugin's, not that of the table of positions.
-        arguments: of the published model that this one is; they are kept, and with them the order of its domains.
+        specs: modality -> spec, for all of `vocabulary` except those in `missing`, {name: reason}.
+        shorter: texts whose length is given by the plugin, not by the table of positions.
+        arguments: the arguments of the published model, if this is one; they and the order of its domains are kept.
 
-    Raises ValueError for what the format cannot hold: other grids, modalities without a published name, or without a
-    plugin here."""
+    Raises ValueError for what the format cannot express: other grids, modalities without a published name, or without
+    an installed plugin."""
     names: dict[str, str] = {}
     domains: list[Domain] = []
     for entry in vocabulary:

@@ -1,7 +1,7 @@
 """The published format of 4M models and tokenizers: a safetensors file with the constructor's arguments.
 
-In: the file, with the arguments as a `config.json` beside it or as Python literals in its metadata. Out: arguments,
-shapes and tied tensors; and the file again.
+In: the file, with the arguments in a `config.json` next to it or as Python literals in its metadata. Out: arguments,
+shapes and tied tensors; or the file, when writing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fourm_engine.weights import opened, tensor_file
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 MAX_CONFIG_BYTES = 1 << 20
-MAX_LITERAL = 1 << 16  # characters of one argument in the metadata
+MAX_LITERAL = 1 << 16  # characters per argument in the metadata
 #: Arguments that every published model, or tokenizer, has.
 _TELLING = frozenset({"domains_in", "enc_type"})
 #: Stored positions were computed in float32, with angles of up to 512 radians.
@@ -29,14 +29,14 @@ POSITION_TOLERANCE = 1e-3
 OURS = ("fourm", "fourm-head")
 
 
-#: Endings of files that hold no weights: a config, say, in place of its run.
+#: Extensions of files that contain no weights: for example a config, given instead of its run.
 _OTHERS = (".yaml", ".yml", ".json", ".txt", ".jsonl", ".html", ".png", ".jpg", ".csv")
 
 
 def find(path_or_folder: str | Path) -> Path | None:
     """The weights file of a published checkpoint, given the file or its folder; None for anything else.
 
-    Raises ValueError for the weights of a model of ours, whose folder is what loads."""
+    Raises ValueError for the weights of one of our models, which is loaded by its folder."""
     path = Path(path_or_folder)
     if path.is_file():
         if path.suffix in _OTHERS:
@@ -61,7 +61,7 @@ def find(path_or_folder: str | Path) -> Path | None:
 
 
 def _config(folder: Path) -> Any:
-    """What `config.json` holds; {} where there is none, None where it cannot be read."""
+    """The contents of `config.json`; {} if there is none, None if it cannot be read."""
     path = folder / CONFIG
     if not path.is_file():
         return {}
@@ -74,7 +74,7 @@ def _config(folder: Path) -> Any:
 def read_arguments(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]], dict[str, str]]:
     """(constructor's arguments, {tensor: shape}, tied tensors) of a safetensors file, without reading a tensor.
 
-    Raises ValueError where it is no such file, or no arguments are found."""
+    Raises ValueError if it is not a safetensors file, or has no arguments."""
     with opened(path) as file:
         metadata = file.metadata() or {}
         shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
@@ -97,7 +97,7 @@ def read_arguments(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...
 
 
 def _literal(path: Path, key: str, text: str) -> Any:
-    """A Python literal, or the string itself where it is none (names such as GELU are stored bare)."""
+    """A Python literal, or the string itself if it is not one (names such as GELU are stored bare)."""
     if len(text) > MAX_LITERAL:
         raise ValueError(f"{path}: metadata {key!r} has {len(text)} characters; this is no model's argument")
     try:
@@ -107,7 +107,7 @@ def _literal(path: Path, key: str, text: str) -> Any:
 
 
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], arguments: dict[str, Any]) -> None:
-    """`path` with the arguments in its metadata and in a `config.json` beside it; each appears at once."""
+    """Write `path` with the arguments in its metadata and in a `config.json` next to it, both atomically."""
     metadata = {key: str(value) for key, value in arguments.items()}
     with replacing_file(path) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt", **metadata})

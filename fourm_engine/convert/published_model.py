@@ -1,7 +1,8 @@
 """Published models: their arguments and tensors, and how both map to ours.
 
-In: a file (`published`). Out: `ModelConfig`, the domains in the file's order, and our state dict; and all of it back.
-Strict: a missing, unknown or misshapen tensor is an error naming it. Names of modalities are the file's own, and data.
+In: a file (`published`). Out: `ModelConfig`, the domains in the file's order, and our state dict; and the reverse.
+Strict: a missing, unknown or misshapen tensor is an error naming it. Names of modalities come from the file and are
+treated as data.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from fourm_plugins.spec import Grid, Layout, Sequence, Vector
 
 #: Far beyond any model.
 MAX_DOMAINS = 1 << 10
-#: Positions that may be learned; a table of more that is neither a grid's nor a sequence's is a damaged one.
+#: Maximum number of learned positions; a larger table that is neither a grid's nor a sequence's is damaged.
 MAX_LEARNED = 64
 #: Arguments that must have this value if present, since our model supports no other.
 FIXED_ARGUMENTS = {"decoder_sep_mask": True, "share_modality_embeddings": True}
@@ -41,9 +42,9 @@ class Checkpoint:
     """An opened file: the contents of its header and config; `tensor` reads the rest."""
 
     path: Path
-    arguments: dict[str, Any]  # as the format stores them
+    arguments: dict[str, Any]  # in the dtype of the file
     shapes: dict[str, tuple[int, ...]]
-    #: Tied tensors that the file holds once: left out -> held, as `safetensors` notes in the metadata.
+    #: Tied tensors that the file stores once: omitted -> stored, as `safetensors` notes in the metadata.
     tied: dict[str, str]
     config: ModelConfig
     domains: list[Domain] = field(default_factory=list)
@@ -54,7 +55,7 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Raises ValueError naming the file and the argument or tensor that is wrong."""
+    """Raises ValueError naming the file and the invalid argument or tensor."""
     arguments, shapes, tied = read_arguments(path)
     checkpoint = Checkpoint(path, arguments, shapes, tied, _model_config(path, arguments))
     names = {key: _names(path, arguments, key) for key in ("domains_in", "domains_out")}
@@ -135,7 +136,7 @@ def _domain(checkpoint: Checkpoint, name: str, is_input: bool, is_target: bool) 
     if edge**2 == rows and _close(stored, sine_cosine_2d(edge, edge, width)):
         layout = Grid(height=edge, width=edge)
     elif rows % 2 == 0 and _close(stored, sine_cosine_1d(rows, width)):
-        layout = Sequence(max_tokens=rows // 2)  # targets hold sentinels, too, and may be twice as long
+        layout = Sequence(max_tokens=rows // 2)  # targets also contain sentinels, and may be twice as long
     elif rows <= MAX_LEARNED and not patch_dim:
         layout = Vector(length=rows)
     else:
@@ -173,7 +174,7 @@ def _check(checkpoint: Checkpoint) -> None:
 
 
 def blank_network(checkpoint: Checkpoint, domains: list[Domain], names: Mapping[str, str]) -> Transformer:
-    """The network of some or all of the domains, without memory. `names`: domain -> our name."""
+    """The network of some or all of the domains, on the meta device. `names`: domain -> our name."""
     with torch.device("meta"):
         return Transformer(checkpoint.config, vocabulary_of(domains, names)).eval()
 
@@ -190,8 +191,8 @@ def build_network(checkpoint: Checkpoint, domains: list[Domain], names: Mapping[
 
 
 def reader(checkpoint: Checkpoint, network: Transformer, domains: list[Domain], names: Mapping[str, str]) -> Read:
-    """What reads rows of our parameters from the file. A domain that is not input (or target) has zero rows there.
-    `network` may be without memory."""
+    """A reader of rows of our parameters from the file. A domain that is not an input (or target) has zero rows there.
+    `network` may be on the meta device."""
     by_name: dict[str, list[tuple[str, Part]]] = {}
     for key, part in parts_of(network, vocabulary_of(domains, names), domains, names).items():
         by_name.setdefault(part.name, []).append((checkpoint.tied.get(key, key), part))
@@ -201,7 +202,7 @@ def reader(checkpoint: Checkpoint, network: Transformer, domains: list[Domain], 
         for key, part in by_name.get(name, ()):
             low, high = max(first, part.first), min(first + len(rows), part.stop)
             if low < high:
-                # Leading axes of length 1, as of a position table, belong to what is small and read at once.
+                # Leading axes of length 1, as in a position table, occur in small tensors, which are read at once.
                 leading = len(part.shape) - rows.ndim
                 read_rows(checkpoint.path, key, rows[low - first : high - first], low - part.first, leading=leading)
 

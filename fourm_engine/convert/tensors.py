@@ -26,7 +26,7 @@ from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Entry, Vocabulary
 from fourm_plugins.spec import Grid, Layout, Sequence, Vector
 
-#: Rows of the table of positions of a published sequence, however long its texts are.
+#: Rows in the table of positions of a published sequence, regardless of the length of its texts.
 SEQUENCE_ROWS = 512
 
 
@@ -40,7 +40,7 @@ class Domain:
     patch_dim: int
     input: bool
     target: bool
-    rows: int = 0  # of its table of positions in the file, if it is a sequence; 0: two a token
+    rows: int = 0  # size of its table of positions in the file, if it is a sequence; 0: two per token
 
 
 def vocabulary_of(domains: Iterable[Domain], names: Mapping[str, str] | None = None) -> Vocabulary:
@@ -53,7 +53,8 @@ def vocabulary_of(domains: Iterable[Domain], names: Mapping[str, str] | None = N
 
 
 class Part(NamedTuple):
-    """Which part of a parameter of ours a tensor of the file is: rows [first, stop) of `name`, in its `shape` there."""
+    """The part of our parameter that a tensor of the file corresponds to: rows [first, stop) of `name`, stored with
+    `shape`."""
 
     name: str
     first: int
@@ -64,7 +65,7 @@ class Part(NamedTuple):
 def parts_of(
     network: Transformer, vocabulary: Vocabulary, domains: list[Domain], names: Mapping[str, str]
 ) -> dict[str, Part]:
-    """Published key -> the part of our network that it is. The network may be without memory."""
+    """Published key -> the corresponding part of our network, which may be on the meta device."""
     width, parts = network.config.width, dict[str, Part]()
     whole = {name: Part(name, 0, len(p), tuple(p.shape)) for name, p in network.named_parameters()}
     for name, part in whole.items():
@@ -99,7 +100,7 @@ def _sides(domain: Domain) -> list[str]:
 
 
 def computed(network: Transformer, domains: Iterable[Domain]) -> dict[str, Tensor]:
-    """Published key -> what follows from the shape: sine-cosine positions, and zero biases of norms without one."""
+    """Published key -> values implied by the shape: sine-cosine positions, and zero biases of norms without one."""
     tensors = {f"{name}.bias": torch.zeros(norm.weight.shape) for name, norm in bare_norms(network).items()}
     for domain in domains:
         if not isinstance(domain.layout, Vector):

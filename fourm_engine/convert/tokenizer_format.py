@@ -150,8 +150,8 @@ def read_state(
     shapes: Mapping[str, tuple[int, ...]],
     tied: Mapping[str, str],
 ) -> dict[str, Tensor]:
-    """Our state, read once every tensor of the file has the place and shape that `planned` (which may be on the meta
-    device) gives it. Raises ValueError naming those that have not."""
+    """Our state, read after checking that every tensor of the file has the name and shape that `planned` (which may be
+    on the meta device) implies. Raises ValueError naming those that do not."""
     shapes_there = {key: shapes[tied.get(key, key)] for key in (*shapes, *tied)}
     targets, positions = _places(planned), _positions(planned)
     expected = {key: shape for key, (_, shape) in targets.items()} | {k: tuple(p.shape) for k, p in positions.items()}
@@ -190,7 +190,7 @@ def _same(there: tuple[int, ...], expected: tuple[int, ...] | None) -> tuple[int
 
 
 def _places(tokenizer: VQVAETokenizer) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Published key -> (our name, shape there)."""
+    """Published key -> (our name, shape in the file)."""
     keys = {}
     for name, value in tokenizer.state(copy=False).items():
         shape = tuple(value.shape)

@@ -1,7 +1,7 @@
-"""Loading of tokenizers: our folders, published VQ-VAEs and DiVAEs, and the WordPiece vocabulary; and conversion back.
+"""Loads tokenizers: our folders, published VQ-VAEs and DiVAEs, and the WordPiece vocabulary; and converts back.
 
-In: a file, folder or Hub id. Out: a fitted tokenizer of kind `vqvae`, `divae`, `wordpiece`, or of whatever kind a
-folder of ours holds, with the same ids and the same reconstructions.
+In: a file, folder or Hub id. Out: a fitted tokenizer of kind `vqvae`, `divae`, `wordpiece`, or the kind of one of our
+folders, with the same ids and the same reconstructions.
 """
 
 from __future__ import annotations
@@ -139,9 +139,9 @@ def load_published_tokenizer(
 ) -> VQVAETokenizer:
     """A published VQ-VAE or DiVAE from its safetensors file.
 
-    `spec`: the modality it is for, of which array and number of ids must fit. Its grid may differ from that of the
-    file: positions are then resized. No memory is taken before the file's tensors are known to fit its arguments.
-    Raises ValueError naming the argument or tensor that does not fit."""
+    `spec`: the modality that it is for, whose array and number of ids must match. Its grid may differ from that of the
+    file: positions are then resized. No memory is allocated before the file's tensors are known to match its arguments.
+    Raises ValueError naming the argument or tensor that does not."""
     arguments, shapes, tied = published.read_arguments(path)
     try:
         spec = spec_of(path, arguments, spec, image_size)
@@ -162,10 +162,10 @@ def load_published_tokenizer(
 
 
 def save_published_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
-    """Write `path` (model.safetensors) and `config.json` beside it, in the published format.
+    """Write `path` (model.safetensors) and `config.json` next to it, in the published format.
 
-    A tokenizer that was published keeps its arguments, and its tensors bit for bit. Raises ValueError for what the
-    format cannot hold: other kinds, other sizes of encoder and decoder."""
+    A published tokenizer keeps its arguments, and its tensors bit for bit. Raises ValueError for what the format cannot
+    express: other kinds, other sizes of encoder and decoder."""
     if not isinstance(tokenizer, VQVAETokenizer):
         raise ValueError(f"{tokenizer.spec.name}: of kind {tokenizer.kind!r}; published are vqvae and divae")
     arguments = arguments_of(tokenizer) if tokenizer.carried is None else tokenizer.carried.arguments

@@ -1,1 +1,1 @@
-"""What is installed: describes each plugin in words, and checks everything that a run needs."""
+"""Installed plugins: describes each one, and checks everything that a run needs."""

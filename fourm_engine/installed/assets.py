@@ -55,7 +55,7 @@ def check_assets(config: RunConfig, manager: PluginManager) -> Iterator[Check]:
 
 
 def _sources(root: DataRoot, modalities: Collection[Modality]) -> list[str]:
-    """The sources for which a data set has data. Raises ValueError for a data set that cannot be read."""
+    """The sources that a data set has data for. Raises ValueError for a data set that cannot be read."""
     folder = root.folder
     names = indexed(folder) if isinstance(folder, Location) else in_shards(root, modalities)
     there = {m.spec.source for m in modalities if m.name in names}

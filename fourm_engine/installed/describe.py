@@ -1,4 +1,4 @@
-"""One plugin in words and numbers: what `fourm plugins info` shows.
+"""Describes one plugin: the output of `fourm plugins info`.
 
 In: the plugin host, a name, optionally a folder of fitted tokenizers. Out: a dictionary of plain values, printed as
 JSON or as text.

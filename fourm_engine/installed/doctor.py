@@ -1,7 +1,7 @@
-"""`fourm plugins doctor`: what a run needs, checked by doing it.
+"""`fourm plugins doctor`: checks what a run needs by doing it.
 
-In: the plugin host, the plugins to check, and optionally a run's config. Out: a list of `Check`. Each does what it
-says: plugins are activated (in separate processes), matrices multiplied, files written, processes joined. Nothing is
+In: the plugin host, the plugins to check, and optionally a run's config. Out: a list of `Check`. Each is a real test:
+plugins are activated (in separate processes), matrices multiplied, files written, processes joined. Nothing is
 downloaded, and no file stays behind.
 """
 
@@ -105,7 +105,7 @@ def check_plugins(plugins: Iterable[Plugin], selected: set[tuple[str, str]], *, 
             detail = f"{origin}, activated in {probe.seconds:.1f} s" + (f"; {p.reason}" if p.reason else "")
             yield Check(name, "note" if p.reason else "ok", detail)
         elif p.state == "disabled" and any(o.state != "disabled" and _same(o, p) for o in chosen):
-            yield Check(name, "note", f"{origin}: {p.reason}")  # the other claim is what counts
+            yield Check(name, "note", f"{origin}: {p.reason}")  # the other claim is the one used
         else:
             yield Check(name, "bad", f"{origin} is {p.state}: {p.reason}", p.remedy)
     for p in plugins:

@@ -1,6 +1,6 @@
 """All checks of `fourm plugins doctor`, in order, for the selected plugins.
 
-In: the plugin host, a config or none, names of plugins or none. Out: `Check`s, one after the other as they are done.
+In: the plugin host, a config or none, names of plugins or none. Out: `Check`s, yielded as they complete.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def examine(
     yield from hardware.check_torch(wants_gpu=config is not None and config.train.device == "cuda")
     yield from hardware.check_processes()
     if config is not None and bad:
-        # The following checks activate plugins in this process, which one that hangs would block.
+        # The following checks activate plugins in this process, where a hanging one would block.
         yield Check("modalities", "note", "not looked at, since a plugin that takes part is bad")
     elif config is not None:
         from fourm_engine.installed.assets import check_assets
 
-        with redirect_stdout(sys.stderr):  # what a plugin prints is not part of the answer
+        with redirect_stdout(sys.stderr):  # plugins' output is not part of the result
             checks = list(check_assets(config, manager))
         yield from checks
     for model in models:

@@ -57,7 +57,7 @@ def _product(device: str, detail: str, name: str) -> Check:
 
 
 def check_processes() -> Iterator[Check]:
-    """Processes of this machine join and add a number: two over gloo, one for each GPU over NCCL."""
+    """Processes of this machine join a group and add numbers: two over gloo, one per GPU over NCCL."""
     import torch
     import torch.distributed as dist
 
@@ -75,7 +75,7 @@ def check_processes() -> Iterator[Check]:
 def _joined(backend: str, world: int) -> Check:
     from torch.distributed import TCPStore
 
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # where they meet
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # their rendezvous
     command = [sys.executable, "-c", _REDUCE, backend]
     started = [
         subprocess.Popen(

@@ -1,7 +1,7 @@
 """The settings of a plugin's class: names, types, defaults and descriptions.
 
 In: a pydantic model whose fields have `#:` comments above them (the style of this project) or descriptions. Out: a list
-of `Setting`, nested sections with dotted names.
+of `Setting`, with dotted names for nested sections.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FIELD = re.compile(r"^\s+(\w+)\s*:")
 
 @dataclass(frozen=True)
 class Setting:
-    """`value` is what is set; it differs from `default` where a config says so. A required setting has no default."""
+    """`value` is the current one; it differs from `default` if a config sets it. A required setting has no default."""
 
     name: str
     type: str
@@ -37,7 +37,7 @@ def describe_settings(model: type[BaseModel], instance: BaseModel | None = None)
 def _describe(
     model: type[BaseModel], defaults: BaseModel | None, instance: BaseModel | None, prefix: str
 ) -> list[Setting]:
-    """`defaults`: values without a config, where they differ from those of the fields."""
+    """`defaults`: values without a config, if they differ from those of the fields."""
     meanings, settings = _meanings(model), []
     for name, field in model.model_fields.items():
         required = defaults is None and field.is_required()

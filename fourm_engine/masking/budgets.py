@@ -1,13 +1,13 @@
-"""How many tokens of each modality are inputs and targets (4M, arXiv 2312.06647, section 2.3).
+"""Budgets: how many tokens of each modality are inputs and targets (4M, arXiv 2312.06647, section 2.3).
 
-In: the masking config, the specs, and for each sample a generator and the modalities it has. Out: `Drawn`.
+In: the masking config, the specs, and for each sample a generator and its modalities. Out: `Drawn`.
 
-One mixture component is drawn for inputs and targets. The total of each is uniform in its range, and is divided among
-the modalities by a sampler (`fourm_engine.masking.samplers`). Counts are capped by what a modality holds, or by its
-`max_tokens` (targets of unordered tokens: by what its inputs leave of that); what is cut off is lost. Counts below a
-modality's `min_tokens` are drawn again, all of one side together.
+A mixture component is drawn, for inputs and targets together. The total of each side is uniform in its range, and is
+divided among the modalities by a sampler (`fourm_engine.masking.samplers`). Counts are capped by a modality's number of
+tokens, or by its `max_tokens` (targets of unordered tokens: by what its inputs leave of that); the excess is lost. If a
+count is below a modality's `min_tokens`, its whole side is redrawn.
 
-Internally, sets of modalities are bit masks, each with one entry in a cache, however many samples have it.
+Internally, sets of modalities are bit masks. A cache holds one entry per set, shared by all samples with that set.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.suggest import nearest
 
 log = logging.getLogger(__name__)
-DRAWS = 500  # of the mixture, for numbers of tokens
+DRAWS = 500  # of the mixture, to estimate numbers of tokens
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Typical:
-    """Mean input and target tokens per sample, by modality, and the most of either that a sample has."""
+    """Mean input and target tokens per sample, by modality, and the maximum of either in a sample."""
 
     inputs: dict[str, float]
     targets: dict[str, float]
@@ -60,9 +60,9 @@ class Typical:
 class Budgets:
     """Draws budgets for samples that may lack modalities.
 
-    Raises ValueError if an alpha makes a modality what it cannot be, or if no component is left. A name that is not
-    among `specs` (its plugin is not installed) is reported once and left out; so is a component left without targets,
-    without any of its inputs, or without a modality that it requires."""
+    Raises ValueError if an alpha gives a modality a role that it cannot have, or if no component is left. A name that
+    is not among `specs` (its plugin is not installed) is reported once and ignored; so is a component left without
+    targets, without any of its inputs, or without a modality that it requires."""
 
     def __init__(self, config: MaskingConfig, specs: Iterable[ModalitySpec]) -> None:
         self._specs = {spec.name: spec for spec in specs}
@@ -126,8 +126,8 @@ class Budgets:
     def _resolve(
         self, component: Component, side: str, given: Mapping[str, float], unknown: set[str]
     ) -> dict[str, float]:
-        """Modality -> alpha > 0. A modality with an alpha of 0, published as 1e-9, never gets a token and is left
-        out."""
+        """Modality -> alpha > 0. A modality with an alpha of 0, published as 1e-9, never gets a token and is
+        omitted."""
         alphas = {}
         for name, alpha in given.items():
             if name == "*":
@@ -148,7 +148,7 @@ class Budgets:
         return {name: alpha for name, alpha in sorted(alphas.items()) if alpha > 0 and name not in component.ignore}
 
     def bits(self, modalities: Collection[str]) -> int:
-        """A set as an int, in which bit i stands for `names[i]`; names that are not in this run are ignored."""
+        """A set as an int, in which bit i stands for `names[i]`; names outside this run are ignored."""
         if not isinstance(modalities, frozenset):
             return sum(self._bit.get(name, 0) for name in set(modalities))
         if modalities not in self._sets:
@@ -156,14 +156,14 @@ class Budgets:
         return self._sets[modalities]
 
     def serve(self, available: Collection[str]) -> bool:
-        """Whether `draw` gives budgets for a sample with the modalities `available`."""
+        """Whether `draw` can return budgets for a sample with the modalities `available`."""
         has = self.bits(available)
         return bool(self._strategies(has, has))
 
     def draw(self, rng: np.random.Generator, available: Collection[str]) -> Drawn | None:
-        """Budgets for a sample with the modalities `available`; None if no component is possible. Components without a
-        target among them, without any of their inputs, or that require others are not drawn; the weights of the rest
-        keep their proportions."""
+        """Budgets for a sample with the modalities `available`; None if no component is possible. Components without an
+        available target, without any of their inputs, or lacking a required modality are excluded; the weights of the
+        rest keep their proportions."""
         has = self.bits(available)
         shows = has
         if self._dropout:
@@ -189,8 +189,8 @@ class Budgets:
         return Drawn(strategy.component.name, given, wanted, strategy.keep)
 
     def typical(self, kinds: Counter[frozenset[str]], seed: int) -> Typical:
-        """Numbers of tokens over `DRAWS` draws. Raises ValueError if no sample is served. kinds: set of modalities ->
-        samples that have just these."""
+        """Token counts over `DRAWS` draws. Raises ValueError if no sample can be used. kinds: set of modalities ->
+        number of samples with exactly these."""
         served = {kind: number for kind, number in kinds.items() if self.serve(kind)}
         if not served:
             raise ValueError("no sample has inputs and targets under any component of masking.mixture")
@@ -208,7 +208,7 @@ class Budgets:
         return Typical(of_inputs, of_targets, most_inputs, most_targets)
 
     def _strategies(self, has: int, shows: int) -> list[tuple[_Strategy, float]]:
-        """(strategy, cumulative weight in [0, 1]) of those that can be drawn for a sample with `has` that may show
+        """(strategy, cumulative weight in [0, 1]) of those that can be drawn for a sample that has `has` and may show
         `shows`."""
         if (has, shows) not in self._feasible:
             rows, cumulative = [], 0.0
@@ -223,7 +223,7 @@ class Budgets:
 
     def _pool(self, strategy: _Strategy, side: int, available: int) -> Pool:
         """The pool of one side (0: inputs, 1: targets). A modality with an alpha of 0 never reaches a minimum; then, as
-        published, every try fails and the last draw counts."""
+        in the published code, every try fails and the last draw is used."""
         component, alphas = strategy.component, strategy.alphas[side]
         available &= (strategy.sides[side] | self._limited) & ~strategy.ignore
         key = component.name, side, available

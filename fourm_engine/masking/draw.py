@@ -1,6 +1,6 @@
-"""BatchMasker: masks and packs loaded samples, with their budgets, together.
+"""BatchMasker: masks and packs a batch of loaded samples, given their budgets.
 
-A sample's result depends only on its contents, budgets and generator, not on the samples it is masked with.
+A sample's result depends only on its contents, budgets and generator, not on the rest of the batch.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _REMEDY = "repair or upgrade its package, or choose another masker"
 class Unmasked:
     """One sample before masking."""
 
-    contents: Mapping[str, np.ndarray]  # modality -> what a store loads, of at least `drawn.modalities`
+    contents: Mapping[str, np.ndarray]  # modality -> what a store loads; includes `drawn.modalities`
     drawn: Drawn
-    rng: np.random.Generator  # after the budgets have been drawn from it
+    rng: np.random.Generator  # its state after the budgets were drawn
 
 
 class BatchMasker:
     """Masks with `maskers` (modality -> masker) and packs rows of `vocabulary`. The engine's maskers mask all samples
-    at once; any other is called for each sample."""
+    at once; others are called for each sample."""
 
     def __init__(self, maskers: Mapping[str, Masker], vocabulary: Vocabulary) -> None:
         self.maskers, self.vocabulary = dict(maskers), vocabulary
@@ -78,8 +78,8 @@ class BatchMasker:
         return pack_rows(self.vocabulary, sample, mod, parts, contents, components)
 
     def _groups(self, rows: Sequence[tuple[int, str]], ids: Sequence[np.ndarray]) -> dict[int | str | None, list[int]]:
-        """Key of rows that are masked together: grids of equally many tokens, sequences of one tokenizer; None: one by
-        one."""
+        """Key of rows that are masked together: grids with equal numbers of tokens, sequences of one tokenizer; None:
+        one by one."""
         groups: dict[int | str | None, list[int]] = {}
         for r, (_, name) in enumerate(rows):
             kind = len(ids[r]) if name in self._grids else self._spans.get(name)
@@ -99,7 +99,7 @@ class BatchMasker:
 
 
 def _wrong(m: Any, masker: Masker, inputs: int, targets: int) -> str:
-    """What is wrong with what a plugin's masker gives for these budgets; "" if nothing is."""
+    """What is wrong with the result of a plugin's masker for these budgets; "" if nothing is."""
     if not isinstance(m, Masked):
         return f"{type(m).__name__}, not a fourm_plugins.masker.Masked"
     spec, space = masker.spec, masker.spec.token_space

@@ -1,4 +1,4 @@
-"""GridMasker: unordered tokens (grids, vectors, continuous inputs). A uniformly random permutation; the first tokens
+"""GridMasker: unordered tokens (grids, vectors, continuous inputs). In a uniformly random permutation, the first tokens
 are inputs, the next are targets, predicted in parallel (4M, arXiv 2312.06647, section 2.3)."""
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from fourm_plugins.masker import MASK, Masked, Masker
 
 
 class GridMasker(Masker):
-    """All targets see one another (order 0) and enter the decoder as mask tokens."""
+    """All targets see each other (order 0) and enter the decoder as mask tokens."""
 
     def mask(self, ids: np.ndarray, *, input_budget: int, target_budget: int, keep: str, rng: Generator) -> Masked:
         return mask_grids([ids], np.array([input_budget]), np.array([target_budget]), keys_of(rng)).only()
 
 
 def mask_grids(ids: Sequence[np.ndarray], inputs: np.ndarray, targets: np.ndarray, keys: np.ndarray) -> MaskedRows:
-    """Mask R rows of equally many tokens, with budgets (R,), from the streams `keys`, uint64 (R,)."""
+    """Mask R rows with equal numbers of tokens, with budgets (R,), from the streams `keys`, uint64 (R,)."""
     n = len(ids[0])
     # The low bits of each random number hold its index; sorting gives a permutation.
     bits = np.uint64((1 << n.bit_length()) - 1)

@@ -1,7 +1,7 @@
-"""HoleMasker: grids of which a block is asked for, as in an edit: what is shown lies around it, or in between.
+"""HoleMasker: grids with a block of targets, as in an edit; the inputs surround it, or are interspersed.
 
-Tokens are ranked by their distance from a random place plus noise of a random amplitude: without noise the targets are
-a block with all inputs around it, with much they are scattered as by `GridMasker`.
+Tokens are ranked by their distance from a random centre plus noise of a random amplitude: without noise the targets are
+a block surrounded by all inputs, with strong noise they are scattered as by `GridMasker`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from numpy.random import Generator
 from fourm_plugins.masker import MASK, Masked, Masker, Specials
 from fourm_plugins.spec import Grid, ModalitySpec
 
-#: A block is at most so many times as high as wide, or as wide as high.
+#: Maximum aspect ratio of a block, in either direction.
 SLENDER = 2.0
 
 
 class HoleMasker(Masker):
-    """The nearest tokens to a place are targets, the farthest inputs. Raises ValueError for a modality that is no
-    grid."""
+    """The tokens nearest to a random centre are targets, the farthest are inputs. Raises ValueError for a modality that
+    is not a grid."""
 
     def __init__(self, spec: ModalitySpec, specials: Specials | None = None) -> None:
         super().__init__(spec, specials)

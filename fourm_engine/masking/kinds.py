@@ -1,4 +1,5 @@
-"""The masker of a modality: the one its spec names, or its layout's default. Both are plugins, found by name."""
+"""The masker of a modality: the one that its spec names, or its layout's default. Both are plugins, resolved by
+name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random numbers of many streams at once, each a pure function of (key of the stream, number in the stream): SplitMix64
+"""Random numbers of many streams at once, each a pure function of (key of the stream, index in the stream): SplitMix64
 (Steele, Lea and Flood, OOPSLA 2014), whose n-th output is a hash of key + n · γ."""
 
 from __future__ import annotations
@@ -25,5 +25,5 @@ def uniform(keys: np.ndarray, numbers: np.ndarray | int) -> np.ndarray:
 
 
 def keys_of(*rngs: np.random.Generator) -> np.ndarray:
-    """uint64 (n,): a new stream from each generator, one of 2^53."""
-    return np.array([rng.random() for rng in rngs]).view(np.uint64)  # the fastest draw there is
+    """uint64 (n,): the key of a new stream from each generator, one of 2^53."""
+    return np.array([rng.random() for rng in rngs]).view(np.uint64)  # the fastest draw available

@@ -1,4 +1,4 @@
-"""Packs the tokens of a sample into rows, for training and for generation: only what is kept is ever embedded.
+"""Packs the tokens of samples into rows, for training and for generation: only kept tokens are embedded.
 
 `pack` makes a `PackedSample` of masked modalities, which `fourm_engine.batch.collate` pads to the shape of a batch;
 `pack_inputs` makes the encoder's tokens of samples without targets.
@@ -36,7 +36,7 @@ def patchify(array: np.ndarray, spec: ModalitySpec) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Shown:
-    """n tokens of one modality: local ids, or (continuous) the features behind each token."""
+    """n tokens of one modality: local ids, or (if continuous) the features of each token."""
 
     pos: np.ndarray  # (n,) int64
     ids: np.ndarray  # (n,) int64; -1 where continuous
@@ -56,7 +56,7 @@ class Shown:
         return cls(np.arange(len(features)), np.full(len(features), -1, np.int64), features)
 
     def at(self, keep: np.ndarray) -> Shown:
-        """The tokens where `keep`, bool (n,), is True."""
+        """The tokens for which `keep`, bool (n,), is True."""
         return Shown(self.pos[keep], self.ids[keep], None if self.features is None else self.features[keep])
 
 
@@ -65,7 +65,7 @@ def build_maskers(
     tokenizers: Mapping[str, Tokenizer],
     masker_class: Callable[[str], type[Masker]] | None = None,
 ) -> dict[str, Masker]:
-    """The masker of each modality, by the plugin host's `masker_class`, by default that of a new host. Raises
+    """The masker of each modality, from the plugin host's `masker_class`, by default that of a new host. Raises
     ValueError for a sequence without a text tokenizer, and for a masker that cannot be used."""
     find, maskers = masker_class or PluginManager().masker_class, dict[str, Masker]()
     for name, modality in modalities.items():
@@ -82,7 +82,7 @@ def build_maskers(
 def pack(
     vocabulary: Vocabulary, masked: Mapping[str, Masked], patches: Mapping[str, np.ndarray], component: str = ""
 ) -> PackedSample:
-    """A training sample of the modalities in `masked`, in the vocabulary's order; `patches` has (tokens, patch_dim) of
+    """A training sample of the modalities in `masked`, in the vocabulary's order; `patches` has (tokens, patch_dim) for
     each continuous one among them."""
     names = ordered(vocabulary, masked)
     mod = np.array([vocabulary[name].index for name in names], np.int64)
@@ -101,9 +101,9 @@ def pack_rows(
     """B training samples from R masked modalities.
 
     Args:
-        sample, mod: (R,) which sample and which modality a row is of, in the order of packing.
-        parts: (which rows, these rows masked); every row is in one of them.
-        contents, components: B each; the patches of each continuous modality, and from which component it was drawn.
+        sample, mod: (R,) the sample and modality of each row, in packing order.
+        parts: (row indices, these rows masked); every row is in one of them.
+        contents, components: B each; the patches of each continuous modality, and the sample's component.
     """
     n_inputs, n_targets = np.zeros(len(mod), np.int64), np.zeros(len(mod), np.int64)
     for rows, part in parts:

@@ -1,4 +1,4 @@
-"""Many masked modalities at once, row after row; the SDK's `Masked` holds one."""
+"""Many masked modalities at once, concatenated row by row; the SDK's `Masked` holds one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class MaskedRows:
         )
 
     def only(self) -> Masked:
-        """The one row."""
+        """The only row."""
         (ids, pos), (target_ids, target_pos, order, labels) = self.inputs, self.targets
         return Masked(ids, pos, target_ids, target_pos, order, labels)
 

@@ -1,18 +1,18 @@
-"""How a total of tokens is divided among the modalities of a sample.
+"""Samplers: divide a total of tokens among the modalities of a sample.
 
-"dirichlet" (4M, arXiv 2312.06647, section 2.3): p ~ Dirichlet(alpha), counts = floor(p N), and every token left over
-goes to the largest entry of a Dirichlet draw of its own.
+"dirichlet" (4M, arXiv 2312.06647, section 2.3): p ~ Dirichlet(alpha), counts = floor(p N), and every remaining token
+goes to the largest entry of a separate Dirichlet draw.
 
-"fill" divides likewise, but what a modality cannot take goes to those that can, so that no row of a batch stays empty
-while there is something to put in it; a total that holds all takes all.
+"fill" divides likewise, but what a modality cannot take is passed on to others, so that no slot of a batch is empty
+while tokens are available; a total of at least all tokens takes all.
 
 "aion", for modalities of very different lengths, after AION-1 (arXiv 2510.17960): of the inputs, one modality takes a
 uniform number of tokens, and the rest of the budget is filled from the others; of the targets, each modality has a
-Beta-distributed share. The details are ours: the first modality is drawn by the alphas as weights, and takes 1 to all
-that it holds or the budget allows; tokens of the others are drawn without replacement, each as likely as any other, so
-that long modalities fill more; the Beta distribution is of the share of what a modality still holds, rounded up or down
-at random without bias; modalities are served in random order, weighted by the alphas, until the total is used up; and
-where all shares round to nothing, the first one served has 1 token.
+Beta-distributed share. The details are ours: the first modality is drawn with the alphas as weights, and takes from 1
+to all of its tokens that the budget allows; tokens of the others are drawn uniformly without replacement, so that long
+modalities fill more; the Beta distribution is of the share of a modality's remaining tokens, stochastically rounded
+without bias; modalities are served in random order, weighted by the alphas, until the total is used up; and if all
+shares round to 0, the first modality served gets 1 token.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ from fourm_engine.masking.config import Sampler
 
 @dataclass(frozen=True)
 class Pool:
-    """One side of a component (inputs or targets), restricted to what a sample has."""
+    """One side of a component (inputs or targets), restricted to the modalities of a sample."""
 
     names: tuple[str, ...]
-    index: np.ndarray  # (n,) int64, which modality of the run
+    index: np.ndarray  # (n,) int64, index of the modality in the run
     alphas: np.ndarray  # (n,) float64, all > 0
     caps: np.ndarray  # (n,) int64
     least: np.ndarray  # (n,) int64
-    tries: int  # 1 without a minimum, or with one that cannot be reached
+    tries: int  # 1 without a minimum, or with one that cannot be met
     sampler: Sampler
     beta: tuple[float, float] | None  # of targets with "aion"
 
     def draw(self, rng: np.random.Generator, low: int, high: int, taken: np.ndarray | None = None) -> np.ndarray:
-        """Counts (n,) int64 within the caps, of which `taken` (n,) are used up. The last try counts, as published."""
+        """Counts (n,) int64 within the caps, of which `taken` (n,) are used up. The last try is used, as in the
+        published code."""
         total = int(rng.integers(low, high + 1))
         free = self.caps if taken is None else np.maximum(self.caps - taken, 0)
         for _ in range(self.tries):
@@ -73,8 +74,8 @@ def dirichlet(rng: np.random.Generator, alphas: np.ndarray, total: int) -> np.nd
 
 
 def fill(rng: np.random.Generator, alphas: np.ndarray, total: int, free: np.ndarray) -> np.ndarray:
-    """Divide `total` tokens among n modalities that have `free` (n,): (n,) int64, less than `total` only where all that
-    is free is taken."""
+    """Divide `total` tokens among n modalities that have `free` (n,): (n,) int64, less than `total` only if all free
+    tokens are taken."""
     counts = np.zeros_like(free)
     while (left := min(total, int(free.sum())) - int(counts.sum())) > 0:
         open_ = np.flatnonzero(counts < free)

@@ -14,7 +14,7 @@ from fourm_engine.masking.rows import MaskedRows, ragged
 from fourm_plugins.masker import Masked, Masker, Specials
 from fourm_plugins.spec import ModalitySpec
 
-#: Factor by which the probability of keeping a token falls each time the input is too long.
+#: Factor by which the probability of keeping a token is reduced each time the input is too long.
 KEEP_DECAY = 0.9
 #: Random numbers drawn at once.
 BLOCK = 1 << 17
@@ -37,7 +37,7 @@ class SpanMasker(Masker):
         self.most = spec.layout.num_tokens
 
     def mask(self, ids: np.ndarray, *, input_budget: int, target_budget: int, keep: str, rng: Generator) -> Masked:
-        """A sequence longer than `max_tokens`, end marker included, is cut there and has no end marker."""
+        """A sequence longer than `max_tokens`, including its end marker, is truncated and loses the end marker."""
         budgets = np.array([input_budget]), np.array([target_budget])
         return mask_sequences([ids], [self], *budgets, [keep], keys_of(rng)).only()
 
@@ -51,7 +51,7 @@ def mask_sequences(
     keys: np.ndarray,
 ) -> MaskedRows:
     """Mask R sequences, each with its masker, keep scheme, budgets (R,) and stream `keys`, uint64 (R,). All maskers
-    have the special ids of the first; their `max_tokens` may differ."""
+    share the special ids of the first; their `max_tokens` may differ."""
     end, sentinels = np.array([maskers[0].end]), maskers[0].sentinels
     most = np.array([masker.most for masker in maskers])
     length = np.minimum([len(x) + 1 for x in ids], most)
@@ -78,15 +78,15 @@ def draw_keeps(
     length: np.ndarray, budget: np.ndarray, scheme: Sequence[str], keys: np.ndarray, most: np.ndarray
 ) -> np.ndarray:
     """bool (R, longest): which tokens of R sequences are kept, each independently, with a probability drawn by its
-    scheme. If more than `budget` > 0 tokens would be shown, the probability decays and all are drawn again. `most` (R,)
-    is each sequence's largest possible length; it decides which numbers of its stream are used, so that nothing depends
+    scheme. If more than `budget` > 0 tokens would be shown, the probability decays and all are redrawn. `most` (R,) is
+    each sequence's largest possible length; it determines which numbers of its stream are used, so that nothing depends
     on the other rows."""
     probability = np.where(budget > 0, _keep_probability(scheme, uniform(keys, 0)), 0.0)
     columns, stride = int(length.max()), (most + 1) // 2  # two tokens share 64 random bits
     keep_RL = np.zeros((len(length), columns), np.bool_)
     todo, tried, tries = np.arange(len(length)), 0, 1
     while len(todo):
-        # Blocks of tries, as many as fit a cache: most sequences need one, some up to seventy.
+        # Blocks of tries that fit a cache: most sequences need one try, some up to seventy.
         attempt = tried + np.arange(tries)
         below = (probability[todo, None] * KEEP_DECAY**attempt * 2.0**32).astype(np.uint64)
         # Numbers 0 and 1 of each stream are used elsewhere.
@@ -94,7 +94,7 @@ def draw_keeps(
         bits_RTL = noise(keys[todo, None, None], numbers).view(np.uint32)[..., :columns]
         valid = np.arange(columns) < length[todo, None, None]
         keep = (bits_RTL < below[..., None]) & valid
-        # Kept tokens are shown, and the first of each run of others as a sentinel: the first token is shown either way.
+        # Kept tokens are shown, and the first of each run of others as a sentinel: the first token counts either way.
         shown = 1 + (keep[..., 1:] | (keep[..., :-1] & valid[..., 1:])).sum(2)
         fits = (shown <= budget[todo, None]) | (budget[todo, None] <= 0)
         keep_RL[todo] = keep[np.arange(len(todo)), fits.argmax(1)]
@@ -115,23 +115,23 @@ def _keep_probability(scheme: Sequence[str], u: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Spans:
-    """Inputs and targets of R sequences, row after row, int64."""
+    """Inputs and targets of R sequences, concatenated row by row, int64."""
 
     n_inputs: np.ndarray  # (R,)
     inputs: np.ndarray
     length: np.ndarray  # (R,) ids in each target
     targets: np.ndarray
-    runs: np.ndarray  # (R,) masked runs; a sentinel more, the closing one, is in the target
-    starts: np.ndarray  # where the sentinels are in `targets`
+    runs: np.ndarray  # (R,) masked runs; the target has another sentinel, the closing one
+    starts: np.ndarray  # indices of the sentinels in `targets`
 
 
 def mask_spans(tokens: np.ndarray, keep: np.ndarray, length: np.ndarray, sentinels: np.ndarray) -> Spans:
-    """Span masking of tokens (R, L) int64, of which the first `length` (R,) count, with keep bits (R, L) bool."""
+    """Span masking of tokens (R, L) int64, of which the first `length` (R,) are valid, with keep bits (R, L) bool."""
     valid = np.arange(tokens.shape[1]) < length[:, None]
     kept, masked = keep & valid, ~keep & valid
     start = masked.copy()
     start[:, 1:] &= kept[:, :-1]
-    run = start.cumsum(1)  # the run, counted from 1, to which a masked token belongs
+    run = start.cumsum(1)  # the run, counted from 1, that a masked token belongs to
     runs = start.sum(1)
     shown = tokens.copy()
     shown[start] = sentinels[run[start] - 1]
@@ -149,7 +149,7 @@ def mask_spans(tokens: np.ndarray, keep: np.ndarray, length: np.ndarray, sentine
 
 
 def trim(spans: Spans, budget: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most `budget` (R,) ids of each target: where they begin in `spans.targets`, and how many. They begin with a
+    """At most `budget` (R,) ids of each target: their start in `spans.targets`, and their number. They begin with a
     sentinel drawn uniformly by u (R,) in [0, 1), except the closing one; if fewer than `budget` ids would follow, with
     the earliest sentinel after which everything fits."""
     least = np.maximum(budget, 1)

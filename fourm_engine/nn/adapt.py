@@ -1,11 +1,11 @@
-"""Which weights of a network learn: new rows of its tables, everything that is not frozen, low-rank adapters.
+"""Selects the trainable weights of a network: new rows of its tables, everything not frozen, low-rank adapters.
 
-In: a `Transformer` whose vocabulary starts with that of a trained one, perhaps with other grid sizes. Out: the same
-network, which computes the same numbers bit for bit until it is trained.
+In: a `Transformer` whose vocabulary starts with that of a trained one, possibly with other grid sizes. Out: the same
+network, whose outputs are bitwise unchanged until it is trained.
 
-Rows and matrices are frozen by construction (`torch.nn.utils.parametrize`): known rows and new ones are separate
-parameters, so that neither weight decay nor the optimiser's state can move the known ones. `plain_state`
-returns the weights of an ordinary `Transformer` with the same outputs.
+Rows and matrices are frozen by construction (`torch.nn.utils.parametrize`): known and new rows are separate parameters,
+so that neither weight decay nor the optimiser's state can change the known ones. `plain_state` returns the weights of
+an ordinary `Transformer` with the same outputs.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from fourm_engine.nn.transformer import Transformer
     from fourm_engine.vocabulary import Vocabulary
 
-#: Parameters with rows for every modality: one per id, and in the last one per modality.
+#: Parameters with rows for every modality: one row per id, or, for the last, per modality.
 _BY_ID = ("embedding.encoder_table", "embedding.decoder_table", "heads.weight")
 _BY_MODALITY = "embedding.modality"
 POSITIONS = ("embedding.encoder_positions.", "embedding.decoder_positions.")
-#: How the name of the known, frozen rows of a table ends.
+#: Suffix of the name of a table's known, frozen rows.
 KNOWN = ".known"
-#: Those whose new rows are drawn at the scale of the known rows. Output rows start small, at a loss of ln V.
+#: Tables whose new rows are drawn at the scale of the known rows. Output rows start small, at a loss of ln V.
 SCALED = ("embedding.encoder_table", "embedding.decoder_table", _BY_MODALITY)
 
 
 class NewRows(nn.Module):
-    """A table of known, frozen rows, and new ones, which learn. Both are parameters, which sharding divides."""
+    """A table of known, frozen rows and new, trainable ones. Both are parameters, so that sharding divides them."""
 
     def __init__(self, known: Tensor) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class NewRows(nn.Module):
 
 
 class LowRank(nn.Module):
-    """W + alpha / rank · B A (LoRA, arXiv 2106.09685, section 4.1): A is drawn, B starts at zero. W is (out, in)."""
+    """W + alpha / rank · B A (LoRA, arXiv 2106.09685, section 4.1): A is random, B starts at zero. W is (out, in)."""
 
     def __init__(self, weight: Tensor, *, rank: int, alpha: float) -> None:
         super().__init__()
@@ -65,8 +65,8 @@ class LowRank(nn.Module):
 
 @torch.no_grad()
 def take_over(network: Transformer, source: Transformer) -> None:
-    """Copy the weights of `source`, with whose vocabulary `network`'s starts. New weights stay as drawn, except
-    embeddings, which get the root mean square of the known rows. Learned positions of another length are
+    """Copy the weights of `source`, whose vocabulary is a prefix of that of `network`. New weights keep their initial
+    values, except embeddings, which get the root mean square of the known rows. Learned positions of another length are
     interpolated."""
     known = source.state_dict()
     for name, tensor in network.state_dict().items():
@@ -84,7 +84,7 @@ def take_over(network: Transformer, source: Transformer) -> None:
 
 
 def ends_branch(name: str) -> bool:
-    """Whether a weight is the last of a branch of a block, which at 0 adds nothing to the residual stream."""
+    """Whether a weight is the last of a branch of a block: with 0 the branch adds nothing to the residual stream."""
     return name.startswith(("encoder.", "decoder.")) and name.endswith((".proj.weight", ".fc2.weight"))
 
 
@@ -99,7 +99,7 @@ def freeze_known(network: Transformer, known: Vocabulary) -> None:
         parameter.requires_grad_(False)
     embedding = network.embedding
     for container in (embedding.projections, embedding.encoder_positions, embedding.decoder_positions):
-        # Parts of one modality alone.
+        # Parts of a single modality.
         for name, parameter in container.named_parameters():
             parameter.requires_grad_(name.partition(".")[0] not in known)
     for name in (*_BY_ID, _BY_MODALITY):
@@ -120,7 +120,7 @@ def freeze(network: Transformer, patterns: Iterable[str], *, setting: str) -> No
 
 
 def chosen(names: Iterable[str], patterns: Iterable[str], *, setting: str, what: str) -> list[str]:
-    """The dotted `names` that a pattern matches, or whose beginning it matches: "encoder", "encoder.0", "*.mlp". Raises
+    """The dotted `names` that a pattern matches fully or as a prefix: "encoder", "encoder.0", "*.mlp". Raises
     ValueError, with the name of the `setting`, for a pattern without a match."""
     names, matched = list(names), set()
     for pattern in patterns:
@@ -132,7 +132,7 @@ def chosen(names: Iterable[str], patterns: Iterable[str], *, setting: str, what:
 
 
 def _meant(pattern: str, names: Sequence[str]) -> str:
-    """The nearest part, whole or as "*.mlp"; where none is alike, the parts of the network."""
+    """The nearest part, in full or as "*.mlp"; if none is similar, the parts of the network."""
     top = sorted({name.partition(".")[0] for name in names})
     parts = {name.rsplit(".", levels)[0] for name in names for levels in range(name.count(".") + 1)}
     known = parts if "." in pattern else top
@@ -150,8 +150,8 @@ def add_lora(
     matrices: Sequence[str] = ("encoder", "decoder"),
     setting: str = "lora.matrices",
 ) -> None:
-    """Add adapters to the linear layers that `matrices` match (see `chosen`), and freeze their weights. The outputs
-    stay the same until the adapters learn."""
+    """Add adapters to the linear layers that `matrices` match (see `chosen`), and freeze their weights. The outputs are
+    unchanged until the adapters are trained."""
     layers = {name: m for name, m in network.named_modules() if isinstance(m, nn.Linear)}
     for name in chosen(layers, matrices, setting=setting, what="linear layer"):
         adapter = LowRank(layers[name].weight.detach(), rank=rank, alpha=alpha)
@@ -161,7 +161,7 @@ def add_lora(
 
 @torch.no_grad()
 def plain_state(network: Transformer) -> dict[str, Tensor]:
-    """The state of an ordinary `Transformer` with the same outputs: tables joined, adapters added to weights."""
+    """The state of an ordinary `Transformer` with the same outputs: tables joined, adapters merged into weights."""
     state = {name: tensor for name, tensor in network.state_dict().items() if "parametrizations" not in name.split(".")}
     for path, module, attribute in _parametrized(network):
         state[f"{path}.{attribute}"] = getattr(module, attribute)
@@ -170,8 +170,8 @@ def plain_state(network: Transformer) -> dict[str, Tensor]:
 
 def learned(network: nn.Module, state: Mapping[str, Tensor], known: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """The part of `state`, a network with adapters, that `merged` needs: `<matrix>.down` and `<matrix>.up`, the other
-    parameters that learn, and everything new or of another shape. `network` may be without memory. `known`: the shapes
-    of the model that it was made from."""
+    trainable parameters, and everything new or of another shape. `network` may be on the meta device. `known`: the
+    shapes of the model that it was derived from."""
     tensors = {}
     for name, parameter in network.named_parameters():
         changes = parameter.requires_grad or known.get(name) != tuple(parameter.shape)
@@ -187,7 +187,7 @@ def learned(network: nn.Module, state: Mapping[str, Tensor], known: Mapping[str,
 def merged(
     base: Mapping[str, Tensor], learned: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], *, scale: float
 ) -> dict[str, Tensor]:
-    """The state of an ordinary `Transformer` with these shapes: `base` with what was `learned`. Raises ValueError,
+    """The state of an ordinary `Transformer` with these shapes: `base` updated with `learned`. Raises ValueError,
     naming the first, if a tensor is missing or of another shape."""
     state = {}
     for name, shape in shapes.items():
@@ -210,7 +210,7 @@ def _original(module: nn.Module, attribute: str) -> nn.Parameter:
 
 
 def _parametrized(network: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """(path, module, attribute) of every weight that is computed from parts."""
+    """(path, module, attribute) of every parametrized weight."""
     for path, module in network.named_modules():
         if parametrize.is_parametrized(module):
             assert isinstance(module.parametrizations, nn.ModuleDict)

@@ -1,11 +1,11 @@
 """Self- and cross-attention over packed tokens, with boolean masks and static key/value buffers for cached decoding.
 
-In: activations (B, N, D) and a boolean `mask` broadcastable to (B, H, Nq, Nk), True where a query sees a key.
-Out: (B, N, D). A query that sees nothing gets exactly 0 before the output projection, so the layer returns that
-projection's bias: guidance with no visible token at all relies on it.
+In: activations (B, N, D) and a boolean `mask` broadcastable to (B, H, Nq, Nk), True where a query sees a key. Out: (B,
+N, D). A query that sees no key gets exactly 0 before the output projection, so the layer returns that projection's
+bias: guidance without any visible token relies on it.
 
-Layout of the weights, as in the published checkpoints: the rows of `qkv` are all queries, all keys, all values, the
-heads within each; the rows of `kv` likewise.
+Weight layout, as in the published checkpoints: the rows of `qkv` are all queries, all keys, all values, each divided
+into heads; the rows of `kv` likewise.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 NORM_EPS = 1e-6  # of every LayerNorm of the model, QK-norm included
-#: Devices whose SDPA gives 0 to a query that sees nothing, and no gradient, and makes its mask anew in every layer.
+#: Devices whose SDPA returns 0, and no gradient, for a query that sees no key, and rebuilds its mask in every layer.
 ZERO_ON = ("cpu",)
-#: Devices where SDPA may choose cuDNN; how many queries, or keys, one of its tiles holds; the other kernels.
+#: Devices where SDPA may choose cuDNN; its tile size in queries, and in keys; the other kernels.
 CUDNN_ON, CUDNN_TILE = ("cuda",), 128
 WITHOUT_CUDNN = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def stacked(layer: str) -> int:
-    """How many matrices are stacked in the weight of a linear layer, by its name."""
+    """Number of matrices stacked in the weight of a linear layer, by the layer's name."""
     return {"qkv": 3, "kv": 2}.get(layer.rpartition(".")[2], 1)
 
 
 def additive(mask: Bool[Tensor, "... Nq Nk"]) -> Tensor | None:
-    """The mask for all layers: on a CPU what is added to the scores, 0 or -inf, and in inference mode None if every
+    """The mask for all layers: on a CPU the additive bias of the scores, 0 or -inf, and in inference mode None if every
     query sees every key, which is faster."""
     if mask.device.type not in ZERO_ON:
         return mask
@@ -48,9 +48,10 @@ def additive(mask: Bool[Tensor, "... Nq Nk"]) -> Tensor | None:
 
 
 def guard_mask(mask: Bool[Tensor, "... Nq Nk"]) -> tuple[Tensor | None, Bool[Tensor, "... Nq 1"] | None]:
-    """A mask (True where the query sees the key) for SDPA, and which rows are not empty, or None where SDPA knows.
+    """A mask (True where the query sees the key) for SDPA, and which rows are not empty, or None where SDPA handles
+    these.
 
-    Softmax over nothing is NaN in some attention kernels, and a NaN in a padded slot spreads (0 · NaN), also into
+    Softmax over an empty row is NaN in some attention kernels, and a NaN in a padded slot spreads (0 · NaN), also into
     gradients. So an empty row sees everything, and `attend` replaces its output by 0."""
     if mask.device.type in ZERO_ON:
         return additive(mask), None
@@ -59,8 +60,8 @@ def guard_mask(mask: Bool[Tensor, "... Nq Nk"]) -> tuple[Tensor | None, Bool[Ten
 
 
 def up_to(index_1: Int[Tensor, " 1"], keys_BHLd: Tensor) -> Float[Tensor, "1 1 1 L"]:
-    """What to add to the scores of one token so that it sees the keys up to `index_1` alone. Made once for all layers:
-    kernels that want numbers would convert booleans in each."""
+    """Additive mask with which one token sees only the keys up to `index_1`. Made once for all layers: kernels that
+    need a float mask would convert a boolean one in each."""
     later_L = torch.arange(keys_BHLd.shape[2], device=keys_BHLd.device) > index_1
     return torch.zeros_like(later_L, dtype=keys_BHLd.dtype).masked_fill_(later_L, -torch.inf)[None, None, None]
 
@@ -70,14 +71,14 @@ def attend(
 ) -> Float[Tensor, "B M H*d"]:
     """Scaled dot-product attention with merged heads. `mask` and `seen` come from `guard_mask`; None: all."""
     if mask is not None and mask.dtype != torch.bool:
-        mask = mask.to(q_BHMd.dtype)  # some kernels misread one of another type
+        mask = mask.to(q_BHMd.dtype)  # some kernels misread a mask of another dtype
     tiled = q_BHMd.shape[2] % CUDNN_TILE == 0 and k_BHNd.shape[2] % CUDNN_TILE == 0
     if tiled or q_BHMd.device.type not in CUDNN_ON:
         out_BHMd = F.scaled_dot_product_attention(q_BHMd, k_BHNd, v_BHNd, attn_mask=mask)
     else:
-        # cuDNN, torch's first choice on an H100, is not to be trusted with a tile that is filled in part. Its backward
-        # pass can give NaN: with a mask and 64 keys in the last tile (pytorch#196678), or for one query
-        # (cudnn-frontend#1072). In generation with 196 keys, equal calls gave unequal captions (benchmarks/README.md).
+        # cuDNN, torch's first choice on an H100, is unreliable if a tile is partially filled. Its backward pass can
+        # give NaN: with a mask and 64 keys in the last tile (pytorch#196678), or for one query (cudnn-frontend#1072).
+        # In generation with 196 keys, equal calls gave unequal captions (benchmarks/README.md).
         with sdpa_kernel(WITHOUT_CUDNN):
             out_BHMd = F.scaled_dot_product_attention(q_BHMd, k_BHNd, v_BHNd, attn_mask=mask)
     if seen is not None:
@@ -112,7 +113,7 @@ class SelfAttention(nn.Module):
         self, x_B1D: Tensor, k_BHLd: Tensor, v_BHLd: Tensor, index: int | Tensor, mask: Tensor | None = None
     ) -> Float[Tensor, "B 1 D"]:
         """Attend from a new token to itself and the `index` tokens before it; writes its key and value into the
-        buffers. Where the index is on the device, (1,), `mask` hides what follows: see `up_to`."""
+        buffers. If the index is on the device, (1,), `mask` hides later positions: see `up_to`."""
         q, k, v = self._project(x_B1D)
         if isinstance(index, Tensor):
             k_BHLd.index_copy_(2, index, k)
@@ -152,14 +153,15 @@ class CrossAttention(nn.Module):
         self.k_norm = _head_norm(width // heads, bias=bias, qk_norm=qk_norm)
 
     def keys_values(self, context_BND: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N, D) -> k, v, each (B, H, N, d): equal for all queries, so cached decoding computes them once."""
+        """(B, N, D) -> k, v, each (B, H, N, d): independent of the queries, so cached decoding computes them once."""
         k, v = (_by_head(part, self.heads) for part in self.kv(context_BND).chunk(2, dim=-1))
         return self.k_norm(k).to(v.dtype), v
 
     def step(
         self, x_R1D: Tensor, keys_values: Sequence[tuple[Tensor, Tensor]], contexts: Sequence[Contexts]
     ) -> Float[Tensor, "R 1 D"]:
-        """Attend from one token per row to the keys and values of its context, which are read once for all its rows."""
+        """Attend from one token per row to the keys and values of its context, which are read once for all of its
+        rows."""
         q_R1Hd = self.q_norm(self.q(x_R1D).unflatten(-1, (self.heads, -1)))
         parts = [
             attend(group.of(q_R1Hd).transpose(1, 2).to(v.dtype), k, v, group.mask, group.seen).flatten(0, 1)
@@ -180,7 +182,8 @@ class CrossAttention(nn.Module):
 
 
 def _by_head(x_BND: Tensor, heads: int) -> Tensor:
-    """(B, N, H·d) -> (B, H, N, d), a view. Gradients of chunks of a product are joined by one copy this way."""
+    """(B, N, H·d) -> (B, H, N, d), a view. This way the gradients of the chunks of a product are joined with one
+    copy."""
     return x_BND.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 

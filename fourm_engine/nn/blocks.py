@@ -1,7 +1,7 @@
 """Pre-norm transformer blocks: attention, then an MLP, each added to the residual stream (4M, section 2.2).
 
-In and out: activations (B, N, D); masks as `fourm_engine.nn.attention.guard_mask` gives them. Models without biases
-have norms without one, too (published files store it as a zero buffer).
+In and out: activations (B, N, D); masks from `fourm_engine.nn.attention.guard_mask`. Models without biases have norms
+without them, too (published files store a zero buffer).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from fourm_engine.device import at_hand
 from fourm_engine.nn.attention import NORM_EPS, Contexts, CrossAttention, SelfAttention
 from fourm_engine.nn.linear import Linear
 
-#: Tensor cores want a multiple of this many numbers in a row; others halve the speed of a product (H100, bf16).
+#: Tensor cores need rows of a multiple of this many numbers; otherwise a product takes twice as long (H100, bf16).
 ALIGNED = 64
-#: Rows from which on a product is worth an aligned copy of its weights.
+#: Number of rows from which an aligned copy of the weights pays off.
 MANY_ROWS = 512
 
 
@@ -29,7 +29,7 @@ def layer_norm(width: int, *, bias: bool) -> nn.LayerNorm:
 
 
 def hidden_width(mlp: str, ratio: float, width: int) -> int:
-    """Hidden width of an MLP, by its name in `MLPS`. SwiGLU has three matrices of two thirds the width: as many
+    """Hidden width of an MLP, by its name in `MLPS`. SwiGLU has three matrices of two thirds the width: equally many
     weights."""
     return int(ratio * width) if mlp == "gelu" else int(2 / 3 * (ratio * width))
 
@@ -61,7 +61,7 @@ class SwiGLU(nn.Module):
         missing = -self.fc1.out_features % ALIGNED
         if not missing or at_hand(x) or x.numel() < MANY_ROWS * x.shape[-1]:
             return self.fc2(F.silu(self.fc1(x)) * self.fc3(x))
-        # L has 2730 hidden units and XL 5461. More of them with weights of 0 change nothing.
+        # L has 2730 hidden units and XL 5461. Additional units with weights of 0 do not change the output.
         gate, value = (_with_units(layer, missing, x) for layer in (self.fc1, self.fc3))
         return F.linear(F.silu(gate) * value, F.pad(self.fc2.weight, (0, missing)), self.fc2.bias)
 
@@ -76,8 +76,8 @@ MLPS: dict[str, type[Mlp] | type[SwiGLU]] = {"gelu": Mlp, "swiglu": SwiGLU}
 
 
 def drop_path(branch: Tensor, rate: float) -> Tensor:
-    """Stochastic depth (arXiv 1603.09382): 0 for a fraction `rate` of the samples (first axis), the others scaled up to
-    keep the mean."""
+    """Stochastic depth (arXiv 1603.09382): 0 for a fraction `rate` of the samples (first axis), with the others scaled
+    up to preserve the mean."""
     kept = torch.rand(len(branch), *[1] * (branch.ndim - 1), device=branch.device) >= rate
     return branch * (kept / (1 - rate)).to(branch.dtype)
 
@@ -105,8 +105,8 @@ class EncoderBlock(nn.Module):
 
 @dataclass
 class BlockCache:
-    """A decoder block's state between steps, for R rows with H heads of width d and room for L tokens; and the keys and
-    values, (U, H, N, d), of each group of contexts."""
+    """A decoder block's state between steps, for R rows with H heads of width d and a capacity of L tokens; and the
+    keys and values, (U, H, N, d), of each group of contexts."""
 
     self_k_RHLd: Tensor
     self_v_RHLd: Tensor
@@ -140,11 +140,11 @@ class DecoderBlock(nn.Module):
         return x_BMD + self.mlp(self.norm2(x_BMD))
 
     def start_cache(self, contexts_UND: Sequence[Tensor], rows: int, max_len: int) -> BlockCache:
-        """Room for `max_len` tokens in each row, and the keys and values of the contexts."""
+        """Allocate `max_len` tokens per row, and compute the keys and values of the contexts."""
         cross = []
         for context in contexts_UND:
             k, v = self.cross_attn.keys_values(self.context_norm(context))
-            # Every token reads them, head by head: a CPU does so faster where those of a head lie together.
+            # Every token reads them, head by head: faster on a CPU if those of a head are contiguous.
             cross.append((k.contiguous(), v.contiguous()))
         _, heads, _, head_width = cross[0][0].shape
         self_k = cross[0][0].new_zeros(rows, heads, max_len, head_width)

@@ -1,4 +1,4 @@
-"""The shape of a model: `ModelConfig`, and the sizes of the paper."""
+"""The shape of a model: `ModelConfig`, and the paper's sizes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ SIZES: dict[str, dict[str, int]] = {
 }
 
 
-#: Far beyond every model: a larger one is a slip of the finger, or a hostile file, and would build for hours.
+#: Far beyond any model: a larger value is a typo, or a hostile file, and would take hours to build.
 MAX_WIDTH, MAX_BLOCKS = 1 << 15, 1 << 10
-#: What a block keeps for the backward pass: see `fourm_engine.nn.wrappers`.
+#: What a block stores for the backward pass: see `fourm_engine.nn.wrappers`.
 Checkpointing = Literal["none", "selective", "full"]
 
 
@@ -47,7 +47,7 @@ class ModelConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fill_size(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("compile") is False:  # older folders name what was a setting then
+        if isinstance(data, dict) and data.get("compile") is False:  # older folders contain this former setting
             data = {key: value for key, value in data.items() if key != "compile"}
         return filled_size(data, SIZES)
 
@@ -75,7 +75,7 @@ class LoraConfig(BaseModel):
 
 
 def filled_size(data: Any, sizes: dict[str, dict[str, int]]) -> Any:
-    """The settings, completed by the numbers of their `size` in `sizes`. Raises ValueError for a contradiction."""
+    """The settings, completed with the numbers of their `size` in `sizes`. Raises ValueError for a contradiction."""
     if not isinstance(data, dict) or not isinstance(data.get("size"), str) or data["size"] not in sizes:
         return data
     preset = sizes[data["size"]]

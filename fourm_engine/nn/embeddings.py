@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from fourm_engine.batch import Patches
     from fourm_engine.vocabulary import Vocabulary
 
-# The positions' sines and cosines have an RMS of 0.71, and content must be of that size from the start. Measured on a
-# toy task (a grid's ids from another grid's: a permutation of ids, shifted with the position; width 96, 2 + 2 blocks,
-# 900 steps of AdamW at 1e-3): mean loss in nats of the second and of the last sixth of the steps, ln V = 3.47.
+# The sines and cosines of the positions have an RMS of 0.71, and content must be of that size from the start. Measured
+# on a toy task (a grid's ids from another grid's: a permutation of ids, shifted with the position; width 96, 2 + 2
+# blocks, 900 steps of AdamW at 1e-3): mean loss in nats over the second and the last sixth of the steps, ln V = 3.47.
 #   std 0.02: 3.47, 3.46 · 0.2: 3.46, 1.48 · 0.5: 2.25, 0.08 · 1.0: 2.08, 0.04
 CONTENT_STD = 1.0
-# With two target grids (1200 steps, last sixth): std 0.02: 0.10 · 0.2: 0.07 · 0.5: 0.12 · 1.0: 0.29. The mask token
-# says the same everywhere; at 0.5 it slows learning down.
+# With two target grids (1200 steps, last sixth): std 0.02: 0.10 · 0.2: 0.07 · 0.5: 0.12 · 1.0: 0.29. The mask token is
+# the same everywhere; at 0.5 it slows learning down.
 MODALITY_STD = 0.2
 MASK_TOKEN_STD = 0.02
 
@@ -61,8 +61,8 @@ class Embedding(nn.Module):
 
     One table per side holds the rows of all modalities, so that a single gather embeds a mixed batch; likewise one
     table of positions, at `offset[mod] + pos`. A sequence has up to twice `max_tokens` positions, since its targets
-    also hold sentinels. A `pos` beyond a modality's positions is the caller's error and is not checked on the
-    device. Learned positions (Vector layouts) are tables of their own on either side, as in 4M-21."""
+    also contain sentinels. The caller guarantees that `pos` is within a modality's positions; it is not checked on the
+    device. Learned positions (Vector layouts) are separate tables on either side, as in 4M-21."""
 
     offset: Tensor
     fixed_positions: Tensor
@@ -76,7 +76,7 @@ class Embedding(nn.Module):
         self.modality = nn.Parameter(torch.empty(len(entries), width))
         self.mask_token = nn.Parameter(torch.empty(width))
         continuous = [entry for entry in entries if entry.patch_dim]
-        # Those of patches have no bias, those of embeddings in a sequence have one (4M-21).
+        # Projections of patches have no bias, those of embeddings in a sequence have one (4M-21).
         self.projections = nn.ModuleDict(
             {e.name: nn.Linear(e.patch_dim, width, bias=e.layout.kind == "sequence") for e in continuous}
         )
@@ -115,7 +115,7 @@ class Embedding(nn.Module):
         initial |= {"modality": Initial("gaussian", MODALITY_STD), "mask_token": Initial("gaussian", MASK_TOKEN_STD)}
         for name, projection in self.projections.items():
             assert isinstance(projection, nn.Linear)
-            # Inputs of unit variance (normalised pixels) come out with unit variance.
+            # Inputs of unit variance (normalised pixels) are mapped to unit variance.
             initial[f"projections.{name}.weight"] = Initial("gaussian", CONTENT_STD * projection.in_features**-0.5)
         for name in self.encoder_positions:
             for side in ("encoder", "decoder"):
@@ -145,11 +145,11 @@ class Embedding(nn.Module):
         self, ids: Int[Tensor, "B N"], pos: Int[Tensor, "B N"], mod: Int[Tensor, "B N"], continuous: dict[str, Patches]
     ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N D"]]:
         """Content and place of the encoder's tokens: id -1 for a continuous input or padding; `continuous`: modality ->
-        its patches; only here does a shape vary with the mix of modalities. Raises ValueError for a modality that the
+        its patches, the only shape that depends on the mix of modalities. Raises ValueError for a modality that the
         vocabulary lacks."""
         if len(self.encoder_table):
             content = torch.where((ids >= 0)[..., None], F.embedding(ids.clamp(min=0), self.encoder_table), 0.0)
-        else:  # an encoder of continuous inputs alone
+        else:  # an encoder with continuous inputs only
             content = self.encoder_table.new_zeros(*ids.shape, self.width)
         unknown = sorted(continuous.keys() - self.projections.keys())
         if unknown:
@@ -165,7 +165,7 @@ class Embedding(nn.Module):
                 at = patches.row * ids.shape[1] + patches.slot  # no slot is filled twice
                 content = content.flatten(0, 1).index_copy(0, at, projected).view_as(content)
             elif self.training:
-                # Sharded reduction needs a gradient for every parameter on every rank, whatever its batch holds.
+                # Sharded reduction needs a gradient for every parameter on every rank, whatever its batch contains.
                 content = content + 0.0 * sum(parameter.sum() for parameter in projection.parameters())
         return content, self.place(pos, mod, self.encoder_positions)
 

@@ -1,8 +1,8 @@
 """FLOPs of the network's matrix products, a multiply-add counting as two; the basis of a run's `mfu`.
 
-In: the model's shape, the vocabulary, the shape of a batch, what learns. Out: FLOPs by part of the network. Norms,
-softmax, gathers, and recomputation to save memory do not count, as usual for "model FLOPs" (PaLM, arXiv 2204.02311,
-appendix B). Padded slots count: products include them.
+In: the model's shape, the vocabulary, the shape of a batch, the trainable weights. Out: FLOPs by part of the network.
+Norms, softmax, gathers, and recomputation to save memory do not count, as usual for "model FLOPs" (PaLM, arXiv
+2204.02311, appendix B). Padded slots count: products include them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def forward_flops(
     patches, N = patches or {}, N + config.registers
     D, n, m = config.width, B * N, B * M
     encoder = n * _block(config) + 4 * B * N * N * D
-    # Queries and outputs of the cross-attention are of M tokens, its keys and values of N.
+    # Queries and outputs of the cross-attention are over M tokens, its keys and values over N.
     decoder = m * (_block(config) + 4 * D * D) + n * 4 * D * D + 4 * B * M * (M + N) * D
     return {
         "patches": float(sum(2 * patches.get(e.name, 0) * e.patch_dim * D for e in vocabulary if e.patch_dim)),
@@ -51,15 +51,16 @@ def forward_flops(
 
 
 def training_flops(forward: Mapping[str, float]) -> float:
-    """FLOPs of a forward and backward pass if every weight learns. Each product has two gradients at the same cost,
-    except those of patches, which need no gradient."""
+    """FLOPs of a forward and backward pass if every weight is trained. Each product has two gradients of the same cost,
+    except those of patches, which need no input gradient."""
     return 3 * sum(forward.values()) - forward["patches"]
 
 
 @dataclass(frozen=True)
 class Learning:
     """Which weights of a network have a gradient: their names and all prefixes, "encoder.0.attn" as well as
-    "encoder.0.attn.qkv.weight". A matrix with an adapter has one, from which those of A and B follow."""
+    "encoder.0.attn.qkv.weight". The gradient of an adapted matrix is computed, since those of A and B follow from
+    it."""
 
     names: frozenset[str]
     #: FLOPs of the products B A of a step, forward and backward.
@@ -67,7 +68,7 @@ class Learning:
 
     @classmethod
     def of(cls, network: nn.Module) -> Learning:
-        """`network` may be without memory."""
+        """`network` may be on the meta device."""
         names = set[str]()
         for name, parameter in network.named_parameters():
             if parameter.requires_grad:
@@ -82,13 +83,13 @@ class Learning:
 
 class _Backward:
     """Sums the products of a backward pass, layer by layer, in the order of the forward pass: a weight has a gradient
-    if it learns, an input if anything below it does."""
+    if it is trained, an input if anything below it is."""
 
     def __init__(self, learning: Learning) -> None:
         self.names, self.total = learning.names, 0.0
 
     def linear(self, layer: str, flops: float, live: bool) -> bool:
-        """`live`: whether the input has a gradient; returns whether the output has."""
+        """`live`: whether the input has a gradient; returns whether the output has one."""
         self.total += flops * (f"{layer}.weight" in self.names) + flops * live
         return live or layer in self.names
 
@@ -122,7 +123,7 @@ def training_flops_of(
     targets: Mapping[str, float],
     patches: Mapping[str, float] | None = None,
 ) -> float:
-    """Like `training_flops`, if not every weight learns; the arguments are those of `forward_flops`."""
+    """Like `training_flops`, if only some weights are trained; the arguments are those of `forward_flops`."""
     forward = forward_flops(config, vocabulary, B=B, N=N, M=M, targets=targets, patches=patches)
     names, D, back = learning.names, config.width, _Backward(learning)
     N += config.registers

@@ -29,8 +29,8 @@ MAX_LOGITS = 2**27
 # Small, so that the loss starts near ln V: the decoder's final norm gives vectors of length √D, hence logits of
 # standard deviation 0.1 √D · D^-½ = 0.1.
 HEAD_SCALE = 0.1
-#: Numbers between two rows of logits on a CPU: rows that lie a power of two apart share its caches' sets, and products
-#: with the 16,384 logits of a token are a tenth slower.
+#: Numbers between two rows of logits on a CPU: rows a power of two apart map to the same cache sets, which makes
+#: products with the 16,384 logits of a token a tenth slower.
 APART = 16
 
 
@@ -40,9 +40,9 @@ def cross_entropy_sum(y_TD: Tensor, weight_VD: Tensor, ids_T: Tensor) -> Float[T
 
 
 class _Sums(torch.autograd.Function):
-    """`cross_entropy_sum` of all modalities, for CPUs, where what counts is how often (T, V) and (V, D) numbers are
-    written: the logits become probabilities and then their gradient in the same memory, and the gradients of output
-    rows are written where they belong rather than joined afterwards."""
+    """`cross_entropy_sum` of all modalities, for CPUs, where the bottleneck is how often (T, V) and (V, D) numbers are
+    written: the logits are turned into probabilities and then their gradient in place, and the gradients of output rows
+    are written to their final location rather than joined afterwards."""
 
     @staticmethod
     def forward(
@@ -57,7 +57,7 @@ class _Sums(torch.autograd.Function):
             logits[:, -APART:] = -torch.inf
             highest, at = logits.amax(1), logits.gather(1, ids_T[tokens, None])[:, 0]
             shares.append(torch.softmax(logits, 1, out=logits))
-            # Of the highest one, whose probability is not rounded to 0.
+            # Of the largest one, whose probability is not rounded to 0.
             sums.append((highest - at - shares[-1].amax(1).log()).sum())
         ctx.save_for_backward(y_TD, weight_VD, ids_T, *shares)
         ctx.parts = parts

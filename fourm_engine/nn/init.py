@@ -1,8 +1,8 @@
 """Initial values of parameters, as a pure function of the seed and a parameter's name.
 
 Any rows of a parameter can be filled, on any device. Values are drawn on the CPU in blocks, each with its own
-generator, so a process draws little more than the rows it holds, and the values do not depend on the number of
-processes.
+generator, so that a process draws little more than the rows that it holds, and the values do not depend on the number
+of processes.
 """
 
 from __future__ import annotations

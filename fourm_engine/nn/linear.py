@@ -1,4 +1,4 @@
-"""Linear layers that are quick for the few rows of a step of left-to-right decoding.
+"""Linear layers that are fast for the few rows of a step of left-to-right decoding.
 
 In: activations (..., D) and a weight (V, D). Out: (..., V), as from `torch.nn.functional.linear`.
 """
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: Rows of activations, and numbers of a weight from which on (smaller ones stay in a CPU's caches between tokens), for
-#: which a CPU's kernels are quicker with the weight as the first factor: two thirds of the time at four rows, nine
-#: tenths at eight. One row runs at memory bandwidth either way, and weights with D above V gain nothing.
+#: Numbers of rows of activations, and minimum size of a weight (smaller ones stay in a CPU's caches between tokens),
+#: for which CPU kernels are faster with the weight as the first factor: two thirds of the time at four rows, nine
+#: tenths at eight. One row is limited by memory bandwidth either way, and weights with D above V gain nothing.
 FEW, LARGE = range(2, 9), 1 << 17
 
 

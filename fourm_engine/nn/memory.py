@@ -1,8 +1,7 @@
-"""Estimates of the memory that a forward pass keeps for the backward pass.
+"""Estimates the memory that a forward pass keeps for the backward pass.
 
-In: the model's shape, the vocabulary, the shape of a batch. Out: bytes by part of the network. Kernels differ, and the
-rounding of the allocator and the fusions of a compiler are unknown; the estimate is within a quarter of what plain
-torch keeps.
+In: the model's shape, the vocabulary, the shape of a batch. Out: bytes by part of the network. Kernels, the rounding of
+the allocator and the compiler's fusions are not modelled; the estimate is within a quarter of what eager torch keeps.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def activation_bytes(
     N += config.registers
     D, size = config.width, 2 if bf16 else 4
     mlp = hidden_width(config.mlp, config.mlp_ratio, D) * (2 if config.mlp == "gelu" else 4)
-    # The stream before a norm; its output, under autocast once more as bf16.
+    # The stream before a norm; its output, under autocast also in bf16.
     norm = D * (4 + 4 + (2 if bf16 else 0)) if bf16 else 2 * D * 4
     attention = 5 * D * size  # queries, keys, values; the output before and after padded rows are cleared
     block = 2 * norm + attention + mlp * size

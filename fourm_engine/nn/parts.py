@@ -1,4 +1,4 @@
-"""A module without some of its parts, such as a network's encoder."""
+"""Removes parts of a module, for example to keep only a network's encoder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def without(module: M, names: Collection[str]) -> M:
-    """`module` without some of its parts; the others are the same objects."""
+    """`module` without some of its parts; the remaining ones are the same objects."""
     other = copy.copy(module)
     for kind in ("_modules", "_parameters"):
         other.__dict__[kind] = {name: part for name, part in module.__dict__[kind].items() if name not in names}

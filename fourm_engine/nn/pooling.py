@@ -1,4 +1,4 @@
-"""Attentive pooling: one feature from the tokens of a sample, by attention from learned queries.
+"""Attentive pooling: reduces the tokens of a sample to one feature, by attention from learned queries.
 
 In: tokens (B, N, D) and a mask of the valid ones (B, N). Out: (B, D). For probes and task heads.
 """
@@ -20,7 +20,7 @@ QUERY_STD = 0.02
 
 
 class AttentivePooling(nn.Module):
-    """Multi-head cross-attention from `queries` learned vectors to the norm of the tokens; the mean over the queries
+    """Multi-head cross-attention from `queries` learned vectors to the norm of the tokens; averaged over the queries
     (attentive probing: CoCa, arXiv 2205.01917, section 3.2; AIM, arXiv 2401.08541, section 3.3).
 
     `heads` divides `width`. Parameters are drawn from torch's generator."""

@@ -3,7 +3,7 @@
 In: `Tokens(ids, pos, mod, order)` of (B, N) for the encoder and (B, M) for the decoder, patches of continuous inputs;
 see `fourm_engine.batch`. A batch may mix any modalities in any slots; only kept tokens are embedded.
 
-`Transformer.forward` computes the loss, so that FSDP can shard the blocks and the whole.
+`Transformer.forward` computes the loss, so that FSDP can shard the blocks and the root module.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ class Transformer(nn.Module):
         return initial | {"heads.weight": self.heads.initial(), "registers": Initial("gaussian", REGISTER_STD)}
 
     def tabulate(self) -> None:
-        """Fill the tables of positions, which no file holds: call it after `to_empty` of a model on the meta device."""
+        """Fill the tables of positions, which are not stored in files: call it after `to_empty` on a meta-device
+        model."""
         self.embedding.tabulate()
 
     def encode_features(
@@ -123,15 +124,15 @@ class Transformer(nn.Module):
     def context(
         self, content_BND: Tensor, place_BND: Tensor, valid_BN: Tensor
     ) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N"]]:
-        """`encode` from content and place on."""
+        """`encode`, starting from content and place."""
         (x_BND,), place_BND, valid_BN = self.encode_embedded(content_BND, place_BND, valid_BN)
         return self.context_proj(x_BND) + place_BND, valid_BN
 
     def encode_embedded(
         self, content_BND: Tensor, place_BND: Tensor, valid_BN: Tensor, depths: Sequence[int] | None = None
     ) -> tuple[list[Tensor], Tensor, Tensor]:
-        """The encoder from content and place on, with registers: its final norm after each of these numbers of blocks
-        (None: all), the place, and which slots are valid."""
+        """The encoder, starting from content and place, with registers: its final norm after each of these numbers of
+        blocks (None: all), the place, and which slots are valid."""
         if self.registers is not None:
             registers_BRD = self.registers.to(content_BND.dtype).expand(len(content_BND), -1, -1)
             content_BND = torch.cat([registers_BRD, content_BND], dim=1)
@@ -148,9 +149,9 @@ class Transformer(nn.Module):
         return [self.encoder_norm(states[depth]) for depth in depths], place_BND, valid_BN
 
     def decode(self, tokens: Tokens, context_BND: Tensor, valid_BN: Tensor) -> Float[Tensor, "B M D"]:
-        """The decoder's output after its final norm, for `logits`. A token sees tokens of its modality whose `order` is
-        at most its own, and every valid context token."""
-        # With causal grids the order is the position, which for sequences is the rank and so the order already.
+        """The decoder's output after its final norm, for `logits`. A token sees the tokens of its modality whose
+        `order` is at most its own, and every valid context token."""
+        # With causal grids the order is the position, which for sequences is their rank and thus already the order.
         order_BM = tokens.pos if self.config.decoder_causal else tokens.order
         same = tokens.mod[:, :, None] == tokens.mod[:, None, :]  # (B, M, M), [query, key]
         mask_BMM = same & (order_BM[:, None, :] <= order_BM[:, :, None])
@@ -173,7 +174,7 @@ class Transformer(nn.Module):
         return self.heads(y_BMD, batch.target_index, batch.target_ids, batch.target_counts, by_token=by_token)
 
     def start_cache(self, contexts: Sequence[tuple[Tensor, Tensor, int]], max_len: int) -> DecoderCache:
-        """Begin decoding R sequences of at most `max_len` tokens.
+        """Start decoding R sequences of at most `max_len` tokens.
 
         `contexts`: (context (U, N, D), valid (U, N), rows) from `encode`; each of the U contexts serves `rows`
         consecutive rows of the R. Rows of one context share its keys and values."""
@@ -183,7 +184,7 @@ class Transformer(nn.Module):
             groups.append(Contexts(first, len(context_UND), rows, mask, seen))
             first += len(context_UND) * rows
         parts = [context for context, _, _ in contexts]
-        # GPU kernels want masks of a multiple of 16 numbers, and copy others in every layer.
+        # GPU kernels need masks of a multiple of 16 numbers, and copy others in every layer.
         room = max_len if at_hand(parts[0]) else max_len + -max_len % 16
         blocks = [block.start_cache(parts, first, room) for block in self._decoder_blocks()]
         return DecoderCache(blocks, groups, max_len)
@@ -198,8 +199,8 @@ class Transformer(nn.Module):
     ) -> Float[Tensor, "R D"]:
         """Append a token to each row's sequence and return the decoder's output for it.
 
-        `index_1`: how many tokens precede it, on the device; `cache.length` is then unused, and the work of every step
-        is the same, so that a CUDA graph of it serves all. Without, raises ValueError if the cache is full."""
+        `index_1`: number of preceding tokens, on the device; `cache.length` is then unused, and every step does the
+        same work, so that one CUDA graph serves all. Without it, raises ValueError if the cache is full."""
         index: int | Tensor = cache.length
         if index_1 is not None:
             index, mask = index_1, up_to(index_1, cache.blocks[0].self_k_RHLd)
@@ -222,7 +223,7 @@ class Transformer(nn.Module):
 
     def compile_blocks(self) -> None:
         """Compile each block in place. Batches of fixed (B, N, M) then need one encoder and one decoder graph, whatever
-        their mix of modalities; names of parameters stay as they are."""
+        their mix of modalities; parameter names are unchanged."""
         compile_blocks((*self.encoder, *self.decoder))
 
     @property

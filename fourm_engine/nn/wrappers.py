@@ -1,8 +1,8 @@
-"""How blocks are computed: with a residual stream in bf16, with less memory for activations, or compiled.
+"""Changes how blocks are executed: a residual stream in bf16, less activation memory, or compilation.
 
-Changes the blocks of a model in place, whether training or not; what they compute, but for rounding, their parameters
-and the names of these stay the same. Only `forward` is replaced, not the module's call, so that hooks (FSDP2 gathers
-weights in them) run outside of the compiled code and not again in the backward pass.
+Modifies the blocks of a model in place, in training or not; their outputs, up to rounding, their parameters and
+parameter names are unchanged. Only `forward` is replaced, not the module's call, so that hooks (FSDP2 gathers weights
+in them) run outside the compiled code and are not repeated in the backward pass.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fourm_engine.nn.config import Checkpointing
 _ATEN = torch.ops.aten
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution")
 _KERNELS = ("flash_attention", "efficient_attention", "cudnn_attention", "flash_attention_for_cpu")
-#: Operations whose results "selective" keeps: matrix products and attention, which take nearly all the time.
+#: Operations whose results "selective" keeps: matrix products and attention, which take nearly all of the time.
 _KEPT = frozenset(
     getattr(_ATEN, name).default
     for name in (*_PRODUCTS, *(f"_scaled_dot_product_{kernel}" for kernel in _KERNELS))
@@ -30,15 +30,15 @@ _KEPT = frozenset(
 
 
 def halve_residual(blocks: Iterable[nn.Module]) -> None:
-    """Under bf16 autocast let the residual stream between the blocks, and what they attend to, be bf16 too; autocast
-    leaves the stream in the type of the embeddings, fp32. Call it before `checkpoint_blocks`."""
+    """Under bf16 autocast, make the residual stream between the blocks, and the context that they attend to, bf16 too;
+    autocast keeps the stream in the dtype of the embeddings, fp32. Call it before `checkpoint_blocks`."""
     for block in blocks:
         block.forward = partial(_halved, block.forward)
 
 
 def checkpoint_blocks(blocks: Iterable[nn.Module], how: Checkpointing) -> None:
-    """Keep for the backward pass only the inputs of each block ("full"), or also the results of its matrix products
-    and attention ("selective"), and compute the rest again; "none" changes nothing. Call it before `compile_blocks`."""
+    """Keep for the backward pass only the inputs of each block ("full"), or also the results of its matrix products and
+    attention ("selective"), and recompute the rest; "none" changes nothing. Call it before `compile_blocks`."""
     if how == "none":
         return
     context = {} if how == "full" else {"context_fn": partial(create_selective_checkpoint_contexts, _policy)}
@@ -69,5 +69,6 @@ def _policy(context: Any, operator: Any, *arguments: Any, **options: Any) -> Che
 
 
 def _matters(record: logging.LogRecord) -> bool:
-    """Whether a warning says more than that torch wants no in-place operations in a block; ours have none."""
+    """Whether a warning is about more than in-place operations in a block, which torch advises against; ours have
+    none."""
     return "context_fn is passed to torch.utils.checkpoint" not in record.getMessage()

@@ -1,2 +1,2 @@
-"""Files in a folder or in a remote store: bytes of paths below a folder or URL, and local copies of whole files in a
-cache that all processes of a machine share."""
+"""Files in a folder or in a remote store: reads by path, and local copies of whole files in a cache that all processes
+of a machine share."""

@@ -1,8 +1,8 @@
 """Copies of remote files in a folder of bounded size, shared by all processes of a machine.
 
-A copy is locked (`flock`) for reading by each process that has it open, and for writing by the one that makes it: a
+A copy is locked (`flock`) for reading by each process that has it open, and for writing by the one that creates it: a
 copy in use is never evicted, a file is downloaded once, and a killed process leaves no lock. A copy is written as
-`<name>.part` and renamed when it is whole.
+`<name>.part` and renamed when complete.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from fourm_engine.files import lock_file
 from fourm_plugins.notes import ALONE
 
 log = logging.getLogger(__name__)
-#: Only files with such names are counted and removed; the folder may hold others.
+#: Only files with such names are counted and removed; the folder may contain others.
 _NAME = re.compile(r"^[\w.-]{1,80}-[0-9a-f]{32}\.(copy|part)$")
 _GATE = ".fourm-cache-lock"
-#: Seconds between two looks at what another process is making, at first and at most.
+#: Initial and maximum polling interval in seconds while another process creates a copy.
 _FIRST_POLL, _POLL = 0.001, 0.05
 #: With more files than this, counting them is slow.
 _MANY = 64
@@ -37,13 +37,13 @@ _handles: set[int] = set()
 
 
 def copy_name(url: str, size: int, version: str) -> str:
-    """The name of a file's copy, which no other content shares."""
+    """The name of a file's copy, unique to its content."""
     stem = re.sub(r"[^\w.-]", "_", url.rpartition("/")[2], flags=re.ASCII)[-80:] or "file"
     return f"{stem}-{hashlib.blake2b(repr((url, size, version)).encode(), digest_size=16).hexdigest()}.copy"
 
 
 class ShardCache:
-    """At most `max_bytes` in `folder`, the least recently used evicted first. Picklable; safe to use after a fork."""
+    """At most `max_bytes` in `folder`; evicts the least recently used first. Picklable; safe to use after a fork."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self.folder, self.max_bytes = Path(folder), max_bytes
@@ -54,16 +54,7 @@ class ShardCache:
     def open(
         self, name: str, size: int, fill: Callable[..., None], *, patience: float, wait: bool = True
     ) -> int | None:
-        """A descriptor of the copy, to be closed by the caller; until then the copy stays.
-
-        Args:
-            name: from `copy_name`.
-            fill: `fill(file, patience=seconds)` writes the `size` bytes where there is no copy; it gives up after what
-                is left of `patience`.
-            wait: whether to wait for another process that is making the copy, as long as it is at work.
-
-        Returns None if there can be no copy: no room, no permission, a full disk (with one warning per process), or
-        another process at work. Raises what `fill` raises, leaving nothing behind."""
+        """A descriptor of the copy, to be closed by the caller; until then the copy is kept."""
         if size > self.max_bytes:
             if self.max_bytes:
                 self._warn(f"a shard of {size / 2**20:.1f} MiB is larger than data.remote.cache_gb allows; raise it")
@@ -87,7 +78,7 @@ class ShardCache:
             handle = _open_file(part, os.O_RDWR | os.O_CREAT)
             try:
                 if _try_lock(handle) and _is_at(handle, part):
-                    if (copy := self._whole(name, size)) is not None:  # made since we looked
+                    if (copy := self._whole(name, size)) is not None:  # created since the check
                         part.unlink()
                         close(handle)
                         return copy
@@ -113,14 +104,14 @@ class ShardCache:
             lock_file(handle, fcntl.LOCK_SH)
             if _is_at(handle, path):
                 if os.fstat(handle).st_size == size:
-                    with suppress(OSError):  # a cache that this process may only read
+                    with suppress(OSError):  # a cache that is read-only for this process
                         os.utime(handle)
                     return handle
                 path.unlink()
-            close(handle)  # cut short, or evicted just now
+            close(handle)  # truncated, or evicted just now
 
     def _fill(self, handle: int, part: Path, size: int, fill: Callable[[BinaryIO], None]) -> None:
-        """Make the copy in the locked file `part`, and rename it. A failure leaves nothing behind."""
+        """Create the copy in the locked file `part`, and rename it. A failure leaves nothing behind."""
         try:
             for last in (False, True):
                 try:
@@ -140,11 +131,12 @@ class ShardCache:
             raise
 
     def _reserve(self, handle: int, size: int, *, full: bool) -> None:
-        """Give the file its size, which counts from now on. `full`: the disk is full, so as much must be freed. Raises
-        _NoRoom."""
+        """Allocate the size of the file, which counts from now on. `full`: the disk is full, so that much must be
+        freed. Raises _NoRoom."""
         with self._gate() as gate:
             os.ftruncate(handle, 0)
-            # At least the bytes of all files: removed ones are not subtracted. Each process counts once: it is slow.
+            # An upper bound on the bytes of all files: removals are not subtracted. Each process counts only once,
+            # since it is slow.
             known = os.pread(gate, 20, 0)
             total = int(known) if known.isdigit() and self._counted_by == os.getpid() else self.max_bytes
             if full or total + size > self.max_bytes:
@@ -154,8 +146,8 @@ class ShardCache:
             os.ftruncate(handle, size)
 
     def _make_room(self, size: int, *, full: bool) -> int:
-        """Evict what is needed for `size` bytes, and of many files a little more, so that the next need not count.
-        Returns the bytes that are left. Raises _NoRoom."""
+        """Evict enough for `size` bytes, and a little more if there are many files, so that the next call need not
+        count. Returns the remaining bytes. Raises _NoRoom."""
         used = sorted(self._files())
         total = sum(held for _, held, _ in used)
         allowed = min(self.max_bytes, total if full else self.max_bytes)
@@ -180,7 +172,7 @@ class ShardCache:
 
     @contextmanager
     def _gate(self) -> Iterator[int]:
-        """One process at a time counts and evicts. Yields the file that says how much there is."""
+        """Lets one process at a time count and evict. Yields the file that stores the total."""
         handle = _open_file(self.folder / _GATE, os.O_RDWR | os.O_CREAT)
         try:
             lock_file(handle, fcntl.LOCK_EX)
@@ -197,11 +189,11 @@ class ShardCache:
 
 
 class _NoRoom(OSError):
-    """No room for another copy, or no way to share it."""
+    """There is no space for another copy, or no way to share it."""
 
 
 def close(handle: int) -> None:
-    """Close what `ShardCache.open` returned."""
+    """Close a descriptor from `ShardCache.open`."""
     if handle in _handles:
         _handles.discard(handle)
         os.close(handle)
@@ -234,7 +226,7 @@ def _try_lock(handle: int) -> bool:
 
 
 def _is_at(handle: int, path: Path) -> bool:
-    """Whether an open file is still the one of that name."""
+    """Whether an open file is still the one at that path."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:

@@ -1,5 +1,5 @@
-"""MappedFile: looks after a memory-mapped file, and MappedArray: an array in one. Reading the map of a file that was
-cut short kills the process (SIGBUS)."""
+"""MappedFile: monitors a memory-mapped file, and MappedArray: an array in one. Reading a map of a truncated file kills
+the process (SIGBUS)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-#: A look at a file's state is followed by this many times its own duration without one: at most 1% of the time is
-#: spent on it, on a network file system, too, where one may take a millisecond.
+#: Each `stat` of the file is followed by a pause of this many times its own duration: at most 1% of the time is spent
+#: on it, even on a network file system, where it may take a millisecond.
 PAUSE = 100
-#: What to do about a file that has changed in the midst of a run.
+#: The remedy for a file that has changed during a run.
 AGAIN = "start again (a run goes on from its last checkpoint)"
 
 
 class MappedFile:
-    """A mapped local file, of the state `stat` when it was mapped.
+    """A mapped local file, whose state was `stat` when it was mapped.
 
     cut, changed: what to do where it was cut short, or written in place.
     timed: whether its time tells that it was written; that of a cached copy tells when it was used.
@@ -40,8 +40,8 @@ class MappedFile:
         self._next = 0.0
 
     def check(self) -> None:
-        """Raise `error` if the file was written in place since, as far as the pause since the last look tells. One that
-        was removed or replaced stays as it was where it is mapped."""
+        """Raise `error` if the file was written in place since, as of the last `stat`. A removed or replaced file is
+        unaffected in the map."""
         if (began := time.perf_counter()) < self._next:
             return
         try:
@@ -60,7 +60,7 @@ class MappedFile:
 
 
 class MappedArray:
-    """The array in a mapped file; `mapped` is asked before anything is read of it."""
+    """The array in a mapped file; `mapped` is checked before each read."""
 
     def __init__(self, array: np.ndarray, mapped: MappedFile) -> None:
         self._array, self._mapped = array.view(np.ndarray), mapped

@@ -1,4 +1,4 @@
-"""Copies shards, several at a time: threads that work through what a reader says it needs now or later."""
+"""Prefetches shards, several at a time, in threads that process a reader's plan of what it needs now or later."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ RECENT = 1024
 
 
 class ReadAhead(Generic[T]):
-    """Fetches what is planned, in order, in daemon threads, which each process starts when it first plans. They end
-    with this object, or by `close`.
+    """Fetches planned items, in order, in daemon threads, which each process starts on its first plan. They end with
+    this object, or by `close`.
 
-    What fails is left to the reader, who will meet the same error. `limit`: what may wait that is not needed now."""
+    Errors are ignored: the reader will get the same one. `limit`: maximum number of queued items that are not needed
+    now."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._queue: _Queue[T] | None = None
 
     def plan(self, items: Iterable[T], fetch: Callable[[T], object], *, now: bool = False) -> int:
-        """Add `items` to what waits, those left out that came lately, until there is no room. Returns how many there
-        was room for: a reader that goes on names the others again. `fetch`, a method, keeps its object alive only while
-        it runs.
+        """Queue `items`, except recent ones, up to the limit. Returns how many were accepted: a reader that continues
+        passes the others again. `fetch`, a method, keeps its object alive only while it runs.
 
-        now: they are needed in this order, before all that waits; there is room for all of them."""
+        now: they are needed in this order, before all queued ones; all are accepted."""
         if self._queue is None or self._queue.pid != os.getpid():
             self._queue = _Queue(self._limit)
-            # Not at the end of the process, which daemons do not outlive.
+            # Not at exit, which daemon threads do not survive.
             weakref.finalize(self, self._queue.close).atexit = False
             for number in range(THREADS):
                 arguments = self._queue, weakref.WeakMethod(fetch)
@@ -44,7 +44,7 @@ class ReadAhead(Generic[T]):
         return self._queue.add(items, now=now)
 
     def close(self) -> None:
-        """End the threads of this process, each after what it fetches now. Planning begins anew."""
+        """End the threads of this process, each after its current fetch. Planning starts afresh."""
         if self._queue is not None:
             self._queue.close()
             self._queue = None
@@ -54,7 +54,7 @@ class ReadAhead(Generic[T]):
 
 
 class _Queue(Generic[T]):
-    """What waits in the process `pid`."""
+    """The queue of the process `pid`."""
 
     def __init__(self, limit: int) -> None:
         self.pid, self._limit, self._open = os.getpid(), limit, True
@@ -80,13 +80,13 @@ class _Queue(Generic[T]):
         return added
 
     def take(self) -> T | None:
-        """The next item, which is waited for; None once it is closed."""
+        """Wait for the next item; None once it is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._needed or self._waiting or not self._open)
             return (self._needed or self._waiting).popleft() if self._open else None
 
     def close(self) -> None:
-        if self.pid == os.getpid():  # a fork has none of the threads, and one of them may have held the lock
+        if self.pid == os.getpid():  # a fork has none of the threads, one of which may have held the lock
             with self._changed:
                 self._open = False
                 self._changed.notify_all()
@@ -100,4 +100,4 @@ def _work(queue: _Queue[T], fetch: weakref.WeakMethod[Callable[[T], object]]) ->
             call(item)
         except Exception as error:
             log.debug("read ahead: %s", error)
-        del call  # between two items it keeps nothing alive
+        del call  # hold no reference between items

@@ -1,4 +1,4 @@
-"""The files of one remote store: what is known about them, copies of them, and parts of those that have none."""
+"""The files of one remote store: their facts, their copies, and ranges of those without a copy."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ from fourm_engine.storage.read_ahead import ReadAhead
 from fourm_engine.storage.store import Facts, Store
 from fourm_engine.storage.url import Url
 
-#: Bytes of a range, read if there is no copy, and how many ranges a process keeps.
+#: Size in bytes of a range, read if there is no copy, and number of ranges that a process caches.
 BLOCK, KEPT_BLOCKS = 1 << 20, 64
-#: How many copies whose paths were given out are not evicted yet: time for their readers to open them.
+#: Number of copies whose paths were returned that are not yet evicted: time for their readers to open them.
 KEPT_PATHS = 8
-#: How often a file is downloaded whose content is not what it should be.
+#: Maximum number of downloads of a file whose content is wrong.
 TRIES = 3
-#: Seconds that reading ahead waits for a store: what fails is tried again when it is needed.
+#: Seconds that prefetching waits for a store: failures are retried when the file is needed.
 _PATIENCE_AHEAD = 10.0
-#: Bytes from which on a process fetches only two shards at a time ahead: more would fill the cache, and be no faster.
+#: Size in bytes from which on a process prefetches only two shards at a time: more would fill the cache, and be no
+#: faster.
 LARGE = 32 << 20
 _few_large = threading.BoundedSemaphore(2)
 Check = Callable[[Path], object]
 
 
 def _unlock() -> None:
-    """Threads of the parent may have held it."""
+    """Threads of the parent may have held the lock."""
     global _few_large
     _few_large = threading.BoundedSemaphore(2)
 
@@ -44,18 +45,18 @@ os.register_at_fork(after_in_child=_unlock)
 
 
 class Shard(NamedTuple):
-    """A file below a location, and what its index says about it."""
+    """A file below a location, and its entry in the index."""
 
     path: str
     size: int | None = None
     #: Such as "sha256:…" or "blake2b:…" in hex; None if unknown. "index:…" names content that `check` knows.
     digest: str | None = None
-    #: Raises ValueError for a new copy that is not what the index says.
+    #: Raises ValueError for a new copy that does not match the index.
     check: Check | None = None
 
 
 class _File(NamedTuple):
-    """A file as its index and the store describe it."""
+    """A file as described by its index and the store."""
 
     url: Url
     size: int
@@ -69,7 +70,7 @@ class _File(NamedTuple):
 
 
 class Remote:
-    """One scheme: its store, the cache, and what is known about its files."""
+    """The files of one scheme: its store, the cache, and known facts."""
 
     def __init__(self, scheme: str, config: RemoteConfig) -> None:
         self.config = config
@@ -90,7 +91,7 @@ class Remote:
         return OpenFile(self, self._file(url, size, digest))
 
     def local(self, url: Url, size: int | None, digest: str | None, check: Check | None) -> Path | None:
-        if self._pid != os.getpid():  # these copies are the parent's
+        if self._pid != os.getpid():  # these copies belong to the parent
             self._pid, self._pinned = os.getpid(), OrderedDict()
         file = self._file(url, size, digest, check)
         if (handle := self.copy(file)) is None:
@@ -117,7 +118,7 @@ class Remote:
         return self._blocks[key]
 
     def _file(self, url: Url, size: int | None, digest: str | None, check: Check | None = None) -> _File:
-        """A file with the store's facts, which are fetched if the index has no digest."""
+        """A file with the store's facts, which are requested if the index has no digest."""
         if size is not None and digest:
             return _File(url, size, digest, Facts(size), check)
         facts = self.facts(url)
@@ -179,7 +180,7 @@ class OpenFile:
         self._handle = remote.copy(file)
 
     def read(self, start: int, number: int) -> bytes:
-        """`number` bytes from `start` on; fewer at the end of the file."""
+        """`number` bytes from `start`; fewer at the end of the file."""
         if self._pid != os.getpid():
             self._handle, self._pid = self._remote.copy(self._file), os.getpid()
         if self._handle is not None:

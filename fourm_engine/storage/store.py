@@ -34,24 +34,24 @@ T = TypeVar("T")
 CHUNK, SMALLEST_CHUNK = 8 << 20, 64 << 10
 #: Seconds before the second try, doubled for each further one up to a limit.
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
-#: Names that stores give to a fact that changes with a file's content.
+#: Names that stores use for a value that changes with a file's content.
 _VERSIONS = ("ETag", "etag", "blob_id", "md5Hash", "LastModified", "Last-Modified", "updated")
 
 
 class Facts(NamedTuple):
-    """What a store says about a file."""
+    """What a store reports about a file."""
 
     size: int | None
-    #: Changes when the content does; '' if the store does not tell.
+    #: Changes when the content does; '' if the store does not provide it.
     version: str = ""
-    #: Digest of the content, such as "sha256:<hex>"; '' if the store does not tell.
+    #: Digest of the content, such as "sha256:<hex>"; '' if the store does not provide it.
     digest: str = ""
-    #: Whether parts of it can be read.
+    #: Whether it supports range requests.
     ranges: bool = True
 
 
 class Store:
-    """All files of one scheme. Each process opens its connections when it first needs them."""
+    """All files of one scheme. Each process opens its connections lazily."""
 
     def __init__(self, scheme: str, *, timeout_s: float = 60, give_up_s: float = 300) -> None:
         package, extra = SCHEMES[scheme]
@@ -82,8 +82,8 @@ class Store:
         return b"".join(self._ranges(url, start, start + number, patience))
 
     def content(self, url: Url, size: int, *, ranges: bool = True, patience: float | None = None) -> Iterator[bytes]:
-        """The `size` bytes of a file, in pieces. `patience` is how many seconds without progress it waits. Raises
-        Missing, Away, StoreError."""
+        """The `size` bytes of a file, in pieces. `patience`: seconds to wait without progress. Raises Missing, Away,
+        StoreError."""
         if ranges and not self._whole_only:
             try:
                 yield from self._ranges(url, 0, size, patience)
@@ -121,7 +121,7 @@ class Store:
         raise trouble
 
     def _stream(self, url: Url, size: int, patience: float | None) -> Iterator[bytes]:
-        """The whole file from a web server without ranges: a retry skips what has arrived."""
+        """The whole file from a web server without range requests: a retry skips what was received."""
         at, stream, ended = 0, None, -1
 
         def more() -> bytes:
@@ -167,7 +167,7 @@ class Store:
                     raise final from None
                 first, left = wait == FIRST_WAIT, max(start + patience - time.monotonic(), 0)
                 if not left and not first:
-                    # Another reader of the file may have waited before, and left this one the rest.
+                    # Another reader of the file may have waited before, leaving no time for this one.
                     waited = time.monotonic() - start + max(0.0, self.give_up_s - patience)
                     remedy = "check the network, or set data.remote.give_up_s, and start again"
                     raise Away(f"{url}: the store stayed away for {waited:.0f} s ({reason(error)}); {remedy}") from None
@@ -179,7 +179,7 @@ class Store:
     def _call(self, method: Any, *args: Any, **kwargs: Any) -> Any:
         """Call a method of the file system by name, or a coroutine that takes the file system; if asynchronous, within
         `timeout_s`."""
-        from fsspec.asyn import sync  # here, since most commands read local files alone
+        from fsspec.asyn import sync  # imported here, since most commands read only local files
 
         fs = self._fs()
         if callable(method):
@@ -205,7 +205,8 @@ class Store:
 
 
 def file_system(scheme: str, timeout_s: float) -> Any:
-    """A new file system of fsspec, without its retries, which this module does, and without its cache of listings."""
+    """A new file system of fsspec, without its retries, which this module implements, and without its cache of
+    listings."""
     import fsspec
 
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
@@ -234,7 +235,7 @@ async def _get_range(fs: Any, url: str, start: int, number: int) -> bytes:
             raise NoRanges(f"{url}: the server sends no parts of files")
         sent = response.headers.get("Content-Range", f"bytes {start}-")
         pieces, left = list[bytes](), number
-        while left >= 0 and (piece := await response.content.read(left + 1)):  # an answer may have no end
+        while left >= 0 and (piece := await response.content.read(left + 1)):  # a response may be endless
             pieces.append(piece)
             left -= len(piece)
         if left < 0 or not sent.startswith(f"bytes {start}-"):

@@ -1,6 +1,6 @@
 """Where data is: a local folder (`Path`) or a remote one (`Url`).
 
-A `Path` would make `s3:/bucket` of `s3://bucket`; hence a type of its own, and `AnyFolder`, which settings use.
+`Path` would turn `s3://bucket` into `s3:/bucket`; hence a separate type, and `AnyFolder`, which settings use.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ SCHEMES = {
     "http": ("aiohttp", "http"),
     "hf": ("huggingface_hub", ""),
 }
-#: Names that no package's source may have: the engine reads these itself.
+#: Names that no package's source may have: the engine handles these itself.
 RESERVED = frozenset({"pipe", *SCHEMES})
-#: The name of a source, before the colon; neither a drive of Windows nor a URL.
+#: The name of a source, before the colon; neither a Windows drive nor a URL scheme.
 _SOURCE = re.compile(r"([a-z][a-z0-9_+-]+):(?!//)(?=.)")
 _URL = re.compile(r"^([a-z][a-z0-9+.]*):/+", re.IGNORECASE)
 _SECRETS = re.compile(r"(?<=://)[^/@]*@|\?.*")
 
 
 class Url(str):
-    """A folder in a remote store, without a slash at its end. Raises ValueError for an unknown scheme, and for
+    """A folder in a remote store, without a trailing slash. Raises ValueError for an unknown scheme, and for
     credentials, which would end up in logs and in the configs of runs."""
 
     def __new__(cls, text: str) -> Url:
@@ -52,7 +52,7 @@ class Url(str):
         return self.partition("://")[0]
 
     def __truediv__(self, below: str) -> Url:
-        # A name may hold characters that mean something else in a URL of the web; stores take any name as it is.
+        # A name may contain characters with a meaning in a web URL; stores accept any name as it is.
         name = quote(below) if self.scheme in ("http", "https") else below
         return str.__new__(Url, f"{self}/{name.strip('/')}")
 
@@ -61,38 +61,38 @@ Folder = Path | Url
 
 
 def public(text: str) -> str:
-    """A URL without what may be secret: user, password, query."""
+    """A URL without its secrets: user, password, query."""
     return _SECRETS.sub("…", text) if "://" in text else text
 
 
 def scheme_of(source: object) -> str | None:
-    """NAME of `NAME:LOCATION`, which the source of a package opens; None for what the engine reads itself."""
+    """NAME of `NAME:LOCATION`, which a package's source opens; None for locations that the engine reads itself."""
     match = _SOURCE.match(source) if isinstance(source, str) else None
     return None if match is None or match[1] in RESERVED else match[1]
 
 
 def parse(folder: object) -> Folder:
-    """A Url for the text of one, a Path for any other text. Raises ValueError for a URL that cannot be used, and for
-    what is no text."""
+    """A Url if the text is one, otherwise a Path. Raises ValueError for a URL that cannot be used, and for values other
+    than text."""
     if isinstance(folder, Url):
         return folder
     if not isinstance(folder, (str, Path)):
         raise ValueError("a folder or a URL is text")
     if "\0" in str(folder):
         raise ValueError("a folder's name holds no NUL character; remove it")
-    # One slash: what is left of `s3://bucket` once something made a Path of it.
+    # A single slash: the result of converting `s3://bucket` to a Path.
     text, match = str(folder), _URL.match(str(folder))
     return Url(text) if match and (match[1].lower() in SCHEMES or "://" in text) else Path(text)
 
 
 def absolute(folder: Folder) -> Folder:
-    """The same for every way to name a folder."""
+    """A canonical form, equal for every spelling of the same folder."""
     return folder if isinstance(folder, Url) else folder.resolve()
 
 
 def refuse_remote(folder: object, key: str, remedy: str) -> None:
-    """Raise ValueError for a remote folder where a setting names one to write to: files there could be half written, or
-    replaced under those who read them."""
+    """Raise ValueError for a remote folder in a setting for output: files there could be half written, or replaced
+    while others read them."""
     if isinstance(folder, Url):
         raise ValueError(f"{key}: {folder} is only read from; {remedy}")
 
@@ -103,7 +103,7 @@ def _local(folder: object) -> object:
     return folder
 
 
-#: A folder in the settings that is written to: as `Path`, but a URL is refused rather than made a folder `s3:`.
+#: A folder in the settings that is written to: like `Path`, but a URL is rejected instead of creating a folder `s3:`.
 LocalFolder = Annotated[Path, BeforeValidator(_local)]
 #: A folder in the settings: text becomes a Path or a Url.
 AnyFolder = Annotated[Folder, PlainValidator(parse), PlainSerializer(str, when_used="json")]

@@ -1,13 +1,13 @@
 """Tokenizer of scalars: the id of a scalar is the bin that it falls into. Kind `bins`.
 
-In: feature vectors (size,), a layout of as many tokens. Out: ids, and the value that stands for each bin:
+In: feature vectors (size,), a layout with one token per scalar. Out: ids, and the representative value of each bin:
 
 - "uniform": bins of equal width from `low` to `high`; their centres;
 - "log": bins of equal ratio, for positive scalars; their geometric centres;
 - "quantile": bins that hold equally many training values; their medians.
 
 Values outside the range go to the outermost bin. Each scalar has its own bins. If the array has gaps, NaN stands for a
-missing value; its id, the last of the token space, is decoded to NaN.
+missing value; its id is the last of the token space, and decodes to NaN.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class BinsSettings(Settings):
 
 
 class BinsTokenizer(Tokenizer):
-    """Fitted state: `edges` float64 (size, bins - 1), each of the bin above it; `values` float32 (size, bins) of the
-    bins."""
+    """Fitted state: `edges` float64 (size, bins - 1), the lower edge of each bin but the first; `values` float32 (size,
+    bins), the value of each bin."""
 
     kind = "bins"
     Settings = BinsSettings
@@ -96,7 +96,7 @@ class BinsTokenizer(Tokenizer):
         return {"outside": outside / max(known, 1)}
 
     def _fit_scalar(self, scalar: int, values: np.ndarray) -> tuple[float, float]:
-        """Place the bins of one scalar by its sorted training values; returns the ends of the range."""
+        """Fit the bins of one scalar to its sorted training values; returns the ends of the range."""
         where, n = f"{self.spec.name}: scalar {scalar}", self.bins
         if self.settings.spacing == "quantile":
             if len(values) < n:
@@ -121,8 +121,8 @@ class BinsTokenizer(Tokenizer):
         return low, high
 
     def _equal_shares(self, scalar: int, values: np.ndarray) -> None:
-        """Bins that hold equally many of the sorted values. Equal values share a bin, and the bins above it divide the
-        rest; bins left without values are empty and stand for the largest one."""
+        """Bins with equal numbers of the sorted values. Equal values share a bin, and the bins above it divide the
+        rest; empty bins are left over, and stand for the largest value."""
         self.edges[scalar], self.values[scalar] = np.inf, values[-1]
         start = 0
         for bin_ in range(self.bins):
@@ -161,7 +161,7 @@ class BinsTokenizer(Tokenizer):
         return np.where(row < self.bins, values, np.float32(np.nan)).astype(np.float32)
 
     def decode_expected(self, probabilities: np.ndarray) -> list[Any]:
-        """(B, scalars, size) -> (scalars,): the mean of the bins' values; NaN if a gap is likelier than a value."""
+        """(B, scalars, size) -> (scalars,): the mean of the bins' values; NaN if a gap is more likely than a value."""
         bins = probabilities[..., : self.bins].astype(np.float64)
         known = bins.sum(-1)
         means = (bins * self.values).sum(-1) / np.maximum(known, 1e-30)

@@ -1,6 +1,6 @@
-"""Diffusion: noise schedules, what a network predicts of a noisy map, and sampling, by the schedulers of `diffusers`.
+"""Diffusion: noise schedules, prediction targets, and sampling, by the schedulers of `diffusers`.
 
-In: clean maps and noise, or noise alone and a function that predicts. Out: noisy maps and targets, or sampled maps.
+In: clean maps and noise, or only noise and a prediction function. Out: noisy maps and targets, or sampled maps.
 
 A map at timestep t of T is x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε (Ho et al. 2020, eq. 4), ᾱ falling from 1 towards 0. The
 network predicts x_0 ("sample"), ε ("epsilon"), or v = √ᾱ_t ε − √(1 − ᾱ_t) x_0 ("v_prediction", Salimans & Ho 2022).
@@ -28,7 +28,7 @@ _LEAST = 2.0**-24
 #: ᾱ used for 0 by the other schedulers, to avoid 0 / 0.
 _TINY = 1e-30
 
-#: (x_t (B, C, H, W), t (B,)) -> what the network predicts.
+#: (x_t (B, C, H, W), t (B,)) -> the network's prediction.
 Predict = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -94,13 +94,15 @@ def cumulative_alphas(schedule: str, timesteps: int, *, zero_terminal_snr: bool 
 
 
 def sampling_timesteps(timesteps: int, steps: int) -> list[int]:
-    """T − 1, T − 1 − k, … ≥ 0 with k = T // steps. If `steps` does not divide T there are a few more than `steps`. They
-    differ from the "trailing" spacing of `diffusers`: they are equally spaced, as in the published decoders."""
+    """T − 1, T − 1 − k, … ≥ 0 with k = T
+
+    steps. If `steps` does not divide T there are a few more than `steps`. Unlike the "trailing" spacing of `diffusers`
+    they are equally spaced, as in the published decoders."""
     return list(range(timesteps - 1, -1, -(timesteps // steps)))
 
 
 class Diffusion:
-    """The diffusion process of some settings; ᾱ is computed on first use."""
+    """The diffusion process of the given settings; ᾱ is computed on first use."""
 
     def __init__(self, settings: DiffusionSettings) -> None:
         self.settings = settings
@@ -121,7 +123,7 @@ class Diffusion:
         return signal * x_BCHW + spread * noise
 
     def target(self, x_BCHW: Tensor, noise: Tensor, t_B: Tensor) -> Tensor:
-        """What the network should predict from x_t."""
+        """The network's target for x_t."""
         if self.settings.prediction == "sample":
             return x_BCHW
         if self.settings.prediction == "epsilon":
@@ -130,7 +132,7 @@ class Diffusion:
         return signal * noise - spread * x_BCHW
 
     def noise(self, shape: tuple[int, ...]) -> Tensor:
-        """The noise from which decoding starts, equal for equal seeds and shapes."""
+        """The noise from which decoding starts, a function of seed and shape."""
         generator = np.random.Generator(np.random.Philox(self.settings.noise_seed))
         return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
 
@@ -151,7 +153,7 @@ class Diffusion:
         return x
 
     def _clean(self, x_BCHW: Tensor, prediction: Tensor, t_B: Tensor) -> Tensor:
-        """The predicted x_0, clipped as the settings say; the fast solver of `diffusers` does not clip."""
+        """The predicted x_0, clipped according to the settings; the fast solver of `diffusers` does not clip."""
         signal, spread = self._scales(t_B)
         clean = prediction
         if self.settings.prediction == "epsilon":

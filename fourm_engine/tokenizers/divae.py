@@ -1,8 +1,8 @@
 """DiVAE: the VQ-VAE's encoder and codebook with a diffusion decoder (Shi et al. 2022; 4M, appendix B). Kind `divae`.
 
-In: feature maps (pictures, depth, normals; NaN in gaps, taken as 0 and left out of the loss). Out: one id for each
-patch, and maps from ids. Decoding samples from noise that is always the same, so that equal ids give equal maps,
-whatever else is decoded with them.
+In: feature maps (pictures, depth, normals; NaN in gaps, treated as 0 and excluded from the loss). Out: one id per
+patch, and maps from ids. Decoding samples from fixed noise, so that equal ids give equal maps, independently of the
+batch.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from fourm_engine.weights import opened
 from fourm_plugins.spec import FeatureMap, Grid, ModalitySpec
 
 LOSS = "diffusion"
-#: Parts of the network that come with a frozen encoder.
+#: Parts of the network that are taken from a frozen tokenizer.
 _ENCODER = ("encoder.", "quant_proj.", "quantiser.")
-#: Settings of these parts, which must equal those of the tokenizer that they come from.
+#: Settings of these parts, which must equal those of the tokenizer that they are taken from.
 _SHARED = ("encoder", "quantiser", "latent_dim", "heads", "normalise_codes", "levels")
 
 
@@ -91,7 +91,7 @@ class DiVAE(VQVAE):
             latents, sums = quantised.latents, {name: values.sum() for name, values in quantised.losses.items()}
         known = ~x.isnan().any(1, keepdim=True)
         clean = torch.nan_to_num(x)
-        # Spread evenly over the batch, which has less variance than independent draws.
+        # Stratified over the batch, for less variance than independent draws.
         share = (torch.rand((), device=x.device) + torch.arange(len(x), device=x.device) / len(x)) % 1
         t = (share * self.diffusion.settings.timesteps).long()
         noise = torch.randn_like(clean)
@@ -102,13 +102,13 @@ class DiVAE(VQVAE):
 
     @torch.no_grad()
     def _fixed_ids(self, x: Tensor) -> Tensor:
-        """Ids of a frozen encoder in full chunks, as in `NeuralTokenizer.encode`: exactly the ids that will be
-        decoded."""
+        """Ids of a frozen encoder in full chunks, as in `NeuralTokenizer.encode`: exactly the ids that decoding will
+        get."""
         size = chunk(x.device)
         return torch.cat([self.encode(part) for part in filled(x, size).split(size)])[: len(x)]
 
     def _hide(self, latents_BNd: Tensor) -> Tensor:
-        """Replace the latents that are hidden from the decoder by zeros."""
+        """Replace the latents that are hidden from the decoder with zeros."""
         size, tokens, _ = latents_BNd.shape
         low, high = self.condition_mask
         if high > 0:
@@ -134,7 +134,7 @@ class DiVAE(VQVAE):
     ) -> Tensor:
         """Maps from quantised latents of a grid, by default of the network's own size. `noise` (B, C, H, W) defaults to
         that of the settings, the same for all maps of a size. Maps are decoded one by one on a CPU, in full chunks on a
-        GPU, so that none depends on the others."""
+        GPU, so that they do not depend on each other."""
         if noise is None:
             grid = grid or self.grid
             shape = (self.channels, grid[0] * self.patch[0], grid[1] * self.patch[1])
@@ -188,7 +188,7 @@ class DiVAETokenizer(VQVAETokenizer):
         self._check_decodes(spec)
 
     def _check_decodes(self, spec: ModalitySpec) -> None:
-        """Raise ValueError for what the UNet cannot decode."""
+        """Raise ValueError for arrays that the UNet cannot decode."""
         decoder = self.settings.decoder
         if not (isinstance(spec.layout, Grid) and isinstance(spec.array, FeatureMap)):
             raise ValueError(f"{spec.name}: divae decodes feature maps on a grid, not a {spec.array.kind}; vqvae does")
@@ -230,7 +230,7 @@ class DiVAETokenizer(VQVAETokenizer):
             return {name: file.get_tensor(name) for name in shapes}
 
     def counts(self, arrays: Tensor) -> dict[str, float]:
-        """Latents, unless the encoder is frozen, and known pixels."""
+        """Latents (unless the encoder is frozen) and known pixels."""
         return dict.fromkeys(self.weights(), float(self.tokens(arrays))) | {LOSS: float((~arrays.isnan().any(1)).sum())}
 
     def weights(self) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Reconstruction losses: terms for feature maps, class maps and feature vectors.
 
-Each takes a reconstruction and its target and gives a number for each position (a pixel, a vector), to be summed where
-the target is known.
+Each takes a reconstruction and its target and returns a number per position (a pixel, a vector), to be summed where the
+target is known.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SMOOTH_L1_BETA = 0.1
 
 
 def _cosine(x: Tensor, y: Tensor) -> Tensor:
-    # As `F.cosine_similarity` with eps 1e-6, whose norms over any but the last axis take a CPU ten times as long.
+    # Like `F.cosine_similarity` with eps 1e-6, whose norms over any but the last axis take ten times as long on a CPU.
     lengths = x.square().sum(1).clamp(min=1e-12) * y.square().sum(1).clamp(min=1e-12)
     return 1 - (x * y).sum(1) * lengths.rsqrt()
 
@@ -35,7 +35,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 def loss_weights(loss: Mapping[LossName, float] | None, spec: ModalitySpec) -> dict[str, float]:
     """Terms of the reconstruction loss for a spec's arrays; by default (None) cross_entropy for class maps, mse for
-    others. Raises ValueError for terms that do not fit."""
+    others. Raises ValueError for terms that do not apply."""
     classes = isinstance(spec.array, ClassMap)
     if loss is None:
         return {"cross_entropy": 1.0} if classes else {"mse": 1.0}

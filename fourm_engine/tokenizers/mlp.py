@@ -1,7 +1,7 @@
-"""Tokenizer of global feature vectors (as 4M-21 does): an MLP to a few tokens, a quantiser, an MLP back.
+"""Tokenizer of global feature vectors (as in 4M-21): an MLP to a few tokens, a quantiser, an MLP back.
 
-Feature vectors (B, size), of the order of 1, become one id for each of the layout's tokens, and back. By default each
-token has its own codebook.
+Feature vectors (B, size), of order 1, become one id for each of the layout's tokens, and back. By default each token
+has its own codebook.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class MLPAutoencoder(TokenizerNetwork):
         assert spec.token_space is not None
         self.tokens, codes = spec.layout.num_tokens, spec.token_space.size
         if settings.codebooks == "per_token":
-            # Seeds further apart than a quantiser has heads.
+            # Seeds further apart than the number of heads of a quantiser.
             heads = [make_quantiser(settings, codes, seed=64 * n) for n in range(self.tokens)]
             self.quantiser = PositionQuantiser(heads)
         else:

@@ -1,4 +1,5 @@
-"""TokenizerNetwork: what the trainer and `NeuralTokenizer` need of a network with a discrete bottleneck."""
+"""TokenizerNetwork: the interface of a network with a discrete bottleneck, as used by the trainer and
+`NeuralTokenizer`."""
 
 from __future__ import annotations
 
@@ -12,13 +13,13 @@ from fourm_engine.tokenizers.quantisers.base import Quantiser, under
 
 
 def chunk(device: torch.device) -> int:
-    """Arrays per forward pass. Encoding always fills a chunk up, so that every product has the same shape, and with it
-    the same rounding, whatever the caller's batch: ids do not depend on what else is encoded."""
+    """Arrays per forward pass. Encoding always pads to a full chunk, so that every product has the same shape, and
+    hence the same rounding, for any batch: ids do not depend on what else is encoded."""
     return 8 if device.type == "cpu" else 32
 
 
 def filled(x: Tensor, size: int) -> Tensor:
-    """At least one row, repeated at the end to a multiple of `size` rows."""
+    """Pad at least one row to a multiple of `size` rows, by repeating the last."""
     missing = -len(x) % size
     return torch.cat([x, x[:1].expand(missing, *x.shape[1:])]) if missing else x
 
@@ -35,8 +36,8 @@ class TokenizerNetwork(nn.Module):
 
     @abstractmethod
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Sums of the loss terms over a batch of arrays; `NeuralTokenizer.counts` says over how many items each
-        runs."""
+        """Sums of the loss terms over a batch of arrays; `NeuralTokenizer.counts` returns the number of items in
+        each."""
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ class TokenizerNetwork(nn.Module):
         self.quantiser.after_step(step, steps)
 
     def after_average(self, averages: Mapping[str, Tensor]) -> None:
-        """Recompute, in place, what follows from averaged weights."""
+        """Recompute, in place, whatever is derived from averaged weights."""
         self.quantiser.after_average(under("quantiser.", averages))
 
     def progress(self) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Tokenizers that are networks, trained by `fourm_engine.fit`.
 
-A subclass brings the network (`network`), for a spec whose array is a feature map, class map or feature vector; this
-module has what all of them share: checking and batching arrays, saving and loading, the fingerprint.
+A subclass provides the network (`network`), for a spec whose array is a feature map, class map or feature vector; this
+module implements what they share: validating and batching arrays, saving and loading, the fingerprint.
 
 One fitted tokenizer serves grids of any size if its codecs have a `position_grid`: the same patches get the same codes
 and ids, and positions are resized to the grid at hand.
@@ -37,18 +37,18 @@ WEIGHTS, CARRIED = "weights.safetensors", "published.safetensors"
 
 @dataclass(frozen=True)
 class Carried:
-    """What a published file held besides the fitted state, kept for converting back; nothing depends on it."""
+    """Contents of a published file besides the fitted state, kept for converting back; otherwise unused."""
 
     arguments: dict[str, Any]
     tensors: dict[str, Tensor]
-    #: Shapes of tensors that differ there from the usual ones.
+    #: Shapes of tensors that differ from the usual ones in that file.
     shapes: dict[str, list[int]]
 
 
 class NeuralTokenizer(Tokenizer):
     """A tokenizer around `self.network`, which is on the device that it was moved to. With several specs, grids of the
-    same patches, it takes and gives arrays of the first; `serving` gives the tokenizer of another, around the same
-    network."""
+    same patches, it accepts and returns arrays of the first; `serving` returns the tokenizer of another, around the
+    same network."""
 
     network: TokenizerNetwork
     carried: Carried | None = None
@@ -66,12 +66,12 @@ class NeuralTokenizer(Tokenizer):
         """The network with initial weights drawn from torch's generator."""
 
     def starting_network(self) -> TokenizerNetwork:
-        """The network from which training starts: a new one, unless something fitted is taken over."""
+        """The network from which training starts: a new one, unless fitted parts are reused."""
         return self.make_network()
 
     @abstractmethod
     def counts(self, arrays: Tensor) -> dict[str, float]:
-        """Over how many items each sum of `network(arrays)` runs; computed on the host."""
+        """The number of items in each sum of `network(arrays)`; computed on the host."""
 
     @abstractmethod
     def weights(self) -> dict[str, float]:
@@ -89,7 +89,7 @@ class NeuralTokenizer(Tokenizer):
         return other
 
     def _check_alike(self, spec: ModalitySpec) -> None:
-        """Raise ValueError if one network cannot serve both the first spec and this one."""
+        """Raise ValueError if one network cannot serve both the first spec and the given one."""
         first = self.spec
         if first.array == spec.array and first.layout == spec.layout:
             return
@@ -126,7 +126,7 @@ class NeuralTokenizer(Tokenizer):
 
     def tensor(self, arrays: Sequence[np.ndarray]) -> Tensor:
         """Arrays of the spec's shape -> one CPU tensor (B, …), float32 or int64. Raises ValueError, naming the
-        modality, if shape, type or values are not as the spec says."""
+        modality, if shape, dtype or values do not match the spec."""
         for array in arrays:
             if wrong := misfit(self.spec, array):
                 raise ValueError(f"{self.spec.name}: {wrong}")
@@ -162,7 +162,7 @@ class NeuralTokenizer(Tokenizer):
         if self.network.training:
             self.network.eval()
         x = x.to(self.device)
-        with full_precision(x):  # ids and arrays are the same under a training run's autocast
+        with full_precision(x):  # disable autocast, so that ids and arrays are the same in a training run
             return list(method(x, *arguments).cpu().numpy())
 
     def _check_tokens(self, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
@@ -177,8 +177,7 @@ class NeuralTokenizer(Tokenizer):
         )
 
     def state(self, *, copy: bool = True) -> dict[str, Tensor]:
-        """The fitted state without what only training needs: CPU tensors, or with `copy=False` the network's
-        tensors."""
+        """The fitted state, without training state: CPU tensors, or with `copy=False` the network's own tensors."""
         skip = self.network.training_state
         kept = {k: v.detach() for k, v in self.network.state_dict().items() if k not in skip}
         return {k: v.cpu() for k, v in kept.items()} if copy else kept
@@ -201,7 +200,7 @@ class NeuralTokenizer(Tokenizer):
 
     @property
     def fingerprint(self) -> str:
-        """The same for all sizes that it serves, since the same network makes the ids."""
+        """The same for all grid sizes, since the same network computes the ids."""
         digest = hashlib.sha256()
         stored = position_grid(self.settings)
         spec = self.spec if stored is None else self.spec.on_grid(*stored)
@@ -229,7 +228,7 @@ class NeuralTokenizer(Tokenizer):
 
     @classmethod
     def restore(cls, specs: Sequence[ModalitySpec], settings: Mapping[str, Any], folder: Path) -> NeuralTokenizer:
-        """Memory is allocated only if the file has the sizes that the settings imply."""
+        """Memory is allocated only if the sizes in the file match the settings."""
         with torch.device("meta"):
             planned = cls(specs, **settings)
         expected = {name: tuple(value.shape) for name, value in planned.state(copy=False).items()}

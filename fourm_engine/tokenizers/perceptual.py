@@ -2,7 +2,7 @@
 model (Zhang et al., arXiv 1801.03924, without learned weights).
 
 In: two batches of pictures (B, 3, H, W) in a modality's own normalisation. Out: (B,) distances: the squared distance
-between features scaled to unit length, averaged over places and layers.
+between features scaled to unit length, averaged over positions and layers.
 
 The model comes from `transformers` or `timm`, by name or folder. It is loaded when the first loss is computed, so that
 a fitted tokenizer needs neither the library nor the model; it is not part of the tokenizer's weights.
@@ -60,7 +60,7 @@ class Perceptual:
             return torch.stack(distances).mean(0)
 
     def _unit(self, x_BCHW: Tensor) -> Tensor:
-        """Black 0, white 1."""
+        """Rescale to black 0, white 1."""
         black, white = (
             torch.as_tensor(value, device=x_BCHW.device, dtype=torch.float32).reshape(-1, 1, 1)
             for value in (self.settings.black, self.settings.white)
@@ -69,7 +69,7 @@ class Perceptual:
 
 
 class _Backbone(nn.Module):
-    """Pictures (B, 3, H, W) in [0, 1] -> features (B, places, D) of unit length, a tensor a layer."""
+    """Pictures (B, 3, H, W) in [0, 1] -> features (B, positions, D) of unit length, one tensor per layer."""
 
     mean: Tensor
     deviation: Tensor
@@ -134,7 +134,7 @@ def _from_transformers(settings: PerceptualSettings) -> _Backbone:
     from transformers.utils import cached_file
 
     network: Any = AutoModel.from_pretrained(settings.model, use_safetensors=True)
-    network = getattr(network, "vision_model", network)  # of models of pictures and text
+    network = getattr(network, "vision_model", network)  # models of pictures and text
     if network.main_input_name != "pixel_values":
         raise ValueError(f"a {type(network).__name__} does not look at pictures")
     size = getattr(network.config, "image_size", None)

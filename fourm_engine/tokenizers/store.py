@@ -1,10 +1,10 @@
-"""Fitted tokenizers on disk: data that can be read without knowing what wrote it.
+"""Fitted tokenizers on disk, as data that can be read without the code that wrote it.
 
     <folder>/<token space>/tokenizer.json         kind, distribution, settings, specs, the modalities'
                                                   identities, fingerprint, how it was fitted
     <folder>/<token space>/weights.safetensors    or whatever `Tokenizer.save` of the kind writes
 
-A kind is resolved by name against what is installed; nothing that is read here names code.
+A kind is resolved by name among the installed plugins; nothing that is read refers to code.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def save_tokenizer(
     """Write a fitted tokenizer; `folder` appears, or changes, only when complete.
 
     Args:
-        manager: says which distribution provides the kind; by default what is installed.
-        modalities: what it was fitted for, so that it is refused once they give it other arrays.
-        fit: JSON that says from what it was fitted, kept beside it."""
+        manager: determines which distribution provides the kind; by default the installed plugins.
+        modalities: those that it was fitted for, so that it is rejected once their arrays change.
+        fit: JSON describing what it was fitted on, stored alongside."""
     plugin = (manager or PluginManager()).find("tokenizer", tokenizer.kind)
     document = {
         "format": FORMAT,
@@ -66,7 +66,7 @@ def save_tokenizer(
 
 
 def read_document(folder: Path) -> dict[str, Any] | None:
-    """`tokenizer.json` of a folder; None if there is none. Raises ValueError for one that cannot be read."""
+    """`tokenizer.json` of a folder; None if there is none. Raises ValueError if it cannot be read."""
     path = folder / DOCUMENT
     if not path.is_file():
         return None
@@ -127,7 +127,7 @@ def load_tokenizer(
     except ValidationError as error:
         reasons = "; ".join(explain(error, cls.Settings))
         raise ValueError(f"{folder}: settings that do not fit {names}: {reasons}") from error
-    except TypeError as error:  # a key that is none of a setting
+    except TypeError as error:  # a key that is not a setting
         raise ValueError(f"{folder}: settings that do not fit {names}: {one_line(error)}") from error
     if tokenizer.fingerprint != document["fingerprint"]:
         here = manager.find("tokenizer", document["kind"])
@@ -142,8 +142,8 @@ def load_tokenizer(
 
 
 def settings_changed(document: Mapping[str, Any], modality: Modality, *, any_size: bool = False) -> list[Difference]:
-    """How a modality differs from what the tokenizer of `document` was fitted for; one that joined later must have the
-    same recipe. `any_size`: whether a picture may be of another size."""
+    """How a modality differs from those that the tokenizer of `document` was fitted for; one that joined later must
+    have the same recipe. `any_size`: whether a picture may be of another size."""
     stored = document["modalities"]
     if modality.name in stored:
         return differences(stored[modality.name], modality, ignore={"image_size"} if any_size else ())
@@ -158,11 +158,11 @@ def load_tokenizers(
     *,
     modalities: Mapping[str, Modality],
 ) -> dict[str, Tokenizer]:
-    """Modality name -> tokenizer, for every modality that has tokens; those of one token space share what was fitted.
+    """Modality name -> tokenizer, for every modality that has tokens; those of one token space share the fitted state.
 
     Args:
         spaces: token space -> the specs that use it (`Modalities.token_spaces`).
-        modalities: those that use them, of which the settings must be those that a tokenizer was fitted under."""
+        modalities: those that use them; their settings must be those that the tokenizer was fitted under."""
     tokenizers: dict[str, Tokenizer] = {}
     for space, specs in spaces.items():
         members = [modalities[spec.name] for spec in specs]
@@ -178,7 +178,7 @@ def load_fitted(
     *,
     modalities: Mapping[str, Modality],
 ) -> tuple[dict[str, Tokenizer], dict[str, str]]:
-    """`load_tokenizers` as far as they can be used, and token space -> why not of the others."""
+    """Like `load_tokenizers`, for the usable ones; and token space -> error for the others."""
     tokenizers, unusable = dict[str, Tokenizer](), dict[str, str]()
     for space, specs in spaces.items():
         try:
@@ -191,16 +191,16 @@ def load_fitted(
 def _serves_any_size(cls: type[Tokenizer], settings: dict[str, Any]) -> bool:
     try:
         return issubclass(cls, NeuralTokenizer) and position_grid(cls.Settings(**settings)) is not None
-    except (ValidationError, TypeError):  # which making the tokenizer explains
+    except (ValidationError, TypeError):  # reported when the tokenizer is constructed
         return False
 
 
 def _check_same_arrays(folder: Path, stored: Sequence[ModalitySpec], spec: ModalitySpec, *, resizable: bool) -> None:
-    """The tokenizer must have been fitted for the modality's arrays, tokens and ids; `resizable`: for its patches."""
+    """Check that the tokenizer was fitted for the modality's arrays, tokens and ids; `resizable`: for its patches."""
     fitted = next((other for other in stored if other.name == spec.name), None)
     if fitted is None:
         if spec.layout.kind == "sequence" or not stored:
-            return  # joined a shared space later; its tokens are text, which fits any
+            return  # joined a shared space later; its tokens are text, which any modality of text can use
         fitted = stored[0]  # likewise, a picture of another size
     facts = [_facts(fitted, resizable=resizable), _facts(spec, resizable=resizable)]
     for what, was in facts[0].items():
@@ -213,7 +213,7 @@ def _check_same_arrays(folder: Path, stored: Sequence[ModalitySpec], spec: Modal
 
 
 def _facts(spec: ModalitySpec, *, resizable: bool) -> dict[str, Any]:
-    """What must not change."""
+    """The properties that must not change."""
     if resizable and spec.layout.kind == "grid":
         assert spec.token_space is not None
         return {"patches of": spec.on_grid(1, 1).array, "number of codes": spec.token_space.size}

@@ -1,8 +1,8 @@
 """The class-unconditional UNet of guided diffusion on patches (Dhariwal & Nichol 2021, section 3; 4M, appendix B).
 
-It takes noisy maps (B, C, H, W), timesteps (B,), and a condition (B, d, h, w), a grid of quantised latents that is
-resized to the grid of patches and concatenated to them; it gives the diffusion's prediction (B, C, H, W). Parameters
-are named as in the published checkpoints.
+Takes noisy maps (B, C, H, W), timesteps (B,), and a condition (B, d, h, w), a grid of quantised latents that is resized
+to the grid of patches and concatenated to them; returns the diffusion's prediction (B, C, H, W). Parameters are named
+as in the published checkpoints.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class UNetSettings(Settings):
 
     @property
     def downsampling(self) -> int:
-        """Side in pixels of what one position of the innermost level covers."""
+        """Side in pixels of the area of one position at the innermost level."""
         return int(self.patch * 2 ** (len(self.multipliers) - 1))
 
 
@@ -58,7 +58,7 @@ class _Residual(nn.Module):
         )
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(time, channels))
         last = nn.Conv2d(channels, channels, 3, padding=1)
-        # The identity stands where the published network has dropout, so that the names of what follows agree.
+        # An identity in place of the published network's dropout, so that the names of later layers match.
         self.out_layers = nn.Sequential(nn.GroupNorm(groups, channels, eps=NORM_EPS), nn.SiLU(), nn.Identity(), last)
         _zero(last)  # a block starts as the identity
         self.skip_connection = nn.Identity() if channels_in == channels else nn.Conv2d(channels_in, channels, 1)
@@ -111,7 +111,7 @@ class _Up(nn.Module):
 
 
 class _Stage(nn.Sequential):
-    """Modules of (map, timestep) one after the other."""
+    """Modules of (map, timestep) in sequence."""
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:  # type: ignore[override]
         for module in self:

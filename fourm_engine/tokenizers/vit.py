@@ -3,7 +3,7 @@
 In and out: channels-first maps (B, C, H, W) and latents (B, N, D), N = h · w tokens in row-major order. With
 `blocks=0` the encoder sees each patch alone: a patch-wise MLP, which learns fastest on little data.
 
-Codecs take grids of any size: the positions of `position_grid` are resized to the grid at hand.
+Codecs accept grids of any size: the positions of `position_grid` are resized to the grid at hand.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ AnySettings = TypeVar("AnySettings", bound=BaseModel)
 
 
 def with_position_grid(settings: AnySettings, grid: tuple[int, int]) -> AnySettings:
-    """The settings of a tokenizer in which every codec without a position grid gets `grid`."""
+    """The settings of a tokenizer, with `grid` as the position grid of every codec that has none."""
     codecs = {
         name: value.model_copy(update={"position_grid": value.position_grid or grid})
         for name, value in settings
@@ -80,8 +80,8 @@ def with_position_grid(settings: AnySettings, grid: tuple[int, int]) -> AnySetti
 
 
 def position_grid(settings: BaseModel) -> tuple[int, int] | None:
-    """The position grid of the first codec in a tokenizer's settings; None if positions follow the grid that it is made
-    for."""
+    """The position grid of the first codec in a tokenizer's settings; None if positions follow the grid of the
+    tokenizer."""
     return next((value.position_grid for _, value in settings if isinstance(value, CodecSettings)), None)
 
 
@@ -194,7 +194,7 @@ class ViTDecoder(_Trunk):
         self.tail = ConvTail(channels, tail) if tail else None
 
     def forward(self, x_BND: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """`grid`: (h, w) where they are not the codec's own."""
+        """`grid`: (h, w) if it is not the codec's own."""
         (p, q), (h, w) = self.patch, grid or self.grid
         patches = self.out_proj(self.trunk(x_BND, (h, w)))
         maps = rearrange(patches, "b (h w) (c p q) -> b c (h p) (w q)", h=h, w=w, p=p, q=q)

@@ -1,7 +1,7 @@
 """VQ-VAE of grids (4M, appendix B): a ViT encoder, a quantiser, a ViT decoder.
 
-In: feature maps (pictures, depth, normals; NaN in gaps, taken as 0 and left out of the loss) or class maps
-(-1 where a pixel has no class, left out of the loss). Out: one id for each patch, and maps from ids.
+In: feature maps (pictures, depth, normals; NaN in gaps, treated as 0 and excluded from the loss) or class maps (-1 for
+pixels without a class, excluded from the loss). Out: one id per patch, and maps from ids.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fourm_engine.tokenizers.quantisers.settings import CodebookSettings, make_q
 from fourm_engine.tokenizers.vit import CodecSettings, DecoderSettings, ViTDecoder, ViTEncoder
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid, ModalitySpec
 
-#: Up to so many classes are embedded by a product with their one-hot codes.
+#: Up to this many classes are embedded by a product with their one-hot codes.
 FEW_CLASSES = 32
 
 
@@ -58,7 +58,7 @@ class VQVAE(TokenizerNetwork):
         if isinstance(spec.array, ClassMap):
             # The last row stands for "no class".
             table = torch.empty(spec.array.classes + 1, settings.class_dim)
-            if not table.is_meta:  # on the meta device torch's initialisation imports its compiler, which takes seconds
+            if not table.is_meta:  # on the meta device this would import torch's compiler, which takes seconds
                 nn.init.normal_(table)
             self.cls_emb = nn.Embedding(table.shape[0], table.shape[1], _weight=table)
             channels_in, channels_out = settings.class_dim, spec.array.classes
@@ -71,7 +71,7 @@ class VQVAE(TokenizerNetwork):
         self.make_decoder(spec, settings, channels_out)
 
     def make_decoder(self, spec: ModalitySpec, settings: VQVAESettings, channels: int) -> None:
-        """The decoder of quantised latents into maps of `channels`; subclasses replace it."""
+        """The decoder from quantised latents to maps of `channels`; overridden by subclasses."""
         self.loss_names = tuple(loss_weights(settings.loss, spec))
         self.perceptual = Perceptual(settings.perceptual) if settings.perceptual is not None else None
         self.post_quant_proj = nn.Linear(self.quantiser.dim, settings.decoder.width)
@@ -80,7 +80,7 @@ class VQVAE(TokenizerNetwork):
     def latents(self, x: Tensor) -> Tensor:
         """Maps -> latents before quantisation (B, N, d)."""
         if self.cls_emb is not None:
-            # Ids are rearranged rather than their embeddings, which are many times as large.
+            # Rearrange ids rather than their embeddings, which are many times as large.
             classes = torch.where(x < 0, self.cls_emb.num_embeddings - 1, x)
             (p, q), grid = self.patch, self._grid_of(x)
             patches = self._embedded(rearrange(classes, "b (h p) (w q) -> b (h w) (p q)", p=p, q=q))
@@ -88,8 +88,8 @@ class VQVAE(TokenizerNetwork):
         return self.quant_proj(self.encoder(torch.nan_to_num(x) if self.gaps else x))
 
     def _embedded(self, classes: Tensor) -> Tensor:
-        """Classes (...) -> their embeddings (..., d). In training few classes take a product, which gives the same
-        numbers, and whose gradient a CPU has in a quarter of the time."""
+        """Classes (...) -> their embeddings (..., d). In training, small numbers of classes use a product, which gives
+        the same result, and whose gradient takes a quarter of the time on a CPU."""
         assert self.cls_emb is not None
         number, table = self.cls_emb.weight.shape[0], self.cls_emb.weight
         if number > FEW_CLASSES or not self.training:

@@ -1,6 +1,6 @@
 """WordPiece for sequences: captions, boxes as text, any words. Kind `wordpiece`.
 
-In: strings. Out: int64 ids without an end marker. Ids, as in the published models:
+In: strings. Out: int64 ids without an end marker. The ids are laid out as in the published models:
 
     [PAD] 0   [UNK] 1   [SOS] 2   [EOS] 3   sentinels [S_0]…[S_199] 4…203   coordinates v0=0…v3=999 from 204
     then `words` (class names, one id each, also where they stand in running text), then pieces of words
@@ -72,7 +72,7 @@ class WordPieceSettings(Settings):
         return self
 
 
-#: Parts of a file of the `tokenizers` library, and what may stand there.
+#: Components of a file of the `tokenizers` library, and their permitted values.
 _PARTS: dict[str, tuple[str | None, ...]] = {
     "model": ("WordPiece",),
     "normalizer": ("BertNormalizer",),
@@ -83,7 +83,7 @@ _PARTS: dict[str, tuple[str | None, ...]] = {
     "padding": (None,),
 }
 _COORDINATE = re.compile(r"v[0-3]=\d+")
-#: Spaces between tokens that no text has, of those that the library's decoder leaves: "right : a ( small ) cube".
+#: Spaces that the library's decoder leaves between tokens and no text has: "right : a ( small ) cube".
 _STRAY_SPACE = re.compile(r" (?=[:;)])|(?<=\() ")
 
 
@@ -106,7 +106,7 @@ class WordPieceTokenizer(TextTokenizer):
         self._use(self._untrained())
 
     def _special(self) -> list[AddedToken]:
-        if self.settings.vocabulary is not None:  # the file brings its own vocabulary
+        if self.settings.vocabulary is not None:  # the file contains its own vocabulary
             return [AddedToken(text, special=True, normalized=False) for text in CONTROL]
         bins = range(self.settings.coordinate_bins)
         coordinates = [f"v{axis}={i}" for axis in range(COORDINATES) for i in bins]
@@ -164,7 +164,7 @@ class WordPieceTokenizer(TextTokenizer):
 
     @property
     def scales(self) -> Sequence[range]:
-        """The steps of each coordinate."""
+        """The ids of each coordinate's steps."""
         scales, id_of = list[range](), self._model.token_to_id
         for axis in range(COORDINATES):
             if (first := id_of(f"v{axis}=0")) is not None:
@@ -180,7 +180,7 @@ class WordPieceTokenizer(TextTokenizer):
 
     @property
     def fingerprint(self) -> str:
-        # A vocabulary's path does not matter: its content is in the model.
+        # A vocabulary's path does not matter: its content is part of the model.
         settings = self.settings.model_dump(mode="json", exclude={"vocabulary"})
         facts = [self.kind, settings, self.size, json.loads(self._model.to_str())]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -202,9 +202,9 @@ class WordPieceTokenizer(TextTokenizer):
     def _learn(self, arrays: Callable[[], Iterable[Any]], room: int) -> list[str]:
         """At most `room` pieces: single characters, then merged pieces as the library's trainer found them.
 
-        The trainer breaks ties between equally frequent pairs by the ids of their parts. By itself it numbers
-        characters within words in the order of a hash table with a new seed in each process; here it is given all of
-        them in a fixed order, so that the same texts give the same pieces everywhere."""
+        The trainer breaks ties between equally frequent pairs by the ids of their parts. By default it numbers
+        characters within words in the order of a hash table whose seed differs in each process; here they are all
+        passed in a fixed order, so that the same texts always give the same pieces."""
         model = self._untrained()
 
         def plain() -> Iterable[str]:
@@ -227,7 +227,7 @@ class WordPieceTokenizer(TextTokenizer):
             min_frequency=MIN_COUNT,
             show_progress=False,
             special_tokens=characters,
-            limit_alphabet=0,  # beside those given
+            limit_alphabet=0,  # in addition to those passed
             continuing_subword_prefix=CONTINUES,
         )
         learner.train_from_iterator(plain(), trainer)
@@ -237,18 +237,17 @@ class WordPieceTokenizer(TextTokenizer):
     def encode(self, arrays: Sequence[Any]) -> list[np.ndarray]:
         for text in arrays:
             self._check_text(text)
-        # "[EOS]" in a caption is five characters that someone typed, not the end: control tokens are never read from
-        # text.
+        # "[EOS]" in a caption is five characters of text, not the end: control tokens are never parsed from text.
         drop = self._control - {self._unknown}
         encoded = self._model.encode_batch(list(arrays), add_special_tokens=False)
         return [np.array([i for i in e.ids if i not in drop], np.int64) for e in encoded]
 
     def decode(self, ids: Sequence[np.ndarray]) -> list[Any]:
-        """Strings without control tokens and [UNK]; coordinates and words stay. Ids without a token are skipped."""
+        """Strings without control tokens and [UNK]; coordinates and words are kept. Ids without a token are skipped."""
         return [self._decode(np.asarray(row).tolist()) for row in ids]
 
     def _decode(self, ids: list[int]) -> str:
-        # The library knows words in lower case only.
+        # The library stores words in lower case only.
         texts = [self._words.get(i) or self._model.id_to_token(i) for i in ids if i not in self._control]
         return _STRAY_SPACE.sub("", self._decoder.decode([text for text in texts if text is not None]))
 
@@ -282,8 +281,8 @@ class WordPieceTokenizer(TextTokenizer):
 
 
 def _check_form(data: Any) -> None:
-    """Raise ValueError unless this is a vocabulary of this format. The library's files may hold much more, such as
-    padding to any length, or replacements that turn a short text into a long one."""
+    """Raise ValueError unless this is a vocabulary of the expected format. The library's files may contain much more,
+    such as padding to any length, or replacements that turn a short text into a long one."""
     for part, known in _PARTS.items():
         value = data.get(part)
         kind = value.get("type", "an object") if isinstance(value, dict) else value

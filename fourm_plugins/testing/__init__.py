@@ -1,4 +1,4 @@
-"""The conformance kit: what every plugin must do, as checks that a plugin's own tests run with one subclass.
+"""The conformance kit: checks of every plugin's contract, which a plugin's own tests run with one subclass.
 
     from fourm_plugins.testing import ModalityConformance
 

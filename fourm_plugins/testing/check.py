@@ -1,6 +1,6 @@
-"""What a check is, how it can end, and the report of all checks.
+"""Checks, their outcomes, and the report of all checks.
 
-Runs `Check`s, each a small function with a stable name, and gives an `Outcome` for each, and a `Report` that counts
+Runs `Check`s, each a small function with a stable name, and returns an `Outcome` for each, and a `Report` that counts
 them and can be written as JSON.
 """
 
@@ -18,16 +18,16 @@ from fourm_plugins.discovery import PluginError
 from fourm_plugins.errors import one_line
 from fourm_plugins.suggest import did_you_mean
 
-#: failed, "cannot run" (something that is no part of the plugin is missing) and "unexpected pass" (an expected failure
-#: that is none any more) are bad; all others are not. "not run" is what needs what another check has found broken.
+#: failed, "cannot run" (something outside the plugin is missing) and "unexpected pass" (an expected failure that
+#: passes) are bad; all others are not. "not run" means that a prerequisite failed in another check.
 State = Literal["passed", "failed", "cannot run", "expected failure", "unexpected pass", "not claimed", "not run"]
 BAD: frozenset[State] = frozenset({"failed", "cannot run", "unexpected pass"})
 
 
 class Checked(Protocol):
-    """What checks are run on: `fourm_plugins.testing.Subject`."""
+    """The subject of checks: `fourm_plugins.testing.Subject`."""
 
-    #: Failed checks, so that others that need the same are not run instead of failing again.
+    #: Failed checks, so that others that depend on them are not run instead of failing again.
     blamed: set[str]
 
     @property
@@ -35,11 +35,11 @@ class Checked(Protocol):
 
 
 class CheckFailed(AssertionError):
-    """The plugin does not do what the check requires; the message says what it does."""
+    """The plugin violates the check's requirement; the message describes its behaviour."""
 
 
 class NotRun(Exception):
-    """The check cannot be run here, for the reason given: this says nothing about the plugin and is no success."""
+    """The check cannot be run here, for the given reason: it implies nothing about the plugin and is not a success."""
 
 
 class Broken(Exception):
@@ -77,7 +77,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a check ended; `message` says why, unless it passed."""
+    """The outcome of a check; `message` says why, unless it passed."""
 
     name: str
     state: State
@@ -124,7 +124,7 @@ def require(condition: Any, message: str) -> None:
 
 
 def run_check(check: Check, subject: Checked, expected_failures: Mapping[str, str]) -> Outcome:
-    """Run one check, without raising what the plugin raises. `subject.blamed` collects the checks that failed."""
+    """Run one check, catching the plugin's errors. `subject.blamed` collects the checks that failed."""
     start = time.perf_counter()
     reason = expected_failures.get(check.name)
     state: State
@@ -137,7 +137,7 @@ def run_check(check: Check, subject: Checked, expected_failures: Mapping[str, st
     except NotRun as error:
         state, message = "cannot run", str(error)
     except Broken as error:
-        # Whatever is broken fails once: in a suite without its owner, too, or where that one was not selected.
+        # Each defect fails exactly once, even in a suite without its owner, or where that one was not selected.
         reported = error.owner != check.name and error.owner in subject.blamed
         state, message = ("not run", str(error)) if reported else ("failed", explain(error.error))
         subject.blamed.add(error.owner)
@@ -154,13 +154,13 @@ def run_check(check: Check, subject: Checked, expected_failures: Mapping[str, st
 
 
 def explain(error: BaseException) -> str:
-    """One line: what was raised, and where, unless a check raised it on purpose."""
+    """One line: the error and its location; no location if a check raised it on purpose."""
     text = one_line(error) or type(error).__name__
     if isinstance(error, CheckFailed):
         return text
-    if isinstance(error, PluginError) and error.__cause__ is None:  # of what it gives, not of a line
+    if isinstance(error, PluginError) and error.__cause__ is None:  # about its result, not about a line of code
         return text
-    raised = error.__cause__ or error if isinstance(error, PluginError) else error  # by the plugin's line
+    raised = error.__cause__ or error if isinstance(error, PluginError) else error  # at the plugin's line
     frames = traceback.extract_tb(raised.__traceback__)
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{where}: {text:.500}"

@@ -1,4 +1,4 @@
-"""What a plugin may claim, and which claims follow from its spec and its class."""
+"""The claims that a plugin may make, and those implied by its spec and its class."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ CLAIMS = {
 
 
 def implied(modality: Modality[Any], example: Callable[[], Any]) -> frozenset[str]:
-    """Claims that follow from the spec and the class. `example` makes a value, which is drawn where the spec does not
-    say whether it is a picture."""
+    """Claims that follow from the spec and the class. `example` makes a value, which is rendered if the spec does not
+    determine whether it is a picture."""
     spec = modality.spec
     claims = {name for name, holds in (("input", spec.input), ("target", spec.target)) if holds}
     if not spec.continuous:
@@ -53,12 +53,12 @@ def implied(modality: Modality[Any], example: Callable[[], Any]) -> frozenset[st
 def _draws_pictures(modality: Modality[Any], example: Callable[[], Any]) -> bool:
     try:
         return isinstance(modality.render(example()), Image.Image)
-    except Exception:  # the check of `render` says so
+    except Exception:  # the check of `render` reports it
         return False
 
 
 def _has_metrics(modality: Modality[Any]) -> bool:
     try:
         return bool(modality.metrics())
-    except Exception:  # the check of the metrics says so
+    except Exception:  # the check of the metrics reports it
         return True

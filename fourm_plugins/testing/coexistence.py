@@ -1,4 +1,4 @@
-"""Together with other plugins: a checkpoint means the same when more is installed, and names what is missing when less
+"""Coexistence with other plugins: a checkpoint means the same if more is installed, and names what is missing if less
 is."""
 
 from __future__ import annotations

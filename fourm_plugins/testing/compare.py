@@ -1,4 +1,4 @@
-"""How far apart arrays of one spec are, whatever their kind (`ModalitySpec.array`)."""
+"""Distances between arrays of one spec, of any kind (`ModalitySpec.array`)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def same(a: Any, b: Any) -> bool:
 
 
 def distance(a: Any, b: Any) -> float:
-    """How far apart two arrays of one spec are: the mean absolute difference of features where both are known, the
-    share of different classes, the share of characters to change in a text."""
+    """The distance of two arrays of one spec: the mean absolute difference of features where both are known, the share
+    of differing classes, the share of characters to change in a text."""
     if isinstance(a, str):
         plain_a, plain_b = " ".join(a.lower().split()), " ".join(b.lower().split())
         return 1 - difflib.SequenceMatcher(None, plain_a, plain_b, autojunk=False).ratio()
@@ -32,7 +32,7 @@ def distance(a: Any, b: Any) -> float:
 
 
 def constant(arrays: Sequence[Any]) -> Any:
-    """The best array without looking: each channel's median, the most frequent class, no text."""
+    """The best constant array: each channel's median, the most frequent class, no text."""
     first = arrays[0]
     if isinstance(first, str):
         return ""

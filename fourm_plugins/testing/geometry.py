@@ -1,6 +1,6 @@
-"""Whether a view shows the part of the picture that it should, of values that are arrays and of those that are drawn.
+"""Checks whether a view shows the right part of the picture, for values that are arrays and for rendered ones.
 
-The reference is obvious and slow: for each pixel of the view, where it lies in the source.
+The reference is simple and slow: it locates each pixel of the view in the source.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from fourm_plugins.view import View
 
 #: Share of the pixels that may lie on the wrong side of a marked region.
 STRAY_PIXELS = 0.02
-_MARGIN = 1.5  # pixels about the region's edge that are not looked at
-_COARSE = 16  # pixels a side, below which no pixel lies wholly in the marked region
-_CELLS = 32  # a side, to which drawn pictures are reduced
+_MARGIN = 1.5  # pixels around the region's edge that are ignored
+_COARSE = 16  # side in pixels below which no pixel lies wholly in the marked region
+_CELLS = 32  # side to which renderings are reduced
 
 
 def check_geometry(subject: Subject) -> None:
@@ -46,12 +46,12 @@ def check_geometry(subject: Subject) -> None:
 
 
 def _in_mark(y: float, x: float) -> bool:
-    """An off-centre L, which looks different when flipped, turned or shifted; y, x in [0, 1] of the picture."""
+    """An off-centre L, which looks different when flipped, rotated or shifted; y, x in [0, 1] of the picture."""
     return (0.3 <= y < 0.8 and 0.2 <= x < 0.45) or (0.6 <= y < 0.8 and 0.2 <= x < 0.8)
 
 
 def _marker(subject: Subject) -> np.ndarray | None:
-    """A value with rows and columns first in which the L holds another example's pixel; None if values are not
+    """A value with rows and columns first in which the L contains another example's pixel; None if values are not
     arrays."""
     if not isinstance(subject.spec.array, (FeatureMap, ClassMap)):
         return None
@@ -103,8 +103,8 @@ def _stray(pixels: np.ndarray, inside: np.ndarray, outside: np.ndarray) -> float
 
 
 def _check_coarse(pixels: np.ndarray, view: View) -> None:
-    """If a pixel is as large as the L's arms, the array must follow the L's share of each pixel, and better than
-    through a wrong view."""
+    """If a pixel is as large as the L's arms, the array must correlate with the L's share of each pixel, and more so
+    than through a wrong view."""
     right = _follows(pixels, view)
     for name, wrong in _wrong_views(view).items():
         other = _follows(pixels, wrong)
@@ -126,7 +126,7 @@ def _follows(pixels: np.ndarray, view: View) -> float:
 
 
 def _wrong_views(view: View) -> dict[str, View]:
-    """What goes wrong -> the view that would result, if it differs from `view`."""
+    """Error -> the resulting view, if it differs from `view`."""
     top, left, height, width = view.top, view.left, view.height, view.width
     views = {
         "does not flip": View(top, left, height, width, flip=not view.flip),
@@ -143,7 +143,7 @@ def _wrong_views(view: View) -> dict[str, View]:
 
 def _check_drawn(subject: Subject) -> None:
     """If values are not arrays, check what `render` draws: through a view it must look like that view of the whole
-    drawing, and more so than like any wrong view."""
+    rendering, and more so than like any wrong view."""
     view = View(0.1, 0.05, 0.8, 0.7, flip=True)
     wrong = _wrong_views(view)
     errors = dict.fromkeys(["", *wrong], 0.0)
@@ -166,7 +166,7 @@ def _drawing(subject: Subject, value: Any, view: View) -> np.ndarray:
 
 
 def _look(picture: np.ndarray, view: View) -> np.ndarray:
-    """The part of a drawing that a view shows, by nearest pixels."""
+    """The part of a rendering that a view shows, by nearest pixels."""
     height, width = picture.shape[:2]
     rows = [int((view.top + (i + 0.5) / height * view.height) * height) for i in range(height)]
     columns = [int((view.left + (j + 0.5) / width * view.width) * width) for j in range(width)]

@@ -1,7 +1,8 @@
-"""What the checks need from an engine: `Harness` and `TinyModel`, abstract, so that the SDK does not depend on one.
+"""The interface to an engine that the checks use: `Harness` and `TinyModel`, abstract, so that the SDK does not depend
+on one.
 
-An engine provides a subclass of `Harness` through an entry point of the group `fourm.conformance.v1`. Without one the
-checks that need a model are reported "not run", never as passed.
+An engine provides a subclass of `Harness` through an entry point of the group `fourm.conformance.v1`. Without one, the
+checks that need a model are reported as "not run", never as passed.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class TinyModel(ABC):
 
 
 class Harness(ABC):
-    """Makes tokenizers and tiny models in seconds on one core, the same for the same arguments."""
+    """Makes tokenizers and tiny models in seconds on one core, deterministically."""
 
     @abstractmethod
     def fit(self, tokenizer: Tokenizer, arrays: Sequence[Any]) -> None:

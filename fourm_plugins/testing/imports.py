@@ -1,4 +1,4 @@
-"""Import hygiene: what activating the plugin does to a process, seen in a fresh one."""
+"""Import hygiene: the effects of activating the plugin on a fresh process."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A plugin's package, built and installed by itself, and what a process with nothing else of it sees.
+"""Builds and installs a plugin's package by itself, and examines it in a process with nothing else of the plugin.
 
-From the plugin and its source tree: a `Wheel`, the folder it was installed into and what can be read from there.
+From the plugin and its source tree: a `Wheel`, the folder where it was installed, and what can be read from there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fourm_plugins.manager import Plugin
 from fourm_plugins.testing.check import CheckFailed, NotRun
 from fourm_plugins.testing.probe import run_python
 
-#: Not part of a package, and sometimes big.
+#: Not part of a package, and sometimes large.
 _LEFT_BEHIND = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "venv", "runs")
 
 _LOOK = """
@@ -50,14 +50,14 @@ print("\\n" + json.dumps(answer))
 
 @dataclass(frozen=True)
 class Wheel:
-    """`folder`: where the package alone is installed. `source`: the tree it was built from."""
+    """`folder`: where only the package is installed. `source`: the tree it was built from."""
 
     folder: Path
     source: Path
 
     def look(self, name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """What a process finds with this package and its requirements, without the source tree and without a site's
-        .pth files: "found", "module", "made", "samples", and "error" where it ended."""
+        """The findings of a process with this package and its requirements, without the source tree and without .pth
+        files of the site: "found", "module", "made", "samples", and "error" where it ended."""
         paths = [str(self.folder), *(path for path in _search_path() if not _inside(Path(path), self.source))]
         request, empty = json.dumps({"name": name, "settings": dict(settings)}), self.folder.parent / "empty"
         empty.mkdir(exist_ok=True)
@@ -161,7 +161,7 @@ def _backend_is_here(tree: Path) -> bool:
 
 
 def _search_path() -> list[str]:
-    """This process's sys.path, and where the SDK is, should a .pth file have brought it."""
+    """This process's sys.path, and the folder of the SDK, in case a .pth file added it."""
     return [*(os.path.abspath(path) for path in sys.path), str(Path(__file__).resolve().parents[2])]
 
 

@@ -1,4 +1,4 @@
-"""The masker, on 300 draws of tokens, budgets and generators: by hypothesis if it is installed, which also finds
+"""The masker, on 300 draws of tokens, budgets and generators: by hypothesis if it is installed, which also shrinks to
 the smallest failing case, otherwise in a plain seeded loop."""
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _budgets(subject: Subject, draw: Draw, ids: np.ndarray, masked: Masked) -> N
 def _apart(subject: Subject, draw: Draw, ids: np.ndarray, masked: Masked) -> None:
     message = "a token is input and target, or one of them twice"
     if isinstance(subject.spec.layout, Sequence):
-        # The ids of a draw are all different, so that each says which token it is.
+        # The ids of a draw are all different, so that each identifies its token.
         special = special_ids(subject.masker)
         words = [i for i in [*masked.input_ids.tolist(), *masked.labels.tolist()] if i not in special]
         require(len(set(words)) == len(words), message)
@@ -106,7 +106,7 @@ def _true(subject: Subject, draw: Draw, ids: np.ndarray, masked: Masked) -> None
     target = [*masked.target_ids[:1].tolist(), *masked.labels.tolist()]
     stray = {*masked.input_ids.tolist(), *target} - {*source, *specials.sentinels}
     require(not stray, f"id {min(stray, default=0)} is neither in the source nor a sentinel")
-    # Room for every token, a sentinel for each and the closing one: nothing may be cut off.
+    # Capacity for every token, a sentinel for each and the closing one: nothing may be truncated.
     if draw.input_budget >= len(source) and draw.target_budget >= 2 * len(source) + 2:
         again = _rebuild(masked.input_ids.tolist(), target, set(specials.sentinels))
         require(again == source, "the target's spans, put into the input's gaps, do not give the source")
@@ -122,7 +122,7 @@ def _repeats(subject: Subject, draw: Draw, ids: np.ndarray, masked: Masked) -> N
 
 
 def _rebuild(shown: list[int], target: list[int], sentinels: set[int]) -> list[int]:
-    """Replace every sentinel that is shown by what follows it in the target."""
+    """Replace every visible sentinel with the ids that follow it in the target."""
     runs: dict[int, list[int]] = {}
     run: list[int] = []
     for i in target:
@@ -146,7 +146,7 @@ def _for_all(subject: Subject, holds: Property) -> None:
 def _all_hold(subject: Subject) -> bool:
     try:
         _draws(subject, _PROPERTIES)
-    except Exception:  # which of them it is, each check finds out
+    except Exception:  # each check determines which of them it is
         return False
     return True
 

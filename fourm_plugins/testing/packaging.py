@@ -1,4 +1,4 @@
-"""Packaging: the plugin's wheel works by itself."""
+"""Packaging: the plugin's wheel works on its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from fourm_plugins.testing.check import Broken, Check, require
 from fourm_plugins.testing.subject import Subject
 
-#: What provides the SDK.
+#: The distribution that provides the SDK.
 _ENGINE = "fourm-engine"
 
 
@@ -33,7 +33,7 @@ def wheel_is_found(subject: Subject) -> None:
 
 
 def _seen(subject: Subject) -> dict[str, Any]:
-    """What a process with only the wheel sees; it is started once."""
+    """The findings of a process with only the wheel, which is started once."""
     return subject.once("wheel's look", "", lambda: subject.wheel.look(subject.name, subject.settings))
 
 

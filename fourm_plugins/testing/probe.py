@@ -1,7 +1,7 @@
-"""What a fresh process sees of a plugin: modules that are imported, output, network, random state, spawned workers.
+"""Examines a plugin in a fresh process: imported modules, output, network, random state, spawned workers.
 
-`probe(...)` starts an interpreter that runs `main()` and gives back what it found, as data. Nothing of this process
-reaches the other but the modality's name and settings.
+`probe(...)` starts an interpreter that runs `main()` and returns its findings, as data. Nothing of this process reaches
+the other except the modality's name and settings.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
 from fourm_plugins.view import View
 
-#: Seconds after which a plugin that does not return is given up.
+#: Seconds after which a plugin that does not return is abandoned.
 PATIENCE = 300
 _PROGRAM = "from fourm_plugins.testing.probe import main; main()"
 _NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "urllib.Request")
@@ -31,14 +31,14 @@ _NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "soc
 
 @dataclass(frozen=True)
 class Probed:
-    """`output` is what the process printed, `facts` what it found (see `_look`), or only "error" if it ended early."""
+    """`output` is what the process printed, `facts` its findings (see `_look`), or only "error" if it ended early."""
 
     output: str
     facts: dict[str, Any]
 
 
 def probe(name: str, settings: Mapping[str, Any], *, hash_seed: int, folder: Path) -> Probed:
-    """Look at modality `name` in a fresh interpreter. Raises ValueError if that cannot be started."""
+    """Examine modality `name` in a fresh interpreter. Raises ValueError if it cannot be started."""
     answer = folder / f"probe-{hash_seed}.json"
     request = json.dumps({"name": name, "settings": dict(settings), "spawn": hash_seed == 1, "answer": str(answer)})
     paths = os.pathsep.join(filter(None, sys.path))
@@ -103,7 +103,7 @@ def _look(name: str, settings: dict[str, Any], *, spawn: bool) -> dict[str, Any]
 
 
 def _spawn(modality: Modality[Any]) -> str:
-    """'' if a spawned process reads a sample as this one does, otherwise what went wrong."""
+    """'' if a spawned process reads a sample as this one does, otherwise the difference or error."""
     try:
         files = modality.example_samples(1, 0)[0]
         here = digest(modality, files)
@@ -116,7 +116,7 @@ def _spawn(modality: Modality[Any]) -> str:
 
 
 def main() -> None:
-    """In the fresh process: look, and write the answer to the file named by the request."""
+    """Runs in the fresh process: examine, and write the result to the file named by the request."""
     request = json.loads(sys.argv[1])
     facts = _look(request["name"], request["settings"], spawn=request["spawn"])
     Path(request["answer"]).write_text(json.dumps(facts), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What people look at: pictures and what explains them, and parts that are varied to see what follows."""
+"""Rendering: pictures and their legends, and parts that can be varied."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fourm_plugins.testing.compare import distance, spread
 from fourm_plugins.testing.subject import Subject
 from fourm_plugins.view import View
 
-#: Of 256 levels of a colour, since a scale has fewer colours than a picture may.
+#: Of 256 levels of a colour, since a scale has fewer colours than a picture may have.
 _CLOSE_COLOURS = 4
 
 
@@ -41,7 +41,7 @@ def legends_explain_the_picture(subject: Subject) -> None:
             require(not off, f"the mark {off[0] if off else ''} does not lie on the scale: shares are in [0, 1]")
             bar = np.asarray(legend.colours, np.int64)
             require(bar.ndim == 2 and bar.shape[1] == 3, f"the scale's colours are {bar.shape}; (n, 3) is needed")
-            drawn = colours[(colours > 0).any(1)].astype(np.int64)  # black stands for what was not measured
+            drawn = colours[(colours > 0).any(1)].astype(np.int64)  # black marks missing measurements
             far = [c for c in drawn if np.abs(bar - c).max(1).min() > _CLOSE_COLOURS]
             require(not far, f"the picture has the colour {tuple(far[0]) if far else ''}, which the scale has not")
         else:

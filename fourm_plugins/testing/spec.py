@@ -1,4 +1,4 @@
-"""The spec and the files: what the plugin says about itself, and whether its samples agree."""
+"""The spec and the files: what the plugin declares, and whether its samples agree."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def value_takes_every_input(subject: Subject) -> None:
 def _forms(
     files: Mapping[str, bytes], value: Any, folder: Path, extensions: Sequence[str]
 ) -> Iterator[tuple[str, Any]]:
-    """What a user may hold of one sample, and what it is called."""
+    """The forms in which a user may pass one sample, with a name for each."""
     yield "the value itself", value
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.dtype != np.uint16:
         yield "an array in another order of memory", np.asfortranarray(value)
@@ -140,7 +140,7 @@ def _forms(
     path.write_bytes(content)
     yield "a path", path
     yield "a path, as a str", str(path)
-    with contextlib.suppress(SampleError):  # bytes that may be one of several files
+    with contextlib.suppress(SampleError):  # ambiguous bytes
         if sniff(content, extensions) == extension:
             yield "the bytes", content
     if extension in ("png", "webp", "jpg", "jpeg"):
@@ -157,7 +157,7 @@ def wrong_files_are_refused(subject: Subject) -> None:
                 ("a foreign", b"\x00\xff\xfe not such a file \x00" * 4),
             ):
                 refused = _refused(subject, {**files, extension: damaged}, f"{what} .{extension} file")
-                # Half a text is a text, too.
+                # A truncated text is also a text.
                 may_be_read = what == "a truncated" and isinstance(subject.spec.array, Text)
                 require(refused or may_be_read, f"{what} .{extension} file is read as if it were whole")
 

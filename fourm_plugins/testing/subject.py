@@ -1,7 +1,7 @@
-"""The plugin under test, at a small size, and what several checks need, each made once.
+"""The plugin under test, at a small size, and fixtures that several checks need, each made once.
 
 From the modality's name, settings and claims it makes, lazily, attributes: instance, samples, arrays, fitted tokenizer,
-masker, trained model, what a subprocess saw of it, its built wheel.
+masker, trained model, the findings of a subprocess, the built wheel.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from fourm_plugins.view import View
 
 T = TypeVar("T")
 
-#: Samples for checks, and samples from which tokenizer and model learn.
+#: Samples for checks, and samples on which tokenizer and model are trained.
 SAMPLES, TRAINING_SAMPLES = 6, 64
 TRAINING_STEPS = 150
 
@@ -58,7 +58,7 @@ class Subject:
         self.name = modality
         self._given_settings, self._given_claims = dict(settings or {}), claims
         self._tolerance, self.source, self._recipe, self._masker_kind = tolerance, source, tokenizer, masker
-        #: Failed checks, so that others that need the same are not run instead of failing again.
+        #: Failed checks, so that others that depend on them are not run instead of failing again.
         self.blamed: set[str] = set()
         self._made: dict[str, Any] = {}
         self._temporary = tempfile.TemporaryDirectory(prefix="fourm-check-")
@@ -73,8 +73,7 @@ class Subject:
         self._made.clear()
 
     def once(self, what: str, owner: str, make: Callable[[], T]) -> T:
-        """The result of `make`, made once; the check `owner` reports where it cannot be made, or else the first that
-        needs it."""
+        """The result of `make`, cached; if it fails, the check `owner` reports it, or else the first that needs it."""
         if what not in self._made:
             try:
                 self._made[what] = make()
@@ -91,7 +90,7 @@ class Subject:
 
     @cached_property
     def manager(self) -> PluginManager:
-        """The host of what is installed and of the kit's toys."""
+        """The host of the installed plugins and of the kit's toys."""
         return toys.ToyManager()
 
     @property
@@ -152,7 +151,7 @@ class Subject:
 
     @property
     def training_arrays(self) -> list[Any]:
-        """Arrays of other examples, to learn from."""
+        """Arrays of other examples, for training."""
 
         def read() -> list[Any]:
             return [self.modality.read(dict(files)) for files in self._examples(TRAINING_SAMPLES)]
@@ -162,11 +161,11 @@ class Subject:
 
         return self.once("training arrays", "arrays_fit_the_spec", make)
 
-    # What the plugin gives back; a check that needs it is not run where the one that it is about has failed.
+    # Results of the plugin; a check that needs one is not run if the check of that result has failed.
 
     @property
     def seen(self) -> list[Any]:
-        """The examples with the whole picture in view, each of which can be shown."""
+        """The examples with the whole picture in view, all of which can be rendered."""
 
         def make() -> list[Any]:
             values = [self.modality.augment(value, View()) for value in self.values]
@@ -214,7 +213,7 @@ class Subject:
         return self.once("decoded", "decoded_arrays_fit_the_spec", lambda: calls.decode(self.tokenizer, self.ids))
 
     def need_answers(self) -> None:
-        """Raises `Broken` where what `decode`, `denormalise`, `render` or `write` gives of the examples is wrong."""
+        """Raises `Broken` if the results of `decode`, `denormalise`, `render` or `write` on the examples are wrong."""
         _ = self.decoded, self.denormalised, self.seen, self.written
 
     def array(self, value: Any, view: View | None = None) -> Any:
@@ -242,9 +241,9 @@ class Subject:
 
     @property
     def tolerance(self) -> float:
-        """Largest error of decode∘encode, as a share of the best constant array's. By default a text may lose a quarter
-        of its characters; any other array must be better than the constant, since the tokenizer learnt briefly from few
-        examples."""
+        """Largest error of decode∘encode, as a share of the best constant array's. By default a quarter of a text's
+        characters may be lost; any other array must be better than the constant, since the tokenizer was trained
+        briefly on few examples."""
         default = 0.25 if isinstance(self.spec.array, Text) else 1.0
         return default if self._tolerance is None else self._tolerance
 
@@ -253,7 +252,7 @@ class Subject:
         recipe = self.spec.tokenizer
         assert recipe is not None
         if not any((p.kind, p.name) == ("tokenizer", recipe.kind) for p in self.manager.plugins):
-            _ = self.harness  # a kind of the engine's, which is not there
+            _ = self.harness  # a kind provided by the engine, which is missing
         return self.manager.tokenizer_class(recipe.kind)([self.spec], **recipe.settings)
 
     @property
@@ -316,7 +315,7 @@ class Subject:
     # Outside this process
 
     def probed(self, hash_seed: int = 1) -> Probed:
-        """What a fresh process sees of the plugin."""
+        """The findings of a fresh process."""
 
         def make() -> Probed:
             return probe(self.name, self.settings, hash_seed=hash_seed, folder=self.folder)
@@ -326,6 +325,6 @@ class Subject:
 
     @property
     def wheel(self) -> Wheel:
-        """The package's wheel, built and installed by itself."""
+        """The package's wheel, built and installed on its own."""
         _ = self.modality
         return self.once("wheel", "wheel_is_built", lambda: build(self.plugin, self.source, self.folder))

@@ -43,7 +43,7 @@ CHECKS: tuple[Check, ...] = (
 
 
 class _Conformance:
-    """What the kits share. A subclass may add tests, but neither replace nor remove the kit's."""
+    """The common base of the kits. A subclass may add tests, but neither replace nor remove the kit's."""
 
     #: The modality's name: its entry point.
     modality: ClassVar[str]
@@ -102,7 +102,7 @@ class _Conformance:
 
 
 def _as_test(check: Check) -> Callable[[_Conformance], None]:
-    """A test method that runs one check and says in pytest's terms how it ended."""
+    """A test method that runs one check and reports its outcome to pytest."""
 
     def test(self: _Conformance) -> None:
         import pytest

@@ -111,7 +111,7 @@ class ToyMasker(Masker):
 
 
 class ToyManager(PluginManager):
-    """What is installed, and the toys, but not the modalities `without`."""
+    """The installed plugins and the toys, without the modalities `without`."""
 
     def __init__(self, *, without: Collection[str] = ()) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ def member(host: PluginManager, name: str, arrays: Sequence[Any]) -> Member:
 
 
 def _statistics(array: Any) -> np.ndarray:
-    """float64 (4,): the mean of each quarter of an array, or numbers that follow from a text."""
+    """float64 (4,): the mean of each quarter of an array, or numbers derived from a text."""
     if isinstance(array, str):
         return np.array([len(array), array.count(" "), zlib.crc32(array.encode()), sum(array.encode())], np.float64)
     parts = np.array_split(np.nan_to_num(np.asarray(array, np.float64)).ravel(), NUMBERS)

@@ -16,7 +16,7 @@ from fourm_plugins.testing.subject import Subject
 
 #: The loss must fall below this share of ln V, the loss of guessing.
 LEARNT = 0.95
-_SAME = 1e-5  # of numbers that are computed alike
+_SAME = 1e-5  # tolerance between numbers computed in the same way
 
 
 def learns(subject: Subject) -> None:
@@ -69,7 +69,7 @@ def _sequence_does_not_leak(subject: Subject) -> None:
             continue
         row = rows[len(rows) // 2]
         other = np.where(ids == first.labels[row], spare, ids)
-        # Rows up to the one whose target is the changed token must not know it; later ones start from it.
+        # Rows up to the one whose target is the changed token must not depend on it; later ones start from it.
         _same_everywhere(subject, first, _mask(subject, other, n, 3 * n, seed), {subject.name: row + 1})
 
 

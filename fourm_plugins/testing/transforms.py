@@ -21,7 +21,7 @@ from fourm_plugins.testing.geometry import check_geometry
 from fourm_plugins.testing.subject import Subject
 from fourm_plugins.view import View
 
-#: How much an array may change on the way to the value and back, as a share of the examples' spread.
+#: How much an array may change when converted to the value and back, as a share of the examples' spread.
 VALUE_TOLERANCE = 0.05
 #: A side, alone or before "-hand", "_eye", "most" and the like, but not within a word such as "bright".
 _SIDE = re.compile(r"(?<![a-z])(left|right)")
@@ -114,7 +114,7 @@ def flip_twice_restores(subject: Subject) -> None:
 
 def sides_are_swapped(subject: Subject) -> None:
     """What an example says is left is right in the mirrored picture, and the other way round."""
-    halves = View(), View(width=0.5), View(left=0.5, width=0.5)  # a half may show one hand of two
+    halves = View(), View(width=0.5), View(left=0.5, width=0.5)  # one half may show a single hand of two
     for value, view in itertools.product(subject.values, halves):
         said, mirrored = (
             Counter(_SIDE.findall(subject.array(value, replace(view, flip=flip)).lower())) for flip in (False, True)
@@ -133,7 +133,7 @@ def value_survives_its_array(subject: Subject) -> None:
     for array, value, seen in zip(subject.arrays, subject.denormalised, subject.values):
         kinds = describe(value), describe(_seen(subject, seen))
         compared = isinstance(value, np.ndarray) or isinstance(seen, np.ndarray)
-        compared = compared and not misfit(subject.spec, array)  # or else `arrays_fit_the_spec` has reported it
+        compared = compared and not misfit(subject.spec, array)  # otherwise `arrays_fit_the_spec` has reported it
         require(not compared or kinds[0] == kinds[1], f"denormalise gives {kinds[0]}, augment {kinds[1]}")
         again = subject.modality.normalise(value)
         wrong = misfit(subject.spec, again)
@@ -195,12 +195,12 @@ def _seen(subject: Subject, value: Any) -> Any:
 def _views(n: int) -> Iterator[View]:
     rng = np.random.default_rng(0)
     for number in range(n):
-        # Crops of a value whose shape is that of the view's source; the modality's own shape is made of it.
+        # Crops of a value with the shape of the view's source, from which the modality's own shape is derived.
         yield View.random(rng, source_aspect=1.0, scale=(0.4, 1.0), variant=number)
 
 
 def _unstated(subject: Subject) -> bool:
-    """Whether the array may hold vectors without anything saying whether it does."""
+    """Whether the array may contain vectors without a declaration of whether it does."""
     array = subject.spec.array
     several = isinstance(array, FeatureVector) or (isinstance(array, FeatureMap) and array.channels > 1)
     return several and not {"directions", "no_directions"} & subject.claims

@@ -1,2 +1,1 @@
-"""What a data set holds and what is wrong with it. In: raw data and tokens. Out: statistics, and findings with a
-remedy."""
+"""Checks of a data set. In: raw data and tokens. Out: statistics, and findings, each with a remedy."""

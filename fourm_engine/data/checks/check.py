@@ -1,7 +1,7 @@
-"""What a data set holds and what is wrong with it: counts, sizes, statistics, and findings.
+"""Checks a data set: counts, sizes, statistics, and findings.
 
-In: the parts of a data set (train and val, or the splits of a folder) and the modalities. Out: `DataCheck`, whose
-`to_json` is all of it. Memory: names, and 17 bytes a file.
+In: the parts of a data set (train and val, or the splits of a folder) and the modalities. Out: `DataCheck`, with
+everything in `to_json`. Memory: names, and 17 bytes per file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FORMAT = 1
 
 @dataclass
 class DataCheck:
-    """All that was found. `tokens`: what token shards hold, an entry each part and modality."""
+    """The result. `tokens`: the contents of token shards, an entry per part and modality."""
 
     parts: list[Part]
     modalities: Mapping[str, Modality]
@@ -82,10 +82,10 @@ def check_data(
     """Read the samples of all parts, or `samples` of each, drawn by `seed`.
 
     Args:
-        tokenizers: modality -> fitted tokenizer, of sequences, for their lengths in tokens.
-        progress: part -> what is told (done, in all).
+        tokenizers: modality -> fitted tokenizer, of sequences, for lengths in tokens.
+        progress: part -> a function called with (done, total).
 
-    Raises ValueError where there is no data at all."""
+    Raises ValueError if there is no data at all."""
     check, roots = DataCheck([], modalities, seed=seed), dict[tuple, ReadableSources]()
     for one in wanted:
         readers = one.modalities or modalities
@@ -130,7 +130,7 @@ def _unlisted(opened: ReadableSources, parts: Sequence[Part]) -> Iterable[Findin
 
 
 def _of_part(part: Part, *, first: bool) -> Iterable[Finding]:
-    """Findings of one part by itself; of its classes, only of the first, which is the largest as a rule."""
+    """Findings on a single part; on classes, only for the first part, usually the largest."""
     for key in part.opened.readers:
         count = int(part.present[key].sum()) if key in part.present else 0
         if not count:
@@ -165,7 +165,7 @@ _REMEDIES: dict[Kind, str] = {
 
 
 def _bad(part: Part, kind: Kind, listed: Listed) -> Iterable[Finding]:
-    """A finding for each modality."""
+    """One finding per modality."""
     by_modality: dict[str, Listed] = {}
     for item in listed.items:
         by_modality.setdefault(item["modality"], Listed()).add(item)

@@ -1,4 +1,4 @@
-"""Files of equal bytes: within a part of the data they count twice, in two parts they leak what is held out."""
+"""Finds files of equal bytes: within a part of the data they count twice, across parts they leak held-out data."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Read = tuple[str, Path | PluginRoot, Sequence[str], Mapping[str, np.ndarray]]
 
 
 def equal_files(parts: Sequence[Read], pictures: Collection[str]) -> list[Finding]:
-    """Findings on equal files. Equal files of `pictures`, sources of feature maps, show the same, unless they hold one
-    value everywhere. Other files may be equal by chance (an empty list, a short text): these count where all files of
-    two samples are equal, two or more."""
+    """Findings on equal files. Equal files of `pictures`, sources of feature maps, are duplicates unless they are
+    constant. Other files may be equal by chance (an empty list, a short text): these are reported if all files of two
+    samples are equal, and there are at least two."""
     findings = []
     for part, _, names, rows in parts:
         for key in sorted(pictures & rows.keys()):
@@ -53,7 +53,7 @@ def _leak(first: Read, second: Read, key: str, mine: np.ndarray, theirs: np.ndar
     rows = np.flatnonzero(np.isin(theirs, both[both > 0]))
     where = {int(mine[row]): row for row in np.flatnonzero(np.isin(mine, both[both > 0]))[::-1].tolist()}
     pairs = [(first[2][where[int(theirs[row])]], second[2][row]) for row in rows.tolist()]
-    if first[1] == second[1]:  # one sample of both splits is reported as such
+    if first[1] == second[1]:  # a sample of both splits is reported separately
         pairs = [(a, b) for a, b in pairs if a != b]
     if not pairs:
         return []
@@ -66,12 +66,12 @@ def _leak(first: Read, second: Read, key: str, mine: np.ndarray, theirs: np.ndar
 
 
 def _digests(rows: np.ndarray) -> np.ndarray:
-    """uint64 (samples,): those of files that show something; 0 for others."""
+    """uint64 (samples,): the digests of non-constant files; 0 for others."""
     return np.where(np.isin(rows["state"], (USABLE, MISALIGNED)), rows["digest"], np.uint64(0))
 
 
 def _all_of(part: Read, keys: Sequence[str]) -> np.ndarray:
-    """uint64 (samples,): one digest for all files of a sample; 0 where it has fewer than two."""
+    """uint64 (samples,): one digest for all files of a sample; 0 if it has fewer than two."""
     digests = np.stack([part[3][key]["digest"] for key in keys])
     mixed = np.zeros(digests.shape[1], np.uint64)
     for row in digests:
@@ -80,7 +80,7 @@ def _all_of(part: Read, keys: Sequence[str]) -> np.ndarray:
 
 
 def _groups(digests: np.ndarray) -> list[np.ndarray]:
-    """Rows that share a digest, a group each, in order; 0 is none."""
+    """Groups of rows that share a digest, in order; 0 is ignored."""
     order = np.argsort(digests, kind="stable")
     ordered = digests[order]
     same = (ordered[1:] == ordered[:-1]) & (ordered[1:] > 0)

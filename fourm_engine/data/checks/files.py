@@ -1,7 +1,7 @@
-"""Reading every sample of a part of a data set, in worker processes: what its files hold, and which are unusable.
+"""Reads every sample of a part of a data set, in worker processes: statistics of the files, and which are unusable.
 
-In: the sources of the modalities and the names of samples. Out: `Survey`: 17 bytes a file (`COLUMNS`), statistics a
-modality, and what cannot be used, named. Samples are read in chunks of `CHUNK`, which are merged in order, so that the
+In: the sources of the modalities and the names of samples. Out: `Survey`: 17 bytes per file (`COLUMNS`), statistics per
+modality, and the unusable files by name. Samples are read in chunks of `CHUNK`, which are merged in order, so that the
 result depends on neither the number of workers nor their speed.
 """
 
@@ -29,25 +29,25 @@ from fourm_plugins.spec import Text
 from fourm_plugins.tokenizer import Tokenizer
 from fourm_plugins.view import View
 
-#: Samples that a worker reads at a time.
+#: Number of samples that a worker reads at a time.
 CHUNK = 32
-#: Alternatives of a text that are read.
+#: Number of alternatives of a text that are read.
 MAX_TEXTS = 16
 MAX_REASON = 300
 ABSENT, USABLE, CONSTANT, MISALIGNED, UNUSABLE = range(5)
-#: Of each file of a source: a digest of its bytes, their number, its size in pixels (0 without one), its state.
+#: For each file of a source: a digest of its bytes, its size in bytes and in pixels (0 without any), its state.
 COLUMNS = np.dtype([("digest", "u8"), ("bytes", "u4"), ("width", "u2"), ("height", "u2"), ("state", "u1")])
 
 
 @dataclass
 class Survey:
-    """Of the samples that were read. `rows`: source -> (samples,) of `COLUMNS`."""
+    """The samples that were read. `rows`: source -> (samples,) of `COLUMNS`."""
 
     rows: dict[str, np.ndarray]
     statistics: dict[str, Statistics]
     #: {"sample", "modality", "file", "reason"} of each.
     damaged: Listed = field(default_factory=Listed)
-    #: The same of files whose shape is not that of the others of the sample.
+    #: The same for files whose shape differs from that of the sample's other files.
     misaligned: Listed = field(default_factory=Listed)
     remarks: Listed = field(default_factory=Listed)
 
@@ -89,7 +89,7 @@ class Reader:
         return self.read(*task)
 
     def read(self, names: Sequence[str], present: Mapping[str, np.ndarray]) -> Survey:
-        """present: source -> bool (names,), which of them it has."""
+        """present: source -> bool (names,), which of the names it has."""
         survey = self.empty(len(names))
         with _remarks(survey.remarks):
             for row, name in enumerate(names):
@@ -133,7 +133,7 @@ class Reader:
     def _array(
         self, survey: Survey, key: str, name: str, sample: str, value: Any, shapes: Mapping[str, tuple[float, set[str]]]
     ) -> int:
-        """Add a value, as it is and as the model sees it; returns its state."""
+        """Add a value, raw and as the model sees it; returns its state."""
         modality, spec = self.modalities[name], self.modalities[name].spec
         statistics = survey.statistics[name]
         statistics.add_value(value)
@@ -160,7 +160,7 @@ class Reader:
         return CONSTANT if constant else USABLE
 
     def _shapes(self, survey: Survey, sample: str, values: Mapping[str, Any]) -> dict[str, tuple[float, set[str]]]:
-        """Alignment group -> width / height of most of its sources, and the sources that have another."""
+        """Alignment group -> width / height of most of its sources, and the sources that differ."""
         aspects: dict[str, dict[str, float]] = {}
         for key, modalities in self.readers.items():
             for name in modalities:
@@ -196,7 +196,7 @@ def _reason(error: Exception) -> str:
 
 
 def _size(modality: Modality, value: Any) -> tuple[int, int] | None:
-    """(width, height) of a value with rows and columns that has an extent in the picture."""
+    """(width, height) of a value whose rows and columns span the picture."""
     if isinstance(value, np.ndarray) and value.ndim >= 2 and modality.aspect(value) is not None:
         return value.shape[1], value.shape[0]
     return None
@@ -213,7 +213,7 @@ class _Collect(logging.Handler):
 
 @contextmanager
 def _remarks(listed: Listed) -> Iterator[None]:
-    """Collects what plugins remark on files, in place of logging it."""
+    """Collects plugins' notes on files instead of logging them."""
     log, handler = logging.getLogger("fourm_plugins.notes"), _Collect(listed)
     propagate = log.propagate
     log.addHandler(handler)
@@ -233,9 +233,9 @@ def survey(
     workers: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Survey:
-    """Read `names`, in this process or in `workers` others, of which each works on few chunks ahead.
+    """Read `names`, in this process or in `workers` others, each of which works a few chunks ahead.
 
-    Raises ValueError where a worker dies, naming the samples that it may have been reading."""
+    Raises ValueError if a worker dies, naming the samples that it may have been reading."""
     whole = reader.empty(len(names))
     starts = range(0, len(names), CHUNK)
 

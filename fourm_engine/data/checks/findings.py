@@ -1,6 +1,6 @@
-"""Finding: one thing about a data set that a person should know, with the names it concerns and what to do.
+"""Finding: one issue of a data set to report, with the names concerned and the remedy.
 
-A "problem" is what training would end at, or lose without a word; a "note" is what may be meant."""
+A "problem" stops training or silently loses data; a "note" may be intended."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from typing import Any, Literal
 Level = Literal["problem", "note"]
 Kind = Literal[
     "unreadable",  # a folder or shard that cannot be opened
-    "damaged",  # a file that its modality refuses
-    "misaligned",  # a file whose width / height is not that of the others of its sample
-    "leak",  # one content in two splits
-    "missing",  # samples or modalities that are named and have no file
-    "misnamed",  # names of two modalities that almost match
+    "damaged",  # a file that its modality rejects
+    "misaligned",  # a file whose width / height differs from that of its sample's other files
+    "leak",  # equal content in two splits
+    "missing",  # listed samples or modalities without files
+    "misnamed",  # names of two modalities that nearly match
     "extra",  # files that no modality reads
     "unread",  # folders that no modality reads
-    "duplicated",  # one content, or one name, twice
+    "duplicated",  # duplicate content or names
     "lacking",  # samples without a modality
-    "empty",  # pictures that hold one value everywhere, classes that never occur
-    "truncated",  # sequences longer than the model reads
-    "remark",  # files that are used although something about them is wrong
-    "tokens",  # token shards that are damaged, or made of other files
-    "settings",  # settings that do not fit each other or the data
+    "empty",  # constant pictures, classes that never occur
+    "truncated",  # sequences longer than the model's limit
+    "remark",  # files that are used despite a problem
+    "tokens",  # token shards that are damaged, or made from other files
+    "settings",  # settings that are inconsistent with each other or the data
 ]
-#: Names that a finding lists; `count` goes on.
+#: Number of names that a finding lists; `count` is the total.
 MAX_ITEMS = 10_000
 
 
 class Listed:
-    """The first `MAX_ITEMS` of what is added, and how many there were."""
+    """The first `MAX_ITEMS` items added, and the total number."""
 
     def __init__(self, items: Iterable[Any] = ()) -> None:
         self.items: list[Any] = []
@@ -51,15 +51,15 @@ class Listed:
 
 @dataclass(frozen=True)
 class Finding:
-    """`listed` holds JSON-ready items: names, or objects that say more of each."""
+    """`listed` holds JSON-ready items: names, or objects with details."""
 
     kind: Kind
     level: Level
     message: str
     remedy: str = ""
-    #: "train" or "val", or the name of a split; "" for the whole.
+    #: "train" or "val", or the name of a split; "" for the whole data set.
     part: str = ""
-    #: Modality, or the folder that several read.
+    #: Modality, or the folder if several read it.
     source: str = ""
     listed: Listed = field(default_factory=Listed)
 

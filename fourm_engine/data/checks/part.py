@@ -1,4 +1,4 @@
-"""A part of a data set (train, val, or a split of a folder): its samples, and the files that they have."""
+"""A part of a data set (train, val, or a split of a folder): its samples and their files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fourm_plugins.modality import Modality
 
 @dataclass(frozen=True)
 class Wanted:
-    """A part of a data set: all samples of `root`, or those that a split lists. `held_out`: those that it leaves to
+    """A part of a data set: all samples of `root`, or those that a split lists. `held_out`: samples that it leaves to
     `held_by`, another part."""
 
     name: str
@@ -29,11 +29,11 @@ class Wanted:
     held_out: frozenset[str] = frozenset()
     held_by: str = ""
     split: str | None = None
-    #: Of the tars in the root, those that are read; None: all.
+    #: The tars in the root to read; None: all.
     shards: tuple[str, ...] | None = None
-    #: Chooses its samples by their names, where no list does.
+    #: Selects samples by name, if no list does.
     choose: Callable[[Collection[str]], Collection[str]] | None = None
-    #: Those that read it, where their sources are its own; None: as all.
+    #: The modalities with sources in this part only; None: all.
     modalities: Mapping[str, Modality] | None = None
 
 
@@ -59,11 +59,11 @@ class Part:
 
     @property
     def readers(self) -> dict[str, list[str]]:
-        """Source -> its modalities, of the sources that are there."""
+        """Source -> its modalities, for the existing sources."""
         return {key: self.opened.readers[key] for key in self.opened.sources}
 
     def sets(self) -> list[tuple[list[str], int]]:
-        """(sources that a sample has, samples that have just these), the most frequent first."""
+        """(sources of a sample, number of samples with exactly these), the most frequent first."""
         keys = list(self.present)
         code = sum((self.present[key].astype(np.int64) << k for k, key in enumerate(keys)), np.zeros(len(self.names)))
         codes, counts = np.unique(np.asarray(code, np.int64), return_counts=True)
@@ -71,11 +71,11 @@ class Part:
         return sorted(zip(sets, counts.tolist()), key=lambda one: (-one[1], one[0]))
 
     def both(self) -> dict[str, dict[str, int]]:
-        """Samples that have both sources of a pair; of a source with itself, those that have it."""
+        """Number of samples that have both sources of a pair; the diagonal counts those that have one."""
         return {a: {b: int((self.present[a] & self.present[b]).sum()) for b in self.present} for a in self.present}
 
     def sizes(self, key: str) -> dict[str, Any]:
-        """Bytes and, of what has rows and columns, pixels of the files that were read."""
+        """Bytes and, if they have rows and columns, pixels of the files that were read."""
         rows = self.survey.rows[key]
         rows = rows[rows["digest"] > 0]
         sizes: dict[str, Any] = {"files": len(rows)}
@@ -130,14 +130,14 @@ def _spread(numbers: np.ndarray) -> dict[str, int]:
 
 
 def part_of(wanted: Wanted, opened: ReadableSources, findings: list[Finding]) -> Part:
-    """A part as its names say. Adds to `findings` listed samples without a file, and samples of two parts."""
+    """The part, based on names alone. Adds to `findings` listed samples without a file, and samples in two parts."""
     everything = frozenset().union(*(source.names for source in opened.sources.values()))
     names = everything if wanted.choose is None else frozenset(wanted.choose(everything))
     if wanted.listed is not None:
         meant = samples_of(wanted.listed, everything)
         names = frozenset(meant.values())
         if missing := sorted(wanted.listed - meant.keys()):
-            whole = isinstance(wanted.root, PluginRoot)  # whose splits are not lists, and hold rows of nothing
+            whole = isinstance(wanted.root, PluginRoot)  # whose splits are not lists, and contain rows without files
             what = f"{len(missing)} of {len(wanted.listed)} samples that split {wanted.split} lists have no file"
             said = f"{shown(wanted.root)}: {what}, such as {shown(missing[0])}"
             remedy = "they are not used" if whole else "add their files, or take them out of splits.json"

@@ -1,6 +1,6 @@
-"""The sources of a data set that is checked: what can be read is opened, and what cannot is named.
+"""The sources of a data set to check: opens what can be read, and names what cannot.
 
-Where training ends at the first shard that is damaged, this goes on without it.
+Unlike training, it continues after a damaged shard, without it.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _OF_NOTES: dict[NoteKind, tuple[Kind, Level]] = {
 
 
 class ReadableSources:
-    """What can be read of the data in `root`, and `findings` on the rest.
+    """The readable data in `root`, and `findings` on the rest.
 
     Args:
-        shards: of the tars in the root, those to read; None: all.
+        shards: the tars in the root to read; None: all.
 
-    Raises ValueError where there is no such folder."""
+    Raises ValueError if there is no such folder."""
 
     def __init__(
         self,
@@ -63,9 +63,10 @@ class ReadableSources:
             readers.setdefault(modality.spec.files, []).append(name)
         folders = [folder for folder, _ in readers]
         keys = {key: key[0] if folders.count(key[0]) == 1 else f"{key[0]} (.{', .'.join(key[1])})" for key in readers}
-        #: The name of the folder, unless modalities read different files of it -> the modalities that read it.
+        #: The name of the folder (more specific if modalities read different files of it) -> the modalities that read
+        #: it.
         self.readers = {keys[key]: names for key, names in readers.items()}
-        #: The same -> source, where there is data.
+        #: The same -> source, if there is data.
         self.sources: dict[str, Source] = {}
         for key, source in self._open(modalities, shards, keys).items():
             self.sources[keys[key]] = source
@@ -115,7 +116,7 @@ class ReadableSources:
     def _salvage(
         self, folder: Path, extensions: tuple[str, ...], name: str
     ) -> FolderSource | TarSource | MixedSource | None:
-        """The source without the shards that are damaged, each of which is named; None where nothing is left."""
+        """The source without its damaged shards, each of which is reported; None if nothing is left."""
         if not folder.is_dir():
             return None
         listing, good, holders = Listing(folder, extensions), list[str](), dict[str, str]()
@@ -146,7 +147,7 @@ class ReadableSources:
         return MixedSource(loose, shards) if loose and shards else loose or shards
 
     def _look_beside(self, root: Path, modalities: Mapping[str, Modality]) -> None:
-        """Report what lies in the root and belongs to no modality."""
+        """Report entries of the root that belong to no modality."""
         for note in stray_data(root, modalities.values()):
             self._add(note)
         sources = {modality.spec.source for modality in modalities.values()}
@@ -170,8 +171,8 @@ class ReadableSources:
 def trusted_shards(
     root: Path, modalities: Mapping[str, Modality], shards: Sequence[str] | None = None, max_bytes: int = MAX_FILE_BYTES
 ) -> tuple[list[str], list[str]]:
-    """The tars in `root` that can be read, and why each of the others cannot: it is cut off, or holds a sample that one
-    before it holds too."""
+    """The readable tars in `root`, and the reason for each other one: it is truncated, or contains a sample that an
+    earlier one also contains."""
     claims = claims_of([modality.spec for modality in modalities.values()])
     good, reasons, holders = list[str](), list[str](), dict[tuple[Key, str], str]()
     for shard in root_shards(root) if shards is None else shards:

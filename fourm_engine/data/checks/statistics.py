@@ -1,4 +1,4 @@
-"""What the arrays of one modality are like: statistics that are added up sample by sample and merged over processes.
+"""Statistics of the arrays of one modality, accumulated sample by sample and merged over processes.
 
 Channels of a feature map or vector have a mean, a spread and a range; class maps have frequencies; sequences have
 lengths. Memory does not grow with the number of samples, except for the distinct lengths of texts.
@@ -17,9 +17,9 @@ from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ClassMap, Text
 from fourm_plugins.tokenizer import Tokenizer
 
-#: Pixels of a value, before it is cropped and resized, that are counted: a grid over all of it.
+#: Number of pixels of a value, before crop and resize, that are counted: a grid over the whole value.
 VALUE_PIXELS = 1 << 16
-#: Channels of a value beyond which it is counted as an array alone.
+#: Values with more channels are only counted as arrays.
 MAX_VALUE_CHANNELS = 64
 
 
@@ -65,14 +65,14 @@ class Moments:
 
 
 class Statistics:
-    """Of the arrays of `modality`; of a sequence in tokens, too, where its `tokenizer` is there."""
+    """Statistics of the arrays of `modality`; for a sequence in tokens, too, if its `tokenizer` is available."""
 
     def __init__(self, modality: Modality, tokenizer: Tokenizer | None = None) -> None:
         self.spec, self.tokenizer = modality.spec, tokenizer
         self.samples = 0
         self.values: Moments | None = None
         self.arrays: Moments | None = None
-        self.at_ends = 0  # numbers that are exactly -1 or 1, where clipping puts them
+        self.at_ends = 0  # numbers that are exactly -1 or 1, the result of clipping
         self.constant = Listed()  # samples
         classes = self.spec.array.classes if isinstance(self.spec.array, ClassMap) else 0
         self.class_pixels, self.class_samples = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
@@ -82,7 +82,7 @@ class Statistics:
         self.truncated = Listed()  # samples
 
     def add_value(self, value: Any) -> None:
-        """A value as it was read: (H, W) or (H, W, C) numbers; others are left out."""
+        """Add a value as it was read: (H, W) or (H, W, C) numbers; others are ignored."""
         if not isinstance(value, np.ndarray) or value.ndim not in (2, 3) or value.dtype.kind not in "uif":
             return
         if isinstance(self.spec.array, ClassMap) or (value.ndim == 3 and value.shape[2] > MAX_VALUE_CHANNELS):
@@ -95,7 +95,7 @@ class Statistics:
             self.values.add(some)
 
     def add(self, name: str, arrays: Sequence[np.ndarray | str]) -> bool:
-        """The arrays of a sample: one, or all alternatives of a text. Returns whether it is one number everywhere."""
+        """Add the arrays of a sample: one, or all alternatives of a text. Returns whether it is constant."""
         self.samples += 1
         if isinstance(self.spec.array, Text):
             self._add_texts(name, [array for array in arrays if isinstance(array, str)])
@@ -126,7 +126,7 @@ class Statistics:
             return
         most, cut = self.spec.layout.num_tokens, False
         for ids in self.tokenizer.encode(texts):
-            self.tokens[len(ids) + 1] += 1  # with the end marker, which counts
+            self.tokens[len(ids) + 1] += 1  # including the end marker, which counts
             cut |= len(ids) + 1 > most
         if cut:
             self.truncated.add(name)
@@ -175,11 +175,11 @@ class Statistics:
         return facts
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "tokenizer": None}  # what comes back from a worker is only added up
+        return {**self.__dict__, "tokenizer": None}  # results of a worker are only merged
 
 
 def lengths(counts: Counter[int]) -> dict[str, Any]:
-    """Texts, and the least, the median, the 95th percentile and the most of their lengths."""
+    """Number of texts, and the minimum, median, 95th percentile and maximum of their lengths."""
     keys = np.array(sorted(counts))
     upto = np.cumsum([counts[int(key)] for key in keys])
 

@@ -1,6 +1,6 @@
-"""What the token shards of a part of a data set hold: codes, lengths, and whether they are still those of its files.
+"""Checks the token shards of a part of a data set: codes, lengths, and whether they still match its files.
 
-In: a folder that `fourm tokenize` wrote, and the digests of the files that were read. Out: a JSON-ready entry a
+In: a folder written by `fourm tokenize`, and the digests of the files that were read. Out: a JSON-ready entry per
 modality, and findings.
 """
 
@@ -32,8 +32,8 @@ _REMOVE = f"remove the shard and {_AGAIN}"
 
 @dataclass(frozen=True)
 class Files:
-    """The files of one modality in a part. `contents`: sample -> digest, of those that were read. `having`: all samples
-    of the part that have one. `stamp`: sample -> sizes and times of its files."""
+    """The files of one modality in a part. `contents`: sample -> digest, for those that were read. `having`: all
+    samples of the part that have one. `stamp`: sample -> sizes and times of its files."""
 
     contents: Mapping[str, int]
     having: Collection[str]
@@ -41,8 +41,8 @@ class Files:
 
 
 class TokenCheck:
-    """Checks the tokens in `folder`, whose index is brought up to date; `modalities` and `tokenizers` as far as they
-    are there. `entries` and `findings` are the result."""
+    """Checks the tokens in `folder`, updating its index, with the available `modalities` and `tokenizers`. Results:
+    `entries` and `findings`."""
 
     def __init__(
         self,
@@ -117,21 +117,21 @@ class TokenCheck:
 
 
 class _Tokens:
-    """The tokens of one modality, added up shard by shard. `files`: those of the part, if they were read."""
+    """The tokens of one modality, accumulated shard by shard. `files`: those of the part, if they were read."""
 
     def __init__(self, index: Index, name: str, modality: Modality | None, files: Files | None) -> None:
         self.index, self.name, self.files = index, name, files
         self.spec = modality.spec if modality is not None else None
         space = self.spec.token_space if self.spec is not None else None
-        self.counts = np.zeros(space.size if space else 0, np.int64)  # (ids,) how often each occurs
+        self.counts = np.zeros(space.size if space else 0, np.int64)  # (ids,) number of occurrences of each
         self.lengths = Counter[int]()
-        self.known = set[str]()  # samples that have tokens
+        self.known = set[str]()  # samples with tokens
         self.damaged, self.constant, self.changed, self.touched, self.gone = (Listed() for _ in range(5))
 
     def add(self, shard: int) -> None:
         index = self.index
         path = index.path(index.parts.index(self.name), shard)
-        assert isinstance(path, Path)  # tokens that are checked are here
+        assert isinstance(path, Path)  # tokens to check
         tokens = TokenShard(path, int(index.shards[shard, 1]), int(index.shards[shard, 2]))
         ids, bad = tokens.ids(), frozenset(tokens.damaged_rows().tolist())
         contents, stamps = tokens.column("content").tolist(), tokens.column("stamp").tolist()
@@ -154,7 +154,7 @@ class _Tokens:
                 self.touched.add(sample)
 
     def _possible(self, views: Sequence[np.ndarray]) -> bool:
-        """Whether ids are those of the modality: in its space, and as many as its layout has."""
+        """Whether ids are valid for the modality: in its space, and as many as its layout has."""
         if self.spec is None or self.spec.token_space is None:
             return True
         size, layout = self.spec.token_space.size, self.spec.layout
@@ -166,7 +166,7 @@ class _Tokens:
         if self.spec is None and len(together) and together.max() >= len(self.counts):
             self.counts = np.pad(self.counts, (0, int(together.max()) + 1 - len(self.counts)))
         self.counts += np.bincount(together, minlength=len(self.counts))
-        self.lengths.update(len(ids) + 1 for ids in views)  # with the end marker
+        self.lengths.update(len(ids) + 1 for ids in views)  # including the end marker
         grid = self.spec is not None and self.spec.layout.kind == "grid" and self.spec.layout.num_tokens > 1
         if grid and all(np.ptp(ids) == 0 for ids in views):
             self.constant.add(sample)
@@ -193,7 +193,7 @@ class _Tokens:
         return entry
 
     def faults(self) -> Iterator[tuple[Level, str, str, Listed]]:
-        """(level, what it is, remedy, samples) of each fault that there is."""
+        """(level, problem, remedy, samples) of each problem found."""
         having = self.files.having if self.files is not None else ()
         absent = Listed(sorted(sample for sample in having if sample not in self.known))
         unwritten = "ids that were not written, or that the modality does not have; the shard is damaged"

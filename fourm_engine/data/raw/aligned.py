@@ -1,7 +1,7 @@
 """Raw samples of several modalities, matched by name.
 
-In: a root folder with one source a modality, or tars that hold all. Out: values and arrays by (sample, modality), with
-every unusable file reported. A sample needs a file of one modality only; which modalities it lacks is reported.
+In: a root folder with one source per modality, or tars with all of them. Out: values and arrays by (sample, modality);
+every unusable file is reported. A sample needs a file of only one modality; missing ones are reported.
 """
 
 from __future__ import annotations
@@ -39,18 +39,19 @@ from fourm_plugins.notes import reading
 from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.view import View
 
-#: Of a reason, which may quote the file.
+#: Maximum length of a reason, which may quote the file.
 MAX_REASON = 300
 
 
 class AlignedData(SampleTable):
-    """Raw samples in `root`, a folder, a pattern for tars of one (see `data_root`) or what a package opens, or in its
-    tars `shards`. Holds a few bytes a sample, not an object, where the folder has an index (see `catalogue`).
+    """Raw samples in `root`, a folder, a pattern for tars in one (see `data_root`) or data opened by a package, or in
+    its tars `shards`. If the folder has an index (see `catalogue`), it holds a few bytes per sample instead of an
+    object.
 
-    `value`, `augment`, `normalise` and `array` raise BadFile. Callers hand it to `skip`, which applies `on_error`; see
+    `value`, `augment`, `normalise` and `array` raise BadFile. Callers pass it to `skip`, which applies `on_error`; see
     `BadFiles`.
 
-    Raises ValueError where no modality has any file, or the split is unknown or empty."""
+    Raises ValueError if no modality has any file, or the split is unknown or empty."""
 
     def __init__(
         self,
@@ -95,9 +96,9 @@ class AlignedData(SampleTable):
 
     @classmethod
     def from_config(cls, modalities: Mapping[str, Modality], config: DataConfig, *, training: bool) -> AlignedData:
-        """Raw data of the training or the validation samples of a config, as `Split` says which these are.
+        """Raw data of the training or the validation samples of a config, chosen by `Split`.
 
-        Raises ValueError where the config names no folder."""
+        Raises ValueError if the config names no folder."""
         split = Split.from_config(config, training=training, host=host_of(modalities))
         if split.root is None:
             raise ValueError(f"data.{split.part} is not set: name the folder of its samples")
@@ -114,13 +115,13 @@ class AlignedData(SampleTable):
         return data
 
     def keeping(self, names: Collection[str]) -> AlignedData:
-        """The same files of these samples alone."""
+        """The same files restricted to these samples."""
         other = copy.copy(self)
         other._take(self.names.among(names))
         return other
 
     def replacing(self, modality: Modality) -> AlignedData:
-        """The same files with `modality`, which may have another size, in place of the one of its name."""
+        """The same files with `modality`, possibly of another size, replacing the one of its name."""
         other = copy.copy(self)
         other.modalities = {**self.modalities, modality.name: modality}
         return other
@@ -129,19 +130,19 @@ class AlignedData(SampleTable):
         return f"{shown(self.root)}: {super().report()}"
 
     def describe(self) -> str:
-        """How many samples of which split, in one line."""
+        """The number of samples and their split, in one line."""
         return self.split.describe(len(self.names), self.root)
 
     def where(self, name: str, modality: str) -> str:
         return self._sources[modality].where(name)
 
     def stamp(self, name: str, modality: str) -> str:
-        """Sizes and times of the files of a sample; equal where they are unchanged."""
+        """Sizes and times of the files of a sample; equal if they are unchanged."""
         return self._sources[modality].stamp(name)
 
     def ahead(self, names: Sequence[str], *, without: Collection[str], now: bool = False) -> None:
-        """Copy the shards of samples in the background, where they are remote; `without` those of some modalities.
-        now: they are needed next."""
+        """Copy the shards of samples in the background, if they are remote; `without` those of some modalities. now:
+        they are needed next."""
         for source in {id(s): s for name, s in self._sources.items() if name not in without}.values():
             if isinstance(source, IndexedSource):
                 source.ahead(names, now=now)
@@ -152,14 +153,14 @@ class AlignedData(SampleTable):
             return self._sources[modality].files(name)
 
     def value(self, name: str, modality: str, files: Mapping[str, bytes] | None = None) -> Any:
-        """The value as read, neither cropped nor resized, of `files` where they are read already. Raises BadFile."""
+        """The value as read, neither cropped nor resized, from `files` if they were read already. Raises BadFile."""
         files = self.files(name, modality) if files is None else files
         with self._blame(name, modality, "read"), reading(lambda: self.where(name, modality)):
             return self._value(name, modality, "read", self.modalities[modality].read(files))
 
     def augment(self, name: str, modality: str, value: Any, view: View) -> Any:
-        """A value as read, through a view, at the modality's size. Raises BadFile, also where the value's shape is
-        not that of the picture the view was drawn for: the crop would show something else."""
+        """A value as read, through a view, at the modality's size. Raises BadFile, also if the value's shape differs
+        from that of the picture that the view was drawn for: the crop would show something else."""
         with self._blame(name, modality, "augment"):
             try:
                 check_aspect(self.modalities[modality], value, view)
@@ -168,7 +169,7 @@ class AlignedData(SampleTable):
             return self._value(name, modality, "augment", self.modalities[modality].augment(value, view))
 
     def _agreeing(self, name: str, modality: str, view: View) -> str:
-        """For a message: whose picture the view was drawn for, as far as it is here."""
+        """For a message: whose picture the view was drawn for, if known."""
         spec, agree = self.modalities[modality].spec, {}
         for other in sorted(self.has(name)):
             its = self.modalities[other].spec
@@ -193,12 +194,12 @@ class AlignedData(SampleTable):
             return array
 
     def array(self, name: str, modality: str, view: View) -> np.ndarray | str:
-        """What the tokenizer, or a continuous input of the model, takes. Raises BadFile."""
+        """The input of the tokenizer or, if continuous, of the model. Raises BadFile."""
         return self.normalise(name, modality, self.augment(name, modality, self.value(name, modality), view))
 
     def check_usable(self, modalities: Iterable[str]) -> None:
-        """Raise ValueError where a modality has files here and not one of them can be used. Reads up to the first that
-        can, and skips the others."""
+        """Raise ValueError if a modality has files here but none of them is usable. Reads up to the first usable one,
+        and skips the others."""
         for modality in modalities:
             shape, last = array_aspect(self.modalities[modality].spec) or 1.0, None
             for name in self.having(modality):
@@ -227,19 +228,19 @@ class AlignedData(SampleTable):
         return _Blame(self, name, modality, hook)
 
     def skip(self, name: str, bad: BadFile) -> bool:
-        """Apply `on_error` to a file of sample `name`: raise it, or log and count it. Returns whether it was named."""
+        """Apply `on_error` to a file of sample `name`: raise it, or log and count it. Returns whether it was logged."""
         return self._bad.add(name, bad)
 
     @property
     def errors(self) -> dict[str, int]:
-        """Modality -> files skipped so far by this process."""
+        """Modality -> number of files skipped so far by this process."""
         return self._bad.counts
 
 
 class _Blame:
-    """Names the file in what a plugin's `hook` raises in the block: BadFile for SampleError, and PluginError, which is
-    never skipped, for anything else, a fault of the plugin. A class, since it is entered several times for each
-    file."""
+    """Adds the file's name to errors that a plugin's `hook` raises in the block: BadFile for SampleError, and
+    PluginError, which is never skipped, for any other error, a fault of the plugin. A class for speed, since it is
+    entered several times per file."""
 
     __slots__ = "data", "hook", "modality", "name"
 

@@ -1,7 +1,7 @@
-"""Open a data set: through its index where that is right, otherwise by a scan of what has changed since.
+"""Opens a data set: through its index if that is up to date, otherwise by scanning what has changed.
 
-In: a root folder and what its modalities read. Out: a `Catalogue`: the samples, and the source of each modality. A data
-set of many files is indexed on the way, if it can be written to; `fourm data index` does so for any.
+In: a root folder and the claims of its modalities. Out: a `Catalogue`: the samples, and the source of each modality. A
+large data set is indexed as a side effect, if it is writable; `fourm data index` does so for any.
 """
 
 from __future__ import annotations
@@ -34,20 +34,21 @@ from fourm_plugins.counting import counted
 from fourm_plugins.spec import ModalitySpec
 
 log = logging.getLogger(__name__)
-#: Files and members from which on a data set is indexed without being told to: below, a scan takes less than a second.
+#: Number of files and members from which on a data set is indexed automatically: a smaller one is scanned in under a
+#: second.
 MANY = 10_000
 
 
 @dataclass
 class Catalogue:
-    """Which samples the data set in `root` has."""
+    """The samples of the data set in `root`."""
 
     root: Root
     names: NameTable
     sources: dict[Key, Source]
     #: bool (samples,), which have a file.
     present: dict[Key, np.ndarray]
-    #: What was left out in the root itself.
+    #: What was skipped in the root itself.
     notes: list[Note]
 
 
@@ -63,9 +64,9 @@ def open_catalogue(
     """Open `root`.
 
     Args:
-        shards: those of the tars in the root to read; None: all.
-        index: whether to write the index: None where there is one already, or the data set is large.
-        tell: takes each line on what was scanned; None: they are logged.
+        shards: the tars in the root to read; None: all.
+        index: whether to write the index; None: if there is one already, or the data set is large.
+        tell: called with each line about what was scanned; None: log them.
 
     Raises ValueError for what cannot be trusted, and, if `index` is true, Busy and CannotWrite."""
     specs = list(specs)
@@ -102,7 +103,7 @@ def open_catalogue(
         except (Busy, OSError) as error:
             if index:
                 raise
-            # Two at once are usual (`fourm tokenizer fit --jobs`), and either writes the same.
+            # Two at once are common (`fourm tokenizer fit --jobs`), and both write the same.
             report = log.debug if isinstance(error, Busy) else warn
             report(f"{shown(root / INDEX)}: not written ({error}); the next start scans again")
     names = NameTable.build(sorted(set[str]().union(*(source.names for source in opened.sources.values()))))
@@ -114,7 +115,7 @@ def open_catalogue(
 
 
 def _open_remote(root: Location, claims: list[Claim], chosen: list[str] | None, max_bytes: int) -> Catalogue:
-    """What its index says of it is believed."""
+    """Its index is trusted."""
     again = f"run `fourm data index` on a local copy, and upload its folder {INDEX}"
     try:
         known = DataIndex.read(root)
@@ -133,8 +134,8 @@ def _open_remote(root: Location, claims: list[Claim], chosen: list[str] | None, 
 def open_one(
     root: Root, spec: ModalitySpec, among: Iterable[ModalitySpec], *, max_bytes: int = MAX_FILE_BYTES
 ) -> Source | None:
-    """The source of one modality; None where it has none. `among`: all that take part, which share the tars in the
-    root. Raises ValueError for what cannot be trusted."""
+    """The source of one modality; None if it has none. `among`: all active modalities, which share the tars in the
+    root. Raises ValueError for invalid data."""
     if isinstance(root, PluginRoot):
         return open_catalogue(root, among, max_bytes=max_bytes).sources.get(spec.files)
     if isinstance(root, Location):
@@ -149,7 +150,7 @@ def open_one(
 def _open_one_remote(
     root: Location, spec: ModalitySpec, among: Sequence[ModalitySpec], max_bytes: int
 ) -> Source | None:
-    """Its index need not know modalities that are only made now."""
+    """Its index need not contain modalities that are created now."""
     try:
         opened = open_catalogue(root, among, max_bytes=max_bytes)
     except StoreError:

@@ -17,15 +17,15 @@ UNPACK = "unpack them where they lie, or store them as plain .tar"
 
 
 class Listing:
-    """What lies below a folder, in any sub-folders, linked ones included: `files`, those with one of the extensions,
-    and `shards`, as paths below the folder, both sorted. `left_out` counts all others but those with an extension of
+    """The files below a folder, including linked sub-folders: `files`, those with one of the extensions, and `shards`,
+    as paths relative to the folder, both sorted. `left_out` counts all others except those with an extension of
     `others`, which another modality reads."""
 
     def __init__(self, folder: Path, extensions: Sequence[str], others: Sequence[str] = ()) -> None:
         self.folder, self.extensions = Path(folder), tuple(extensions)
         self.files: list[str] = []
         self.shards: list[str] = []
-        #: Folder below this one -> its time before it was listed (ns): while it stays, nothing came or went.
+        #: Sub-folder -> its time before it was listed (ns): while it is unchanged, nothing was added or removed.
         self.folders: dict[str, int] = {}
         self.left_out = LeftOut()
         for path in self._walk():
@@ -54,9 +54,9 @@ class Listing:
 
     def _walk(self) -> Iterator[str]:
         """Paths of all files below the folder. Each folder is read once, however many links lead to it, and under its
-        path rather than a link's; links to the folder itself or to one above it are skipped.
+        own path rather than a link's; links to the folder itself or an ancestor are skipped.
 
-        Raises OSError where the folder itself cannot be listed."""
+        Raises OSError if the folder itself cannot be listed."""
         above = {_identity(path) for path in self.folder.resolve().parents} | {_identity(self.folder)}
         seen: set[tuple[int, int]] = set()
         waiting, links = deque([""]), deque[str]()
@@ -91,11 +91,11 @@ class Listing:
 
 
 class FolderSource(FileSource):
-    """`folder/<any sub-folders>/<sample>.<ext>`. What systems leave behind is ignored; other files are left out, and
-    `notes` tells of them.
+    """`folder/<any sub-folders>/<sample>.<ext>`. Files created by operating systems are ignored; other files are
+    skipped and reported in `notes`.
 
-    Raises ValueError where two files of one extension are one sample, whose names differ in case, normal form or
-    escapes alone."""
+    Raises ValueError if two files of one extension are the same sample, with names that differ only in case, normal
+    form or escapes."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class FolderSource(FileSource):
 
 
 def unread(folder: Path, extensions: Sequence[str]) -> str:
-    """A line on a folder whose files all have other extensions, with the remedy; empty for any other."""
+    """A message for a folder whose files all have other extensions, with the remedy; empty otherwise."""
     listing = Listing(folder, extensions)
     if listing.files or listing.shards or not (kinds := list(listing.left_out)):
         return ""
@@ -142,7 +142,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Also through a link, unless that leads to itself."""
+    """Also follows links, unless they are circular."""
     try:
         return entry.is_dir()
     except OSError:

@@ -51,11 +51,11 @@ class Maps:
         return Maps, (DataIndex(index.root, index.shards, index.odd, [], index.members, index.called), view)
 
     def shard_of(self, row: int) -> int:
-        """The position in `shards` of a member's shard."""
+        """The index in `shards` of a member's shard."""
         return int(np.searchsorted(self.firsts, row, side="right")) - 1
 
     def member(self, row: int) -> tuple[int, Content]:
-        """(position of the shard, content) of a member."""
+        """(index of the shard, content) of a member."""
         begin, end = (int(at) for at in self.members["offsets"][row : row + 2])
         path = self.members["paths"][begin:end].tobytes().decode(*ENCODING)
         start, size, header = (int(self.members[column][row]) for column in ("starts", "sizes", "headers"))
@@ -113,7 +113,7 @@ class IndexedSource(FileSource):
         return ShardMembers(self.maps.paths[shard], self.maps.shards[shard][1], members)
 
     def _rows(self, name: str) -> Iterator[tuple[int, int]]:
-        """(row in `files`, position in `extensions`) of each file of a sample."""
+        """(row in `files`, index in `extensions`) of each file of a sample."""
         row = self.maps.names.row(name)
         if row is None:
             raise KeyError(name)

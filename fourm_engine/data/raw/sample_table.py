@@ -1,4 +1,4 @@
-"""Which samples of a data set take part in a run, and which modalities each of them has."""
+"""The samples of a data set that take part in a run, and the modalities of each."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ MAX_SHOWN_NAMES = 3
 
 
 class SampleTable:
-    """The samples of a table that take part, at first all that have a file.
+    """The samples of a table that take part, initially all that have a file.
 
     Args:
         modalities: those of the run, by name.
-        present: modality -> bool (samples of the table,), which have a file, in whatever split."""
+        present: modality -> bool (samples of the table,), which have a file, in any split."""
 
     #: The samples, sorted.
     names: Names
@@ -41,11 +41,11 @@ class SampleTable:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Modality -> samples that have it."""
+        """Modality -> number of samples that have it."""
         return {name: len(self.having(name)) for name in self.modalities}
 
     def report(self) -> str:
-        """Samples of each modality, and the first names that each lacks, in one line."""
+        """The number of samples of each modality, and the first names that each lacks, in one line."""
         parts = []
         for name, count in self.counts.items():
             part = f"{name} {count}"
@@ -64,11 +64,11 @@ class SampleTable:
         return {modality for modality, present in self._present.items() if present[row]}
 
     def has_at(self, index: int) -> set[str]:
-        """`has(names[index])`, and faster."""
+        """Equals `has(names[index])`, but faster."""
         return self._has(int(self.names.rows[index]))
 
     def kinds(self) -> Counter[frozenset[str]]:
-        """Set of modalities -> samples that have just these."""
+        """Set of modalities -> number of samples with exactly these."""
         columns = [present[self.names.rows] for present in self._present.values()]
         bits = np.packbits(np.stack(columns, axis=1), axis=1)
         words = np.pad(bits, ((0, 0), (0, -bits.shape[1] % 8))).view(np.uint64)
@@ -77,10 +77,10 @@ class SampleTable:
         return Counter({frozenset(self.has_at(index)): int(n) for index, n in zip(first.tolist(), counts)})
 
     def anywhere(self, modality: str) -> bool:
-        """Whether there is any file for a modality, in whatever split."""
+        """Whether there is any file for a modality, in any split."""
         return modality in self._present and bool(self._present[modality].any())
 
     def exists(self, name: str, modality: str) -> bool:
-        """Whether there is a file for the modality of a sample, in whatever split."""
+        """Whether there is a file for the modality of a sample, in any split."""
         row = self.names.table.row(name) if modality in self._present else None
         return row is not None and bool(self._present[modality][row])

@@ -1,4 +1,4 @@
-"""What a tar shard holds, from one pass over its headers: as objects to make sense of, as arrays to keep."""
+"""The contents of a tar shard, from one pass over its headers: as objects to parse, and as arrays to store."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Scan = Callable[[Path], Scanned]
 
 def scan(path: Path) -> Scanned:
     """Raises ValueError, naming the shard, for one that cannot be used."""
-    if not path.is_file():  # a pipe would be waited for
+    if not path.is_file():  # a pipe would block
         raise ValueError(f"{shown(path)}: no regular file; remove it")
     try:
         with open(path, "rb") as file:
@@ -46,12 +46,12 @@ def scan(path: Path) -> Scanned:
 
 
 class Block(NamedTuple):
-    """The members of a shard as arrays, a row a member."""
+    """The members of a shard as arrays, one row per member."""
 
     stamp: Stamp
-    offsets: np.ndarray  # (n + 1,), where the paths of the members begin in `paths`
+    offsets: np.ndarray  # (n + 1,), start of each member's path in `paths`
     paths: np.ndarray  # uint8, UTF-8
-    starts: np.ndarray  # int64 (n,), where the contents begin in the shard
+    starts: np.ndarray  # int64 (n,), start of the contents in the shard
     sizes: np.ndarray  # int64 (n,)
     flags: np.ndarray  # uint8 (n,)
     headers: np.ndarray  # uint32 (n,), see `Content`
@@ -79,7 +79,7 @@ class Block(NamedTuple):
         )
 
     def scanned(self) -> Scanned:
-        """Inverse of `build`, but for the spelling of members in messages."""
+        """Inverse of `build`, except for the spelling of members in messages."""
         contents: dict[str, Content] = {}
         samples, linked = list[str](), set[str]()
         ends, blob = self.offsets.tolist(), self.paths.tobytes()
@@ -94,6 +94,6 @@ class Block(NamedTuple):
 
 
 def content(member: str, start: int, size: int, row: int, header: int, odd: list[Any] | None) -> Content:
-    """A member from its columns."""
+    """The content of a member from its columns."""
     reason, parts = odd if odd is not None else ("", None)
     return Content(member, start, size, str(reason), parts and tuple((int(a), int(b)) for a, b in parts), row, header)

@@ -42,10 +42,10 @@ class Content(NamedTuple):
 
 
 def read_members(path: Path) -> tuple[dict[str, Content], list[str], set[str]]:
-    """(clean path -> content of all members, clean paths that may be samples, in their order, those that links lead to)
-    of a shard. Raises ValueError for a shard that is truncated, no tar file, or points out of itself."""
+    """(clean path -> content of all members, clean paths that may be samples, in order, those that links point to) of a
+    shard. Raises ValueError for a shard that is truncated, not a tar file, or has paths outside itself."""
     contents: dict[str, Content] = {}
-    links: dict[str, tuple[str, str]] = {}  # clean path -> (that of what it links to, as it is written)
+    links: dict[str, tuple[str, str]] = {}  # clean path -> (clean path of the link's target, and as written)
     samples, linked, end = list[str](), set[str](), 0
     for member, offset in _headers(path):
         end = offset

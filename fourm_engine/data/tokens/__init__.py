@@ -1,2 +1,2 @@
-"""Tokens. In: raw data and fitted tokenizers, or shards that were written. Out: token shards with their index, and the
-ids of a modality of a row."""
+"""Token shards. In: raw data and fitted tokenizers, or existing shards. Out: token shards with their index, and the ids
+of a modality in a row."""

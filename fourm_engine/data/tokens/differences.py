@@ -1,4 +1,4 @@
-"""Differences: which samples of a shard to tokenize again, since their files or views have changed."""
+"""Determines which samples of a shard to tokenize again, because their files or views have changed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from fourm_engine.data.tokens.token_shards import Made
 
 @dataclass
 class Differences:
-    """Files of one modality beside what the tokens of one shard were made from."""
+    """The files of one modality, compared with those that the tokens of one shard were made from."""
 
     before: dict[str, Made]
-    #: Digest of size and time of the files that are there.
+    #: Digest of size and time of the existing files.
     stamps: dict[str, int]
     #: Samples to encode, and whether they had tokens before.
     todo: dict[str, bool]
-    #: Samples whose file is gone.
+    #: Samples whose file no longer exists.
     vanished: set[str] = field(default_factory=set)
-    #: Samples whose tokens show something else than the recorded views.
+    #: Samples whose tokens were made through other views than the recorded ones.
     outdated: set[str] = field(default_factory=set)
 
     @classmethod
@@ -45,20 +45,20 @@ class Differences:
                 try:
                     same = content_digest(data.files(name, modality)) == known.content
                 except BadFile:
-                    same = False  # encoding it says why
+                    same = False  # encoding it reports why
                 if not same:
                     differences.todo[name] = True
         return differences
 
     def look_through(self, views_of: Mapping[str, int]) -> None:
-        """Add what was made through other views. views_of: sample -> digest of its views."""
+        """Add samples that were made through other views. views_of: sample -> digest of its views."""
         for name, made in self.before.items():
             if made.view != views_of.get(name, 0):
                 self.todo |= {name: True} if name in self.stamps else {}
                 self.outdated.add(name)
 
     def kept(self, names: Sequence[str], *, drop_vanished: bool) -> dict[str, Made]:
-        """The rows that stay, with the stamps of today: a file that was touched holds the same as before."""
+        """The unchanged rows, with current stamps: a file may have been touched without a change of content."""
         dropped = self.outdated | self.todo.keys() | (self.vanished if drop_vanished else set())
         return {
             name: replace(self.before[name], stamp=self.stamps.get(name, self.before[name].stamp))

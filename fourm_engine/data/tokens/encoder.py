@@ -1,4 +1,4 @@
-"""Encoder: from the arrays of samples of one modality to token ids, in batches."""
+"""Encoder: encodes arrays of samples of one modality to token ids, in batches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from fourm_plugins.calls import encode
 from fourm_plugins.tokenizer import Tokenizer
 
-#: Arrays that a tokenizer gets at a time.
+#: Number of arrays passed to a tokenizer at once.
 ENCODE_BATCH = 64
 
 
@@ -22,14 +22,14 @@ class Encoder:
         self._rows: dict[str, list[np.ndarray | None]] = {}
 
     def add(self, name: str, arrays: Sequence[np.ndarray | str | None], content: int) -> None:
-        """arrays: of each view; None for one that shows what view 0 shows."""
+        """arrays: one per view; None for a view that shows the same as view 0."""
         self.contents[name], self._rows[name] = content, [None] * len(arrays)
         self._waiting += [(name, view, array) for view, array in enumerate(arrays) if array is not None]
         while len(self._waiting) >= ENCODE_BATCH:
             self._encode()
 
     def take(self, name: str, ids: list[np.ndarray], content: int) -> None:
-        """ids: of each view, of a sample that another process has encoded."""
+        """ids: for each view, of a sample that another process has encoded."""
         self.contents[name], self._rows[name] = content, [*ids]
 
     def _encode(self) -> None:

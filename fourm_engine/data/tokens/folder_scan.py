@@ -1,4 +1,4 @@
-"""Which shards lie in a folder of tokens, and what tells each from another one of its name: its size and its time."""
+"""Lists the shards in a folder of tokens, with the size and time of each file, which detect replaced ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHARD = re.compile(r"shard-(\d+)\.safetensors", re.ASCII)
 
 
 def scan(folder: Path) -> Files:
-    """The shards of views, and of all modalities, that are there. Raises ValueError where there are no views."""
+    """The existing shards of views, and of all modalities. Raises ValueError if there are no views."""
     folders = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
     parts = sorted(path.name for path in folders if path.name[0] not in "._")
     files = {part: scan_part(folder / part) for part in (VIEWS_FOLDER, *parts)}
@@ -33,7 +33,7 @@ def scan_part(folder: Path) -> dict[int, tuple[int, int]]:
             for entry in entries:
                 if (match := _SHARD.fullmatch(entry.name)) is not None:
                     state = entry.stat()
-                    if state.st_size == 0:  # which would stand for none
+                    if state.st_size == 0:  # which would mean that there is no file
                         raise unusable(Path(entry.path), "damaged, an empty file")
                     shards[int(match[1])] = state.st_size, state.st_mtime_ns
     except (FileNotFoundError, NotADirectoryError):
@@ -42,7 +42,7 @@ def scan_part(folder: Path) -> dict[int, tuple[int, int]]:
 
 
 def file_stamps(files: Files, parts: list[str]) -> np.ndarray:
-    """uint64 (shards, parts, 2): size and time of each file; 0 where there is none."""
+    """uint64 (shards, parts, 2): size and time of each file; 0 for a missing one."""
     numbers = np.array(sorted(files[VIEWS_FOLDER]))
     stamps = np.zeros((len(numbers), len(parts), 2), np.uint64)
     for part, name in enumerate(parts):

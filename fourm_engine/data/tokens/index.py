@@ -1,4 +1,4 @@
-"""Index: what the token shards of a folder hold, in columns that all processes map from one file each.
+"""Index: the contents of a folder of token shards, in columns that all processes map from one file each.
 
     <folder>/_index/index.json      modalities, how their tokens were made, samples of each kind
     <folder>/_index/shards.npy      uint64: number, samples and digest of the names of each shard
@@ -7,9 +7,9 @@
     <folder>/_index/dropped.npy     int64: rows of samples that take no part
     <folder>/_index/names.*.npy     see `NameTable`
 
-Row r is the same sample in every modality; the rows of a shard follow one another. The index is derived from the shards
-(see `fourm_engine.data.tokens.indexing`): it may be removed, and is made anew. `index.json` has a checksum of itself
-and of each block of each column (see `columns`); what the index says of a shard is compared when that is opened.
+Row r is the same sample in every modality; the rows of a shard are contiguous. The index is derived from the shards
+(see `fourm_engine.data.tokens.indexing`): it may be deleted, and is then rebuilt. `index.json` has a checksum of itself
+and of each block of each column (see `columns`); the index's entry for a shard is verified when the shard is opened.
 """
 
 from __future__ import annotations
@@ -44,11 +44,12 @@ from fourm_plugins.notes import ALONE
 log = logging.getLogger(__name__)
 INDEX_FOLDER = "_index"
 FORMAT = 3
-#: Of a file: its size and time; a digest of what a model sees of it; how it was made, a position in `making` or
-#: `shard_groups`; samples whose tokens were made through other views than those recorded. All 0 where there is no file.
+#: Of a file: its size and time; a digest of the content that a model sees; how it was made, an index into `making` or
+#: `shard_groups`; number of samples whose tokens were made through other views than the recorded ones. All 0 for a
+#: missing file.
 FIELDS = BYTES, TIME, CONTENT, MAKING, OUTDATED = range(5)
 MAX_MODALITIES = 64
-#: Of index.json.
+#: Maximum size of index.json.
 MAX_BYTES = 1 << 28
 
 
@@ -59,17 +60,17 @@ def mask_type(modalities: int) -> np.dtype:
 
 @dataclass(eq=False)
 class Index:
-    """What the shards in `folder` hold. Arrays may be memory maps; they are not to be written to."""
+    """The contents of the shards in `folder`. Arrays may be memory maps and are read-only."""
 
     folder: Readable
-    #: Views of each sample.
+    #: Number of views per sample.
     views: int
-    #: The settings by which views were drawn.
+    #: The settings that the views were drawn with.
     settings: dict[str, Any]
-    #: Alignment groups that a shard has views of, one entry each way.
+    #: Distinct sets of alignment groups that shards have views of.
     shard_groups: list[list[str]]
     modalities: list[str]
-    #: Modality -> how its shards were made, one entry each way.
+    #: Modality -> the distinct ways in which its shards were made.
     making: dict[str, list[Making]]
     #: uint64 (shards, 3): the number of each shard, ascending, its samples, and a digest of their names.
     shards: np.ndarray
@@ -80,7 +81,7 @@ class Index:
     #: int64, ascending.
     dropped: np.ndarray
     names: NameTable
-    #: Mask -> samples that take part.
+    #: Mask -> number of included samples with it.
     kinds: dict[int, int]
     #: int64 (shards + 1,): the first row of each shard, and the number of rows.
     starts: np.ndarray = field(init=False)
@@ -101,11 +102,11 @@ class Index:
             raise ValueError(f"{self.folder / INDEX_FOLDER}: columns that do not belong together")
 
     def _ways(self) -> list[int]:
-        """In how many ways the shards of each part were made; those without a file count as made in the first."""
+        """Number of distinct ways in which the shards of each part were made; a missing file counts as the first."""
         return [len(self.shard_groups), *(max(1, len(self.making[name])) for name in self.modalities)]
 
     def __len__(self) -> int:
-        """Rows, those of dropped samples included."""
+        """Number of rows, including those of dropped samples."""
         return len(self.present)
 
     @property
@@ -135,12 +136,12 @@ class Index:
         return slice(int(self.starts[shard]), int(self.starts[shard + 1]))
 
     def holding(self, modality: str) -> np.ndarray:
-        """int64: positions of the shards that have a file of a modality."""
+        """int64: indices of the shards that have a file of a modality."""
         return np.flatnonzero(self.files[:, self.parts.index(modality), BYTES])
 
     def missing(self) -> dict[str, tuple[int, int]]:
-        """Part -> (the first shard without a file of it, how many there are): of views where the numbers leave a gap,
-        which `fourm tokenize` would have filled; of a modality where there are views."""
+        """Part -> (the first shard without a file of it, number of such shards): for views, gaps in the numbers, which
+        `fourm tokenize` would have filled; for a modality, shards that have views."""
         numbers, lacking = self.shards[:, 0], dict[str, tuple[int, int]]()
         if gaps := (int(numbers[-1]) + 1 if len(numbers) else 0) - len(numbers):
             lacking[VIEWS_FOLDER] = int(np.flatnonzero(numbers != np.arange(len(numbers), dtype=np.uint64))[0]), gaps
@@ -155,7 +156,7 @@ class Index:
         return self.present[rows] >> kind(self.modalities.index(modality)) & kind(1) != 0
 
     def made(self, modality: str) -> dict[Making, Readable]:
-        """How the tokens of a modality were made -> the first shard that was made so."""
+        """The ways in which the tokens of a modality were made -> the first shard of each."""
         if modality not in self.modalities:
             return {}
         part, shards = self.parts.index(modality), self.holding(modality)
@@ -163,7 +164,7 @@ class Index:
         return {self.making[modality][int(w)]: self.path(part, int(shards[f])) for w, f in zip(ways, first)}
 
     def count_kinds(self, rows: np.ndarray | None = None) -> Counter[frozenset[str]]:
-        """Set of modalities -> samples that have just these, of some rows or of all that take part."""
+        """Set of modalities -> number of samples with exactly these, among the given rows or all that are included."""
         kinds = self.kinds if rows is None else count_masks(self.present[rows])
         return Counter({self.modalities_in(mask): count for mask, count in kinds.items()})
 
@@ -172,16 +173,16 @@ class Index:
 
     @property
     def key(self) -> int:
-        """Tells this index from one of other files."""
+        """Identifies the files that this index describes."""
         return digest(np.ascontiguousarray(self.shards).tobytes(), np.ascontiguousarray(self.files).tobytes())
 
     def check(self) -> None:
-        """Compare all of it with the checksums. Raises DamagedColumn."""
+        """Verify all checksums. Raises DamagedColumn."""
         for column in (self.present, *self.names.arrays().values()):
             np.asarray(column)
 
     def save(self) -> Index:
-        """Write it, whole or not at all; returns it as `load` does. Raises CannotWrite."""
+        """Write the index atomically; returns it as `load` does. Raises CannotWrite."""
         assert isinstance(self.folder, Path)
         with replacing_folder(self.folder / INDEX_FOLDER) as folder:
             columns: dict[str, Entries] = {"present": self.present, "dropped": self.dropped}
@@ -206,14 +207,14 @@ class Index:
 
     @classmethod
     def load(cls, folder: Readable, *, quiet: bool = False, alone: bool = False) -> Index | None:
-        """The index that is stored in a folder of tokens; None where there is none, or one that is damaged or of
-        another version, which a line says. That of remote tokens must be there: raises ValueError otherwise.
+        """The index stored in a folder of tokens; None if there is none, or if it is damaged or of another version,
+        which is logged. Remote tokens must have one: raises ValueError otherwise.
 
-        quiet: without the line; alone: no other process tells it."""
+        quiet: do not log; alone: no other process logs it."""
         if isinstance(folder, Location):
             return cls._load_remote(folder)
         stored, extra = Path(folder) / INDEX_FOLDER, ALONE if alone else {}
-        for _ in range(10):  # another process may replace it just now
+        for _ in range(10):  # another process may be replacing it
             before = _inode(stored)
             try:
                 index, damage = cls._load(Path(folder), stored), None
@@ -269,7 +270,7 @@ class Index:
         return index
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Another process maps the same files rather than getting a copy.
+        # Another process maps the same files instead of receiving a copy.
         if self._saved:
             return _again, (self.folder, self.key)
         fields = (self.folder, self.views, self.settings, self.shard_groups, self.modalities, self.making, self.shards)
@@ -292,9 +293,9 @@ def _inode(path: Path) -> int:
 
 
 def count_masks(masks: Entries) -> dict[int, int]:
-    """Mask -> how often it occurs."""
+    """Mask -> number of occurrences."""
     counts: Counter[int] = Counter()
-    for start in range(0, len(masks), 1 << 22):  # sorts no more than that at a time
+    for start in range(0, len(masks), 1 << 22):  # limits the size of each sort
         values, numbers = np.unique(masks[start : start + (1 << 22)], return_counts=True)
         counts.update(dict(zip(values.tolist(), numbers.tolist())))
     return dict(counts)

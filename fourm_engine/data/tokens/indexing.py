@@ -1,5 +1,5 @@
-"""From the shards of a folder of tokens to its index: made by `fourm tokenize`, and brought up to date by whoever opens
-tokens that have changed since. What is known of files whose size and time are the same is taken from the old index.
+"""Builds the index of a folder of token shards: by `fourm tokenize`, or by any process that opens tokens that have
+changed since. Files of unchanged size and time are taken from the old index.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ _LOCK = ".fourm-index"
 
 
 def has_tokens(folder: Readable) -> bool:
-    """Whether `folder` holds tokens; a remote one, their index."""
+    """Whether `folder` contains tokens; for a remote folder, their index."""
     if isinstance(folder, Location):
         return (folder / INDEX_FOLDER / "index.json").exists()
     return bool(scan_part(Path(folder) / VIEWS_FOLDER))
 
 
 def open_index(folder: Readable, *, write: bool = True) -> Index:
-    """The index of the tokens in `folder`, as the files are now. Where it is missing or of other files it is made anew,
-    by one process, and stored if `write` and if the folder can be written to.
+    """The index of the tokens in `folder`, for the current files. A missing or outdated one is rebuilt, by one process,
+    and stored if `write` is set and the folder is writable.
 
-    Raises ValueError for damaged files, for shards that hold other samples than their views, for a sample in two
-    shards, and for different numbers of views."""
-    if isinstance(folder, Location):  # what its index says of it is believed
+    Raises ValueError for damaged files, for shards whose samples differ from those of their views, for a sample in two
+    shards, and for differing numbers of views."""
+    if isinstance(folder, Location):  # its index is trusted
         index = Index.load(folder)
         assert index is not None
         return index
@@ -83,14 +83,14 @@ def open_index(folder: Readable, *, write: bool = True) -> Index:
 
 
 def _same_files(index: Index, files: Files) -> bool:
-    """Whether the files of an index are just these."""
+    """Whether an index describes exactly these files."""
     if sorted(files) != sorted(index.parts) or sorted(files[VIEWS_FOLDER]) != index.shards[:, 0].tolist():
         return False
     return np.array_equal(index.files[:, :, : TIME + 1], file_stamps(files, index.parts))
 
 
 def _tell_removed(folder: Path, files: Files, known: Iterable[int], **options: Any) -> None:
-    """Warn of those of some shards that would lie behind the last. Those that leave a gap are in `Index.missing`."""
+    """Warn of shards that were removed from the end. Those that leave a gap are in `Index.missing`."""
     last = max(files[VIEWS_FOLDER])
     if removed := sorted(number for number in known if number > last):
         what = missing(folder, VIEWS_FOLDER, removed[0], len(removed))
@@ -98,7 +98,7 @@ def _tell_removed(folder: Path, files: Files, known: Iterable[int], **options: A
 
 
 def build(folder: Path, files: Files, old: Index | None = None, **options: Any) -> Index:
-    """The index of the files that are there. `options`: of logging a damaged `old` one. Raises ValueError; see
+    """Build the index of the existing files. `options`: for logging a damaged `old` one. Raises ValueError; see
     `open_index`."""
     try:
         return _Builder(folder, files, old).index()
@@ -108,7 +108,7 @@ def build(folder: Path, files: Files, old: Index | None = None, **options: Any) 
 
 
 def _small(column: np.ndarray) -> np.ndarray:
-    """As uint32, half the size, where its numbers allow."""
+    """As uint32, half the size, if the numbers fit."""
     return column.astype(np.uint32 if column.max(initial=0) < 1 << 32 else np.int64)
 
 
@@ -169,7 +169,7 @@ class _Builder:
         )
 
     def _add(self, shard: int, number: int) -> None:
-        """Take in one shard: its names, its views, then each modality."""
+        """Add one shard: its names, its views, then each modality."""
         same = self._unchanged(shard, number)
         if VIEWS_FOLDER in same:
             samples = self._keep_views(shard, self.before[number])
@@ -191,7 +191,7 @@ class _Builder:
         self.rows += samples
 
     def _unchanged(self, shard: int, number: int) -> set[str]:
-        """The parts of a shard that are as in the old index; none where its views are not."""
+        """The parts of a shard that equal those in the old index; none if its views differ."""
         if self.old is None or (before := self.before.get(number)) is None:
             return set()
         same = {
@@ -255,7 +255,7 @@ class _Builder:
         tokens = TokenShard(path, len(views.names), int(self.shards[shard, 2]))
         digests = tokens.column("digest")
         there, group = digests != 0, tokens.making.alignment
-        # Made before the settings of views took in its group, or not at all through views.
+        # Made before the settings of views included its group, or without any views.
         seen = views.digests(group) if group in views.groups else np.zeros_like(digests)
         self.files[shard, part, CONTENT] = digest(digests.tobytes())
         self.files[shard, part, MAKING] = self._way(modality, tokens.making)

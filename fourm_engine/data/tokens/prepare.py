@@ -1,7 +1,7 @@
-"""Prepare samples to be tokenized: from their files, each read and decoded once, to arrays or at once to ids.
+"""Prepares samples for tokenization: reads and decodes each file once, to arrays or directly to ids.
 
-Worker processes do it ahead. Where tokenizers compute on the CPU they encode, too, so that all cores do; a GPU is fed
-by the one process that uses it.
+Worker processes do so ahead of time. If tokenizers compute on the CPU, the workers also encode, to use all cores; a GPU
+is fed by the single process that uses it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from fourm_engine.data.workers import ahead, batched
 from fourm_plugins.tokenizer import Tokenizer
 from fourm_plugins.view import View
 
-#: Samples that a worker gets at a time, and twice of which it works on ahead: where it encodes, and where it hands over
-#: arrays, which take memory.
+#: Number of samples per task of a worker, which works two tasks ahead: if it encodes, and if it returns arrays, which
+#: take memory.
 ENCODED, HANDED_OVER = 32, 8
 
 
 @dataclass(frozen=True)
 class Task:
-    """One sample to prepare. `modalities`: those to encode. `views`: those that are recorded, or None to draw them."""
+    """One sample to prepare. `modalities`: those to encode. `views`: the recorded ones, or None to draw them."""
 
     shard: int
     name: str
@@ -39,11 +39,11 @@ class Task:
 
 @dataclass
 class Prepared:
-    """What became of a task. A modality whose file, or any view of it, cannot be used is in `bad` alone."""
+    """The result of a task. A modality whose file, or any view of it, cannot be used is only in `bad`."""
 
     task: Task
     views: list[SampleViews]
-    #: Modality -> its array of each view; None where that is the array of view 0. Or ids of each view.
+    #: Modality -> its array in each view; None for one that equals view 0. Or ids of each view.
     arrays: dict[str, list[np.ndarray | str | None]] = field(default_factory=dict)
     ids: dict[str, list[np.ndarray]] = field(default_factory=dict)
     #: Modality -> digest of the bytes of its files.
@@ -56,7 +56,7 @@ def content_digest(files: Mapping[str, bytes]) -> int:
 
 
 class Preparer:
-    """`preparer[tasks]` are the `Prepared` samples of some tasks; see `ahead`.
+    """`preparer[tasks]` are the `Prepared` samples of the tasks; see `ahead`.
 
     tokenizers: of the modalities to encode; without them, `Prepared` has arrays."""
 
@@ -96,7 +96,7 @@ class Preparer:
         return prepared
 
     def _arrays(self, sample: RawSample, modality: str, views: list[SampleViews]) -> list[np.ndarray | str | None]:
-        """One view after the other; those that show what an earlier one shows are not encoded twice."""
+        """One view after the other; views that show the same as an earlier one are not encoded again."""
         plugin = self.data.modalities[modality]
         arrays: list[np.ndarray | str | None] = []
         seen: View | None = None
@@ -115,7 +115,7 @@ class Preparer:
 
 
 def prepare(preparer: Preparer, tasks: Iterable[Task], *, workers: int) -> Iterator[Prepared]:
-    """The samples of `tasks`, in order, prepared ahead in `workers` processes; without any, in this one."""
+    """The samples of `tasks`, in order, prepared ahead in `workers` processes, or in this one if there are none."""
     size = ENCODED if preparer.tokenizers else HANDED_OVER
     for samples in ahead(preparer, batched(tasks, size if workers else 1), workers=workers):
         yield from samples

@@ -1,4 +1,4 @@
-"""A safetensors file that is read in parts: where a remote shard cannot be copied, and so not mapped either."""
+"""Reads parts of a safetensors file: for a remote shard that cannot be copied, and hence not mapped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fourm_engine.weights import Entry, header
 
 
 class RangedShard:
-    """What `safe_open` gives, as far as token shards need it. Raises SafetensorError for what is no such file."""
+    """The part of the interface of `safe_open` that token shards use. Raises SafetensorError for an invalid file."""
 
     def __init__(self, file: OpenFile) -> None:
         self._file = file
@@ -49,7 +49,7 @@ class _Rows:
         return np.frombuffer(data, _DTYPES[entry.dtype]).reshape(number, *entry.shape[1:])
 
 
-#: Of the columns of token shards.
+#: Dtypes of the columns of token shards.
 _DTYPES = {
     **{torch.uint8: "u1", torch.int32: "<i4", torch.int64: "<i8", torch.uint64: "<u8"},
     **{torch.float32: "<f4", torch.float64: "<f8"},

@@ -1,4 +1,4 @@
-"""RecordedViews: the views of all samples of a folder of tokens, read from their shards when they are needed."""
+"""RecordedViews: the views of all samples of a folder of tokens, read lazily from their shards."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from fourm_engine.data.views import SampleViews
 
 
 class RecordedViews:
-    """The views that `fourm tokenize` recorded of the samples of `index`."""
+    """The views of the samples of `index`, recorded by `fourm tokenize`."""
 
     def __init__(self, index: Index, files: ShardFiles) -> None:
         self.index, self.files, self.views, self.groups = index, files, index.views, index.groups
 
     def get(self, name: str, number: int) -> SampleViews:
-        """Raises KeyError for a sample that is not there, ValueError for a damaged shard."""
+        """Raises KeyError for an unknown sample, ValueError for a damaged shard."""
         row = self.index.names.row(name)
         if row is None:
             raise KeyError(name)

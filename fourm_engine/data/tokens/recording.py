@@ -1,6 +1,6 @@
-"""Which samples each shard holds, and through which views they are seen: decided once, then kept.
+"""Assigns samples to shards, and records their views: decided once, then kept.
 
-In: the raw data and the views that are recorded. Out: shard -> its samples, and for one shard its `ViewShard`.
+In: the raw data and the recorded views. Out: shard -> its samples, and the `ViewShard` of a shard.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from fourm_plugins.view import View
 
 
 class ViewRecorder:
-    """index: of the tokens in `out`, where there are some. Raises ValueError where views are recorded with other
-    settings, or another number of them."""
+    """index: of the tokens in `out`, if any. Raises ValueError if views were recorded with other settings, or in
+    another number."""
 
     def __init__(self, out: Path, data: AlignedData, drawer: ViewDrawer, views: int, index: Index | None) -> None:
         self.out, self.data, self.drawer, self.views, self.index = Path(out), data, drawer, views, index
@@ -44,8 +44,8 @@ class ViewRecorder:
         self._new: dict[int, list[str]] = {}
 
     def shards(self, size: int) -> list[int]:
-        """The shards, those that are recorded and new ones of the other samples, in order, `size` in each of the first
-        free numbers.
+        """The recorded shards, and new ones of the other samples, in order, `size` in each, with the first free
+        numbers.
 
         The result does not depend on how many of them another process has recorded already."""
         names: Sequence[str] = self.data.names
@@ -55,14 +55,14 @@ class ViewRecorder:
         return sorted([*self._at, *self._new])
 
     def names(self, number: int) -> list[str]:
-        """All samples of a shard, those that were dropped included."""
+        """All samples of a shard, including dropped ones."""
         if number in self._new:
             return self._new[number]
         assert self.index is not None
         return self.index.names[self.index.rows_of(self._at[number])]
 
     def dropped(self, number: int) -> frozenset[str]:
-        """Those that were dropped."""
+        """The dropped samples of a shard."""
         if number in self._new or self.index is None:
             return frozenset()
         rows = self.index.rows_of(self._at[number])
@@ -86,11 +86,12 @@ class ViewRecorder:
         doubtful: frozenset[str],
         anchors: Callable[[str], list[str]],
     ) -> ViewShard:
-        """The views of the samples of a shard, recorded now as far as they were not.
+        """The views of the samples of a shard; missing ones are recorded now.
 
-        Those of a sample stay as long as they fit its pictures. They are drawn anew where a file is new or has changed
-        (`doubtful`), the picture has another shape than the one they were drawn for, and none of `anchors(sample)`,
-        modalities whose tokens were made through them, has pictures that they fit. Those of `dropped` samples stay."""
+        Views are kept as long as they fit the sample's pictures. They are redrawn if a file is new or has changed
+        (`doubtful`), the picture's shape differs from the one they were drawn for, and none of `anchors(sample)`,
+        modalities whose tokens were made through them, has pictures that they fit. Those of `dropped` samples are
+        kept."""
         if not self.recorded(number):
             drawn = {name: self._draw(name, self.drawer.aspects(self.data, name)) for name in names}
             return self.record(number, drawn, dropped)
@@ -160,11 +161,11 @@ class ViewRecorder:
 
 
 def new_shards(names: Sequence[str], taken: Collection[int], size: int) -> dict[int, list[str]]:
-    """Shard -> `size` of the names, in order, numbered by the first numbers that are not taken."""
+    """Shard -> `size` of the names, in order, numbered by the first free numbers."""
     free = (number for number in count() if number not in taken)
     return {next(free): list(names[start : start + size]) for start in range(0, len(names), size)}
 
 
 def _same_shape(a: View, b: View) -> bool:
-    """Whether two views were drawn for pictures of one shape, up to what rounding to pixels makes of it."""
+    """Whether two views were drawn for pictures of the same shape, up to rounding to pixels."""
     return same_aspect(a.height / a.width, b.height / b.width)

@@ -1,4 +1,4 @@
-"""Selection: some rows of an index, and what tells them from other rows and from the same rows with other content."""
+"""Selection: some rows of an index, with digests that detect other rows and changed content."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fourm_engine.data.tokens.shards import column_of, digest
 
 
 class Selection:
-    """Rows of `index`, ascending; None: all. Without those that were dropped."""
+    """Rows of `index`, ascending; None: all. Excludes dropped ones."""
 
     def __init__(self, index: Index, files: ShardFiles, rows: np.ndarray | None = None) -> None:
         self.index, self.files = index, files
@@ -34,7 +34,7 @@ class Selection:
         return position if self.rows is None else int(self.rows[position])
 
     def holds(self, rows: np.ndarray) -> np.ndarray:
-        """bool, for rows of the index; -1 is none of them."""
+        """bool, for rows of the index; False for -1."""
         if self.rows is None or not len(self.rows):
             return (rows >= 0) & (len(self) > 0)
         at = np.searchsorted(self.rows, rows).clip(max=len(self.rows) - 1)
@@ -52,7 +52,7 @@ class Selection:
         return np.diff(np.searchsorted(self.rows, self.index.starts))
 
     def names_digest(self) -> str:
-        """Tells these samples, in this order, from others."""
+        """Identifies these samples, in this order."""
         total = hashlib.sha256()
         for shard, rows in self._shards():
             if rows is None:
@@ -62,8 +62,8 @@ class Selection:
         return total.hexdigest()[:16]
 
     def digest(self, part: int) -> str:
-        """Tells what a model sees of these samples in a part, a position in `index.parts`, from what it would see of
-        changed ones. Of a shard that is selected as a whole, the index knows it."""
+        """Identifies the content that a model sees of these samples in a part, an index into `index.parts`. For a shard
+        that is selected completely, it is taken from the index."""
         total = hashlib.sha256()
         for shard, rows in self._shards():
             known = int(self.index.files[shard, part, CONTENT])
@@ -79,7 +79,7 @@ class Selection:
         return digest(*(column_of(path, file, column, samples)[rows].tobytes() for column in columns))
 
     def _shards(self) -> Iterator[tuple[int, np.ndarray | None]]:
-        """(shard, its selected rows; None: all) of each shard that has some."""
+        """(shard, its selected rows; None: all) of each shard with any."""
         starts = self.index.starts
         bounds = starts if self.rows is None else np.searchsorted(self.rows, starts)
         for shard, (start, stop) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist())):

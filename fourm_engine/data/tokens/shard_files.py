@@ -1,4 +1,4 @@
-"""ShardFiles: the open files of token shards. Every read of a row goes through here, and no more than some are open."""
+"""ShardFiles: the open files of token shards. Every read of a row goes through it, and it limits how many are open."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from fourm_engine.storage.mapped import AGAIN, MappedFile
 from fourm_engine.storage.read_ahead import RECENT
 from fourm_engine.storage.remote import Shard
 
-#: Files that a process keeps mapped, without a descriptor: 64 lanes of a window of 4 shards and 7 modalities each,
-#: which take turns. Each takes 21 KB, and counts among the 65,530 maps that the kernel allows.
+#: Number of files that a process keeps mapped, without a descriptor: 64 lanes of a window of 4 shards and 7 modalities
+#: each, which take turns. Each takes 21 KB, and counts towards the kernel's limit of 65,530 maps.
 OPEN_FILES = 2048
 
 _OTHER = "holds something else than its index says; run `fourm tokenize` on the local tokens, upload all of them again"
@@ -34,8 +34,8 @@ _ANEW = "remove it and run `fourm tokenize` again"
 
 
 class ShardFiles:
-    """The files of the shards of `index`, opened by each process when it first needs them; the last `limit` that were
-    used stay open. They are no part of the pickled state."""
+    """The files of the shards of `index`, opened lazily by each process; the `limit` most recently used stay open. They
+    are not pickled."""
 
     def __init__(self, index: Index, *, limit: int = OPEN_FILES) -> None:
         self.index, self.limit = index, limit
@@ -43,8 +43,8 @@ class ShardFiles:
         self._told: OrderedDict[tuple[int, int], None] = OrderedDict()
 
     def get(self, part: int, shard: int) -> tuple[Readable, Any]:
-        """The open file of a part, a position in `index.parts`, of a shard, and its path for messages. Raises
-        ValueError where it is damaged, or not the one that was indexed, and where it was changed since."""
+        """The open file of a part, an index into `index.parts`, of a shard, and its path for messages. Raises
+        ValueError if it is damaged, is not the one that was indexed, or has been changed since."""
         key = part, shard
         if key in self._open:
             self._open.move_to_end(key)
@@ -54,7 +54,7 @@ class ShardFiles:
         else:
             path, file, _ = self._open[key] = self._fetch(part, shard)
             while len(self._open) > self.limit:
-                self._open.popitem(last=False)  # dropping the object unmaps the file
+                self._open.popitem(last=False)  # deleting the object unmaps the file
         return path, file
 
     def row(self, part: int, shard: int, column: str, row: int) -> np.ndarray:
@@ -63,7 +63,7 @@ class ShardFiles:
         return row_of(path, file, column, row)
 
     def ahead(self, parts: Sequence[int], shards: Sequence[int], *, now: bool = False) -> None:
-        """Copy these parts of these shards in the background, where they are remote. now: they are needed next."""
+        """Copy these parts of these shards in the background, if they are remote. now: they are needed next."""
         if isinstance(folder := self.index.folder, Location):
             files = ((part, shard) for shard in shards for part in parts if self.index.files[shard, part, BYTES])
             keys = [key for key in files if key not in self._open and (now or key not in self._told)]
@@ -73,7 +73,7 @@ class ShardFiles:
                 self._told.popitem(last=False)
 
     def _known(self, part: int, shard: int) -> Shard:
-        """What the index says of a file."""
+        """The index's entry for a file."""
         known, (samples, names) = self.index.files[shard, part], (int(n) for n in self.index.shards[shard, 1:])
         content = int(known[CONTENT])
         return Shard(
@@ -90,7 +90,7 @@ class ShardFiles:
             file = open_shard(path, indexed)
             if not self._fits(path, file, part, shard):
                 raise ValueError(f"{path}: {_OTHER}")
-            copy = path.local(*indexed[1:])  # the same, which is not evicted yet
+            copy = path.local(*indexed[1:])  # the same copy, which is not evicted yet
             return path, file, None if copy is None else MappedFile(copy, copy.stat(), timed=False)
         file = open_shard(path)
         stat = path.stat()
@@ -102,7 +102,7 @@ class ShardFiles:
         return path, file, MappedFile(path, stat, cut=_ANEW)
 
     def _fits(self, path: Readable, file: Any, part: int, shard: int) -> bool:
-        """Whether an open shard holds the samples and the content that were indexed: another one may have the same size
+        """Whether an open shard has the samples and the content that were indexed: another one may have the same size
         and time."""
         index, (samples, names) = self.index, (int(number) for number in self.index.shards[shard, 1:])
         if not _Holds(not part, samples, names, int(index.files[shard, part, CONTENT])).agrees(path, file):
@@ -118,7 +118,7 @@ class ShardFiles:
 
 @dataclass(frozen=True)
 class _Holds:
-    """What a shard holds, as its index says."""
+    """The contents of a shard according to its index."""
 
     views: bool
     samples: int
@@ -126,7 +126,7 @@ class _Holds:
     content: int
 
     def __call__(self, copy: Path) -> None:
-        """Raise ValueError for a copy that holds something else, or other bytes than were written."""
+        """Raise ValueError for a copy with other contents, or whose bytes are not those that were written."""
         try:
             file = open_shard(copy)
         except ValueError:

@@ -1,11 +1,11 @@
-"""Shards of what `fourm tokenize` writes: a table a column in safetensors, for many samples.
+"""The shards that `fourm tokenize` writes: safetensors tables of many samples, one tensor per column.
 
     <folder>/_views/shard-00000.safetensors       the names of the samples and their views; see `view_shards`
     <folder>/<modality>/shard-00000.safetensors   the tokens of the same samples, row by row; see `token_shards`
     <folder>/_index/                              what all of them hold, for those who read; see `index`
 
-The views decide which samples a shard holds, and in which order. That never changes: new samples go into new shards, a
-modality that a sample lacks is a row without content. A file appears under its name only when it is whole.
+The views determine which samples a shard contains, and in which order. That never changes: new samples go into new
+shards, and a modality that a sample lacks is an empty row. Files are written atomically.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def shard_name(number: int) -> str:
 
 
 def missing(folder: Readable, part: str, number: int, shards: int) -> str:
-    """Says that files of a part are not there, of `shards` shards in all, of which `number` is the first."""
+    """The message that files of a part are missing, for `shards` shards, the first of which is `number`."""
     path = folder / part / shard_name(number)
     effect = "samples are left out" if part == VIEWS_FOLDER else f"samples are used without {part}"
     if shards == 1:
@@ -51,7 +51,7 @@ def missing(folder: Readable, part: str, number: int, shards: int) -> str:
 
 
 def open_shard(path: Readable, known: Shard | None = None) -> Any:
-    """The open file. `known`: what the index says of a remote one. Raises ValueError for a file that is no shard of
+    """The open file. `known`: the index's entry for a remote one. Raises ValueError for a file that is not a shard of
     this format."""
     size = None if known is None else known.size
     if isinstance(path, Path):
@@ -69,14 +69,14 @@ def open_shard(path: Readable, known: Shard | None = None) -> Any:
 
 
 def save_shard(path: Path, columns: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
-    # Not `save_file`, which writes through a temporary file of its own: a kill would leave that one behind, and its
-    # permissions keep everybody else from reading the shard.
+    # Not `save_file`, which writes through a temporary file of its own: a kill would leave that behind, and its
+    # permissions keep other users from reading the shard.
     metadata = {"format": _FORMAT, **metadata}
     write_atomically(path, save(columns, metadata | {"checksum": _checksum(save(columns, metadata))}))
 
 
 def check_whole(path: Path, file: Any) -> None:
-    """Raise ValueError for an open file whose columns are not what was written."""
+    """Raise ValueError for an open file whose columns differ from what was written."""
     if (file.metadata() or {}).get("checksum") not in (None, _checksum(path.read_bytes())):
         raise ValueError("other bytes than were written; upload it again")
 
@@ -95,7 +95,7 @@ def damaged(path: Readable, reason: object) -> ValueError:
 
 
 def column_of(path: Readable, file: Any, key: str, shape: tuple[int, ...], dtype: type = np.uint64) -> np.ndarray:
-    """A column of an open shard. Raises ValueError where it has none of this shape and dtype. -1: any length."""
+    """A column of an open shard. Raises ValueError if it has none of this shape and dtype. -1: any length."""
     try:
         column = file.get_tensor(key)
     except SafetensorError:
@@ -115,7 +115,7 @@ def row_of(path: Readable, file: Any, key: str, row: int) -> np.ndarray:
 
 
 def names_columns(names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The columns that hold the names: `names` uint8, all of them in UTF-8, and `name_offsets` int64 (samples + 1,)."""
+    """The columns with the names: `names` uint8, concatenated UTF-8, and `name_offsets` int64 (samples + 1,)."""
     offsets, blob = joined([name.encode(*ENCODING) for name in names])
     return {"names": blob, "name_offsets": offsets}
 
@@ -134,7 +134,7 @@ def names_of(path: Readable, file: Any) -> list[str]:
 
 
 def names_digest(names: Sequence[str]) -> int:
-    """Tells one sequence of samples from another."""
+    """Identifies a sequence of samples."""
     columns = names_columns(names)
     return digest(columns["name_offsets"].tobytes(), columns["names"].tobytes())
 
@@ -146,7 +146,7 @@ def stored_names_digest(path: Readable, file: Any, samples: int) -> int:
 
 
 def digest(*parts: bytes | str) -> int:
-    """64 bits that tell one content from another; 0 for no content."""
+    """A 64-bit digest of the content; 0 for no content."""
     if not any(parts):
         return 0
     contents = [part.encode() if isinstance(part, str) else part for part in parts]

@@ -1,4 +1,5 @@
-"""Tokens that the settings and tokenizers of a run would not make, as after a refit: told once, of all folders."""
+"""Detects tokens that the settings and tokenizers of a run would not produce, as after a refit: one report for all
+folders."""
 
 from __future__ import annotations
 
@@ -17,11 +18,11 @@ from fourm_plugins.tokenizer import Tokenizer
 def check_fresh(
     folders: Iterable[tuple[Readable, Mapping[str, Modality]]], tokenizers: Mapping[str, Tokenizer]
 ) -> None:
-    """Raise ValueError where tokens of some modalities in `folders` were made with other settings or by other
-    tokenizers, naming all of them.
+    """Raise ValueError if tokens of some modalities in `folders` were made with other settings or by other tokenizers,
+    naming all of them.
 
-    One shard of each is looked at: what settings or a refit make stale is all of them. Whoever opens a folder sees to
-    its other shards."""
+    Only one shard of each is checked: changed settings or a refit make all of them stale. Opening a folder checks its
+    other shards."""
     stale: dict[Readable, ValueError] = {}
     for folder, modalities in folders:
         for name, path, making in _made(folder, modalities):

@@ -1,4 +1,4 @@
-"""TokenStore: the token shards of all modalities in a folder, made by the tokenizers of a run with its settings."""
+"""TokenStore: the token shards of all modalities in a folder, checked against the tokenizers and settings of a run."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
-#: Shards of a modality that are opened to compare its files.
+#: Number of shards of a modality that are opened to compare its files.
 _SHARDS_SEEN = 50
 
 
 class TokenStore(Store):
-    """What `fourm tokenize` wrote to `folder`: rows in the order of its index, shard after shard.
+    """The output of `fourm tokenize` in `folder`: rows in the order of its index, shard after shard.
 
     `recorded` has the views of all samples, `parts` the modalities that have tokens.
 
     Args:
         open_files: files that each process keeps open.
 
-    Raises ValueError where tokens were made by another tokenizer, with other settings, or through other views than
-    recorded, and for a modality of which no file could be tokenized."""
+    Raises ValueError if tokens were made by another tokenizer, with other settings, or through other views than
+    recorded, or if no file of a modality could be tokenized."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class TokenStore(Store):
         self.files = ShardFiles(self.index, limit=open_files)
         self.recorded = RecordedViews(self.index, self.files)
         self.views = self.index.views
-        #: Modality -> (its position in `index.parts`, ids are below this size).
+        #: Modality -> (its index in `index.parts`, upper bound of its ids).
         self.parts: dict[str, tuple[int, int]] = {}
         for name, modality in modalities.items():
             spec = modality.spec
@@ -88,7 +88,7 @@ class TokenStore(Store):
             raise ValueError(f"{folder}: {some}, {what}; run `fourm tokenize` again")
 
     def selecting(self, rows: np.ndarray | None) -> TokenStore:
-        """The same tokens of these rows of the index, ascending, alone; None: of all."""
+        """The same tokens restricted to these rows of the index, ascending; None: all."""
         other = copy.copy(self)
         other._take(rows)
         return other
@@ -122,14 +122,14 @@ class TokenStore(Store):
         return ids[ids >= 0].astype(np.int64)
 
     def ahead(self, rows: Sequence[int], *, now: bool = False, views: bool = False) -> None:
-        """`views`: whether the views will be needed too."""
+        """`views`: whether the views will be needed, too."""
         shards = dict.fromkeys(self.index.locate(self.selection.row(row))[0] for row in rows)
         parts = [*([0] if views else []), *(part for part, _ in self.parts.values())]
         self.files.ahead(parts, list(shards), now=now)
 
     def stamps(self, modality: str, number: int) -> Iterator[tuple[str, int]]:
-        """(sample, stamp of the files that its tokens were made from), of up to some `number` of samples that have the
-        modality, from a few shards in case there are more. Raises ValueError."""
+        """(sample, stamp of the files that its tokens were made from), for up to about `number` samples that have the
+        modality, from a few shards if there are more. Raises ValueError."""
         part, (index, chosen) = self.parts[modality][0], (self.index, self.selection)
         shards = index.holding(modality)
         if len(self) > number:

@@ -1,4 +1,4 @@
-"""What `fourm tokenize` did, counted: the report of one split and process."""
+"""Counts what `fourm tokenize` did: the report of one split and process."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from fourm_plugins.counting import counted
 
 @dataclass
 class Tally:
-    """Samples of one modality: what happened to their tokens."""
+    """Counts samples of one modality by what happened to their tokens."""
 
-    #: Encoded: without tokens before; with those of another content, or through other views.
+    #: Encoded: without tokens before; with changed content, or through other views.
     added: int = 0
     changed: int = 0
     unchanged: int = 0
-    #: Tokens without a file, kept, or dropped where that was requested.
+    #: Tokens without a file: kept, or dropped on request.
     vanished: int = 0
     #: Files that cannot be used.
     left_out: int = 0
-    #: Shards written.
+    #: Number of shards written.
     written: int = 0
 
     @property
@@ -30,17 +30,17 @@ class Tally:
 
 @dataclass
 class TokenizeReport:
-    """What the shards of this rank hold."""
+    """The contents of the shards of this rank."""
 
     samples: int = 0
     modalities: dict[str, Tally] = field(default_factory=dict)
-    #: "where: modality: reason" of every file left out.
+    #: "where: modality: reason" of every skipped file.
     bad: list[str] = field(default_factory=list)
-    #: Those of them that were only counted when they were met.
+    #: Number of those that were only counted, not logged.
     unnamed: list[str] = field(default_factory=list)
-    #: Shards (one modality each) looked at.
+    #: Number of shards (of one modality each) examined.
     shards: int = 0
-    #: Of encoding and all that goes with it.
+    #: Seconds spent on encoding, including reading and writing.
     seconds: float = 0.0
 
     @property
@@ -50,21 +50,21 @@ class TokenizeReport:
 
     @property
     def encoded(self) -> int:
-        """Samples, counting each modality."""
+        """Number of samples, counting each modality."""
         return sum(tally.added + tally.changed for tally in self.modalities.values())
 
     @property
     def written(self) -> int:
-        """Shards, one modality each."""
+        """Number of shards, of one modality each."""
         return sum(tally.written for tally in self.modalities.values())
 
     @property
     def samples_per_second(self) -> float:
-        """Samples encoded a second, counting each modality."""
+        """Samples encoded per second, counting each modality."""
         return self.encoded / self.seconds if self.seconds else 0.0
 
     def lines(self, what: str, *, pruned: bool = False) -> list[str]:
-        """A line for all, and one a modality, without what did not happen."""
+        """A summary line, and one per modality, omitting zero counts."""
         parts = [f"{self.written} of {counted(self.shards, 'shard')} written"]
         parts += [f"{self.samples_per_second:.0f} samples/s"] if self.encoded else []
         parts += [f"{counted(len(self.bad), 'file')} left out"] if self.bad else []

@@ -1,4 +1,4 @@
-"""Token shards: the ids of one modality for the samples of a shard of views, row by row.
+"""Token shards: the ids of one modality for the samples of a shard of views, in the same order.
 
     ids: int32 (samples * views, tokens), padded with -1; view v of row r is row r * views + v
     digest: uint64 (samples,) of the ids of each; 0 for a sample without this modality
@@ -37,7 +37,7 @@ from fourm_plugins.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Made:
-    """What the tokens of one sample were made from, as digests."""
+    """Digests of what the tokens of one sample were made from."""
 
     #: Sizes and times of its files.
     stamp: int
@@ -47,13 +47,13 @@ class Made:
     view: int
 
 
-#: Digits of a fingerprint that are told.
+#: Number of digits of a fingerprint in messages.
 _SHOWN = 20
 
 
 @dataclass(frozen=True)
 class Making:
-    """How the tokens of a shard were made: equal for all shards of a modality that is in order."""
+    """How the tokens of a shard were made: equal for all consistent shards of a modality."""
 
     fingerprint: str
     views: int
@@ -80,8 +80,8 @@ class Making:
         return made
 
     def check(self, modality: Modality, path: Readable, tokenizer: Tokenizer | None = None) -> None:
-        """Raise ValueError where `modality` has other settings now, naming the first that differs, or where another
-        `tokenizer` than this one made the tokens."""
+        """Raise ValueError if `modality` has other settings now, naming the first that differs, or if another tokenizer
+        than `tokenizer` made the tokens."""
         remedy = f"remove {path.parent} and run `fourm tokenize` again"
         if self.alignment != (modality.spec.alignment or ""):
             raise ValueError(
@@ -103,9 +103,9 @@ class Making:
 
 
 class TokenShard:
-    """The tokens of one modality and shard, whose samples are those of `rows`, by name; see `names_digest`.
+    """The tokens of one modality and shard, whose samples are `rows`, by name; see `names_digest`.
 
-    Raises ValueError where the file holds other samples."""
+    Raises ValueError if the file contains other samples."""
 
     def __init__(self, path: Path, samples: int, rows: int) -> None:
         self.path, self.samples = path, samples
@@ -125,20 +125,20 @@ class TokenShard:
         return table.reshape(self.samples, self.making.views, table.shape[1])
 
     def damaged_rows(self) -> np.ndarray:
-        """int64: rows whose ids are not those that were written."""
+        """int64: rows whose ids differ from those that were written."""
         digests, ids = self.column("digest").tolist(), self.ids()
         return np.flatnonzero([row_digest(row) != known for row, known in zip(ids, digests) if known])
 
 
 def row_digest(ids: Sequence[np.ndarray]) -> int:
-    """Of the ids of each view, padded or not; never 0."""
+    """Digest of the ids of each view, independent of padding; never 0."""
     return digest("ids", *(view[view >= 0].astype("<i4").tobytes() for view in ids))
 
 
 class TokenShardWriter:
-    """Writes the shards of one modality, and reads what is to be written again.
+    """Writes the shards of one modality, and finds rows that must be rewritten.
 
-    known: how the shards there were made -> one of them. Raises ValueError where one was made with other settings, by
+    known: how existing shards were made -> one of them. Raises ValueError if one was made with other settings, by
     another tokenizer, or with another number of views."""
 
     def __init__(
@@ -161,8 +161,8 @@ class TokenShardWriter:
         return shard_path(self.folder, number).is_file()
 
     def made(self, number: int, names: Sequence[str], *, verify: bool = False) -> dict[str, Made]:
-        """Those of the samples of a shard that have tokens; none where there is no such shard. verify: without those
-        whose ids are damaged."""
+        """The samples of a shard that have tokens, with how they were made; empty if there is no such shard. verify:
+        exclude those whose ids are damaged."""
         if not self.exists(number):
             return {}
         shard = self._open(number, names)
@@ -187,7 +187,7 @@ class TokenShardWriter:
 
     def write(self, number: int, names: Sequence[str], rows: Mapping[str, tuple[Made, Sequence[np.ndarray]]]) -> None:
         """names: all samples of the shard. rows: sample -> what it was made from, and the ids (tokens,) of each view,
-        as `fourm_plugins.calls.encode` has checked them. Raises CannotWrite."""
+        checked by `fourm_plugins.calls.encode`. Raises CannotWrite."""
         length = max((len(ids) for _, views in rows.values() for ids in views), default=0)
         table = np.full((len(names), self.views, length), -1, np.int32)
         columns = {key: np.zeros(len(names), np.uint64) for key in ("digest", "stamp", "content", "view")}

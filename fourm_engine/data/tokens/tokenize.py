@@ -1,10 +1,10 @@
-"""Tokenize a data set: raw files through plugins and tokenizers into token shards.
+"""Tokenizes a data set: raw files through plugins and tokenizers to token shards.
 
 In: raw data, fitted tokenizers, and existing shards. Out: shards as in `fourm_engine.data.tokens.shards`, and a report.
-Which samples a shard holds is decided when its views are recorded: new samples go into new shards, and vanished ones
-keep their tokens. Samples are encoded if their files are new or have other content, or if their views were drawn anew;
-every other row stays. So a stopped run continues where it was. The index is made by the process that finds all shards
-there.
+The samples of a shard are fixed when its views are recorded: new samples go into new shards, and vanished ones keep
+their tokens. Samples are encoded if their files are new or have other content, or if their views were redrawn; every
+other row is kept, so that an interrupted run can be continued. The index is written by the process that finds all
+shards complete.
 """
 
 from __future__ import annotations
@@ -54,16 +54,16 @@ def tokenize_split(
     verify: bool = False,
     prune: bool = False,
 ) -> TokenizeReport:
-    """Write the tokens of every modality with a token space below `out`.
+    """Write the tokens of every modality with a token space to `out`.
 
     Args:
-        data: of all active modalities; those that are continuous only take part in choosing the crops.
+        data: of all active modalities; continuous ones only affect the choice of crops.
         tokenizers: modality -> fitted tokenizer.
-        progress: called with (samples done, samples in all), each modality counted, of what this rank has left to do.
+        progress: called with (samples done, total) of this rank's remaining work, counting each modality.
         training: False for validation: one view, the centre crop.
-        rank, world: this process makes the shards i with i % world == rank.
-        verify: read every file and compare its content, even where its size and time are the same.
-        prune: drop the tokens of files that have vanished. A modality without any file keeps all.
+        rank, world: this process writes the shards i with i % world == rank.
+        verify: read every file and compare its content, even if its size and time are unchanged.
+        prune: drop the tokens of deleted files. A modality without any file keeps all.
 
     Raises:
         ValueError: no data; no tokenizer; shards in `out` of another tokenizer or through other views.
@@ -97,7 +97,7 @@ def tokenize_split(
 
     report = TokenizeReport(modalities={name: Tally() for name in writers}, shards=len(mine) * len(writers))
     job = _Job(data, tokenizers, recorder, writers, views, report, verify=verify, prune=prune)
-    # How much of an existing shard is left to do shows when it is compared.
+    # The remaining work in an existing shard is only known after comparing it.
     absent = [(data.having(m), recorder.names(n)) for n in mine for m in writers if not writers[m].exists(n)]
     job.total = sum(name in having for having, names in absent for name in names)
     workers = preparing_workers(job.total) if config.workers is None else config.workers
@@ -118,7 +118,7 @@ def tokenize_split(
 
 
 class _Shard:
-    """One shard that is being tokenized. `recorded`: its views; None until they are drawn, with the arrays."""
+    """One shard being tokenized. `recorded`: its views; None until they are drawn, together with the arrays."""
 
     def __init__(self, number: int, names: list[str], differences: dict[str, Differences]) -> None:
         self.number, self.names, self.differences = number, names, differences
@@ -129,8 +129,8 @@ class _Shard:
 
 
 class _Job:
-    """Shard after shard: `tasks` says what is to be read, which is read ahead; `take` encodes what was read, and writes
-    a shard when the first sample of another comes."""
+    """Shard after shard: `tasks` yields what to read, ahead of time; `take` encodes what was read, and writes a shard
+    when the first sample of the next arrives."""
 
     def __init__(
         self,
@@ -146,9 +146,9 @@ class _Job:
     ) -> None:
         self.data, self.tokenizers, self.recorder, self.writers = data, tokenizers, recorder, writers
         self.views, self.report, self.verify, self.prune = views, report, verify, prune
-        #: Samples done and in all, each modality counted.
+        #: Samples done and in total, counting each modality.
         self.done = self.total = 0
-        self._open: deque[_Shard] = deque()  # planned and not written, in order
+        self._open: deque[_Shard] = deque()  # planned and not yet written, in order
 
     def tasks(self, numbers: Iterable[int]) -> Iterator[Task]:
         for number in numbers:
@@ -192,7 +192,7 @@ class _Job:
         return self.recorder.settle(shard.number, shard.names, shard.dropped, doubtful, anchors)
 
     def _views_of(self, shard: _Shard, modality: str) -> dict[str, int]:
-        """Sample -> digest of what the modality sees of it."""
+        """Sample -> digest of its views as the modality sees them."""
         assert shard.recorded is not None
         group = self.data.modalities[modality].spec.alignment
         return {} if group is None else shard.recorded.digests_of(group)
@@ -237,7 +237,8 @@ class _Job:
 
 
 def _vanished(names: Sequence[str], data: AlignedData, out: Path, number: int) -> frozenset[str]:
-    """The samples that have no file, and no tokens of a modality that has none at all or takes no part now."""
+    """The samples without a file, and, for a modality that has no files at all or is not active, those without
+    tokens."""
     gone = [name for name in names if not any(data.exists(name, modality) for modality in data.modalities)]
     for folder in out.glob("*") if gone else ():
         path = shard_path(folder, number)
@@ -249,7 +250,7 @@ def _vanished(names: Sequence[str], data: AlignedData, out: Path, number: int) -
 
 
 def _copy_splits(root: Root, out: Path) -> None:
-    """Where the raw data goes away, its splits are still known."""
+    """Keep the splits known even if the raw data is removed later."""
     content = b""
     if isinstance(root, PluginRoot):
         content = json.dumps(root.splits).encode() if root.splits else b""

@@ -1,14 +1,14 @@
-"""Recorded views: which samples a shard holds, and the crops and flips that their tokens were made through, so that
-pixels read later show the same.
+"""Recorded views: which samples a shard contains, and the crops and flips that their tokens were made through, so that
+pixels read later match.
 
     names, name_offsets: the samples, in order; see `names_columns`
-    kept: uint8 (samples,), 0 for a sample that was dropped (`fourm tokenize --prune`); its row stays, so that no other
-        moves
+    kept: uint8 (samples,), 0 for a sample that was dropped (`fourm tokenize --prune`); its row is kept, so that the
+        others stay in place
     views.<group>: float64 (samples, views, 6), rows of `View.to_row`
     digest.<group>: uint64 (samples,) of these rows
     stamp: uint64 (samples,) of the files that have views but no tokens
 
-Metadata: the number of views, the alignment groups, and the settings by which their views were drawn.
+Metadata: the number of views, the alignment groups, and the settings that the views were drawn with.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ViewShard:
         self.settings, self.views, self.groups = made_through(self.path, self._file.metadata())
         self.names = names_of(self.path, self._file)
         kept = column_of(self.path, self._file, "kept", (len(self.names),), np.uint8)
-        #: bool (samples,): whether the sample takes part.
+        #: bool (samples,): whether the sample is included.
         self.kept = kept != 0
         self.dropped = frozenset(name for name, kept in zip(self.names, self.kept.tolist()) if not kept)
         self._rows = {name: row for row, name in enumerate(self.names)}
@@ -64,7 +64,7 @@ class ViewShard:
         return column_of(self.path, self._file, f"digest.{group}", (len(self.names),))
 
     def damaged_rows(self) -> np.ndarray:
-        """int64: rows whose views are not those that were written."""
+        """int64: rows whose views differ from those that were written."""
         bad = np.zeros(len(self.names), bool)
         for group in self.groups:
             shape = (len(self.names), self.views, 6)
@@ -88,7 +88,7 @@ def views_in(path: Readable, file: Any, group: str, row: int, number: int) -> Vi
 
 
 def views_content(path: Readable, file: Any, samples: int) -> int:
-    """Tells the views of an open shard from others. Raises ValueError."""
+    """A digest of the views of an open shard. Raises ValueError."""
     parts: list[bytes | str] = [(column_of(path, file, "kept", (samples,), np.uint8) != 0).tobytes()]
     for group in made_through(path, file.metadata())[2]:
         parts += [group, column_of(path, file, f"digest.{group}", (samples,)).tobytes()]
@@ -120,7 +120,7 @@ def write_views(
     settings: dict,
     views: int,
 ) -> None:
-    """rows: sample -> its views, each with all `groups`. stamps: of its files that have no tokens."""
+    """rows: sample -> its views, each with all `groups`. stamps: of its files without tokens."""
     columns: dict[str, np.ndarray] = names_columns(list(rows))
     columns["kept"] = np.array([name not in dropped for name in rows], np.uint8)
     columns["stamp"] = np.array(stamps, np.uint64)

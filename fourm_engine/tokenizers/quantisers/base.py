@@ -1,6 +1,6 @@
-"""Quantiser: what a tokenizer needs of a discrete bottleneck, and how the use of its codes is followed.
+"""Quantiser: the interface of a discrete bottleneck, and statistics of the use of its codes.
 
-In: latents (..., d). Out: quantised latents that pass the gradient on, ids in [0, size), loss terms of each latent.
+In: latents (..., d). Out: quantised latents that pass on the gradient, ids in [0, size), loss terms per latent.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-#: A code is in use while its average use is above this share of the mean use, and dead otherwise.
+#: A code is in use if its average use is above this share of the mean use, and dead otherwise.
 IN_USE = 0.05
-#: Held-out ids per code from which on the use of a codebook is reported: of codes that are all used alike, 2% are
+#: Held-out ids per code from which on the use of a codebook is reported: even if all codes are equally likely, 2% are
 #: missing by chance.
 SAYING = 4
 COMMITMENT, ENTROPY = "commitment", "entropy"
@@ -24,17 +24,17 @@ COMMITMENT, ENTROPY = "commitment", "entropy"
 
 class Quantised(NamedTuple):
     latents: Tensor  # (..., d), carries the gradient to the encoder
-    ids: Tensor | None  # (...) int64; None before a codebook has started
+    ids: Tensor | None  # (...) int64; None before the codebook is initialised
     losses: dict[str, Tensor]  # term of `loss_names` -> (...), with gradient
 
 
 class Quantiser(nn.Module, ABC):
-    """`size` codes of width `dim`. All processes of a run hold the same state: what differs between them (the latents
-    that each has seen) is added up over them in `after_step` and, where a loss looks at a whole batch, in `forward`."""
+    """`size` codes of width `dim`. All processes of a run hold the same state: statistics of the latents that each has
+    seen are summed over them in `after_step` and, if a loss depends on the whole batch, in `forward`."""
 
-    #: Terms of the loss that `forward` gives, one number a latent.
+    #: Loss terms that `forward` returns, one number per latent.
     loss_names: tuple[str, ...] = ()
-    #: Whether an id means another code at each position, so that use is counted position by position.
+    #: Whether an id means a different code at each position, so that use is counted per position.
     positional: bool = False
 
     cluster_size: Tensor
@@ -42,9 +42,9 @@ class Quantiser(nn.Module, ABC):
     def __init__(self, size: int, dim: int, *, decay: float) -> None:
         super().__init__()
         self.size, self.dim, self.decay = size, dim, decay
-        self.register_buffer("cluster_size", torch.zeros(size))  # moving average of the latents of a step, a code
-        # What the forward passes of one optimiser step saw on this rank. Lists, not buffers: they are empty after each
-        # step, and so wherever a checkpoint is written.
+        self.register_buffer("cluster_size", torch.zeros(size))  # moving average: latents of each code per step
+        # Statistics of the forward passes of one optimiser step on this rank. Lists, not buffers: they are empty after
+        # each step, and hence whenever a checkpoint is written.
         self._seen_ids: list[Tensor] = []
         self._counted = False
 
@@ -55,7 +55,7 @@ class Quantiser(nn.Module, ABC):
 
     @property
     def momentary(self) -> frozenset[str]:
-        """Float buffers of which a moving average over the run means nothing."""
+        """Float buffers for which a moving average over the run is meaningless."""
         return frozenset()
 
     @abstractmethod
@@ -68,8 +68,8 @@ class Quantiser(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, z: Tensor) -> Quantised:
-        """In float32 always: bf16 cannot tell codes apart. In training mode it also notes what `after_step` learns
-        from."""
+        """Always in float32: bf16 cannot distinguish codes. In training mode it also records what `after_step`
+        needs."""
 
     def expected(self, probabilities: Tensor) -> Tensor:
         """Distributions over ids (..., size) -> the mean latents (..., d)."""
@@ -77,32 +77,33 @@ class Quantiser(nn.Module, ABC):
 
     @torch.no_grad()
     def after_step(self, step: int, steps: int) -> None:
-        """After the optimiser's `step` (from 0) of `steps`, in every process: learn from what the forward passes saw
-        since the last call. Changes buffers alone, by arithmetic on the device, where a skipped step is undone: nothing
-        is read on the host but when a codebook starts. Raises ValueError where one cannot be started any more."""
+        """After the optimiser's `step` (from 0) of `steps`, in every process: learn from the forward passes since the
+        last call. Changes only buffers, by arithmetic on the device, where a skipped step is undone: no synchronisation
+        with the host, except when a codebook is initialised. Raises ValueError if it is too late to initialise one."""
         self._average_use()
 
     def after_average(self, averages: Mapping[str, Tensor]) -> None:
-        """Recompute, in place, what follows from other buffers in averages of them, by their names."""
+        """Recompute, in place, the buffers (by name) that are derived from averaged ones."""
 
     def mark_fitted(self) -> None:
         """The state was loaded from a fitted tokenizer: quantise from now on."""
 
     @property
     def counted(self) -> bool:
-        """Whether codes have been used yet, so that `progress` says something. Asked of the device until it is so."""
+        """Whether codes have been used yet, so that `progress` is meaningful. Queries the device until they have."""
         self._counted = self._counted or bool(self.cluster_size.any())
         return self._counted
 
     def progress(self) -> dict[str, Tensor]:
-        """By the moving averages: share of codes in use, perplexity / size, number of dead codes; 0 before any use."""
+        """From the moving averages: share of codes in use, perplexity / size, number of dead codes; 0 before any
+        use."""
         return codebook_use(self.cluster_size, in_use=IN_USE)
 
     def _count(self, ids: Tensor) -> None:
         self._seen_ids.append(ids.reshape(-1))
 
     def _average_use(self, known: list[Tensor] | None = None) -> None:
-        """`known`: of each forward pass, which of its ids count; None: all."""
+        """`known`: for each forward pass, which of its ids count; None: all."""
         count = torch.zeros_like(self.cluster_size)
         for i, ids in enumerate(self._seen_ids):
             ones = torch.ones_like(ids) if known is None else known[i]
@@ -114,13 +115,13 @@ class Quantiser(nn.Module, ABC):
 
 
 def full_precision(like: Tensor) -> torch.autocast:
-    """Context without autocast on the device of a tensor. Ids are made in it, whoever calls: bf16 cannot tell codes
-    apart, and an array must have the same ids in training as later."""
+    """Context without autocast on the device of a tensor. Ids are computed in it by all callers: bf16 cannot
+    distinguish codes, and an array must have the same ids in training and later."""
     return torch.autocast(like.device.type, enabled=False)
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those whose names start with `prefix`, by the rest of their names."""
+    """The entries whose names start with `prefix`, keyed by the rest of their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
@@ -129,10 +130,11 @@ def codebook_use(counts: Tensor, *, in_use: float = 0.0) -> dict[str, Tensor]:
 
     Args:
         counts: (..., size), how often each code occurs.
-        in_use: a code is in use while its count is above this share of the codebook's mean.
+        in_use: a code is in use if its count is above this share of the codebook's mean.
 
     Returns scalars: "usage", the share of codes in use, and "perplexity", that of their distribution / size, both in
-    [0, 1] and means over the codebooks; "dead codes", the number of all others together. All 0 before any use."""
+    [0, 1] and averaged over the codebooks; "dead codes", the number of unused codes in all codebooks. All 0 before any
+    use."""
     size, total = counts.shape[-1], counts.sum(-1, keepdim=True)
     share = counts / total.clamp(min=1e-12)
     used = (counts > in_use * counts.mean(-1, keepdim=True)).to(share.dtype)
@@ -146,15 +148,15 @@ def codebook_use(counts: Tensor, *, in_use: float = 0.0) -> dict[str, Tensor]:
 
 
 def count_codes(ids: Tensor, size: int, *, positional: bool = False) -> Tensor:
-    """How often each code occurs in ids: float64 (size,), or (N, size) where positions of ids (..., N) have their
-    own."""
+    """How often each code occurs in ids: float64 (size,), or (N, size) if each position of ids (..., N) has its own
+    codes."""
     if not positional:
         return torch.bincount(ids.reshape(-1), minlength=size).double()
     return torch.stack([count_codes(column, size) for column in ids.reshape(-1, ids.shape[-1]).unbind(1)])
 
 
 def usage_of(ids: Iterable[np.ndarray], size: int, *, positional: bool = False, least: float = 0.0) -> dict[str, float]:
-    """`codebook_use` of rows of ids, int64 (tokens,) each, as `Tokenizer.encode` returns them; {} where a codebook has
+    """`codebook_use` of rows of ids, int64 (tokens,) each, as `Tokenizer.encode` returns them; {} if a codebook has
     fewer than `least` ids per code, so that codes are missing by chance."""
     rows = (np.stack if positional else np.concatenate)(list(ids))
     if len(rows) < least * size:

@@ -1,8 +1,8 @@
 """Finite scalar quantisation (Mentzer et al., arXiv 2309.15505): every dimension of the latent is squashed into a range
-and rounded to one of a few levels. There is no codebook to learn, to restart or to keep in use, and no loss term.
+and rounded to one of a few levels. There is no codebook to learn or restart, and no loss term.
 
-In: latents (..., d), one dimension a level count. Out: latents in [-1, 1], and ids whose digits are the levels, the
-first dimension's the lowest (mixed radix).
+In: latents (..., d), with a number of levels per dimension. Out: latents in [-1, 1], and ids whose digits are the
+levels, the first dimension's the lowest (mixed radix).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor
 
 from fourm_engine.tokenizers.quantisers.base import Quantised, Quantiser, full_precision
 
-MARGIN = 1e-3  # how far beyond the outermost levels latents may reach, as a share of the range
+MARGIN = 1e-3  # how far latents may exceed the outermost levels, as a share of the range
 
 
 class FiniteScalarQuantiser(Quantiser):
-    """`levels`: of each dimension, at least 3; their product is the number of codes. The paper advises 8·5·5·5 for
+    """`levels`: of each dimension, at least 3; their product is the number of codes. The paper recommends 8·5·5·5 for
     about 2^10 codes, 7·5·5·5·5 for 2^12, 8·8·8·6·5 for 2^14, 8·8·8·5·5·5 for 2^16."""
 
     levels: Tensor
@@ -31,13 +31,17 @@ class FiniteScalarQuantiser(Quantiser):
         place = [math.prod(levels[:i]) for i in range(len(levels))]
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
         self.register_buffer("place", torch.tensor(place), persistent=False)
-        # An even number of levels has none in the middle: they are shifted by half a level.
+        # An even number of levels has no middle one: they are shifted by half a level.
         half = torch.tensor([(n - 1) * (1 + MARGIN) / 2 for n in levels])
         self.register_buffer("half_range", half, persistent=False)
         self.register_buffer("offset", torch.tensor([0.0 if n % 2 else 0.5 for n in levels]), persistent=False)
 
     def bound(self, z: Tensor) -> Tensor:
-        """Squash to the range whose rounding gives the levels [-(n // 2), (n - 1) // 2]; 0 stays 0."""
+        """Squash to the range that rounds to the levels [-(n
+
+        2), (n - 1)
+
+        2]; 0 stays 0."""
         shift = torch.atanh(self.offset / self.half_range)
         return torch.tanh(z.float() + shift) * self.half_range - self.offset
 
@@ -45,7 +49,7 @@ class FiniteScalarQuantiser(Quantiser):
         return self._ids(self.bound(z).round())
 
     def _ids(self, rounded: Tensor) -> Tensor:
-        # Latents that are not numbers belong to a step that the trainer leaves out.
+        # Non-finite latents belong to a step that the trainer skips.
         digits = torch.nan_to_num(rounded).long() + self.levels // 2
         return (digits * self.place).sum(-1)
 

@@ -1,11 +1,11 @@
 """Lookup-free quantisation (Yu et al., arXiv 2310.05737, section 3): the code of a latent is the signs of its
-dimensions, and its id the bits, the first dimension's the lowest. Nothing is looked up, so that codebooks may be large.
+dimensions, and its id their bits, the first dimension's the lowest. Without a lookup, codebooks may be large.
 
 In: latents (..., d). Out: latents of ±1; two terms of the loss for each latent:
 
 - "commitment": its squared distance to its code, the mean over dimensions, which are not bounded here;
-- "entropy": E[H(q)] - H(E[q]). Each latent should be sure of its code, and all of them together use all codes alike. q
-  is the distribution over codes c with logits -|z - c|² / temperature, in which the bits are independent.
+- "entropy": E[H(q)] - H(E[q]). Each latent should be certain of its code, and all together should use all codes
+  equally. q is the distribution over codes c with logits -|z - c|² / temperature, in which the bits are independent.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from fourm_engine.tokenizers.quantisers.base import COMMITMENT, ENTROPY, Quantised, Quantiser, full_precision
 
-#: H(E[q]) is computed over groups of at most so many bits, of which the memory is latents x 2^bits numbers. Beyond, the
-#: groups' entropies are added up, as if the groups were independent.
+#: H(E[q]) is computed over groups of at most this many bits: the memory is latents x 2^bits numbers. For more bits, the
+#: entropies of the groups are summed, as if the groups were independent.
 GROUP_BITS = 10
 
 
@@ -52,11 +52,11 @@ class LookupFreeQuantiser(Quantiser):
             return Quantised(z + (codes - z).detach(), ids, losses)
 
     def _entropy(self, z: Tensor) -> Tensor:
-        """(...), of which the mean over all latents is E[H(q)] - H(E[q]), and so is its gradient.
+        """(...), whose mean over all latents is E[H(q)] - H(E[q]), and whose gradient is the gradient of that.
 
-        With m = E[q] over the latents of all processes, taken as a constant, Σ_c q_c log m_c is such a share: its mean
-        is Σ_c m_c log m_c = -H(m), and the gradient of m_c log m_c differs from log m_c by 1, which sums to nothing, as
-        Σ_c q_c = 1. (Micro-batches that are accumulated have an m each.)"""
+        With m = E[q] over the latents of all processes, treated as a constant, Σ_c q_c log m_c is the second term: its
+        mean is Σ_c m_c log m_c = -H(m), and the gradient of m_c log m_c differs from log m_c by 1, which sums to zero,
+        as Σ_c q_c = 1. (Accumulated micro-batches have an m each.)"""
         logits = 4 * z / self.temperature  # of a bit: |z + 1|² - |z - 1|² = 4 z
         log_on, log_off = F.logsigmoid(logits), F.logsigmoid(-logits)
         total = -(log_on.exp() * log_on + log_off.exp() * log_off).sum(-1)

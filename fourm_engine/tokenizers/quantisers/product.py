@@ -1,11 +1,11 @@
 """Several codebooks behind one quantiser.
 
 `ProductQuantiser`: each head quantises its part of the latent, and the heads' ids are the digits of one token, the
-first head's the lowest: id = id_0 + id_1 · K + id_2 · K² + …. So K codes a head make K^heads codes of the token space,
-of which a model predicts one a token, as it does of any other.
+first head's the lowest: id = id_0 + id_1 · K + id_2 · K² + …. So heads of K codes give K^heads codes of the token
+space, which a model predicts like any other token.
 
-`PositionQuantiser`: the heads are tokens of their own, for arrays whose tokens are a few numbered ones rather than
-places of a grid: token n has codebook n, and all of them share the ids [0, size).
+`PositionQuantiser`: the heads are separate tokens, for arrays with a few numbered tokens rather than the cells of a
+grid: token n has codebook n, and all of them share the ids [0, size).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fourm_engine.tokenizers.quantisers.base import Quantised, Quantiser, under
 
 
 class _Heads(Quantiser):
-    """What both have in common: `heads` that learn by themselves."""
+    """The common base: `heads` that learn independently."""
 
     def __init__(self, size: int, dim: int, heads: list[Quantiser]) -> None:
         super().__init__(size, dim, decay=heads[0].decay)
@@ -89,7 +89,7 @@ class ProductQuantiser(_Heads):
         return Quantised(torch.cat([part.latents for part in parts], dim=-1), ids, self._sum_losses(parts))
 
     def expected(self, probabilities: Tensor) -> Tensor:
-        """From each head's own distribution, in place of all combinations of codes."""
+        """From the marginal distribution of each head, instead of enumerating all combinations of codes."""
         shape, means = probabilities.shape[:-1], []
         for power, head in enumerate(self.each()):
             # (..., higher digits, this one, lower digits)
@@ -123,7 +123,7 @@ class PositionQuantiser(_Heads):
         return torch.stack([head.expected(probabilities[..., n, :]) for n, head in enumerate(self.each())], dim=-2)
 
     def progress(self) -> dict[str, Tensor]:
-        """Means over the positions; dead codes of all of them together."""
+        """Means over the positions; dead codes summed over them."""
         each = [head.progress() for head in self.each()]
         total = {name: torch.stack([use[name] for use in each]).sum() for name in each[0]}
         return {name: value if name == "dead codes" else value / len(each) for name, value in total.items()}

@@ -1,6 +1,6 @@
-"""CodebookSettings: how the tokens of a learned tokenizer are made discrete, and the quantiser that they describe.
+"""CodebookSettings: how the latents of a learned tokenizer are quantised, and the quantiser that they configure.
 
-The number of codes is the token space's; settings that do not make exactly as many are refused, with what would.
+The token space determines the number of codes; settings that give another number are rejected, with a suggestion.
 """
 
 from __future__ import annotations
@@ -77,12 +77,12 @@ class CodebookSettings(Settings):
         return self
 
     def quantiser_weights(self, quantiser: Quantiser) -> dict[str, float]:
-        """The weight of each of its terms of the loss."""
+        """The weight of each of the quantiser's loss terms."""
         return {name: {COMMITMENT: self.commitment, ENTROPY: self.entropy}[name] for name in quantiser.loss_names}
 
 
 def make_quantiser(settings: CodebookSettings, size: int, *, seed: int = 0) -> Quantiser:
-    """The quantiser of `size` codes. Raises ValueError where the settings make another number of them."""
+    """The quantiser of `size` codes. Raises ValueError if the settings give another number of codes."""
     if settings.quantiser == "fsq":
         assert settings.levels is not None
         if (made := math.prod(settings.levels)) != size:

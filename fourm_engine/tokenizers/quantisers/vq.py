@@ -1,9 +1,9 @@
 """Vector quantisation: a codebook learned by moving averages (van den Oord et al. 2017, appendix A.1).
 
-In: latents (..., d). Out: the nearest codes (straight-through), their ids, and each latent's commitment loss.
+In: latents (..., d). Out: the nearest codes (straight-through), their ids, and the commitment loss of each latent.
 
-The codebook takes no gradient. Each optimiser step, `update` moves every code towards the mean of the latents it was
-nearest to; codes that fall out of use are put where latents are. Counts and sums are added up over all ranks, so a
+The codebook has no gradient. After each optimiser step, `update` moves every code towards the mean of the latents that
+it was nearest to; unused codes are moved to where latents are. Counts and sums are reduced over all ranks, so that a
 run on several processes learns the codebook that one process would learn from the whole batch.
 """
 
@@ -21,20 +21,20 @@ from fourm_engine.tokenizers.quantisers.base import COMMITMENT, Quantised, Quant
 
 SMOOTHING = 1e-5  # Laplace smoothing of the cluster sizes, in latents
 LLOYD_ITERATIONS = 12
-RECENT_PER_CODE = 32  # latents that the k-means start sees, a code
-SPLIT = 0.01  # how far the halves of a split code move apart, as a share of its length
+RECENT_PER_CODE = 32  # latents per code for the k-means initialisation
+SPLIT = 0.01  # distance between the halves of a split code, as a share of its length
 DISTANCES_AT_ONCE = 1 << 25  # bounds the memory of the distance matrix (numbers)
 
 
 class VectorQuantiser(Quantiser):
     """A codebook of `size` codes of width `dim`.
 
-    normalise: compare by cosine, and keep learned codes at unit length (4M, appendix B). Codes that are loaded may
-        have any length: the cosine decides, and the quantised latent is the code as it is stored.
-    decay: of the moving averages, an optimiser step.
+    normalise: compare by cosine, and keep learned codes at unit length (4M, appendix B). Loaded codes may
+        have any length: the comparison is by cosine, and the quantised latent is the stored code.
+    decay: of the moving averages, per optimiser step.
     restart_below: a code whose average use falls below this share of the mean use is restarted; 0 never restarts.
-    restart: where. "batch": at a latent of the batch; "split": beside a code that is used much, whose latents the two
-        then share out.
+    restart: where. "batch": at a latent of the batch; "split": next to a frequently used code, whose latents the two
+        then share.
     warmup: share of the steps before the codes are placed.
     kmeans_start: place them by k-means on recent latents, else at random (`start`).
 
@@ -70,8 +70,8 @@ class VectorQuantiser(Quantiser):
         self.register_buffer("recent", torch.zeros(RECENT_PER_CODE * size, dim))
         self.register_buffer("counter", torch.zeros((), dtype=torch.int64))  # latents in `recent`, later updates
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
-        self._seen_latents: list[Tensor] = []  # (n, d), of every forward pass of one optimiser step on this rank
-        self._known: bool | None = None  # what `started` says, as far as the host remembers
+        self._seen_latents: list[Tensor] = []  # (n, d), from every forward pass of one optimiser step on this rank
+        self._known: bool | None = None  # the host's cached copy of `started`
 
     @property
     def training_state(self) -> frozenset[str]:
@@ -82,7 +82,7 @@ class VectorQuantiser(Quantiser):
         return frozenset({"recent"})
 
     def nearest(self, z: Tensor) -> Tensor:
-        """Ids (...) int64 of the codes nearest to (..., d), by cosine or Euclidean distance; the lowest of equals."""
+        """Ids (...) int64 of the codes nearest to (..., d), by cosine or Euclidean distance; the lowest id on a tie."""
         with full_precision(z):
             codes = F.normalize(self.codes, dim=-1) if self.normalise else self.codes
             # argmin |z - c|² = argmax z·c - |c|²/2; for unit codes the cosine, as |z| does not matter.
@@ -96,7 +96,7 @@ class VectorQuantiser(Quantiser):
         return F.embedding(ids, self.codes)
 
     def forward(self, z: Tensor) -> Quantised:
-        """In training the statistics of the batch are kept for `update`."""
+        """In training, statistics of the batch are recorded for `update`."""
         with full_precision(z):
             z = z.float()
             if self.normalise:
@@ -113,16 +113,16 @@ class VectorQuantiser(Quantiser):
 
     @torch.no_grad()
     def update(self, step: int = 0) -> Tensor:
-        """Once after each optimiser `step`, on every rank: learn from what the forward passes saw since the last call.
+        """Once after each optimiser `step`, on every rank: learn from the forward passes since the last call.
 
-        Returns the number of latents in the batch of all ranks, on their device. Those that are not finite count
-        nowhere."""
+        Returns the number of latents in the batch over all ranks, on their device. Non-finite latents are not
+        counted."""
         batches, self._seen_latents = self._seen_latents, []
         latents = _gather(torch.cat(batches))
         finite = latents.isfinite().all(-1)
         latents, number = torch.where(finite[:, None], latents, 0.0), finite.sum()
         if not self._quantises():
-            last = len(self.recent)  # a row beyond it takes what is not finite
+            last = len(self.recent)  # an extra row collects the non-finite latents
             slot = torch.where(finite, (self.counter + finite.cumsum(0) - 1) % last, last)
             self.recent.copy_(torch.cat([self.recent, self.recent[:1]]).index_put((slot,), latents)[:-1])
             self.counter += number
@@ -153,8 +153,8 @@ class VectorQuantiser(Quantiser):
             )
 
     def after_average(self, averages: Mapping[str, Tensor]) -> None:
-        """The codes of averaged counts and sums. Codes themselves are not averaged: one that was restarted would lie
-        between where it was and where it is, and unit vectors would shrink."""
+        """Recompute the codes from averaged counts and sums. Codes are not averaged themselves: a restarted one would
+        end up between its old and new position, and unit vectors would shrink."""
         if self._quantises():
             averages["codes"].copy_(self._means(averages["cluster_size"], averages["cluster_sum"]))
 
@@ -167,13 +167,13 @@ class VectorQuantiser(Quantiser):
         return self._quantises()
 
     def _quantises(self) -> bool:
-        """What `started` says, asked of the device once."""
+        """The value of `started`, read from the device once."""
         if self._known is None:
             self._known = bool(self.started)
         return self._known
 
     def train(self, mode: bool = True) -> VectorQuantiser:
-        self._known = None  # a checkpoint may have been read
+        self._known = None  # a checkpoint may have been loaded
         return super().train(mode)
 
     @property
@@ -183,10 +183,10 @@ class VectorQuantiser(Quantiser):
 
     @torch.no_grad()
     def start(self, batch: Tensor | int) -> None:
-        """Place the codes and quantise from now on; `batch` latents an update.
+        """Place the codes and quantise from now on; `batch` latents per update.
 
-        By k-means on the most recent latents; or at random, without looking at where they crowd: unit vectors of
-        random direction, or for Euclidean codes normal numbers of the latents' mean and deviation."""
+        By k-means on the most recent latents; or at random, ignoring their clusters: unit vectors of random direction,
+        or for Euclidean codes normal numbers with the latents' mean and deviation."""
         assert self.ready
         points = self.recent[: int(self.counter)]
         generator = torch.Generator().manual_seed(self.seed)
@@ -200,7 +200,7 @@ class VectorQuantiser(Quantiser):
         if dist.is_initialized():  # summation order may differ between devices
             for buffer in (self.cluster_size, self.cluster_sum, self.codes):
                 dist.broadcast(buffer, 0)
-        # Weigh the clusters as one batch, which is what the moving averages hold.
+        # Weight the clusters like one batch, as the moving averages do.
         self.cluster_size *= batch / len(points)
         self.cluster_sum *= batch / len(points)
         self.counter.zero_()
@@ -232,8 +232,8 @@ class VectorQuantiser(Quantiser):
         return summed / smoothed[:, None]
 
     def _restart_unused(self, latents: Tensor, finite: Tensor, step: int) -> None:
-        """Move codes that are hardly used to where latents are; the draw is the same on all ranks. How many there are
-        only the device knows, so that all shapes are those of the codebook and of the batch."""
+        """Move rarely used codes to where latents are; the draw is the same on all ranks. Their number is known only on
+        the device, so all shapes are those of the codebook and of the batch."""
         if not self.restart_below or not len(latents):
             return
         threshold = self.restart_below * self.cluster_size.mean()
@@ -243,17 +243,17 @@ class VectorQuantiser(Quantiser):
             self._split(unused, threshold, generator)
             return
         order = torch.randperm(len(latents), generator=generator).to(latents.device)
-        drawn = order[(~finite[order]).byte().argsort(stable=True)]  # what is finite comes first
-        number = unused.cumsum(0) - 1  # of an unused code among them
+        drawn = order[(~finite[order]).byte().argsort(stable=True)]  # finite ones first
+        number = unused.cumsum(0) - 1  # including that of an unused code
         moved = unused & (number < finite.sum())
-        weight = 2 * threshold  # light, so that the code follows its new latents quickly
+        weight = 2 * threshold  # a small count, so that the code adapts to its new latents quickly
         at = latents[drawn[number.clamp(0, len(latents) - 1)]]
         self.cluster_size.copy_(torch.where(moved, weight, self.cluster_size))
         self.cluster_sum.copy_(torch.where(moved[:, None], at * weight, self.cluster_sum))
 
     def _split(self, unused: Tensor, threshold: Tensor, generator: torch.Generator) -> None:
-        """Each unused code takes half of one of the most used codes, a little to one side; the other half moves to the
-        other side. Codes of which a half would be unused are not split."""
+        """Each unused code takes half of one of the most used codes, offset slightly to one side; the other half moves
+        to the other side. Codes whose halves would be unused are not split."""
         size, parents = self.cluster_size.sort(descending=True, stable=True)
         children = (~unused).byte().argsort(stable=True)  # the unused ones first
         number = torch.arange(self.size, device=unused.device)
@@ -268,14 +268,14 @@ class VectorQuantiser(Quantiser):
 
 
 def _argmax(scores: Tensor) -> Tensor:
-    """`scores.argmax(-1)`: the first of equals. On a CPU by NumPy, which takes a quarter of the time."""
+    """`scores.argmax(-1)`: the first index on a tie. On a CPU by NumPy, which takes a quarter of the time."""
     if scores.device.type != "cpu" or torch.compiler.is_compiling():
         return scores.argmax(-1)
     return torch.from_numpy(scores.detach().numpy().argmax(-1))
 
 
 def _gather(x: Tensor) -> Tensor:
-    """Rows of all ranks in rank order: the order they have in the batch of a single process."""
+    """Rows of all ranks in rank order, which is their order in the batch of a single process."""
     if not dist.is_initialized():
         return x
     parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
