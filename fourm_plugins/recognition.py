@@ -40,7 +40,7 @@ class Recognised:
     settings: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
     #: Median (height, width) in pixels, if there are any.
     size: tuple[int, int] | None = None
-    #: Different words in the texts that were looked at; 0 where there are no texts, or nobody has counted.
+    #: Number of distinct words in the texts examined; 0 if there are none, or the plugin does not count them.
     words: int = 0
 
 

@@ -1,7 +1,6 @@
-"""Columns: .npy files, of which the small are read and all others mapped, so that many processes share them and none
-holds a copy; and the JSON that says which there are. Both tell whether they are what was written, so that no damage is
-ever read: a column is compared with its checksums when it is opened, a large one block by block, each when it is first
-touched."""
+"""Columns: .npy files, and the JSON that lists them. Small ones are read into memory; the others are mapped, so that
+processes share them. Both have checksums, so that damage is never read: a column is verified when it is opened, a large
+one block by block, each on first access."""
 
 from __future__ import annotations
 
@@ -22,31 +21,29 @@ from fourm_engine.storage.mapped import MappedFile
 MAX_BYTES = 1 << 34
 #: Bytes of a file that share a checksum.
 BLOCK = 1 << 18
-#: Bytes of a column up to which it is read, and up to which it is compared as a whole when it is opened.
+#: Maximum bytes of a column that is read into memory, and of one that is verified as a whole when it is opened.
 READ, SMALL = 1 << 20, 1 << 24
 
 
 class DamagedColumn(ValueError):
-    """A block of a column that is not what was written; the message names the file and the remedy."""
+    """A block of a column does not match its checksum; the message names the file and the remedy."""
 
 
 class Column:
-    """A column of one dimension, mapped from a file. Whatever is read of it is compared with the checksums first:
-    what is touched by an index, a slice or a bisection, and all of it by `numpy.asarray`.
-
-    Raises DamagedColumn where it is not what was written."""
+    """A one-dimensional column, mapped from a file. Blocks are verified before they are read: those touched by an
+    index, a slice or a bisection, and all of them by `numpy.asarray`. Raises DamagedColumn on a mismatch."""
 
     ndim = 1
 
     def __init__(
         self, path: Readable, stored: Path, column: np.ndarray, stat: os.stat_result, checks: list[int] | None
     ) -> None:
-        """`column`: the map of the file `stored`, of the state `stat`. `checks`: None once all of it was compared."""
+        """`column`: the map of the file `stored`; `stat`: its state. `checks`: None if all of it has been verified."""
         self.path, self._stored, self._column, self._checks = path, stored, column, checks or []
         self.dtype, self.shape = column.dtype, column.shape
         self._start = stat.st_size - column.nbytes
         self._unread = np.ones(len(self._checks), bool)
-        timed = not self._checks and not isinstance(path, Location)  # else the checksums tell
+        timed = not self._checks and not isinstance(path, Location)  # otherwise the checksums detect changes
         self._mapped = MappedFile(stored, stat, cut=self._remedy(), timed=timed, error=DamagedColumn)
 
     def __len__(self) -> int:
@@ -54,7 +51,7 @@ class Column:
 
     @property
     def checked(self) -> int:
-        """Bytes that were compared so far."""
+        """Number of bytes verified so far."""
         return int((~self._unread).sum()) * BLOCK
 
     def __getitem__(self, key: Any) -> Any:
@@ -81,7 +78,7 @@ class Column:
         return column.copy() if copy else column
 
     def searchsorted(self, value: Any) -> Any:
-        """Where a value, or each of several, belongs: before those that are equal."""
+        """The first position at which each value can be inserted in order (`numpy.searchsorted`, side left)."""
         if not self._checks or np.ndim(value):
             return np.asarray(self).searchsorted(value)
         low, high = 0, len(self)
@@ -95,7 +92,7 @@ class Column:
         return (self._start + rows * self.dtype.itemsize) // BLOCK
 
     def _check(self, first: int, last: int) -> None:
-        """Of the rows from `first` to `last`."""
+        """Verify the blocks of the rows `first` to `last`, inclusive."""
         for block in range(self._blocks(first), self._blocks(last) + 1):
             self._check_block(block)
 
@@ -117,19 +114,19 @@ class Column:
         return f"remove the folder {self.path.parent}, and it is made anew"
 
 
-#: A column in memory, a map that was compared with its checksums, or one that is compared as it is read.
+#: A column in memory or mapped.
 Entries = np.ndarray | Column
 
 
 def save_column(path: Path, column: Entries) -> None:
-    """Write a column whole or not at all. Raises CannotWrite."""
+    """Write a column atomically. Raises CannotWrite."""
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.ascontiguousarray(column), allow_pickle=False)
     write_atomically(path, buffer.getvalue())
 
 
 def checksums(column: Entries) -> list[int]:
-    """CRC-32 of each block of the file that `save_column` writes, of a column of one dimension."""
+    """CRC-32 of each block of the file that `save_column` writes for a one-dimensional column."""
     header = io.BytesIO()
     column = np.ascontiguousarray(column)
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(column))
@@ -140,17 +137,17 @@ def checksums(column: Entries) -> list[int]:
 
 
 def open_column(path: Readable, kinds: str, checks: list[int] | None = None) -> np.ndarray:
-    """Read a column of one dimension; a remote one through its copy, if there can be one. `kinds`: those of dtypes that
-    it may have, such as "iu". `checks`: its checksums, all of which are compared.
+    """Read a one-dimensional column; a remote one through its cached copy, if there is a cache. `kinds`: the allowed
+    kinds of dtypes, such as "iu". `checks`: its checksums, all of which are verified.
 
-    Raises ValueError, with the name of the file, for one that is missing, damaged or another column."""
+    Raises ValueError, naming the file, if it is missing or damaged, or another column."""
     column = map_column(path, kinds, checks=checks)
     return np.array(column) if isinstance(column, Column) else column
 
 
 def map_column(path: Readable, kinds: str, length: int | None = None, checks: list[int] | None = None) -> Entries:
-    """As `open_column`, but a column of more than `READ` bytes is mapped, and of a large one the blocks are compared as
-    they are read. Raises ValueError for what opening it shows."""
+    """Like `open_column`, but maps a column of more than `READ` bytes, and verifies the blocks of one of more than
+    `SMALL` as they are read. Raises ValueError for errors found on opening."""
     stored = path.local() or io.BytesIO(path.read_bytes(MAX_BYTES)) if isinstance(path, Location) else path
     try:
         if isinstance(stored, Path):
@@ -190,7 +187,7 @@ def _sum(stored: Path | io.BytesIO, block: int) -> int:
 
 
 class OtherVersion(ValueError):
-    """A document that another version wrote: `older` or newer than this one."""
+    """The document was written by another version, `older` or newer than this one."""
 
     def __init__(self, written: int, read: int) -> None:
         super().__init__(f"of another version (format {written:d}, this version reads {read})")
@@ -198,13 +195,13 @@ class OtherVersion(ValueError):
 
 
 def sealed(document: dict[str, Any], *, indent: int | None = None) -> str:
-    """JSON with a checksum in it."""
+    """The document as JSON, with a checksum."""
     document = json.loads(json.dumps(document))  # as it is read: keys that are numbers sort otherwise
     return json.dumps({**document, "checksum": _seal(document)}, indent=indent) + "\n"
 
 
 def unsealed(content: bytes, format: int) -> dict[str, Any]:
-    """Inverse of `sealed`. Raises OtherVersion for another format, ValueError where it is not what was written."""
+    """Inverse of `sealed`. Raises OtherVersion for another format, ValueError if the checksum does not match."""
     document = json.loads(content)
     written = document["format"]
     if type(written) is int and written != format and abs(written) < 1 << 31:

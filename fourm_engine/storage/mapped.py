@@ -1,5 +1,6 @@
-"""MappedFile: monitors a memory-mapped file, and MappedArray: an array in one. Reading a map of a truncated file kills
-the process (SIGBUS)."""
+"""MappedFile: watches a memory-mapped file for changes. MappedArray: an array in such a file.
+
+Reading the map of a file that has been truncated kills the process (SIGBUS); checking its size first raises instead."""
 
 from __future__ import annotations
 
@@ -19,11 +20,11 @@ AGAIN = "start again (a run goes on from its last checkpoint)"
 
 
 class MappedFile:
-    """A mapped local file, whose state was `stat` when it was mapped.
+    """A mapped local file. `stat`: its state when it was mapped.
 
-    cut, changed: what to do where it was cut short, or written in place.
-    timed: whether its time tells that it was written; that of a cached copy tells when it was used.
-    error: what is raised then."""
+    cut, changed: remedies for a file that was truncated, or overwritten in place.
+    timed: whether a new modification time means a change; False for cached copies, which are touched on use.
+    error: the exception to raise."""
 
     def __init__(
         self,
@@ -40,8 +41,8 @@ class MappedFile:
         self._next = 0.0
 
     def check(self) -> None:
-        """Raise `error` if the file was written in place since, as of the last `stat`. A removed or replaced file is
-        unaffected in the map."""
+        """Raise `error` if the file has been overwritten in place, as of the latest `stat`. Removing or replacing it
+        does not affect the map."""
         if (began := time.perf_counter()) < self._next:
             return
         try:

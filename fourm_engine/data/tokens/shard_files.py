@@ -12,6 +12,7 @@ import numpy as np
 
 from fourm_engine.data.tokens.index import BYTES, CONTENT, INDEX_FOLDER, TIME, Index
 from fourm_engine.data.tokens.shards import (
+    ANEW,
     check_whole,
     column_of,
     digest,
@@ -30,7 +31,6 @@ from fourm_engine.storage.remote import Shard
 OPEN_FILES = 2048
 
 _OTHER = "holds something else than its index says; run `fourm tokenize` on the local tokens, upload all of them again"
-_ANEW = "remove it and run `fourm tokenize` again"
 
 
 class ShardFiles:
@@ -99,7 +99,7 @@ class ShardFiles:
         if not self._fits(path, file, part, shard):
             where = self.index.folder / INDEX_FOLDER
             raise ValueError(f"{path}: holds something else than {where} says; remove that folder and start again")
-        return path, file, MappedFile(path, stat, cut=_ANEW)
+        return path, file, MappedFile(path, stat, cut=ANEW)
 
     def _fits(self, path: Readable, file: Any, part: int, shard: int) -> bool:
         """Whether an open shard has the samples and the content that were indexed: another one may have the same size

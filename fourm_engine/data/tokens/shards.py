@@ -31,6 +31,8 @@ from fourm_plugins.permitted import check_permitted
 
 VIEWS_FOLDER = "_views"
 _FORMAT = "3"
+#: The remedy for an unusable shard.
+ANEW = "remove it and run `fourm tokenize` again"
 
 
 def shard_path(folder: Path, number: int) -> Path:
@@ -87,7 +89,7 @@ def _checksum(content: bytes) -> str:
 
 
 def unusable(path: Readable, why: str) -> ValueError:
-    return ValueError(f"{path}: {why}; remove it and run `fourm tokenize` again")
+    return ValueError(f"{path}: {why}; {ANEW}")
 
 
 def damaged(path: Readable, reason: object) -> ValueError:
