@@ -105,7 +105,7 @@ class ExportedConfig(Strict):
                 raise ValueError(f"rows of {e.name!r} do not fit its spec")
             start = e.stop
         return Vocabulary(
-            Entry(e.name, i, e.start, e.stop, e.layout, e.patch_dim, e.position_grid)
+            Entry(e.name, i, e.start, e.stop, e.layout, e.patch_dim, e.position_grid, self.modalities[e.name].spec.pixel_patch)
             for i, e in enumerate(self.vocabulary)
         )
 

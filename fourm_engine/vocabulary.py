@@ -18,7 +18,8 @@ from fourm_plugins.spec import Layout, ModalitySpec
 @dataclass(frozen=True)
 class Entry:
     """One modality's slice. Continuous inputs own no rows: start == stop. `position_grid`: (rows, columns) of the grid
-    that the model learned positions for, if it differs from the layout's, whose positions are then spread over it."""
+    that the model learned positions for, if it differs from the layout's, whose positions are then spread over it.
+    `patch`: (rows, columns) in pixels of a patch of a continuous grid."""
 
     name: str
     index: int
@@ -27,6 +28,7 @@ class Entry:
     layout: Layout
     patch_dim: int
     position_grid: tuple[int, int] | None = None
+    patch: tuple[int, int] | None = field(default=None, compare=False)
     #: Ranges of the modality's ids, each the steps of one quantity (`Tokenizer.scales`), for decoding.
     scales: tuple[range, ...] = field(default=(), compare=False, repr=False)
 
@@ -55,7 +57,7 @@ class Vocabulary:
         entries, start = list(self.entries), self.size
         for spec in sorted(specs, key=lambda spec: spec.name):
             size = spec.token_space.size if spec.token_space else 0
-            entry = Entry(spec.name, len(entries), start, start + size, spec.layout, spec.patch_dim)
+            entry = Entry(spec.name, len(entries), start, start + size, spec.layout, spec.patch_dim, patch=spec.pixel_patch)
             if spec.name in self:
                 known = self[spec.name]
                 rows = known.start, known.start + size

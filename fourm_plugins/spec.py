@@ -182,6 +182,11 @@ class ModalitySpec(Frozen):
         return self.array.height // self.layout.height, self.array.width // self.layout.width
 
     @property
+    def pixel_patch(self) -> tuple[int, int] | None:
+        """`patch` of a continuous grid of pixels; None for other modalities."""
+        return self.patch if self.continuous and isinstance(self.layout, Grid) else None
+
+    @property
     def patch_dim(self) -> int:
         """Numbers per token of a continuous modality; 0 for one with ids."""
         if not self.continuous:

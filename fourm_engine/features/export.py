@@ -72,6 +72,8 @@ class Exportable(nn.Module):
             rows = embedding.encoder_table[entry.start : entry.stop]
             weights = embedding.projections.get_parameter(f"{spec.name}.weight") if spec.continuous else rows
             self.register_buffer(f"weights{i}", weights.detach().clone())
+            if spec.name in embedding.stems:
+                self.add_module(f"stem{i}", embedding.stems[spec.name])
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         content, place, valid = [], [], []
@@ -80,7 +82,10 @@ class Exportable(nn.Module):
             if spec.continuous:
                 patches = _patchified(x, spec)
                 missing = patches.isnan().any(-1)
-                content.append(F.linear(torch.where(missing[..., None], 0.0, patches), weights))
+                patches = torch.where(missing[..., None], 0.0, patches)
+                content.append(F.linear(patches, weights))
+                if hasattr(self, f"stem{i}"):
+                    content[-1] = content[-1] + getattr(self, f"stem{i}")(patches, ~missing)
             else:
                 missing = x < 0
                 content.append(F.embedding(x.clamp(min=0), weights))

@@ -189,11 +189,11 @@ class Source:
 
 
 def check_shape(source: str, trained: ModelConfig, model: ModelConfig) -> None:
-    """Raise ValueError if the run's model differs in shape from its source, except for additional blocks and
-    registers."""
+    """Raise ValueError if the run's model differs in shape from its source, except for additional blocks, registers
+    and stems."""
     was, now = trained.model_dump(), model.model_dump()
     for key in was:  # in the order of the settings
-        if key not in ("size", *GROWING) and was[key] != now[key]:
+        if key not in ("size", *GROWING) and was[key] != now[key] and (key, now[key]) != ("stem", "conv"):
             raise ValueError(
                 f"model.{key} is {now[key]!r}, but {was[key]!r} in {source}; fine-tuning keeps the model's shape: "
                 f"leave it out of `model`"

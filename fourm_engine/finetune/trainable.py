@@ -10,7 +10,7 @@ from fourm_engine.nn.adapt import add_lora, freeze
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.transformer import Transformer
 
-REGISTERS = "registers"
+REGISTERS, STEMS = "registers", "embedding.stems."
 
 
 def adapt(network: Transformer, settings: FinetuneConfig, trained: ModelConfig) -> None:
@@ -22,8 +22,9 @@ def adapt(network: Transformer, settings: FinetuneConfig, trained: ModelConfig) 
             raise ValueError(f"model.{name}: {problem}; leave one of the two out")
     patterns = settings.freeze
     if patterns is None and settings.lora is not None:
-        new = {REGISTERS} if trained.registers != network.config.registers else set()
-        patterns = [name for name, _ in network.named_parameters() if name not in new]
+        new = [REGISTERS] if trained.registers != network.config.registers else []
+        new += [STEMS] if trained.stem != network.config.stem else []
+        patterns = [name for name, _ in network.named_parameters() if not name.startswith(tuple(new))]
     freeze(network, patterns or (), setting="finetune.freeze")
     if settings.lora is not None:
         add_lora(network, **settings.lora.model_dump(), setting="finetune.lora.matrices")

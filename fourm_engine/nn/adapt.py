@@ -98,7 +98,7 @@ def freeze_known(network: Transformer, known: Vocabulary) -> None:
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     embedding = network.embedding
-    for container in (embedding.projections, embedding.encoder_positions, embedding.decoder_positions):
+    for container in (embedding.projections, embedding.stems, embedding.encoder_positions, embedding.decoder_positions):
         # Parts of a single modality.
         for name, parameter in container.named_parameters():
             parameter.requires_grad_(name.partition(".")[0] not in known)

@@ -41,6 +41,11 @@ class ModelConfig(BaseModel):
     mlp: Literal["gelu", "swiglu"] = Field("swiglu", description="`gelu` or `swiglu`")
     bias: bool = Field(False, description="biases in attention, MLP and norms")
     qk_norm: bool = Field(False, description="LayerNorm over each head's queries and keys")
+    stem: Literal["linear", "conv"] = Field(
+        "linear",
+        description="what embeds patches of continuous grids, such as pixels: `linear`, a projection of each patch, as "
+        "published; `conv`, also convolutions over the patches shown, for small models and little data",
+    )
     registers: int = Field(0, ge=0, le=4096, description="learned tokens added to every sample in the encoder")
     decoder_causal: bool = Field(False, description="targets of grids, too, attend only to earlier positions")
 

@@ -7,13 +7,14 @@ decoder's context needs the place again.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fourm_engine.nn.init import Initial
+from fourm_engine.nn.stem import ConvStem
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -67,7 +68,7 @@ class Embedding(nn.Module):
     offset: Tensor
     fixed_positions: Tensor
 
-    def __init__(self, width: int, vocabulary: Vocabulary) -> None:
+    def __init__(self, width: int, vocabulary: Vocabulary, *, stem: Literal["linear", "conv"] = "linear") -> None:
         super().__init__()
         self.width = width
         entries = list(vocabulary.entries)
@@ -80,6 +81,8 @@ class Embedding(nn.Module):
         self.projections = nn.ModuleDict(
             {e.name: nn.Linear(e.patch_dim, width, bias=e.layout.kind == "sequence") for e in continuous}
         )
+        pictures = [entry for entry in continuous if entry.patch is not None] if stem == "conv" else []
+        self.stems = nn.ModuleDict({e.name: ConvStem(e, width) for e in pictures})
         # Learned positions follow the fixed ones in the table.
         lengths = {e.name: e.layout.num_tokens for e in entries if e.layout.kind == "vector"}
         self.encoder_positions, self.decoder_positions = (
@@ -117,6 +120,9 @@ class Embedding(nn.Module):
             assert isinstance(projection, nn.Linear)
             # Inputs of unit variance (normalised pixels) are mapped to unit variance.
             initial[f"projections.{name}.weight"] = Initial("gaussian", CONTENT_STD * projection.in_features**-0.5)
+        for name, stem in self.stems.items():
+            assert isinstance(stem, ConvStem)
+            initial |= {f"stems.{name}.{part}": values for part, values in stem.initial().items()}
         for name in self.encoder_positions:
             for side in ("encoder", "decoder"):
                 initial[f"{side}_positions.{name}"] = Initial("gaussian", 0.5**0.5)  # the RMS of a sine
@@ -161,13 +167,26 @@ class Embedding(nn.Module):
             assert isinstance(projection, nn.Linear)
             if name in continuous:
                 patches = continuous[name]
-                projected = projection(patches.values.to(projection.weight.dtype)).to(content.dtype)  # (K, D)
+                values = patches.values.to(projection.weight.dtype)
                 at = patches.row * ids.shape[1] + patches.slot  # no slot is filled twice
+                projected = projection(values).to(content.dtype)  # (K, D)
+                if name in self.stems:
+                    cells = patches.row * self.stems[name].cells + pos.flatten()[at]
+                    projected = projected + self._of_stem(name, values, cells, len(ids)).to(content.dtype)
                 content = content.flatten(0, 1).index_copy(0, at, projected).view_as(content)
             elif self.training:
                 # Sharded reduction needs a gradient for every parameter on every rank, whatever its batch contains.
-                content = content + 0.0 * sum(parameter.sum() for parameter in projection.parameters())
+                unused = [projection, self.stems[name]] if name in self.stems else [projection]
+                content = content + 0.0 * sum(p.sum() for module in unused for p in module.parameters())
         return content, self.place(pos, mod, self.encoder_positions)
+
+    def _of_stem(self, name: str, values: Tensor, cells: Tensor, B: int) -> Float[Tensor, "K D"]:
+        """The stem's embeddings of K patches; `cells`: their places among all B grids."""
+        stem = self.stems[name]
+        assert isinstance(stem, ConvStem)
+        patches = values.new_zeros(B * stem.cells, values.shape[1]).index_copy(0, cells, values)
+        shown = torch.zeros(B * stem.cells, dtype=torch.bool, device=cells.device).index_fill(0, cells, True)
+        return stem(patches.unflatten(0, (B, -1)), shown.unflatten(0, (B, -1))).flatten(0, 1)[cells]
 
     def decoder(
         self, ids: Int[Tensor, "B M"], pos: Int[Tensor, "B M"], mod: Int[Tensor, "B M"]

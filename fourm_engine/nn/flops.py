@@ -16,9 +16,10 @@ from torch import nn
 from fourm_engine.nn.adapt import LowRank
 from fourm_engine.nn.blocks import hidden_width
 from fourm_engine.nn.config import ModelConfig
+from fourm_engine.nn.stem import stem_flops
 
 if TYPE_CHECKING:
-    from fourm_engine.vocabulary import Vocabulary
+    from fourm_engine.vocabulary import Entry, Vocabulary
 
 
 def forward_flops(
@@ -38,11 +39,14 @@ def forward_flops(
         patches: modality -> patches of continuous inputs of the whole batch."""
     patches, N = patches or {}, N + config.registers
     D, n, m = config.width, B * N, B * M
+    stems = [stem_flops(e, D) for e in _stems(config, vocabulary) if patches.get(e.name)]
     encoder = n * _block(config) + 4 * B * N * N * D
     # Queries and outputs of the cross-attention are over M tokens, its keys and values over N.
     decoder = m * (_block(config) + 4 * D * D) + n * 4 * D * D + 4 * B * M * (M + N) * D
     return {
-        "patches": float(sum(2 * patches.get(e.name, 0) * e.patch_dim * D for e in vocabulary if e.patch_dim)),
+        "patches": float(sum(2 * patches.get(e.name, 0) * e.patch_dim * D for e in vocabulary if e.patch_dim))
+        + B * sum(first for first, _ in stems),
+        **({"stems": B * sum(others for _, others in stems)} if stems else {}),
         "encoder": float(config.encoder_blocks * encoder),
         "context": float(2 * n * D * D),
         "decoder": float(config.decoder_blocks * decoder),
@@ -133,8 +137,13 @@ def training_flops_of(
     for entry in vocabulary:
         if entry.patch_dim and f"embedding.projections.{entry.name}.weight" in names:
             back.total += 2 * (patches or {}).get(entry.name, 0) * entry.patch_dim * D
+    for entry in _stems(config, vocabulary):
+        if (patches or {}).get(entry.name) and f"embedding.stems.{entry.name}" in names:
+            first, others = stem_flops(entry, D)
+            back.total += B * (first + 2 * others)
     placed = any(f"embedding.{part}" in names for part in ("modality", "encoder_positions"))
-    live = placed or any(part in names for part in ("embedding.encoder_table", "embedding.projections", "registers"))
+    inputs = ("embedding.encoder_table", "embedding.projections", "embedding.stems", "registers")
+    live = placed or any(part in names for part in inputs)
     for number in range(config.encoder_blocks):
         block = f"encoder.{number}"
         live = back.self_attention(f"{block}.attn", live, n * token, 2.0 * B * N * N * D)
@@ -155,6 +164,10 @@ def training_flops_of(
     live = live or "decoder_norm" in names
     back.total += forward["heads"] * (("heads" in names) + live)
     return sum(forward.values()) + back.total + learning.adapter_flops
+
+
+def _stems(config: ModelConfig, vocabulary: Vocabulary) -> list[Entry]:
+    return [entry for entry in vocabulary if entry.patch is not None] if config.stem == "conv" else []
 
 
 def _block(config: ModelConfig) -> int:

@@ -56,7 +56,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         width = config.width
-        self.embedding = Embedding(width, vocabulary)
+        self.embedding = Embedding(width, vocabulary, stem=config.stem)
         # They precede the encoder's tokens, without position or modality (4M-21; Darcet et al., arXiv 2309.16588).
         self.registers = nn.Parameter(torch.empty(config.registers, width)) if config.registers else None
         self.encoder = nn.ModuleList(_block(EncoderBlock, config) for _ in range(config.encoder_blocks))

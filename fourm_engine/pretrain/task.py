@@ -298,9 +298,9 @@ class FourMTask(Task):
         return others.get(part, encoder + decoder + 1)
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
-        # Token tables, modality vectors, learned positions and registers are embeddings; projections of patches are
-        # not.
-        return (name != "registers" and not name.startswith("embedding.")) or name.startswith("embedding.projections.")
+        # Token tables, modality vectors, learned positions and registers are embeddings; what embeds patches is not.
+        of_patches = name.startswith(("embedding.projections.", "embedding.stems."))
+        return of_patches or (name != "registers" and not name.startswith("embedding."))
 
 
 def planned_network(config: ModelConfig, vocabulary: Vocabulary, seed: int) -> Planned:

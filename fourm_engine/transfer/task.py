@@ -179,8 +179,8 @@ class HeadTask(Task):
         return 1 if part == "encoder_norm" else blocks + 1
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
-        embeds = name.startswith("backbone.embedding.") and not name.startswith("backbone.embedding.projections.")
-        return not embeds and name != "backbone.registers"
+        of_patches = name.startswith(("backbone.embedding.projections.", "backbone.embedding.stems."))
+        return of_patches or (name != "backbone.registers" and not name.startswith("backbone.embedding."))
 
     def identity(self) -> dict[str, Any]:
         facts = self.settings.identity(self._digest)

@@ -1,0 +1,166 @@
+"""A convolutional stem sees the patches that a sample shows, and nothing else."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from fourm_engine.batch import Patches, Tokens
+from fourm_engine.nn.flops import Learning, forward_flops, training_flops, training_flops_of
+from fourm_engine.nn.memory import activation_bytes
+from fourm_engine.nn.stem import layers
+from fourm_engine.nn.transformer import Transformer
+from fourm_engine.vocabulary import Vocabulary
+from tests.nn.conftest import random_batch, small_config
+from tests.nn.test_flops import sizes
+
+GRID, PATCH, CHANNELS = (3, 4), (4, 4), 3
+
+
+def with_pixels(vocabulary: Vocabulary, patch=PATCH) -> Vocabulary:
+    """`pixels` with `CHANNELS` channels, in patches of a size."""
+    dim = patch[0] * patch[1] * CHANNELS
+    return Vocabulary(replace(e, patch_dim=dim, patch=patch) if e.patch_dim else e for e in vocabulary)
+
+
+def learned(model: Transformer) -> Transformer:
+    """As after training: the stem's last convolution is no longer 0."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "stems" in name:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.fixture
+def pixels(vocabulary):
+    return with_pixels(vocabulary)
+
+
+@pytest.fixture
+def batch(vocabulary, pixels):
+    batch = random_batch(vocabulary)
+    given = batch.continuous["pixels"]
+    values = torch.randn(len(given.values), pixels["pixels"].patch_dim, generator=torch.Generator().manual_seed(2))
+    batch.continuous["pixels"] = Patches(values, given.row, given.slot)
+    return batch
+
+
+def content(model, tokens, continuous):
+    return model.embedding.encoder(tokens.ids, tokens.pos, tokens.mod, continuous)[0]
+
+
+def slow_stem(stem, row_of_patches, places):
+    """One sample: its picture pixel by pixel, then convolution by convolution."""
+    picture = torch.zeros(CHANNELS + 1, GRID[0] * PATCH[0], GRID[1] * PATCH[1])
+    for patch, place in zip(row_of_patches, places, strict=True):
+        top, left = place // GRID[1] * PATCH[0], place % GRID[1] * PATCH[1]
+        for i in range(PATCH[0]):
+            for j in range(PATCH[1]):
+                for c in range(CHANNELS):
+                    picture[c, top + i, left + j] = patch[(i * PATCH[1] + j) * CHANNELS + c]
+                picture[CHANNELS, top + i, left + j] = 1
+    x = picture[None]
+    for convolution, norm in zip(stem.convolutions, stem.norms, strict=True):
+        x = F.conv2d(x, convolution.weight, stride=convolution.stride, padding=1)
+        mean, variance = x.mean(1, keepdim=True), x.var(1, keepdim=True, correction=0)
+        x = (x - mean) / (variance + norm.eps).sqrt() * norm.weight[:, None, None] + norm.bias[:, None, None]
+        x = F.gelu(x)
+    x = F.conv2d(x, stem.proj.weight, stride=stem.proj.stride)[0]
+    return torch.stack([x[:, place // GRID[1], place % GRID[1]] for place in places])
+
+
+def test_a_stem_adds_to_each_projection_what_convolutions_see_of_the_patches_shown(pixels, batch):
+    plain = Transformer(small_config(), pixels).eval()
+    model = learned(Transformer(small_config(stem="conv"), pixels))
+    model.load_state_dict(plain.state_dict(), strict=False)
+    seen = content(model, batch.encoder, batch.continuous) - content(plain, batch.encoder, batch.continuous)
+    given = batch.continuous["pixels"]
+    for sample in range(2):
+        mine = given.row == sample
+        places = batch.encoder.pos[sample, given.slot[mine]].tolist()
+        expected = slow_stem(model.embedding.stems["pixels"], given.values[mine], places)
+        torch.testing.assert_close(seen[sample, given.slot[mine]], expected, atol=1e-5, rtol=1e-4)
+    seen[given.row, given.slot] = 0
+    assert not seen.any()  # of other modalities
+
+
+def test_a_new_stem_changes_nothing_before_it_learns(pixels, batch):
+    plain, model = Transformer(small_config(), pixels), Transformer(small_config(stem="conv"), pixels)
+    model.load_state_dict(plain.state_dict(), strict=False)
+    assert torch.equal(content(model, batch.encoder, batch.continuous), content(plain, batch.encoder, batch.continuous))
+
+
+def test_a_sample_does_not_depend_on_its_batch(pixels, batch):
+    model = learned(Transformer(small_config(stem="conv"), pixels))
+    both, given = content(model, batch.encoder, batch.continuous), batch.continuous["pixels"]
+    for sample in range(2):
+        mine = given.row == sample
+        tokens = Tokens(*(getattr(batch.encoder, name)[sample : sample + 1] for name in ("ids", "pos", "mod", "order")))
+        alone = Patches(given.values[mine], torch.zeros_like(given.row[mine]), given.slot[mine])
+        torch.testing.assert_close(content(model, tokens, {"pixels": alone})[0], both[sample], atol=1e-5, rtol=1e-5)
+
+
+def test_without_its_modality_a_stem_has_gradients_of_zero(pixels, batch):
+    model = Transformer(small_config(stem="conv"), pixels).train()
+    batch.encoder.mod[batch.encoder.mod == pixels["pixels"].index] = -1
+    batch.continuous.clear()
+    sum(total for total, _ in model(batch).values()).backward()
+    for name, parameter in model.named_parameters():
+        if "stems" in name:
+            assert parameter.grad is not None and not parameter.grad.any(), name
+
+
+@pytest.mark.parametrize(
+    ("patch", "convolutions", "last"), [((8, 8), 6, (1, 1)), ((14, 14), 2, (7, 7)), ((3, 3), 0, (3, 3)), ((4, 2), 2, (2, 1))]
+)
+def test_a_stem_leaves_one_cell_per_patch_of_any_size(vocabulary, patch, convolutions, last):
+    pixels = with_pixels(vocabulary, patch)
+    model = learned(Transformer(small_config(stem="conv"), pixels))
+    stem = model.embedding.stems["pixels"]
+    assert len(stem.convolutions) == convolutions and stem.proj.kernel_size == last
+    patches = torch.randn(2, 12, pixels["pixels"].patch_dim)
+    assert stem(patches, torch.ones(2, 12, dtype=torch.bool)).shape == (2, 12, 32)
+
+
+def test_channels_double_up_to_256(pixels):
+    entry = replace(pixels["pixels"], patch=(16, 16), patch_dim=16 * 16 * 3)
+    assert [layer.out for layer in layers(entry, 1024)[::2]] == [32, 64, 128, 256, 1024]
+
+
+def test_the_flops_of_a_stem_are_those_that_torch_counts(pixels, batch):
+    config = small_config(stem="conv")
+    model = learned(Transformer(config, pixels)).train()
+    with sdpa_kernel(SDPBackend.MATH):
+        with FlopCounterMode(display=False) as forward:
+            loss = sum(total for total, _ in model(batch).values())
+        with FlopCounterMode(display=False) as backward:
+            loss.backward()
+    flops = forward_flops(config, pixels, **sizes(batch))
+    assert sum(flops.values()) == forward.get_total_flops()
+    total = forward.get_total_flops() + backward.get_total_flops()
+    assert training_flops(flops) == total
+    assert training_flops_of(Learning.of(model), config, pixels, **sizes(batch)) == total
+
+
+def test_the_estimate_of_memory_covers_the_stem(pixels, batch):
+    config = small_config(stem="conv")
+    model, kept = Transformer(config, pixels), {}
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        content(model, batch.encoder, batch.continuous)
+    measured = sum(storage.nbytes() for storage in kept.values())
+    (B, N), M = batch.encoder.mod.shape, batch.decoder.mod.shape[1]
+    parts = activation_bytes(config, pixels, B=B, N=N, M=M, targets=batch.target_counts, bf16=False)
+    assert parts["stems"] == pytest.approx(measured, rel=0.25)
