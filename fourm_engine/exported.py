@@ -104,8 +104,9 @@ class ExportedConfig(Strict):
             if (e.start, e.stop, e.layout, e.patch_dim) != (start, start + size, spec.layout, spec.patch_dim):
                 raise ValueError(f"rows of {e.name!r} do not fit its spec")
             start = e.stop
+        patches = {name: modality.spec.pixel_patch for name, modality in self.modalities.items()}
         return Vocabulary(
-            Entry(e.name, i, e.start, e.stop, e.layout, e.patch_dim, e.position_grid, self.modalities[e.name].spec.pixel_patch)
+            Entry(e.name, i, e.start, e.stop, e.layout, e.patch_dim, e.position_grid, patches[e.name])
             for i, e in enumerate(self.vocabulary)
         )
 

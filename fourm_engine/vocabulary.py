@@ -57,7 +57,8 @@ class Vocabulary:
         entries, start = list(self.entries), self.size
         for spec in sorted(specs, key=lambda spec: spec.name):
             size = spec.token_space.size if spec.token_space else 0
-            entry = Entry(spec.name, len(entries), start, start + size, spec.layout, spec.patch_dim, patch=spec.pixel_patch)
+            rows = start, start + size
+            entry = Entry(spec.name, len(entries), *rows, spec.layout, spec.patch_dim, patch=spec.pixel_patch)
             if spec.name in self:
                 known = self[spec.name]
                 rows = known.start, known.start + size

@@ -33,8 +33,8 @@ def save_published(
         shorter: texts whose length is given by the plugin, not by the table of positions.
         arguments: the arguments of the published model, if this is one; they and the order of its domains are kept.
 
-    Raises ValueError for what the format cannot express: stems, other grids, modalities without a published name, or without
-    an installed plugin."""
+    Raises ValueError for what the format cannot express: stems, other grids, modalities without a published name or
+    without an installed plugin."""
     if network.config.stem != "linear":
         raise ValueError(f"model.stem is {network.config.stem!r}; the published format has no stems, only projections")
     names: dict[str, str] = {}

@@ -10,7 +10,7 @@ an ordinary `Transformer` with the same outputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -71,7 +71,7 @@ def take_over(network: Transformer, source: Transformer) -> None:
     known = source.state_dict()
     for name, tensor in network.state_dict().items():
         if name not in known:  # a projection or learned positions of a new modality, registers, a block
-            if ends_branch(name):
+            if starts_at_zero(name, known):
                 tensor.zero_()
             continue
         if name.startswith(POSITIONS) and len(tensor) != len(known[name]):
@@ -83,8 +83,12 @@ def take_over(network: Transformer, source: Transformer) -> None:
         tensor[:count] = known[name]
 
 
-def ends_branch(name: str) -> bool:
-    """Whether a weight is the last of a branch of a block: with 0 the branch adds nothing to the residual stream."""
+def starts_at_zero(name: str, known: Collection[str]) -> bool:
+    """Whether a new weight is the last of a block's branch, or of the stem of a modality whose projection is among the
+    `known` weights: with 0 it adds nothing to what the model has learned."""
+    if name.startswith("embedding.stems."):
+        projection = name.replace(".stems.", ".projections.").replace(".proj.weight", ".weight")
+        return name.endswith(".proj.weight") and projection in known
     return name.startswith(("encoder.", "decoder.")) and name.endswith((".proj.weight", ".fc2.weight"))
 
 

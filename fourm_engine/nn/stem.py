@@ -56,7 +56,8 @@ class ConvStem(nn.Module):
 
     def __init__(self, entry: Entry, width: int) -> None:
         super().__init__()
-        assert entry.layout.kind == "grid" and entry.patch is not None
+        assert entry.layout.kind == "grid"
+        assert entry.patch is not None
         self.grid, self.patch = (entry.layout.height, entry.layout.width), entry.patch
         self.cells = entry.layout.num_tokens
         *inner, last = layers(entry, width)
@@ -79,17 +80,22 @@ class ConvStem(nn.Module):
         return self.proj(x.movedim(-1, 1)).flatten(2).mT
 
     def initial(self) -> dict[str, Initial]:
-        """Convolution -> its initial values. The last starts at 0: a model with a new stem starts as the one without."""
-        initial = {"proj.weight": Initial("constant", 0.0)}
+        """Convolution -> its initial values, which keep the variance: a stem weighs as much as the projection. With the
+        last convolution at 0, mIoU was 0.467 instead of 0.532 (docs/ablations.md, 900 steps)."""
+
+        def inputs(convolution: nn.Module) -> int:
+            assert isinstance(convolution, nn.Conv2d)
+            return convolution.weight[0].numel()
+
+        initial = {"proj.weight": Initial("gaussian", inputs(self.proj) ** -0.5)}
         for number, convolution in enumerate(self.convolutions):
-            inputs = convolution.weight[0].numel()
-            initial[f"convolutions.{number}.weight"] = Initial("gaussian", (2 / inputs) ** 0.5)
+            initial[f"convolutions.{number}.weight"] = Initial("gaussian", (2 / inputs(convolution)) ** 0.5)
         return initial
 
 
 def stem_flops(entry: Entry, width: int) -> tuple[float, float]:
     """FLOPs of a stem's forward pass over one picture: of its first convolution, and of the others."""
-    assert entry.layout.kind == "grid" and entry.patch is not None
+    assert entry.patch is not None
     cells = entry.layout.num_tokens * entry.patch[0] * entry.patch[1]
     each = []
     for layer in layers(entry, width):
@@ -101,7 +107,7 @@ def stem_flops(entry: Entry, width: int) -> tuple[float, float]:
 def stem_numbers(entry: Entry, width: int) -> int:
     """Numbers that a stem keeps of one picture for its backward pass: of each convolution the input, its output and
     that of the norm."""
-    assert entry.layout.kind == "grid" and entry.patch is not None
+    assert entry.patch is not None
     cells = entry.layout.num_tokens * entry.patch[0] * entry.patch[1]
     kept = 0
     for layer in layers(entry, width):

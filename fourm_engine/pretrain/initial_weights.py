@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fourm_engine.nn.adapt import KNOWN, POSITIONS, SCALED, ends_branch, resized
+from fourm_engine.nn.adapt import KNOWN, POSITIONS, SCALED, resized, starts_at_zero
 from fourm_engine.nn.init import Initial
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.train.task import Planned
@@ -51,7 +51,7 @@ def planned(network: Transformer, read: Read, known: Mapping[str, tuple[int, ...
             read(whole, name, 0)
             part.copy_(resized(whole, total)[first : first + len(part)])
             return
-        if name not in known and ends_branch(name):
+        if name not in known and starts_at_zero(name, known):
             part.zero_()
             return
         end = max(min(first + len(part), rows), first)

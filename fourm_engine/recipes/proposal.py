@@ -68,7 +68,7 @@ class Sizes:
         patch = 16 if large and side >= 128 else max(2, side // 8)
         side -= side % patch
         if not large:
-            model: dict[str, Any] = {"width": 128, "encoder_blocks": 3, "decoder_blocks": 3, "heads": 4}
+            model: dict[str, Any] = {"width": 128, "encoder_blocks": 2, "decoder_blocks": 3, "heads": 4, "stem": "conv"}
         else:
             size = "B" if samples >= 100_000 and machine.gpu_memory >= 20 else "S" if samples >= 10_000 else "Ti"
             model = {"size": size}
@@ -193,7 +193,7 @@ def _lines(survey: Survey, chosen: Chosen, sizes: Sizes, folders: Mapping[str, s
     words = (
         "a size of the paper, Ti, S, B, L or XL"
         if sizes.large
-        else "a small model, for a CPU; a GPU takes size: Ti, S, B, L or XL"
+        else "a small model, for a CPU, with convolutions over pixels; a GPU takes size: Ti, S, B, L or XL"
     )
     average = "a modality of which a step asks for little counts little; present: all alike, as in the paper"
     yield 0, _pair("loss", {"average_over": "shares"}), average

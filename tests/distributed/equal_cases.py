@@ -26,7 +26,7 @@ from tests.pretrain.fourm_run import Host, config, make_task
 
 def train(data: Path, run: Path, settings: dict[str, Any]) -> Trainer:
     settings = {"schedule": "constant", "batch_size": 4, "steps": 6, "warmup": 0, "clip": None, **settings}
-    task = make_task(data, val=None)
+    task = make_task(data, val=None, stem=settings.pop("stem", "linear"))
     if settings.get("precision") != "bf16":
         planned = task.planned
 

@@ -17,6 +17,7 @@ from tests.running import losses
 AVERAGED = {"ema": 0.9, "clip": 0.05, "accumulate": 2}
 MUON = {"optimiser": "muon", "clip": 1.0}
 BF16 = {"precision": "bf16"}
+STEM = {"stem": "conv"}
 #: What one process is given, and two.
 CASES = {
     "replicated": ({}, {}),
@@ -29,6 +30,8 @@ CASES = {
     "averaged, clipped and sharded": (AVERAGED, AVERAGED | {"parallel": "shard"}),
     "muon": (MUON, MUON),
     "muon sharded": (MUON, MUON | {"parallel": "shard", "activation_checkpointing": "full"}),
+    "stems": (STEM, STEM),
+    "stems sharded": (STEM, STEM | {"parallel": "shard"}),
     "bf16 sharded": (BF16, BF16 | {"parallel": "shard"}),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from fourm_engine.features.encoder import Encoder
 from fourm_engine.features.export import arrays_of, export
 from fourm_engine.files import CannotWrite
 from fourm_engine.generate.input_types import Condition, Ids
+from fourm_engine.model import FourM
+from fourm_engine.nn.transformer import Transformer
 from tests.generate.toys import SIDE, make_model, picture
 from tests.running import refused
 
@@ -70,6 +73,17 @@ def test_a_file_gives_what_the_encoder_gives(encoder, tmp_path, format):
     for i, change in enumerate((lambda x: -x, lambda x: x ^ 1, lambda x: x ^ 1)):  # no input is ignored
         other = [change(a[:1]) if i == j else a[:1] for j, a in enumerate(arrays)]
         assert np.abs(outputs(path, other)[0] - outputs(path, [a[:1] for a in arrays])[0]).max() > 1e-3
+
+
+def test_a_file_of_a_model_with_a_stem_gives_what_its_encoder_gives(model, tmp_path):
+    network = Transformer(model.network.config.model_copy(update={"stem": "conv"}), model.vocabulary)
+    network.load_state_dict(model.network.state_dict(), strict=False)
+    model = FourM(network.eval(), model.modalities, model.tokenizers, model.vocabulary)
+    _, difference = export(Encoder(model, NAMES), tmp_path / "encoder.pt2", "torch")
+    assert difference < 1e-4
+    if all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
+        _, difference = export(Encoder(model, NAMES), tmp_path / "encoder.onnx", "onnx")
+        assert difference < 1e-4
 
 
 def test_a_file_that_differs_is_not_written(encoder, tmp_path, monkeypatch):

@@ -31,6 +31,10 @@ from fourm_engine.recipes.train import train
 from tests.finetune.based import CODEC, SETTINGS, config_of, silent
 from tests.running import refused
 
+FROM_PIXELS = {
+    "select": ["caption", "rgb", "rgb@pixels"],
+    "masking": {"mixture": [{"name": "pixels to picture", "input": {"rgb@pixels": 1}, "target": {"rgb": 1}}]},
+}
 LORA = {"rank": 2, "alpha": 4.0}
 
 
@@ -65,6 +69,15 @@ def answer(network: Transformer, source: Source) -> torch.Tensor:
     mod = torch.full_like(pos, model.vocabulary["rgb"].index)
     y = network.decode(Tokens(torch.full_like(pos, -1), pos, mod, torch.zeros_like(pos)), context, valid)
     return network.logits(y, "rgb")
+
+
+def from_pixels(network: Transformer, source: Source) -> torch.Tensor:
+    """The encoder's features of a picture."""
+    model = source.exported(network, {})
+    spec = model.modalities["rgb@pixels"].spec
+    array = np.random.default_rng(0).normal(size=(3, 32, 32)).astype(np.float32)
+    shown = {"rgb@pixels": Shown.continuous(spec, array)}
+    return network.encode_features(*pack_inputs([shown], model.vocabulary, 16, "cpu"))[0]
 
 
 def test_a_config_says_no_more_than_what_differs_and_what_takes_no_part_keeps_every_bit(folder, tmp_path):
@@ -181,6 +194,28 @@ def test_registers_can_be_added(folder, tmp_path):
     assert FourM.from_pretrained(run, device="cpu").network.config.registers == 3
     _, network = started(folder, tmp_path, finetune={"lora": LORA}, model={"registers": 3})
     assert network.registers.requires_grad
+
+
+def test_a_stem_can_be_added_and_changes_nothing_until_it_learns(folder, tmp_path):
+    source, network = started(folder, tmp_path, **FROM_PIXELS)
+    with_stem, grown = started(folder, tmp_path, **FROM_PIXELS, model={"stem": "conv"})
+    assert torch.equal(from_pixels(network, source), from_pixels(grown, with_stem))
+    run = finetuned(folder, tmp_path, "model.stem=conv", **FROM_PIXELS, finetune={"lora": LORA})
+    before, after = weights(folder / "base"), weights(run)
+    stems = [name for name in after if name.startswith("embedding.stems.rgb@pixels.")]
+    assert any(name.endswith("proj.weight") and after[name].any() for name in stems)
+    assert torch.equal(
+        before["embedding.projections.rgb@pixels.weight"], after["embedding.projections.rgb@pixels.weight"]
+    )
+    model = FourM.from_pretrained(run, device="cpu")
+    assert model.network.config.stem == "conv"
+    with pytest.raises(ValueError, match=r"model\.stem is 'conv'; the published format has no stems"):
+        model.save_published(tmp_path / "published/model.safetensors")
+    config = config_of(
+        folder, tmp_path / "again", select=["depth"], finetune={"source": str(run)}, model={"stem": "linear"}
+    )
+    with pytest.raises(ValueError, match=r"model\.stem is 'linear', but 'conv' in"):
+        train(load_config(config), tell=silent)
 
 
 def test_blocks_can_be_added_and_change_nothing_until_they_learn(folder, tmp_path):

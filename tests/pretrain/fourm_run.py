@@ -47,7 +47,13 @@ class Host:
 
 
 def make_task(
-    data: Path, *, average_over: str = "present", width: int = 16, workers: int = 0, **data_settings
+    data: Path,
+    *,
+    average_over: str = "present",
+    width: int = 16,
+    stem: str = "linear",
+    workers: int = 0,
+    **data_settings,
 ) -> FourMTask:
     """Samples of `data/train`, held out `data/val`."""
     members = fake_modalities()
@@ -62,7 +68,7 @@ def make_task(
         )
         for training in parts
     ]
-    model = ModelConfig(width=width, encoder_blocks=1, decoder_blocks=1, heads=2)
+    model = ModelConfig(width=width, encoder_blocks=1, decoder_blocks=1, heads=2, stem=stem)
     return FourMTask(modalities, tokenizers, model, *split, loss=LossConfig(average_over=average_over), workers=workers)
 
 
