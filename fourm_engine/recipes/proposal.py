@@ -243,7 +243,11 @@ def _masking(survey: Survey, sizes: Sizes) -> Iterator[Line]:
         if sum(counts[t.name] for t in others[spec.name]) <= most_predicted:
             yield 3, _pair("target_tokens", "all"), "as a whole, too"
     rest = round(1 - WHOLE, 3) if whole else 1.0
-    yield 2, f"- {_flow({'name': 'any to any', 'weight': rest})}", "a random part of all predicts another"
+    yield 2, _pair("- name", "any to any"), "a part of one modality or more predicts the others"
+    yield 3, _pair("weight", rest), "for all else that a model is asked"
+    # What was best in docs/ablations.md, "Which masks?".
+    yield 3, _pair("input", {"*": 0.1}), "small: mostly one modality at a time; 1: several"
+    yield 3, _pair("target", {"*": 1.0}), "1: several at a time; small: mostly one"
 
 
 def _about(match: Match) -> str:
