@@ -23,10 +23,10 @@ from fourm_engine.model import FourM
 from fourm_engine.nn.adapt import add_lora, freeze_known
 from fourm_engine.nn.flops import Learning
 from fourm_engine.nn.transformer import Transformer
-from fourm_engine.pretrain.initial_weights import planned
+from fourm_engine.pretrain.initial_weights import warm_start
 from fourm_engine.pretrain.task import EXPORT, FourMTask
 from fourm_engine.train.distributed import gather_json
-from fourm_engine.train.task import Planned
+from fourm_engine.train.task import MetaModel
 from fourm_engine.weights import digest_of
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -63,13 +63,13 @@ class ExtendTask(FourMTask):
         self._digest = digest_of(extension.folder / exported.WEIGHTS)
 
     @property
-    def watched(self) -> MaskedSamples:
+    def pair_data(self) -> MaskedSamples:
         return self.cases["known"]
 
-    def planned(self, seed: int) -> Planned:
+    def meta_model(self, seed: int) -> MetaModel:
         source = self.extension.source
         known = {name: tuple(p.shape) for name, p in source.network.named_parameters()}
-        return planned(self.blank(), source.read, known, seed=seed)
+        return warm_start(self.blank(), source.read, known, seed=seed)
 
     def adapt(self, network: Transformer) -> None:
         settings = self.extension.settings

@@ -55,7 +55,7 @@ def resized(model: FourM, inputs: Iterable[str] | str | None, size: Size | Mappi
     with torch.device("meta"):
         network = Transformer(model.network.config, vocabulary)
     network.to_empty(device=model.device)
-    network.tabulate()
+    network.init_buffers()
     take_over(network, model.network)
     missing = {name: f"{name!r} is not among the inputs" for name in model.vocabulary.names if name not in kept}
     other = FourM(network.eval(), modalities, tokenizers, vocabulary, missing=missing)

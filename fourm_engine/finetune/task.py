@@ -22,9 +22,9 @@ from fourm_engine.model import FourM
 from fourm_engine.nn.adapt import learned
 from fourm_engine.nn.flops import Learning
 from fourm_engine.nn.transformer import Transformer
-from fourm_engine.pretrain.initial_weights import planned
+from fourm_engine.pretrain.initial_weights import warm_start
 from fourm_engine.pretrain.task import EXPORT, FourMTask
-from fourm_engine.train.task import Planned
+from fourm_engine.train.task import MetaModel
 from fourm_engine.weights import digest_of
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -49,10 +49,10 @@ class FinetuneTask(FourMTask):
     def adapt(self, network: Transformer) -> None:
         adapt(network, self.source.settings, self.source.trained_config)
 
-    def planned(self, seed: int) -> Planned:
+    def meta_model(self, seed: int) -> MetaModel:
         if self.source.settings.from_scratch:
-            return super().planned(seed)
-        return planned(self.blank(), self.source.read, self.source.shapes, seed=seed)
+            return super().meta_model(seed)
+        return warm_start(self.blank(), self.source.read, self.source.shapes, seed=seed)
 
     def trained(self, weights: dict[str, Tensor]) -> FourM:
         return self.source.exported(self.merged(weights), self.tokenizers)

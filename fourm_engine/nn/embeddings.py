@@ -123,7 +123,7 @@ class Embedding(nn.Module):
         return initial
 
     @torch.no_grad()
-    def tabulate(self) -> None:
+    def init_buffers(self) -> None:
         """Fill the tables of positions."""
         offset, fixed = self._tables()
         self.offset.copy_(offset)

@@ -74,7 +74,7 @@ class Transformer(nn.Module):
         initial = self.initial()
         for name, parameter in self.named_parameters():
             initial[name].fill(parameter.detach(), name, seed=seed)
-        self.tabulate()
+        self.init_buffers()
 
     def initial(self) -> dict[str, Initial]:
         """Parameter -> its initial values."""
@@ -90,10 +90,10 @@ class Transformer(nn.Module):
         initial |= {f"embedding.{name}": values for name, values in self.embedding.initial().items()}
         return initial | {"heads.weight": self.heads.initial(), "registers": Initial("gaussian", REGISTER_STD)}
 
-    def tabulate(self) -> None:
+    def init_buffers(self) -> None:
         """Fill the tables of positions, which are not stored in files: call it after `to_empty` on a meta-device
         model."""
-        self.embedding.tabulate()
+        self.embedding.init_buffers()
 
     def encode_features(
         self, tokens: Tokens, continuous: dict[str, Patches]

@@ -10,7 +10,7 @@ from typing import Any
 from fourm_engine import exported
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.data.sets import data_sets
-from fourm_engine.evaluate.watching import pictures_of
+from fourm_engine.evaluate.run_pictures import pictures_of
 from fourm_engine.extend.mixture import as_input, as_target, extended, known, only
 from fourm_engine.extend.report import FILE, Report
 from fourm_engine.extend.source import Extension, find_model
@@ -24,7 +24,7 @@ from fourm_engine.recipes.tell import Tell, first_only, say
 from fourm_engine.recipes.tokenize import tokenize_data
 from fourm_engine.train.distributed import processes, sum_numbers
 from fourm_engine.train.loop import Trainer
-from fourm_engine.train.watchdog import trains_in
+from fourm_engine.train.watchdog import exclusive_run
 from fourm_engine.yaml_config import read_yaml
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.tokenizer import Tokenizer
@@ -80,7 +80,7 @@ def extend(config: RunConfig, *, tell: Tell = say) -> Report:
     after. Resumes when called again.
 
     `config`: with an `extend` section, from `extension_config`. Raises ValueError for problems that a user can fix."""
-    with trains_in(config.run, config.train.watchdog_s):
+    with exclusive_run(config.run, config.train.watchdog_s):
         extension = open_extension(config)
         with processes(config.train, width=config.model.width):  # joined once for all steps
             extension.check_same()
@@ -117,7 +117,7 @@ def train_extension(
 
     Raises ValueError for problems that a user can fix: an unfitted tokenizer, data without a new modality."""
     config.activate(extension.manager, config.train)
-    held = trains_in(config.run, config.train.watchdog_s) if replay is None else nullcontext()
+    held = exclusive_run(config.run, config.train.watchdog_s) if replay is None else nullcontext()
     with held, processes(config.train, width=config.model.width):
         extension.check_same()
         trainer = _trainer(config, extension, tell)

@@ -16,7 +16,7 @@ from fourm_engine.recipes.task_config import TaskRunConfig
 from fourm_engine.recipes.tell import Tell, first_only, say
 from fourm_engine.train.distributed import check_same, processes
 from fourm_engine.train.loop import Trainer
-from fourm_engine.train.watchdog import trains_in
+from fourm_engine.train.watchdog import exclusive_run
 from fourm_engine.transfer.augmentation import altering_of
 from fourm_engine.transfer.classification import Classification
 from fourm_engine.transfer.coco import read_coco
@@ -39,7 +39,7 @@ def finetune(config: TaskRunConfig, *, tell: Tell = say) -> dict[str, float]:
 
     Raises ValueError for problems that a user can fix: a plugin, the config, the model, labels or data; Busy if another
     process is training in the folder."""
-    with trains_in(config.run, config.train.watchdog_s):
+    with exclusive_run(config.run, config.train.watchdog_s):
         manager = load_manager(config.modalities)
         inputs, target = modalities_of(config, manager)
         activate_kinds(inputs, manager, maskers=False)

@@ -10,8 +10,8 @@ from typing import Any
 
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.data.sets import data_sets, say_unused_lists
+from fourm_engine.evaluate.run_pictures import pictures_of
 from fourm_engine.evaluate.tasks import task_notes
-from fourm_engine.evaluate.watching import pictures_of
 from fourm_engine.finetune.source import Source
 from fourm_engine.finetune.task import FinetuneTask
 from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager
@@ -23,7 +23,7 @@ from fourm_engine.recipes.tell import Tell, first_only, say, warn
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.train.distributed import check_same, processes
 from fourm_engine.train.loop import Trainer
-from fourm_engine.train.watchdog import trains_in
+from fourm_engine.train.watchdog import exclusive_run
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.tokenizer import Tokenizer
@@ -42,7 +42,7 @@ def train(config: RunConfig, *, tell: Tell = say, replay: Path | None = None) ->
         config = config.model_copy(update={"train": config.train.model_copy(update={"compile": False})})
     if config.extend is not None:
         return train_extension(config, open_extension(config), tell=tell, replay=replay)
-    with trains_in(config.run, config.train.watchdog_s) if replay is None else nullcontext():
+    with exclusive_run(config.run, config.train.watchdog_s) if replay is None else nullcontext():
         manager = load_manager(config.modalities)
         modalities = config.load_modalities(manager)
         activate_kinds(modalities, manager, maskers=True)

@@ -36,7 +36,7 @@ class Averages:
         self._buffers = {
             name: buffer
             for name, buffer in model.named_buffers()
-            if name in kept and buffer.is_floating_point() and task.averages(name)
+            if name in kept and buffer.is_floating_point() and task.averages_buffer(name)
         }
         self.tensors = {name: tensor.clone() for name, tensor in self._learning().items()}
         device = next((tensor.device for tensor in self.tensors.values()), torch.device("cpu"))

@@ -149,7 +149,7 @@ def parameter_groups(model: nn.Module, task: Task, config: TrainConfig) -> list[
             continue
         scale = 1.0
         if config.layer_decay is not None:
-            if (above := task.above(name)) is None:
+            if (above := task.layers_above(name)) is None:
                 raise ValueError(f"train.layer_decay: {task.name} has no order of layers; remove it")
             scale = config.layer_decay**above
         key = id(parameter) not in decays, matrices.get(id(parameter), 0), scale

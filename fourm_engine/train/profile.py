@@ -17,7 +17,7 @@ import torch
 from torch.profiler import ProfilerActivity, record_function
 
 from fourm_engine.files import write_atomically
-from fourm_engine.train.console import tell
+from fourm_engine.train.console import print_lines
 from fourm_engine.train.utilisation import memory
 
 #: Rows in each table of operators.
@@ -43,7 +43,7 @@ class Profile:
         self._step = ExitStack()
         self._first = self._last = 0
 
-    def begins(self, step: int) -> None:
+    def start_step(self, step: int) -> None:
         """Call before the batch of `step` is fetched."""
         if self.window is None or not self.window[0] <= step <= self.window[1]:
             return
@@ -56,7 +56,7 @@ class Profile:
         self._last = step
         self._step.enter_context(record_function(f"step {step}"))
 
-    def ended(self, step: int) -> None:
+    def end_step(self, step: int) -> None:
         """Call when `step` is done."""
         self._step.close()
         if self._profiler is not None and self.window is not None and step >= self.window[1]:
@@ -79,7 +79,7 @@ class Profile:
         except OSError as error:
             failed = "failed; the run continues without it"
             if self.rank:  # whose `tell` is silent
-                tell([f"profile of rank {self.rank}: {failed}: {error}"], sys.stderr)
+                print_lines([f"profile of rank {self.rank}: {failed}: {error}"], sys.stderr)
             else:
                 self.tell(f"profile: {failed}", str(error))
             return

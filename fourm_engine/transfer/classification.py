@@ -33,7 +33,7 @@ class Classification(Objective):
         self.outputs = len(self.classes)
         self._ids = {label: i for i, label in enumerate(self.classes)}
         self.loss_name = "binary cross-entropy" if config.several else "cross-entropy"
-        self.best = ("mAP" if config.several else "top-1", True)
+        self.monitor = ("mAP" if config.several else "top-1", True)
 
     def target(self, data: AlignedData, name: str, views: SampleViews, number: int) -> tuple[Target, None]:
         ids = [self._ids[label] for label in self.labels[name]]

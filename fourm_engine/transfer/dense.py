@@ -55,7 +55,7 @@ class _Dense(Objective):
 class Segmentation(_Dense):
     kind = "segmentation"
     loss_name = "cross-entropy"
-    best = ("mIoU", True)
+    monitor = ("mIoU", True)
 
     def __init__(self, config: SegmentationConfig, modality: Modality[Any]) -> None:
         super().__init__(config, modality)
@@ -129,7 +129,7 @@ class Regression(_Dense):
         #: Metrics of the modality that are defined for a single sample.
         self.sample_metrics = [metric for metric in calls.metrics(modality) if metric.min_samples == 1]
         first = [(metric.name, metric.higher_is_better) for metric in self.sample_metrics[:1]]
-        self.best = first[0] if first else (self.loss_name, False)
+        self.monitor = first[0] if first else (self.loss_name, False)
         self._difference = F.l1_loss if config.loss == "l1" else F.mse_loss
 
     def target(self, data: AlignedData, name: str, views: SampleViews, number: int) -> tuple[Target, Any]:

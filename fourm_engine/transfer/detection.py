@@ -44,7 +44,7 @@ class Detection(Objective):
 
     kind = "detection"
     loss_name = "detection loss"
-    best = ("AP", True)
+    monitor = ("AP", True)
 
     def __init__(
         self,

@@ -63,7 +63,7 @@ class Objective(ABC):
     #: Name of the loss, including what it is averaged over.
     loss_name: str
     #: The metric by which to compare evaluations: (name, whether higher is better).
-    best: tuple[str, bool]
+    monitor: tuple[str, bool]
     #: The modality to learn, if the target is one.
     modality: Modality[Any] | None = None
 

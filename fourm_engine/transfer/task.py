@@ -65,7 +65,7 @@ class HeadTask(Task):
         self.target, self.host, self.inputs = target, host, source.inputs
         self.spec = head_spec(source.model.width, self.inputs, objective, source.training)
         self.count_names, self.lanes = (objective.loss_name,), data.order.lanes
-        self.name, self.best = objective.kind, objective.best
+        self.name, self.monitor = objective.kind, objective.monitor
         self._digest = digest_of(source.file)
 
     def head(self) -> nn.Module:
@@ -166,7 +166,7 @@ class HeadTask(Task):
         assert isinstance(model, TaskNetwork)
         return model.blocks()
 
-    def above(self, name: str) -> int:
+    def layers_above(self, name: str) -> int:
         """The layer of a parameter, counted from the top: head, encoder blocks, embeddings. The last norm belongs to
         the last block."""
         blocks = self.source.model.encoder_blocks

@@ -14,7 +14,7 @@ from fourm_engine.modalities import load_manager
 from fourm_engine.model import FourM
 from fourm_engine.nn.adapt import take_over
 from fourm_engine.nn.transformer import Transformer
-from fourm_engine.pretrain.initial_weights import planned
+from fourm_engine.pretrain.initial_weights import warm_start
 from fourm_engine.recipes.config import load_config
 from fourm_engine.recipes.train import train
 from fourm_engine.weights import read_rows
@@ -29,7 +29,7 @@ def filled(source, config, *, seed, pieces):
     with torch.device("meta"):
         network = Transformer(config.model, source.vocabulary)
         adapt(network, source.settings, source.trained_config)
-    return in_pieces(planned(network, source.read, source.shapes, seed=seed), pieces).state_dict()
+    return in_pieces(warm_start(network, source.read, source.shapes, seed=seed), pieces).state_dict()
 
 
 @pytest.mark.parametrize(
@@ -95,14 +95,14 @@ def test_learned_positions_of_another_length_are_interpolated_alike(tmp_path):
         def initial(self):
             return {}
 
-        def tabulate(self):
+        def init_buffers(self):
             pass
 
         def named_parameters(self):
             return ()
 
     read = partial(read_rows, tmp_path / "model.safetensors")
-    plan = planned(Blank(), lambda part, name, first: read(name, part, first), {name: (4, 3)}, seed=0)
+    plan = warm_start(Blank(), lambda part, name, first: read(name, part, first), {name: (4, 3)}, seed=0)
     part = torch.empty(2, 3)
     plan.fill(name, part, 3, 6)
     assert torch.equal(part, resized(torch.arange(12.0).reshape(4, 3), 6)[3:5])
