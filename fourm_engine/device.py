@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 #: Parameters of glibc's mallopt: the threshold above which allocations are mapped individually; the free bytes kept at
 #: the top of the heap (-1: all); the minimum bytes by which the heap grows.
 _MMAP_MAX, _TRIM_THRESHOLD, _TOP_PAD = -4, -1, -2
-#: Maximum work of one pass that `quickest` times.
+#: Maximum work of one pass that `fastest_threads` times.
 PROBE_FLOPS = 1 << 29
 
 
 #: Device types whose memory the host reads without synchronisation.
-AT_HAND = ("cpu",)
+HOST_TYPES = ("cpu",)
 
 
 #: Mount points of control groups on Linux: of version 2, and of version 1 for memory, each with the file of a group's
@@ -142,7 +142,7 @@ def settle_threads(number: int | None = None, *, width: int = 128) -> str:
         number, why = _number(variable, torch.get_num_threads()), variable
     else:
         cores = usable_cores()
-        _threads.measured = _threads.measured or quickest(max(1, cores // local_world()), width=width)
+        _threads.measured = _threads.measured or fastest_threads(max(1, cores // local_world()), width=width)
         load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
         number, why = _threads.measured, f"measured: {cores} core{'s' * (cores > 1)}{load}"
     if number != torch.get_num_threads():
@@ -164,7 +164,7 @@ def keep_memory() -> None:
             mallopt(parameter, value)
 
 
-def quickest(most: int, *, width: int) -> int:
+def fastest_threads(most: int, *, width: int) -> int:
     """The number of threads, of 1, 2, 4, … up to `most`, beyond which the speedup is below a tenth, for the forward and
     backward pass of a transformer's MLP on activations of that width."""
     import torch
@@ -214,12 +214,12 @@ def local_device() -> torch.device:
     return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def at_hand(tensor: torch.Tensor) -> bool:
+def on_host(tensor: torch.Tensor) -> bool:
     """Whether the host can read a tensor without synchronising with a device."""
-    return tensor.device.type in AT_HAND
+    return tensor.device.type in HOST_TYPES
 
 
-def sent(numbers: Any, device: torch.device) -> torch.Tensor:
+def to_device(numbers: Any, device: torch.device) -> torch.Tensor:
     """An array, or a list of numbers, as a tensor on the device, without synchronising with it."""
     import numpy as np
     import torch

@@ -51,19 +51,19 @@ def check_combining(n_samples: int, reduce: Reduce | None, best: Scorer | None) 
         raise ValueError(f"best is a function that scores the results of a sample; given: {best!r:.80}")
 
 
-def combined(samples: Sequence[Results], reduce: Mapping[str, How], best: Scorer | None) -> Results:
+def combine(samples: Sequence[Results], reduce: Mapping[str, How], best: Scorer | None) -> Results:
     """Combine the samples into one `Results`. A target without a reduction takes its value from the first sample, or
     from the one with the highest score."""
     scores = [] if best is None else [_score(best, sample) for sample in samples]
     chosen = samples[int(np.argmax(scores))] if scores else samples[0]
     made = {
-        name: reduced([s[name] for s in samples], reduce[name]) if name in reduce else result
+        name: reduce_samples([s[name] for s in samples], reduce[name]) if name in reduce else result
         for name, result in chosen.items()
     }
     return Results(made, samples=samples, scores=scores)
 
 
-def reduced(samples: Sequence[Generated], how: How) -> Generated:
+def reduce_samples(samples: Sequence[Generated], how: How) -> Generated:
     """The mean, median or vote of the values, with its spread; `tokens` are those of the sample nearest to it."""
     modality, values = samples[0].modality, [sample.value for sample in samples]
     value = calls.reduce(modality, values, how)

@@ -1,7 +1,7 @@
 """Parallel decoding: each step re-encodes the known tokens and predicts the rest of a grid or vector from mask tokens.
 
 In: samples, a stage, the branches of guidance. Out: the tokens of each sample. A step computes only what it needs:
-equal rows run once, and branches with share 0, finished samples and unused predictions are skipped.
+equal rows run once, and branches with coefficient 0, finished samples and unused predictions are skipped.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fourm_engine.batch import Patches, Tokens
-from fourm_engine.device import at_hand, sent
+from fourm_engine.device import on_host, to_device
 from fourm_engine.generate.graphs import Graphs
 from fourm_engine.generate.guidance import Branches, Guide, mix, progress
 from fourm_engine.generate.orders import Order
 from fourm_engine.generate.plan import Stage
-from fourm_engine.generate.rows import Packing, distinct, together
+from fourm_engine.generate.rows import Packing, distinct, group_by_length
 from fourm_engine.generate.sample import Sample
 from fourm_engine.generate.sampling import draw, log_probability, most_confident, uniforms
 from fourm_engine.generate.schedules import temperatures, tokens_per_step
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 #: recur.
 INPUTS_BY, TARGETS_BY = 32, 16
 #: Called after each step with the target, the ids so far, int64 (B, n), and which of them are known, bool (B, n).
-Watch = Callable[[str, np.ndarray, np.ndarray], None]
+StepCallback = Callable[[str, np.ndarray, np.ndarray], None]
 
 
 @dataclass(frozen=True)
@@ -50,22 +50,22 @@ class Filled:
     confidence: np.ndarray | None = None
 
 
-class Side:
+class BranchDecoder:
     """One network, and its encoder inputs for each (branch, sample)."""
 
     def __init__(
         self,
         network: Transformer,
         vocabulary: Vocabulary,
-        plan: Branches,
+        branches: Branches,
         samples: Sequence[Sample],
         graphs: Graphs | None = None,
     ) -> None:
-        self.network, self.plan, self.entry = network, plan, vocabulary[plan.target]
-        self.recorded = None if graphs is None else graphs.shapes(network)
-        rows = plan.rows(samples)
+        self.network, self.branches, self.entry = network, branches, vocabulary[branches.target]
+        self.shapes = None if graphs is None else graphs.shapes(network)
+        rows = branches.rows(samples)
         which, first = distinct(rows)
-        self.which = np.array(which).reshape(len(plan), len(samples))
+        self.which = np.array(which).reshape(len(branches), len(samples))
         self.packing = Packing([rows[i] for i in first], vocabulary, next(network.parameters()).device)
 
     def predict(
@@ -82,15 +82,15 @@ class Side:
         def predicted(content: Tensor, place: Tensor, valid: Tensor, position_RM: Tensor, mod_RM: Tensor) -> Tensor:
             return decoded(*network.context(content, place, valid), position_RM, mod_RM)
 
-        if self.recorded is None:
+        if self.shapes is None:
             return decoded(*network.encode(tokens, continuous), position_RM, mod_RM)
         # Embedded outside the recorded work: the number of patches varies more than the shape of the embeddings.
         embedded = network.embedding.encoder(tokens.ids, tokens.pos, tokens.mod, continuous)
-        return self.recorded(predicted, *embedded, tokens.mod >= 0, position_RM, mod_RM)
+        return self.shapes(predicted, *embedded, tokens.mod >= 0, position_RM, mod_RM)
 
 
-class Parallel:
-    """One stage for a batch of samples. `sides`: the model, and the `guide` if there is one."""
+class ParallelDecoder:
+    """One stage for a batch of samples. `decoders`: the model, and the `guide` if there is one."""
 
     def __init__(
         self,
@@ -98,14 +98,14 @@ class Parallel:
         stage: Stage,
         order: Order | None,
         rngs: Sequence[torch.Generator],
-        sides: Sequence[Side],
+        decoders: Sequence[BranchDecoder],
         guide: Guide | None = None,
     ) -> None:
-        self.stage, self.order, self.sides, self.guide = stage, order, sides, guide
-        self.entry = sides[0].entry
+        self.stage, self.order, self.decoders, self.guide = stage, order, decoders, guide
+        self.entry = decoders[0].entry
         # Compiled blocks need one shape for all steps; otherwise each step is as small as possible.
-        self.fixed = sides[0].network.compiled
-        device, n, batch = sides[0].packing.device, self.entry.layout.num_tokens, len(samples)
+        self.fixed = decoders[0].network.compiled
+        device, n, batch = decoders[0].packing.device, self.entry.layout.num_tokens, len(samples)
         self.device = device
         ids_Bn = torch.zeros(batch, n, dtype=torch.int64)
         known_Bn = torch.zeros(batch, n, dtype=torch.bool)
@@ -121,13 +121,13 @@ class Parallel:
         self.uniform_SBn = uniforms(rngs, stage.steps, n, device=device).transpose(0, 1)
         self.priority_Bn = uniforms(rngs, n, device=device) if stage.scheme == "random_order" else None
         if order is not None:
-            self.luck_SBn = uniforms(rngs, stage.steps, n, device=device).transpose(0, 1)
-            if (priority_n := order.beforehand()) is not None:
+            self.order_uniform_SBn = uniforms(rngs, stage.steps, n, device=device).transpose(0, 1)
+            if (priority_n := order.fixed_scores()) is not None:
                 self.priority_Bn = priority_n.to(device).float().expand(batch, n)
         # With few tokens, the linear schedule takes fewer steps.
         counts = [tokens_per_step(stage.schedule, stage.steps, tokens) for tokens in self.tokens]
         self.counts = [row + [0] * (stage.steps - len(row)) for row in counts]
-        self.heats = [
+        self.temperatures = [
             temperatures(
                 stage.temperature_schedule,
                 row,
@@ -149,7 +149,7 @@ class Parallel:
         if stage.scheme == "random_order":
             self.state = [-1 - b for b in range(batch)]
 
-    def run(self, watch: Watch | None = None) -> list[Filled]:
+    def run(self, callback: StepCallback | None = None) -> list[Filled]:
         steps = self.stage.steps
         for step in range(steps):
             revealed = [tokens - sum(row[: step + 1]) for tokens, row in zip(self.tokens, self.counts, strict=True)]
@@ -160,8 +160,8 @@ class Parallel:
                 active = list(range(len(self.left)))
             if active:
                 self._step(step, active, [max(0, count[b]) for b in active])
-                if watch is not None:
-                    watch(self.stage.target, self.ids_Bn.cpu().numpy().copy(), self.known_Bn.cpu().numpy().copy())
+                if callback is not None:
+                    callback(self.stage.target, self.ids_Bn.cpu().numpy().copy(), self.known_Bn.cpu().numpy().copy())
             if not any(self.left):
                 break
         assert not any(self.left)
@@ -172,7 +172,7 @@ class Parallel:
 
     def _step(self, step: int, active: list[int], count: list[int]) -> None:
         stage, left = self.stage, [self.left[b] for b in active]
-        at_A, count_A = sent(np.array([active, count]), self.device)
+        at_A, count_A = to_device(np.array([active, count]), self.device)
         predicted_An = ~self.known_Bn[at_A]
         if self.priority_Bn is not None:  # predict only what this step reveals
             predicted_An = most_confident(self.priority_Bn[at_A], predicted_An, count_A)
@@ -185,27 +185,27 @@ class Parallel:
         widths = [width] * len(active) if self.fixed else chosen
         # The T valid slots, known on the host: the first ones of each row.
         row_T, slot_T = np.repeat(np.arange(len(active)), chosen), np.concatenate([np.arange(n) for n in chosen])
-        flat_T, sample_T = sent(np.stack([row_T * width + slot_T, np.array(active)[row_T]]), self.device)
+        flat_T, sample_T = to_device(np.stack([row_T * width + slot_T, np.array(active)[row_T]]), self.device)
 
-        def logits(side: Side) -> Tensor:
-            y_AMD = self._predict(side, step, active, index_AM, slot_AM, widths)
-            return side.network.logits(y_AMD.flatten(0, 1)[flat_T], stage.target).float()
+        def logits(decoder: BranchDecoder) -> Tensor:
+            y_AMD = self._predict(decoder, step, active, index_AM, slot_AM, widths)
+            return decoder.network.logits(y_AMD.flatten(0, 1)[flat_T], stage.target).float()
 
-        logits_TV = logits(self.sides[0])
+        logits_TV = logits(self.decoders[0])
         weight = 1.0 if self.guide is None else self.guide.at(progress(step, self.stage.steps))
         if weight != 1:
-            logits_TV = torch.lerp(logits(self.sides[1]), logits_TV, weight)
+            logits_TV = torch.lerp(logits(self.decoders[1]), logits_TV, weight)
 
         position_T = index_AM.flatten()[flat_T]
-        heat_A = np.array([self.heats[b][step] for b in active], np.float32)
+        temperature_A = np.array([self.temperatures[b][step] for b in active], np.float32)
         new_T = draw(
             logits_TV,
             self.uniform_SBn[step][sample_T, position_T],
-            temperature=sent(heat_A[row_T], self.device) if stage.temperature > 0 else None,
+            temperature=to_device(temperature_A[row_T], self.device) if stage.temperature > 0 else None,
             top_k=stage.top_k,
             top_p=stage.top_p,
         )
-        forgotten: dict[int, Tensor] = {}
+        remasked: dict[int, Tensor] = {}
         at_K: slice | Tensor = slice(None)  # which of the T tokens are kept
         if self.priority_Bn is not None:
             confidence_T = logits_TV.new_zeros(len(new_T))
@@ -217,7 +217,7 @@ class Parallel:
                 kept_T = most_confident(confidence_AM, slot_AM, count_A).flatten()[flat_T]
                 at_K = _compact(kept_T[None], sum(count))[0][0]
             else:
-                kept_T, forgotten = self._ordered(
+                kept_T, remasked = self._ordered(
                     self.order, step, zip(active, count, _runs(left), strict=True), position_T, confidence_T, logits_TV
                 )
                 at_K = kept_T.nonzero()[:, 0]
@@ -234,9 +234,9 @@ class Parallel:
             self.left[b] -= stayed
             if stayed:
                 self.state[b] = -1 - b
-        for b, forgotten_n in forgotten.items():
-            self.known_Bn[b] &= ~forgotten_n
-            self.left[b] += int(forgotten_n.sum())
+        for b, remasked_n in remasked.items():
+            self.known_Bn[b] &= ~remasked_n
+            self.left[b] += int(remasked_n.sum())
 
     def _ordered(
         self,
@@ -247,33 +247,33 @@ class Parallel:
         confidence_T: Tensor,
         logits_TV: Tensor,
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """The predicted tokens that the order keeps, bool (T,), and the known tokens that it forgets, by sample.
+        """The predicted tokens that the order keeps, bool (T,), and the known tokens that it masks again, by sample.
         `samples`: (sample, number of tokens to keep, its slice of T)."""
-        parts, forgotten = [], dict[int, Tensor]()
+        parts, remasked = [], dict[int, Tensor]()
         for b, count, of_b in samples:
             predicted = self._predicted(step, b, count, position_T[of_b], confidence_T[of_b], logits_TV[of_b])
             parts.append(order.keep(predicted)[position_T[of_b]])
-            if step + 1 < self.stage.steps and (forgotten_n := order.forget(predicted)) is not None:
-                forgotten[b] = forgotten_n
-        return torch.cat(parts), forgotten
+            if step + 1 < self.stage.steps and (remasked_n := order.remask(predicted)) is not None:
+                remasked[b] = remasked_n
+        return torch.cat(parts), remasked
 
     def _predicted(
         self, step: int, b: int, count: int, position_U: Tensor, confidence_U: Tensor, logits_UV: Tensor
     ) -> Predicted:
         confidence_n, unknown_n = self.confidence_Bn[b].clone(), ~self.known_Bn[b]
         confidence_n[position_U] = confidence_U
-        given_n, luck_n = self.given_Bn[b].clone(), self.luck_SBn[step, b]
-        return Predicted(step, self.stage.steps, count, unknown_n, given_n, confidence_n, logits_UV, luck_n)
+        given_n, order_uniform_n = self.given_Bn[b].clone(), self.order_uniform_SBn[step, b]
+        return Predicted(step, self.stage.steps, count, unknown_n, given_n, confidence_n, logits_UV, order_uniform_n)
 
     def _predict(
-        self, side: Side, step: int, active: list[int], index_AM: Tensor, slot_AM: Tensor, widths: list[int]
+        self, decoder: BranchDecoder, step: int, active: list[int], index_AM: Tensor, slot_AM: Tensor, widths: list[int]
     ) -> Tensor:
         """The decoder's output (A, M, D), branches combined before the output head, which is linear."""
-        shares = side.plan.shares(len(self.left), progress(step, self.stage.steps))[:, active]
-        rows, numbers = np.full(shares.shape, -1), dict[tuple[int, int], int]()
+        coefficients = decoder.branches.coefficients(len(self.left), progress(step, self.stage.steps))[:, active]
+        rows, numbers = np.full(coefficients.shape, -1), dict[tuple[int, int], int]()
         content, of = list[int](), list[int]()
-        for k, a in np.argwhere((shares != 0) | self.fixed).tolist():
-            which, b = int(side.which[k, active[a]]), active[a]
+        for k, a in np.argwhere((coefficients != 0) | self.fixed).tolist():
+            which, b = int(decoder.which[k, active[a]]), active[a]
             key = (k, -1 - b) if self.fixed else (which, self.state[b])
             if key not in numbers:
                 numbers[key] = len(content)
@@ -284,19 +284,21 @@ class Parallel:
         if self.fixed:
             adaptive = self.order is not None and self.order.adaptive
             known = [len(self.known_Bn[0]) - (1 if adaptive else min(row[-1] for row in self.counts))] * len(of)
-        lengths = [sum(map(len, side.packing.rows[i].values())) + more for i, more in zip(content, known, strict=True)]
+        lengths = [
+            sum(map(len, decoder.packing.rows[i].values())) + more for i, more in zip(content, known, strict=True)
+        ]
         y_RMD = None
-        for group in together([max(1, n) for n in lengths]):
-            base, continuous = side.packing.packed(tuple(content[i] for i in group))
+        for group in group_by_length([max(1, n) for n in lengths]):
+            base, continuous = decoder.packing.packed(tuple(content[i] for i in group))
             rows_of = [of[i] for i in group]
-            at, sample, number = sent(np.array([rows_of, [active[a] for a in rows_of], group]), self.device)
+            at, sample, number = to_device(np.array([rows_of, [active[a] for a in rows_of], group]), self.device)
             most = max(known[i] for i in group)
-            tokens = _append(base, self.ids_Bn[sample], self.known_Bn[sample], side.entry, most)
+            tokens = _append(base, self.ids_Bn[sample], self.known_Bn[sample], decoder.entry, most)
             if not self.fixed:
                 slots = max(1, *(lengths[i] for i in group))
-                tokens = _resized(tokens, slots if at_hand(self.known_Bn) else slots + -slots % INPUTS_BY)
+                tokens = _resized(tokens, slots if on_host(self.known_Bn) else slots + -slots % INPUTS_BY)
             width = min(index_AM.shape[1], self._rounded(max(widths[a] for a in rows_of)))
-            y = side.predict(tokens, continuous, index_AM[at, :width], slot_AM[at, :width])
+            y = decoder.predict(tokens, continuous, index_AM[at, :width], slot_AM[at, :width])
             if len(group) == len(content) and width == index_AM.shape[1]:
                 y_RMD = y if group == sorted(group) else torch.empty_like(y).index_copy_(0, number, y)
                 break
@@ -304,11 +306,11 @@ class Parallel:
                 y_RMD = y.new_zeros(len(content), index_AM.shape[1], y.shape[-1])
             y_RMD[number, :width] = y
         assert y_RMD is not None
-        return mix(y_RMD, rows.flatten(), shares)
+        return mix(y_RMD, rows.flatten(), coefficients)
 
     def _rounded(self, width: int) -> int:
         """The decoder width for `width` slots, rounded up where few shapes matter more than small ones."""
-        return width if at_hand(self.known_Bn) else min(self.known_Bn.shape[1], width + -width % TARGETS_BY)
+        return width if on_host(self.known_Bn) else min(self.known_Bn.shape[1], width + -width % TARGETS_BY)
 
 
 def _runs(lengths: Sequence[int]) -> list[slice]:

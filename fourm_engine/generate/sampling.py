@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fourm_engine.device import at_hand
+from fourm_engine.device import on_host
 
 #: Numbers processed at a time on a CPU: about as many as its caches hold.
 _CHUNK = 2**18
@@ -51,10 +51,10 @@ def draw(
         ids: (...) int64."""
     if temperature is None:
         return logits.argmax(-1)
-    rows_RV, heat_R = logits.flatten(0, -2), temperature.expand(uniform.shape).flatten()
+    rows_RV, temperature_R = logits.flatten(0, -2), temperature.expand(uniform.shape).flatten()
     chunk = max(1, _CHUNK // logits.shape[-1]) if logits.device.type == "cpu" else max(1, len(rows_RV))
-    parts = zip(rows_RV.split(chunk), uniform.flatten().split(chunk), heat_R.split(chunk), strict=True)
-    ids = [_invert(kept(_relative(x, heat), top_k=top_k, top_p=top_p), u) for x, u, heat in parts]
+    parts = zip(rows_RV.split(chunk), uniform.flatten().split(chunk), temperature_R.split(chunk), strict=True)
+    ids = [_invert(kept(_relative(x, temperature), top_k=top_k, top_p=top_p), u) for x, u, temperature in parts]
     return torch.cat(ids).view(uniform.shape) if ids else uniform.long()
 
 
@@ -73,11 +73,11 @@ def likeliest(logits_RV: Tensor, scales: Sequence[range] = ()) -> Tensor:
     return torch.where(total_R > other_R, best_RS.gather(1, which_R[:, None])[:, 0], id_R)
 
 
-def _relative(logits_RV: Tensor, heat_R: Tensor) -> Tensor:
+def _relative(logits_RV: Tensor, temperature_R: Tensor) -> Tensor:
     """Probabilities relative to the most likely id, float32."""
     x = logits_RV.float()
     # Subtracting the maximum first, a tiny temperature gives -inf for the others and never inf - inf.
-    x = (x - x.amax(-1, keepdim=True)).div_(heat_R[:, None])
+    x = (x - x.amax(-1, keepdim=True)).div_(temperature_R[:, None])
     return F.threshold(x, -87.0, -torch.inf, inplace=True).exp_()  # denormals make a CPU ten times slower
 
 
@@ -88,7 +88,7 @@ def kept(p_RV: Tensor, *, top_k: int | None = None, top_p: float | None = None) 
         p_RV = _at_least(p_RV, _kth_largest(p_RV, top_k)[:, None])
     if top_p is None or top_p >= 1:
         return p_RV
-    if not at_hand(p_RV):
+    if not on_host(p_RV):
         return _nucleus(p_RV, top_p)
     # The largest eighth contains the nucleus of most rows; only the other rows are fully sorted.
     few, values = vocabulary // 8, p_RV.numpy()
@@ -112,7 +112,7 @@ def _at_least(p_RV: Tensor, threshold_R1: Tensor) -> Tensor:
 
 
 def _kth_largest(p_RV: Tensor, k: int) -> Tensor:
-    if not at_hand(p_RV):
+    if not on_host(p_RV):
         return p_RV.topk(k, dim=-1).values[:, -1]
     at = p_RV.shape[-1] - k
     return torch.from_numpy(np.partition(p_RV.numpy(), at, axis=-1)[:, at].copy())

@@ -20,7 +20,7 @@ from fourm_engine.generate.inputs import read_value
 from fourm_engine.generate.options import Options
 from fourm_engine.generate.plan import default_plan
 from fourm_engine.generate.result import Generated
-from fourm_engine.generate.vary import Generates
+from fourm_engine.generate.vary import GeneratingModel
 from fourm_plugins import calls
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid
@@ -57,8 +57,8 @@ class Tiling:
         return cls(size, corners, waves)
 
 
-def tiled(
-    model: Generates,
+def generate_tiled(
+    model: GeneratingModel,
     inputs: Mapping[str, Any],
     target: str,
     *,
@@ -129,7 +129,7 @@ def tiled(
     return Generated(made, tokens.reshape(-1), cut)
 
 
-def _generated_map(model: Generates, target: str) -> Modality:
+def _generated_map(model: GeneratingModel, target: str) -> Modality:
     """The modality of the target. Raises ValueError unless it is a picture or map."""
     made = model.modalities.get(target)
     if made is not None and isinstance(made.spec.layout, Grid) and isinstance(made.spec.array, (FeatureMap, ClassMap)):
@@ -152,7 +152,7 @@ def _pixels_per_token(name: str, made: Modality, shape: FeatureMap | ClassMap) -
     return int(pixels[0]), int(pixels[1])
 
 
-def _picture(model: Generates, inputs: Mapping[str, Any], made: Modality) -> tuple[str, Modality, Any]:
+def _picture(model: GeneratingModel, inputs: Mapping[str, Any], made: Modality) -> tuple[str, Modality, Any]:
     """The input to tile: its name, its modality, and its value."""
     pictures = []
     for name, given in inputs.items():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fourm_engine.device import at_hand
+from fourm_engine.device import on_host
 from fourm_engine.nn.attention import Contexts, additive, guard_mask, stacked, up_to
 from fourm_engine.nn.blocks import BlockCache, DecoderBlock, EncoderBlock, layer_norm
 from fourm_engine.nn.config import SIZES, ModelConfig
@@ -185,7 +185,7 @@ class Transformer(nn.Module):
             first += len(context_UND) * rows
         parts = [context for context, _, _ in contexts]
         # GPU kernels need masks of a multiple of 16 numbers, and copy others in every layer.
-        room = max_len if at_hand(parts[0]) else max_len + -max_len % 16
+        room = max_len if on_host(parts[0]) else max_len + -max_len % 16
         blocks = [block.start_cache(parts, first, room) for block in self._decoder_blocks()]
         return DecoderCache(blocks, groups, max_len)
 

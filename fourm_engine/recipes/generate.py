@@ -14,11 +14,11 @@ from fourm_engine.drawing import png
 from fourm_engine.evaluate.animation import Steps, animated, check_animation
 from fourm_engine.evaluate.edit_sheet import edit_sheet, read_given
 from fourm_engine.files import write_atomically
-from fourm_engine.generate.edit import edited
+from fourm_engine.generate.edit import edit_request
 from fourm_engine.generate.guidance import Guide
-from fourm_engine.generate.regions import Regions, weighed
+from fourm_engine.generate.regions import Regions, with_regions
 from fourm_engine.generate.result import Generated, Results
-from fourm_engine.generate.tiles import tiled
+from fourm_engine.generate.tiles import generate_tiled
 from fourm_engine.generate.vary import Variation
 from fourm_engine.lock import at_work
 from fourm_engine.model import FourM
@@ -64,7 +64,7 @@ def generate(
         edit: mask, change, keep and halo of `FourM.edit`, which determine the targets; `targets` is empty.
         explain: only report what would run.
         animate: a .gif or .png of the (first) sample after each step, written beside the results.
-        overlap: tokens shared by neighbouring tiles of a picture that is generated tile by tile (`tiled`).
+        overlap: tokens shared by neighbouring tiles of a picture that is generated tile by tile (`generate_tiled`).
         regions: input -> weights of its regions.
         guide: the weight and the run of a weaker, guiding model.
         tokenizers: modality -> folder or Hub id of a tokenizer that is not stored with the model.
@@ -86,11 +86,11 @@ def generate(
         given = None
         if edit is not None:
             sample = inputs
-            inputs, targets = edited(sample, model.reader.find, **edit)
+            inputs, targets = edit_request(sample, model.reader.find, **edit)
             given = read_given(model, sample, edit.get("change") or {})
-        inputs = weighed(inputs, regions or {})
+        inputs = with_regions(inputs, regions or {})
         steps = Steps(model)
-        with nullcontext() if animate is None else steps.recorded():
+        with nullcontext() if animate is None else steps.record():
             if overlap is None:
                 results = model.generate(inputs, targets, explain=explain, **options)
             else:
@@ -126,7 +126,7 @@ def vary(
     with at_work(out, replaced=True):
         model = open_model(run, device, tokenizers, providers)
         options = {key: value for key, value in {**options, "guide": guided(guide, model)}.items() if value is not None}
-        variation = model.vary(weighed(inputs, regions or {}), targets, vary=axes, **options)
+        variation = model.vary(with_regions(inputs, regions or {}), targets, vary=axes, **options)
         write_atomically(out, png(variation.sheet()))
     tell(f"{out}: {counted(len(variation.results), 'result')}")
     return variation
@@ -164,7 +164,7 @@ def _tiled(
     without = {"n_samples": 1, "reduce": None, "plan": None, "animate": None, "explain": False}
     if idle := [name for name, value in without.items() if options.pop(name, value) != value]:
         raise ValueError(f"--overlap: --{idle[0].replace('_', '-')} has no effect on tiles; leave it out")
-    return Results({targets[0]: tiled(model, inputs, targets[0], overlap=overlap, **options)})
+    return Results({targets[0]: generate_tiled(model, inputs, targets[0], overlap=overlap, **options)})
 
 
 def _write_results(results: Results, out: Path, tell: Tell) -> None:

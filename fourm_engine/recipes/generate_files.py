@@ -25,7 +25,7 @@ from fourm_engine.data.workers import ahead, preparing_workers
 from fourm_engine.files import write_atomically
 from fourm_engine.generate.guidance import Guide
 from fourm_engine.generate.input_types import Ids
-from fourm_engine.generate.regions import Regions, weighed
+from fourm_engine.generate.regions import Regions, with_regions
 from fourm_engine.generate.result import Results
 from fourm_engine.model import FourM
 from fourm_engine.recipes.generate_reading import Read, Reader
@@ -206,7 +206,7 @@ class Job:
                 if isinstance(tokenizer, TextTokenizer):
                     ids = np.asarray(ids)[:most]
                 inputs[i][name] = Ids(ids)
-        return [weighed(given, read.regions) for given, read in zip(inputs, batch, strict=True)]
+        return [with_regions(given, read.regions) for given, read in zip(inputs, batch, strict=True)]
 
 
 def _told(regions: Regions) -> dict[str, list[Any]]:

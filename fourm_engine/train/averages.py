@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from fourm_engine.device import at_hand
+from fourm_engine.device import on_host
 from fourm_engine.train.distributed import gather_json, local, sum_over_processes, world_size
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Buffers:
     @torch.no_grad()
     def undo_unless(self, taken: Tensor) -> None:
         """Restore the buffers if the step was not `taken` (a bool on the device)."""
-        if at_hand(taken) and taken:
+        if on_host(taken) and taken:
             return
         for name, copy in self._copies.items():
             self._buffers[name].copy_(torch.where(taken, self._buffers[name], copy))

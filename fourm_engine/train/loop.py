@@ -202,7 +202,7 @@ class Trainer:
         self.learner.optimiser.prepare()
         optional = (OPTIMISER,) if saved["ema"] else (OPTIMISER, "ema/")
         unread = together(lambda: load(checkpoint, self.learner.tensors(), optional=optional, whole=(OPTIMISER,)))
-        self.learner.optimiser.forget(unread)
+        self.learner.optimiser.drop_state(unread)
         self.progress = Progress(checkpoint.step, **saved["progress"])
         if (averages := self.learner.averages) and saved["ema"]:
             averages.number = self.progress.averaged

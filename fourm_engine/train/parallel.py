@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from fourm_engine.device import at_hand, local_world
+from fourm_engine.device import local_world, on_host
 from fourm_engine.nn.wrappers import checkpoint_blocks, compile_blocks, halve_residual
 from fourm_engine.train.distributed import first_row, local, patience, together, world_size
 from fourm_engine.train.shared_mean import SharedMean
@@ -155,7 +155,7 @@ class Gradients:
     @torch.no_grad()
     def clip(self, norm: Tensor, most: float) -> None:
         """Scale the gradients to an L2 norm of `most` if their `norm` is larger, without synchronising."""
-        if at_hand(norm) and norm <= most:
+        if on_host(norm) and norm <= most:
             return
         factor = torch.where(norm > most, most / norm, 1.0)
         if self._flat is not None:

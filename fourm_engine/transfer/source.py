@@ -19,6 +19,7 @@ from fourm_engine.identity import check_identity
 from fourm_engine.modalities import Modalities
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.transformer import Transformer
+from fourm_engine.pretrain.initial_weights import warm_start
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.transfer.backbone import encoder_alone, inputs_of
 from fourm_engine.transfer.task_folder import SavedTask, is_task, locate, read_task
