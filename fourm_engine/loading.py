@@ -270,7 +270,7 @@ def _given_tokenizers(
             tokenizer = open_tokenizer(sources.pop(), specs, manager=manager)
         else:
             tokenizer = absent(specs)
-        tokenizers |= {spec.name: tokenizer.serving(spec) for spec in specs}
+        tokenizers |= {spec.name: tokenizer.for_spec(spec) for spec in specs}
     return tokenizers
 
 

@@ -93,8 +93,9 @@ class FourM:
                 sequences[name] = SequenceIds(tokenizer.end_id, tokenizer.sentinel_ids[1], stop)
         inputs = {name for name, modality in modalities.items() if modality.spec.input}
         host = getattr(modalities, "manager", None)
-        scaled = vocabulary.with_scales({name: tokenizer.scales for name, tokenizer in self.tokenizers.items()})
-        self.sampler = Sampler(network, scaled, sequences=sequences, inputs=inputs, host=host)
+        ranges = {name: tokenizer.ordinal_ranges for name, tokenizer in self.tokenizers.items()}
+        vocabulary = vocabulary.with_ordinal_ranges(ranges)
+        self.sampler = Sampler(network, vocabulary, sequences=sequences, inputs=inputs, host=host)
 
     def __repr__(self) -> str:
         parameters = sum(p.numel() for p in self.network.parameters())

@@ -48,7 +48,7 @@ def resized(model: FourM, inputs: Iterable[str] | str | None, size: Size | Mappi
     tokenizers = dict(model.tokenizers)
     for name in changed.keys() & tokenizers.keys():
         try:
-            tokenizers[name] = tokenizers[name].serving(changed[name].spec)
+            tokenizers[name] = tokenizers[name].for_spec(changed[name].spec)
         except ValueError as error:
             raise ValueError(f"size of {name!r}: {error}") from None
     vocabulary = model.vocabulary.resized(modality.spec for modality in changed.values())

@@ -191,7 +191,7 @@ def read_value(name: str, modality: Modality, given: Any) -> Any:
             return modality.value(given)
         except SampleError as error:
             path = isinstance(given, str) and looks_like_path(given, modality.spec.extensions, typed=True)
-            if modality.typed and path:
+            if modality.accepts_text and path:
                 hint = "give text that looks like a path as Typed(...), on the command line as text:..."
                 raise SampleError(f"{error}; {hint}") from error
             raise

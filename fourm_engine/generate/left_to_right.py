@@ -67,7 +67,7 @@ class TokenStep:
         if weaker:
             logits_BV = torch.lerp(weaker[0], logits_BV, self.weight_L[at])
         if self.temperature_B is None:
-            id_B = likeliest(logits_BV, self.decoders[0].entry.scales)
+            id_B = likeliest(logits_BV, self.decoders[0].entry.ordinal_ranges)
         else:
             uniform_B, how = self.uniform_BL[:, at][:, 0], self.drawing
             id_B = draw(logits_BV, uniform_B, temperature=self.temperature_B, top_k=how.top_k, top_p=how.top_p)

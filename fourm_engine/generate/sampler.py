@@ -40,7 +40,7 @@ TOKENS_BETWEEN_CHECKS = 16
 
 class Sampler:
     """Args:
-    vocabulary: including the scales of its modalities, if greedy decoding is to use them (see `sampling.likeliest`).
+    vocabulary: including its `ordinal_ranges`, if greedy decoding is to use them (see `sampling.likeliest`).
     sequences: the special ids of every sequence that may be generated, or hidden by guidance.
     inputs: the modalities that the encoder may see, and hence later stages.
     host: provides the decoding orders of packages.

@@ -58,17 +58,17 @@ def draw(
     return torch.cat(ids).view(uniform.shape) if ids else uniform.long()
 
 
-def likeliest(logits_RV: Tensor, scales: Sequence[range] = ()) -> Tensor:
-    """The most likely id of each row, int64 (R,). The probabilities of the ids of a scale are added up: many of them
-    are nearly as likely, so another id, such as the end of a text, would otherwise win too early."""
-    if not scales:
+def likeliest(logits_RV: Tensor, ordinal_ranges: Sequence[range] = ()) -> Tensor:
+    """The most likely id of each row, int64 (R,). The probabilities of all ids of one of `ordinal_ranges` are added
+    up: many of them are nearly as likely, so another id, such as the end of a text, would otherwise win too early."""
+    if not ordinal_ranges:
         return logits_RV.argmax(-1)
-    steps = [logits_RV[:, scale.start : scale.stop] for scale in scales]
+    steps = [logits_RV[:, ids.start : ids.stop] for ids in ordinal_ranges]
     total_R, which_R = torch.stack([x.logsumexp(-1) for x in steps], 1).max(1)
-    best_RS = torch.stack([x.argmax(-1) + scale.start for x, scale in zip(steps, scales, strict=True)], 1)
+    best_RS = torch.stack([x.argmax(-1) + ids.start for x, ids in zip(steps, ordinal_ranges, strict=True)], 1)
     alone_RV = logits_RV.clone()
-    for scale in scales:
-        alone_RV[:, scale.start : scale.stop] = -torch.inf
+    for ids in ordinal_ranges:
+        alone_RV[:, ids.start : ids.stop] = -torch.inf
     other_R, id_R = alone_RV.max(-1)
     return torch.where(total_R > other_R, best_RS.gather(1, which_R[:, None])[:, 0], id_R)
 

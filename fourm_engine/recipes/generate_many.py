@@ -179,7 +179,7 @@ def _marked(regions: Regions, given: Collection[str]) -> dict[str, list[tuple[fl
 def _once(modality: Modality, given: Any) -> Any:
     """A value shared by all samples: the content of a file, read once, or typed text."""
     if isinstance(given, str):
-        if looks_like_path(given, modality.spec.extensions, typed=modality.typed):
+        if looks_like_path(given, modality.spec.extensions, typed=modality.accepts_text):
             return read_file(Path(given), modality.spec.extensions)
         return Typed(given)
     return given

@@ -167,7 +167,7 @@ def load_tokenizers(
     for space, specs in spaces.items():
         members = [modalities[spec.name] for spec in specs]
         tokenizer = load_tokenizer(folder / space, specs, manager, modalities=members)
-        tokenizers.update((spec.name, tokenizer.serving(spec)) for spec in specs)
+        tokenizers.update((spec.name, tokenizer.for_spec(spec)) for spec in specs)
     return tokenizers
 
 

@@ -170,5 +170,5 @@ def test_a_log_on_a_full_disk_does_not_end_the_run(monkeypatch):
 
 
 def test_an_evaluation_that_measured_nothing_says_nothing(tmp_path, capsys):
-    Metrics(tmp_path, step=1, steps=9).scores(1, {})
+    Metrics(tmp_path, step=1, steps=9).log_scores(1, {})
     assert not capsys.readouterr().out
