@@ -51,8 +51,8 @@ class SpecialTokens:
 
 
 class Masker(ABC):
-    """Masks one modality (4M, arXiv 2312.06647, section 2.3), described by `spec`. `special_tokens` is None unless it is
-    a sequence."""
+    """Masks one modality (4M, arXiv 2312.06647, section 2.3), described by `spec`. `special_tokens` is None unless
+    it is a sequence."""
 
     def __init__(self, spec: ModalitySpec, special_tokens: SpecialTokens | None = None) -> None:
         self.spec = spec

@@ -30,8 +30,8 @@ class SpanMasker(Masker):
         needed = (spec.layout.num_tokens + 1) // 2 + 2  # the one left out, a run at every other token, the closing one
         if len(special_tokens.sentinel_ids) < needed:
             raise ValueError(
-                f"{spec.name}: {len(special_tokens.sentinel_ids)} sentinels, but sequences of "
-                f"{spec.layout.num_tokens} tokens may need {needed}; lower max_tokens or give the tokenizer more sentinels"
+                f"{spec.name}: {len(special_tokens.sentinel_ids)} sentinels, but sequences of {spec.layout.num_tokens} "
+                f"tokens may need {needed}; lower max_tokens or give the tokenizer more sentinels"
             )
         self.end, self.sentinels = special_tokens.end_id, np.array(special_tokens.sentinel_ids[1:], np.int64)
         self.most = spec.layout.num_tokens
