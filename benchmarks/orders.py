@@ -145,7 +145,7 @@ def main() -> None:
     held_out = samples_of(options.run, model, options.overrides, options.samples)
     for task in options.task or TASKS:
         given, _, target = task.partition(":")
-        names = held_out.having([given, target]) if {given, target} <= held_out.values.keys() else []
+        names = held_out.with_modalities([given, target]) if {given, target} <= held_out.values.keys() else []
         if len(names) < 2:
             print(f"\n{task}: no samples with both")
             continue

@@ -13,7 +13,7 @@ from fourm_engine.convert.domains import restrict
 from fourm_engine.generate.validation import names_of
 from fourm_engine.modalities import Modalities, host_of
 from fourm_engine.model import FourM
-from fourm_engine.nn.adapt import take_over
+from fourm_engine.nn.adapt import copy_weights
 from fourm_engine.nn.transformer import Transformer
 from fourm_plugins.errors import first_line
 from fourm_plugins.manager import PluginError
@@ -56,7 +56,7 @@ def resized(model: FourM, inputs: Iterable[str] | str | None, size: Size | Mappi
         network = Transformer(model.network.config, vocabulary)
     network.to_empty(device=model.device)
     network.init_buffers()
-    take_over(network, model.network)
+    copy_weights(network, model.network)
     missing = {name: f"{name!r} is not among the inputs" for name in model.vocabulary.names if name not in kept}
     other = FourM(network.eval(), modalities, tokenizers, vocabulary, missing=missing)
     other.reader.aliases = {name: modality.name for name, modality in shown.items()}

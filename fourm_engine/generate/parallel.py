@@ -79,8 +79,8 @@ class BranchDecoder:
             masked = Tokens(torch.full_like(mod_RM, -1), position_RM, mod_RM, torch.zeros_like(mod_RM))
             return network.decode(masked, context_RND, valid_RN)
 
-        def predicted(content: Tensor, place: Tensor, valid: Tensor, position_RM: Tensor, mod_RM: Tensor) -> Tensor:
-            return decoded(*network.context(content, place, valid), position_RM, mod_RM)
+        def predicted(content: Tensor, pos_embed: Tensor, valid: Tensor, position_RM: Tensor, mod_RM: Tensor) -> Tensor:
+            return decoded(*network.context(content, pos_embed, valid), position_RM, mod_RM)
 
         if self.shapes is None:
             return decoded(*network.encode(tokens, continuous), position_RM, mod_RM)

@@ -1,7 +1,7 @@
 """The initial weights of a run, read row by row, so that no process holds more than its share of them.
 
 In: the network of the run with new parts and adapters, on the meta device; a reader of a trained model's weights. Out:
-a `MetaModel` with the same values as from `take_over`; new weights are drawn by seed and name.
+a `MetaModel` with the same values as from `copy_weights`; new weights are drawn by seed and name.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from fourm_engine.recipes.tell import Tell, first_only, say
 from fourm_engine.train.distributed import check_same, processes
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.watchdog import exclusive_run
-from fourm_engine.transfer.augmentation import altering_of
+from fourm_engine.transfer.augmentation import augmentation_of
 from fourm_engine.transfer.classification import Classification
 from fourm_engine.transfer.coco import read_coco
 from fourm_engine.transfer.config import ClassificationConfig, DetectionConfig
@@ -96,7 +96,7 @@ def task_of(
     objectives = _objectives(config, inputs, target, train, val)
     vocabulary = source.inputs
     mixing = mixing_of(settings, vocabulary)
-    altering = altering_of(settings, inputs, config.data, seed=config.seed)
+    augmentation = augmentation_of(settings, inputs, config.data, seed=config.seed)
     samples = []
     for data, objective, training in zip((train, val), objectives, (True, False)):
         if data is None:
@@ -114,7 +114,7 @@ def task_of(
                 training=training,
                 batch_size=config.train.batch_size,
                 mixing=mixing if training else None,
-                altering=altering if training else None,
+                augmentation=augmentation if training else None,
                 dropout=settings.modality_dropout if training else 0.0,
             )
         )

@@ -25,7 +25,7 @@ from fourm_engine.model import FourM
 from fourm_engine.recipes.config import manager_of_run
 from fourm_engine.recipes.generated_record import refuse_recorded
 from fourm_engine.recipes.tell import Tell, choose_threads, say
-from fourm_engine.transfer.answers import Mapped
+from fourm_engine.transfer.answers import DenseMap
 from fourm_plugins import calls
 from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
@@ -185,7 +185,7 @@ def _write_results(results: Results, out: Path, tell: Tell) -> None:
                 tell(f"{name}: decoded from the model's probabilities; --temperature above 0 draws samples")
 
 
-def write(generated: Generated | Mapped, out: Path, stem: str) -> list[Path]:
+def write(generated: Generated | DenseMap, out: Path, stem: str) -> list[Path]:
     """Write the modality's files and a preview, `stem.view.png`; a spread as `stem.spread.npy` and `stem.spread.png`.
     Returns the paths."""
     written = calls.write(generated.modality, generated.value)

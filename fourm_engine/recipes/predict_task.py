@@ -65,7 +65,7 @@ def _write_objects(answer: Detections, picture: Any, out: Path) -> list[Path]:
     """Write all objects, and the picture with those that score above `SHOWN`."""
     files = {"objects.json": json.dumps(answer.to_json(), indent=1).encode()}
     if picture is not None:
-        files["objects.png"] = png(answer.above(SHOWN).drawn_on(picture))
+        files["objects.png"] = png(answer.threshold(SHOWN).draw_on(picture))
     for name, content in files.items():
         write_atomically(out / name, content)
     return [out / name for name in files]

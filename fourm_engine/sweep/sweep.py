@@ -20,8 +20,8 @@ from fourm_engine.sweep.results import Results, results_of, write_best, write_re
 from fourm_engine.sweep.search import check_optuna, next_draw
 from fourm_engine.sweep.trial import Trial
 from fourm_engine.sweep.trial_config import command_of
-from fourm_engine.sweep.trial_metrics import MEASURED, absence, measured
-from fourm_engine.sweep.workers import Work
+from fourm_engine.sweep.trial_metrics import MEASURED, explain_missing, read_metrics
+from fourm_engine.sweep.workers import TrialRunner
 from fourm_engine.train.metrics import duration
 from fourm_engine.yaml_config import ConfigError
 from fourm_plugins.suggest import did_you_mean
@@ -50,7 +50,7 @@ class Sweep:
     def run(self, *, jobs: int = 1) -> Results:
         """Train missing trials, `jobs` at a time, and report. Other processes may share the work."""
         if self.folder.begin(self.trials, self.notes, self.tell):
-            work = Work(
+            work = TrialRunner(
                 self.folder,
                 self.trials,
                 jobs=jobs,
@@ -93,9 +93,9 @@ class Sweep:
 
     def _describe(self, trial: Trial) -> str:
         folder = self.folder.out / trial.folder
-        result = measured(folder, trial.measure)
+        result = read_metrics(folder, trial.measure)
         if (value := result.value()) is None:
-            return absence(folder, trial.measure)
+            return explain_missing(folder, trial.measure)
         took = f", {duration(result.numbers['seconds'])}" if "seconds" in result.numbers else ""
         return f"{trial.measure.key} {value:.4g}{took}"
 
@@ -123,7 +123,7 @@ class Sweep:
             ended = [self.folder.outcome(trial) for trial in trials]
             if any(outcome is None or outcome.state not in (DONE, FAILED) for outcome in ended):
                 continue
-            results = [measured(self.folder.out / trial.folder, trial.measure).value() for trial in trials]
+            results = [read_metrics(self.folder.out / trial.folder, trial.measure).value() for trial in trials]
             numbers = [value for value in results if value is not None]
             values[number] = mean(numbers) if numbers else None
         return values

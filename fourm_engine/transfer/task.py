@@ -134,11 +134,11 @@ class HeadTask(Task):
             batch = (self.held_out.collated(read) if read else self.held_out.empty()).to(device)
             output = model(batch)
             if read:
-                metrics.add(output, batch.targets, [sample.truth for sample in read])
+                metrics.update(output, batch.targets, [sample.truth for sample in read])
                 used += len(read)
         if not sum_numbers([used])[0]:
             raise ValueError(f"{self.held_out.data.root}: no held-out sample can be used; see the warnings")
-        return {name: (score, 1.0) for name, score in metrics.of_all().items()}
+        return {name: (score, 1.0) for name, score in metrics.compute().items()}
 
     def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
         parts: dict[str, dict[str, Tensor]] = {"backbone": {}, "head": {}}

@@ -61,7 +61,7 @@ def test_the_known_part_of_a_picture_stays_as_it_is(model, held_out):
     found, (task,) = predictor(
         model, held_out, {"name": "t", "inputs": ["a", "b"], "targets": ["a"], "keep": {"a": "left"}}, pictures=1
     )
-    names = held_out.having(["a", "b"])
+    names = held_out.with_modalities(["a", "b"])
     for name, predicted in found._predict(task, names).items():
         kept = found.ceiling("a")[name][:, :4]
         assert np.array_equal(predicted["a"][:, :4], kept)
@@ -97,7 +97,7 @@ def test_independent_targets_see_the_inputs_alone(model, held_out):
     values = []
     for entry in (both, alone, chained):
         found, (task,) = predictor(model, held_out, entry)
-        values.append([v["words"] for v in found._predict(task, held_out.having(["a"])).values()])
+        values.append([v["words"] for v in found._predict(task, held_out.with_modalities(["a"])).values()])
     assert values[0] == values[1]
     assert values[0] != values[2]
 
@@ -142,7 +142,7 @@ def test_equal_samples_are_predicted_each_alone(model, held_out):
     found, (task,) = predictor(
         model, held_out, {"name": "t", "inputs": ["a"], "targets": ["b"], "options": {"b": {"temperature": 0}}}
     )
-    first, second = held_out.having(["a"])[:2]
+    first, second = held_out.with_modalities(["a"])[:2]
     found.ids("a")
     for cache in (found.ids("a"), held_out.values["a"]):
         cache[second] = cache[first]

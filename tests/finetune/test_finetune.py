@@ -20,7 +20,7 @@ from fourm_engine.generate.input_types import Ids
 from fourm_engine.masking.pack import Shown, pack_inputs
 from fourm_engine.modalities import load_manager
 from fourm_engine.model import FourM
-from fourm_engine.nn.adapt import plain_state, take_over
+from fourm_engine.nn.adapt import copy_weights, plain_state
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.task import network_of
 from fourm_engine.recipes.config import load_config
@@ -51,7 +51,7 @@ def started(folder: Path, out: Path, **sections) -> tuple[Source, Transformer]:
     manager = load_manager(config.modalities)
     source = Source.open(config.finetune, config.load_modalities(manager), config.model, manager)
     network = Transformer(config.model, source.vocabulary)
-    take_over(network, FourM.from_pretrained(config.finetune.source, device="cpu", manager=manager).network)
+    copy_weights(network, FourM.from_pretrained(config.finetune.source, device="cpu", manager=manager).network)
     adapt(network, source.settings, source.trained_config)
     return source, network.eval()
 

@@ -12,7 +12,7 @@ from fourm_engine.finetune.source import Source
 from fourm_engine.finetune.trainable import adapt
 from fourm_engine.modalities import load_manager
 from fourm_engine.model import FourM
-from fourm_engine.nn.adapt import take_over
+from fourm_engine.nn.adapt import copy_weights
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.initial_weights import warm_start
 from fourm_engine.recipes.config import load_config
@@ -51,7 +51,7 @@ def test_the_weights_are_those_of_the_source_in_any_number_of_pieces(folder, tmp
     source = Source.open(config.finetune, config.load_modalities(manager), config.model, manager)
     whole, parts = (filled(source, config, seed=5, pieces=pieces) for pieces in (1, 3))
     network = Transformer(config.model, source.vocabulary)
-    take_over(network, FourM.from_pretrained(config.finetune.source, device="cpu", manager=manager).network)
+    copy_weights(network, FourM.from_pretrained(config.finetune.source, device="cpu", manager=manager).network)
     adapt(network, source.settings, source.trained_config)
     expected = network.state_dict()
     assert expected.keys() == whole.keys()

@@ -152,7 +152,7 @@ def test_a_trial_that_has_trained_for_its_time_is_evaluated_as_it_is(sweeps, tmp
     sweeps.program(CUT)
     report = sweep(sweeps.file(grid={"train.lr": [0.1]}, budget={"minutes": 1e-9}), tell=silent)
     words = [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
-    assert words[1][2:] == ["train.steps=6", *workers.AS_IT_IS]
+    assert words[1][2:] == ["train.steps=6", *workers.EVALUATE_NOW]
     assert report.results[0].value == pytest.approx(0.2)
     assert report.to_json()["trials"][0]["cut_at_step"] == 6
     assert any("budget.minutes" in note for note in report.notes)

@@ -80,8 +80,8 @@ def test_what_is_to_be_found_is_found_where_it_is_and_measured_as_perfect():
     np.testing.assert_allclose([boxes["red"], boxes["blue"]], [RED, BLUE], atol=1e-5)
     tensors = {key: torch.from_numpy(array)[None] for key, array in target.items()}
     metrics = task.metrics()
-    metrics.add(output[None], tensors, [truth])
-    measured = metrics.of_all()
+    metrics.update(output[None], tensors, [truth])
+    measured = metrics.compute()
     assert measured["AP"] == pytest.approx(1)
     assert measured["AR100"] == pytest.approx(1)
     assert measured["AP medium"] == pytest.approx(1)  # 60 x 40 and 80 x 30 pixels of the file, 32² to 96²
@@ -89,8 +89,8 @@ def test_what_is_to_be_found_is_found_where_it_is_and_measured_as_perfect():
     other = output.clone()
     other[:, :2] = output[:, [1, 0]]  # each found as the other class
     metrics = task.metrics()
-    metrics.add(other[None], tensors, [truth])
-    assert metrics.of_all()["AP"] == 0
+    metrics.update(other[None], tensors, [truth])
+    assert metrics.compute()["AP"] == 0
     assert task.loss(output[None], tensors) < 0.2 * task.loss(other[None], tensors)
 
 
@@ -106,7 +106,7 @@ def test_crops_and_flips_move_boxes_and_what_they_hide_is_neither_learned_nor_co
     assert set(seen["classes"].tolist()) == {-1, 1}
     assert truth["classes"] == [1]
     assert truth["size"] == [100, 100]
-    back = task.answer(_output(task, seen)).outside(half)
+    back = task.answer(_output(task, seen)).uncrop(half)
     np.testing.assert_allclose(back.boxes[0], BLUE, atol=1e-5)
 
 

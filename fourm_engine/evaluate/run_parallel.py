@@ -19,7 +19,7 @@ from fourm_engine.data.workers import end_with_parent
 T = TypeVar("T")
 
 
-def side_by_side(pieces: Sequence[Callable[[], T]], jobs: int) -> Iterator[tuple[int, T]]:
+def run_parallel(pieces: Sequence[Callable[[], T]], jobs: int) -> Iterator[tuple[int, T]]:
     """Yield (index, result) of each function as it finishes, `jobs` at a time; with 1, in this process and in order.
     Side effects of a function are not visible here. Raises the error of a function, or ValueError if its process was
     killed, and then terminates the others."""
