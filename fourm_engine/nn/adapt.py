@@ -150,8 +150,8 @@ def add_lora(
     matrices: Sequence[str] = ("encoder", "decoder"),
     setting: str = "lora.matrices",
 ) -> None:
-    """Add adapters to the linear layers that `matrices` match (see `match_names`), and freeze their weights. The outputs
-    are unchanged until the adapters are trained."""
+    """Add adapters to the linear layers that `matrices` match (see `match_names`), and freeze their weights. The
+    outputs are unchanged until the adapters are trained."""
     layers = {name: m for name, m in network.named_modules() if isinstance(m, nn.Linear)}
     for name in match_names(layers, matrices, setting=setting, what="linear layer"):
         adapter = LowRank(layers[name].weight.detach(), rank=rank, alpha=alpha)
