@@ -116,27 +116,30 @@ class Trainer:
             saved = None if newest is None else newest.step
             if line := disk_shortage(self.folder, self.config, self.model, steps=self.plan.steps, saved=saved):
                 _warn(line)
-            step, steps = self.progress.step, self.plan.steps
-            first, name = rank() == 0, self.task.name
-            metrics = together(lambda: Metrics(self.folder, step=step, steps=steps, name=name, active=first))
-            devices, facts = describe_devices(device), self._facts()
-            learn = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-            trace = self.folder / "profile"
-            self.profile = Profile(self.config.profile, trace, rank=rank(), device=device, tell=metrics.note)
             try:
-                self.observers = Observers(self.host, facts, active=first)
-                with (
-                    record_run(facts, devices, lambda: self.progress.step, active=first),
-                    self.observers.announce_run(lambda: self.progress.step),
-                ):
-                    metrics.start(learn, devices)
-                    self.held_out = HeldOut(self.task, self.folder, earlier=metrics.evaluations)
-                    self._loop(metrics, checkpoints, stop)
-                    return self._complete(metrics)
+                return self._train(checkpoints, stop)
             finally:
                 checkpoints.wait()
-                self.profile.close()
-                metrics.close()
+
+    def _train(self, checkpoints: CheckpointManager, stop: dict[str, int]) -> dict[str, float]:
+        """Train from the current step to the end, with everything that watches a run: metrics, profile, observers."""
+        first, step = rank() == 0, lambda: self.progress.step
+        metrics = together(
+            lambda: Metrics(self.folder, step=step(), steps=self.plan.steps, name=self.task.name, active=first)
+        )
+        devices, facts = describe_devices(self.device), self._facts()
+        self.observers = Observers(self.host, facts, active=first)
+        folder = self.folder / "profile"
+        self.profile = Profile(self.config.profile, folder, rank=rank(), device=self.device, tell=metrics.note)
+        try:
+            with record_run(facts, devices, step, active=first), self.observers.announce_run(step):
+                metrics.start(sum(p.numel() for p in self.model.parameters() if p.requires_grad), devices)
+                self.held_out = HeldOut(self.task, self.folder, earlier=metrics.evaluations)
+                self._loop(metrics, checkpoints, stop)
+                return self._complete(metrics)
+        finally:
+            self.profile.close()
+            metrics.close()
 
     def replay(self, path: Path, tell: Callable[[str], None]) -> dict[str, float]:
         """Recompute a step that the run kept in `path`, in one process, with the weights of the nearest checkpoint, and
