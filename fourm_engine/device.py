@@ -39,7 +39,7 @@ class Memory:
     free: int
 
     @classmethod
-    def here(cls, root: Path = Path("/")) -> Memory:
+    def detect(cls, root: Path = Path("/")) -> Memory:
         """The memory of this machine; `most` respects the limit of the container or the Slurm job, if there is one."""
         words = [line.split() for line in _text(root / "proc/meminfo").splitlines()]
         table = {key.rstrip(":"): 1024 * int(number) for key, number, *_ in words}
@@ -79,11 +79,11 @@ class Machine:
     gpu_memory: float = 0.0
 
     @classmethod
-    def here(cls) -> Machine:
+    def detect(cls) -> Machine:
         import torch
 
         cores = usable_cores()
-        memory = Memory.here().most / 2**30
+        memory = Memory.detect().most / 2**30
         if not torch.cuda.is_available():
             return cls(cores, memory)
         properties = torch.cuda.get_device_properties(0)
@@ -119,7 +119,7 @@ class _Threads:
     """The last setting of `settle_threads`, and its reason."""
 
     measured: int = 0
-    said: str = ""
+    line: str = ""
 
 
 _threads = _Threads()
@@ -148,8 +148,8 @@ def settle_threads(number: int | None = None, *, width: int = 128) -> str:
     if number != torch.get_num_threads():
         torch.set_num_threads(number)
     line = f"{number} CPU thread{'s' * (number > 1)} ({why})"
-    said, _threads.said = _threads.said, line.partition(", load")[0]
-    return "" if said == _threads.said else line
+    said, _threads.line = _threads.line, line.partition(", load")[0]
+    return "" if said == _threads.line else line
 
 
 def keep_memory() -> None:

@@ -78,7 +78,7 @@ def _agreement(evaluation: Evaluation) -> list[Table]:
     table = Table(*columns, title="agreement of what is predicted with what is given")
     for task in evaluation.tasks:
         for a in task.agreement:
-            shares = f"{a.found:.1%}", f"{a.truth_found:.1%} (chance {1 / a.samples:.1%})"
+            shares = f"{a.recall_at_1:.1%}", f"{a.truth_recall_at_1:.1%} (chance {1 / a.samples:.1%})"
             table.add_row(task.name, a.given, a.target, number(a.cosine), number(a.truth), number(a.others), *shares)
     return [table] if table.rows else []
 

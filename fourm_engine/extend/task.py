@@ -21,7 +21,7 @@ from fourm_engine.extend.report import FILE, Measured, Nats, Report, compare
 from fourm_engine.extend.source import Extension
 from fourm_engine.model import FourM
 from fourm_engine.nn.adapt import add_lora, freeze_known
-from fourm_engine.nn.flops import Learning
+from fourm_engine.nn.flops import TrainedWeights
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.initial_weights import warm_start
 from fourm_engine.pretrain.task import EXPORT, FourMTask
@@ -139,8 +139,8 @@ class ExtendTask(FourMTask):
         ).save(folder / FILE)
 
     @cached_property
-    def learning(self) -> Learning | None:
-        return None if self.extension.settings.train == "all" else Learning.of(self.blank())
+    def trained_weights(self) -> TrainedWeights | None:
+        return None if self.extension.settings.train == "all" else TrainedWeights.of(self.blank())
 
     def identity(self) -> dict[str, Any]:
         settings = self.extension.settings

@@ -20,7 +20,7 @@ from fourm_engine.finetune.source import Source
 from fourm_engine.finetune.trainable import adapt
 from fourm_engine.model import FourM
 from fourm_engine.nn.adapt import learned
-from fourm_engine.nn.flops import Learning
+from fourm_engine.nn.flops import TrainedWeights
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.initial_weights import warm_start
 from fourm_engine.pretrain.task import EXPORT, FourMTask
@@ -74,9 +74,9 @@ class FinetuneTask(FourMTask):
         return super().decays(name, parameter) and (everything or name != "heads.weight")
 
     @cached_property
-    def learning(self) -> Learning | None:
+    def trained_weights(self) -> TrainedWeights | None:
         settings = self.source.settings
-        return None if settings.freeze is None and settings.lora is None else Learning.of(self.blank())
+        return None if settings.freeze is None and settings.lora is None else TrainedWeights.of(self.blank())
 
     def identity(self) -> dict[str, Any]:
         return super().identity() | self.source.settings.identity(self._digest)

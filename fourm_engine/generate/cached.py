@@ -49,12 +49,12 @@ class CachedDecoder:
                 contexts.append((*network.encode(*packing.packed(members)), count))
                 order += [row for i in members for row in users[i].tolist()]
         self.cache = network.start_cache(contexts, limit)
-        self.at = np.zeros(used.size, np.int64)
-        self.at[order] = np.arange(len(order))
+        self.row_index = np.zeros(used.size, np.int64)
+        self.row_index[order] = np.arange(len(order))
         self.sample_R = torch.tensor([row % self.batch for row in order], device=device)
         self.mod_R = torch.full((len(order),), self.entry.index, device=device)
         self._table = torch.from_numpy(self.coefficient_LKB).float().to(device)
-        self._row_KB = torch.from_numpy(self.at).view(used.shape).to(device)
+        self._row_KB = torch.from_numpy(self.row_index).view(used.shape).to(device)
 
     def logits(self, ids_B: Tensor, step: int | Tensor) -> Tensor:
         """float32 (B, V): logits of the next token, given the local ids `ids_B` of the previous one. `step`: number of
@@ -66,7 +66,7 @@ class CachedDecoder:
             y_BD = y_RD[self._row_KB[0]] if alone else mix_on_device(y_RD, self._row_KB, self._table[step][0])
         else:
             y_RD = self.network.decode_step(ids_R, torch.full_like(self.mod_R, step), self.mod_R, self.cache)
-            y_BD = mix(y_RD, self.at, self.coefficient_LKB[step])
+            y_BD = mix(y_RD, self.row_index, self.coefficient_LKB[step])
         return self.network.logits(y_BD, self.entry.name).float()
 
     def tensors(self) -> list[Tensor]:

@@ -65,7 +65,7 @@ class BranchDecoder:
         self.shapes = None if graphs is None else graphs.shapes(network)
         rows = branches.rows(samples)
         which, first = distinct(rows)
-        self.which = np.array(which).reshape(len(branches), len(samples))
+        self.row_index = np.array(which).reshape(len(branches), len(samples))
         self.packing = Packing([rows[i] for i in first], vocabulary, next(network.parameters()).device)
 
     def predict(
@@ -128,7 +128,7 @@ class ParallelDecoder:
             if part := sample.known.get(stage.target):
                 ids_Bn[b, part.pos], known_Bn[b, part.pos] = torch.from_numpy(part.ids), True
         self.tokens = [n - int(count) for count in known_Bn.sum(1)]  # to generate, per sample
-        self.left = list(self.tokens)
+        self.remaining = list(self.tokens)
         self.ids_Bn, self.known_Bn = ids_Bn.to(device), known_Bn.to(device)
         self.given_Bn, self.confidence_Bn = self.known_Bn.clone(), torch.zeros(batch, n, device=device)
 
@@ -168,18 +168,18 @@ class ParallelDecoder:
         steps = self.stage.steps
         for step in range(steps):
             revealed = [tokens - sum(row[: step + 1]) for tokens, row in zip(self.tokens, self.counts, strict=True)]
-            count = [left - after for left, after in zip(self.left, revealed, strict=True)]
+            count = [left - after for left, after in zip(self.remaining, revealed, strict=True)]
             adaptive = self.order is not None and self.order.adaptive
-            active = [b for b, left in enumerate(self.left) if left and (count[b] > 0 or adaptive)]
+            active = [b for b, left in enumerate(self.remaining) if left and (count[b] > 0 or adaptive)]
             if self.fixed and active:
-                active = list(range(len(self.left)))
+                active = list(range(len(self.remaining)))
             if active:
                 self._step(step, active, [max(0, count[b]) for b in active])
                 if callback is not None:
                     callback(self.stage.target, self.ids_Bn.cpu().numpy().copy(), self.known_Bn.cpu().numpy().copy())
-            if not any(self.left):
+            if not any(self.remaining):
                 break
-        assert not any(self.left)
+        assert not any(self.remaining)
         return [
             Filled(ids, None if self.probabilities is None else self.probabilities[b].cpu().numpy())
             for b, ids in enumerate(self.ids_Bn.cpu().numpy())
@@ -212,18 +212,18 @@ class ParallelDecoder:
         if self.probabilities is not None:
             self.probabilities[sample_K, position_K] = logits_TV[at_K].softmax(-1)
         if self.order is not None and self.order.adaptive:
-            count = torch.bincount(sample_K, minlength=len(self.left))[slots.active_A].tolist()
+            count = torch.bincount(sample_K, minlength=len(self.remaining))[slots.active_A].tolist()
         for b, kept in zip(active, count, strict=True):
-            self.left[b] -= kept
+            self.remaining[b] -= kept
             if kept:
                 self.state[b] = -1 - b
         for b, remasked_n in remasked.items():
             self.known_Bn[b] &= ~remasked_n
-            self.left[b] += int(remasked_n.sum())
+            self.remaining[b] += int(remasked_n.sum())
 
     def _slots(self, active: list[int], count: list[int]) -> _Slots:
         active_A, count_A = to_device(np.array([active, count]), self.device)
-        predicted_An, numbers = ~self.known_Bn[active_A], [self.left[b] for b in active]
+        predicted_An, numbers = ~self.known_Bn[active_A], [self.remaining[b] for b in active]
         if self.priority_Bn is not None:  # predict only what this step keeps
             predicted_An, numbers = most_confident(self.priority_Bn[active_A], predicted_An, count_A), count
         if self.fixed:
@@ -267,7 +267,7 @@ class ParallelDecoder:
             kept_T = most_confident(confidence_AM, slots.valid_AM, slots.count_A).flatten()[slots.flat_T]
             return _compact(kept_T[None], sum(count))[0][0], {}
         parts, remasked = [], dict[int, Tensor]()
-        for b, number, of_b in zip(active, count, _runs([self.left[b] for b in active]), strict=True):
+        for b, number, of_b in zip(active, count, _runs([self.remaining[b] for b in active]), strict=True):
             position_U = slots.position_T[of_b]
             predicted = self._predicted(step, b, number, position_U, confidence_T[of_b], logits_TV[of_b])
             parts.append(self.order.keep(predicted)[position_U])
@@ -285,9 +285,10 @@ class ParallelDecoder:
 
     def _predict(self, decoder: BranchDecoder, step: int, active: list[int], slots: _Slots) -> Tensor:
         """The decoder's output (A, M, D), branches combined before the output head, which is linear."""
-        coefficients_KA = decoder.branches.coefficients(len(self.left), progress(step, self.stage.steps))[:, active]
+        at = progress(step, self.stage.steps)
+        coefficients_KA = decoder.branches.coefficients(len(self.remaining), at)[:, active]
         row_KA, inputs, owners = self._rows_to_run(decoder, active, coefficients_KA != 0)
-        known = [len(self.known_Bn[0]) - self.left[active[a]] for a in owners]
+        known = [len(self.known_Bn[0]) - self.remaining[active[a]] for a in owners]
         if self.fixed:
             adaptive = self.order is not None and self.order.adaptive
             known = [len(self.known_Bn[0]) - (1 if adaptive else min(row[-1] for row in self.counts))] * len(owners)
@@ -322,7 +323,7 @@ class ParallelDecoder:
         row_KA, numbers = np.full(used_KA.shape, -1), dict[tuple[int, int], int]()
         inputs, owners = list[int](), list[int]()
         for k, a in np.argwhere(used_KA | self.fixed).tolist():
-            which, b = int(decoder.which[k, active[a]]), active[a]
+            which, b = int(decoder.row_index[k, active[a]]), active[a]
             key = (k, -1 - b) if self.fixed else (which, self.state[b])
             if key not in numbers:
                 numbers[key] = len(inputs)

@@ -54,7 +54,10 @@ def draw(
     rows_RV, temperature_R = logits.flatten(0, -2), temperature.expand(uniform.shape).flatten()
     chunk = max(1, _CHUNK // logits.shape[-1]) if logits.device.type == "cpu" else max(1, len(rows_RV))
     parts = zip(rows_RV.split(chunk), uniform.flatten().split(chunk), temperature_R.split(chunk), strict=True)
-    ids = [_invert(kept(_relative(x, temperature), top_k=top_k, top_p=top_p), u) for x, u, temperature in parts]
+    ids = [
+        _invert(filter_top_k_top_p(_relative(x, temperature), top_k=top_k, top_p=top_p), u)
+        for x, u, temperature in parts
+    ]
     return torch.cat(ids).view(uniform.shape) if ids else uniform.long()
 
 
@@ -81,7 +84,7 @@ def _relative(logits_RV: Tensor, temperature_R: Tensor) -> Tensor:
     return F.threshold(x, -87.0, -torch.inf, inplace=True).exp_()  # denormals make a CPU ten times slower
 
 
-def kept(p_RV: Tensor, *, top_k: int | None = None, top_p: float | None = None) -> Tensor:
+def filter_top_k_top_p(p_RV: Tensor, *, top_k: int | None = None, top_p: float | None = None) -> Tensor:
     """Unnormalised probabilities, float32 (R, V), with 0 for tokens that `top_k` and `top_p` exclude; see `draw`."""
     vocabulary = p_RV.shape[-1]
     if top_k is not None and top_k < vocabulary:
@@ -132,7 +135,7 @@ def _smallest_kept(rising_RK: np.ndarray, level_R: np.ndarray) -> tuple[np.ndarr
 
 
 def _nucleus(p_RV: Tensor, top_p: float) -> Tensor:
-    """`kept` on an asynchronous device; synchronises only if there are many rows."""
+    """`filter_top_k_top_p` on an asynchronous device; synchronises only if there are many rows."""
     rows, vocabulary = p_RV.shape
     level_R1 = top_p * p_RV.sum(-1, keepdim=True, dtype=torch.float64)
     recorded = p_RV.device.type == "cuda" and torch.cuda.is_current_stream_capturing()

@@ -27,7 +27,7 @@ from fourm_engine.modalities import Modalities
 from fourm_engine.model import FourM
 from fourm_engine.nn.adapt import plain_state
 from fourm_engine.nn.config import ModelConfig
-from fourm_engine.nn.flops import Learning, forward_flops, training_flops, training_flops_of
+from fourm_engine.nn.flops import TrainedWeights, forward_flops, training_flops, training_flops_of
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.config import LossConfig
 from fourm_engine.pretrain.initial_weights import materialise
@@ -130,12 +130,12 @@ class FourMTask(Task):
         (B, N), M = batch.encoder.mod.shape, batch.decoder.mod.shape[1]
         patches = {name: len(patches.values) for name, patches in batch.continuous.items()}
         sizes: Any = {"B": B, "N": N, "M": M, "targets": batch.target_counts, "patches": patches}
-        if (learning := self.learning) is not None:
-            return training_flops_of(learning, self.config, self.vocabulary, **sizes)
+        if (trained := self.trained_weights) is not None:
+            return training_flops_of(trained, self.config, self.vocabulary, **sizes)
         return training_flops(forward_flops(self.config, self.vocabulary, **sizes))
 
     @property
-    def learning(self) -> Learning | None:
+    def trained_weights(self) -> TrainedWeights | None:
         """The weights that are trained; None: all."""
         return None
 

@@ -14,7 +14,7 @@ from fourm_engine.data.raw.names import shown
 from fourm_engine.features.encoder import Encoder, encoder
 from fourm_engine.features.index import DESCRIPTION, Index, check_free
 from fourm_engine.features.labels import read_labels
-from fourm_engine.features.predicted import Predicted
+from fourm_engine.features.predicted import PredictedFeatures
 from fourm_engine.features.resizing import Size
 from fourm_engine.features.retrieval import Retrieval
 from fourm_engine.features.retrieval import evaluate as measure
@@ -49,7 +49,7 @@ def embed(
         run: folder of a run, an exported model, or a Hub id.
         root: a folder of data, as in `data.train`.
         split: a list in its `splits.json`; only these samples are embedded.
-        predict: a modality whose features are predicted from the inputs and embedded instead, see `Predicted`.
+        predict: a modality whose features are predicted from the inputs and embedded instead, see `PredictedFeatures`.
         size: size of the inputs, see `fourm_engine.features.encoder.encoder`.
 
     Raises ValueError if `out` holds something else, if no sample can be used, or if features are not finite."""
@@ -129,16 +129,16 @@ def _network(
     predict: str | None,
     size: Size | Mapping[str, Size] | None,
     device: str | None,
-) -> Encoder | Predicted:
+) -> Encoder | PredictedFeatures:
     if predict is None:
         return encoder(run, inputs, size=size, device=device, manager=manager_of_run(run))
     if size is not None:
         raise ValueError("--predict: predicted features have the sizes that the model was trained at; leave --size out")
     model = FourM.from_pretrained(run, device=device, manager=manager_of_run(run))
-    return Predicted(model, model.reader.input_names if inputs is None else inputs, predict)
+    return PredictedFeatures(model, model.reader.input_names if inputs is None else inputs, predict)
 
 
-def _edges(network: Encoder | Predicted) -> dict[str, tuple[int, int]]:
+def _edges(network: Encoder | PredictedFeatures) -> dict[str, tuple[int, int]]:
     """{input: (height, width)} of inputs that are grids."""
     specs = {name: network.reader.modalities[shown_as].spec for name, shown_as in network.inputs.items()}
     arrays = {name: spec.array for name, spec in specs.items() if isinstance(spec.layout, Grid)}

@@ -107,7 +107,7 @@ class SweepFolder:
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
 
-    def end(self, trial: Trial, outcome: Outcome) -> None:
+    def record(self, trial: Trial, outcome: Outcome) -> None:
         facts = {"format": FORMAT, **asdict(outcome), "ended": now()}
         write_atomically(self.out / trial.folder / OUTCOME, json.dumps(facts, indent=1) + "\n")
 
@@ -132,7 +132,7 @@ class SweepFolder:
         return path
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         """Admit one process at a time among those that share the sweep."""
         with writing(self.out):
             self.out.mkdir(parents=True, exist_ok=True)

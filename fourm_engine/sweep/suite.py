@@ -237,7 +237,7 @@ class Suite:
     def report(self) -> SuiteResults:
         """The results so far, written to the folder as JSON and pictures."""
         out = self.config.out
-        with self.folder.alone():
+        with self.folder.exclusive():
             results = self.results()
             write_atomically(out / SUITE, json.dumps(results.to_json(), indent=1, default=str) + "\n")
             try:

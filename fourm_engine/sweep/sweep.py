@@ -62,7 +62,7 @@ class Sweep:
             try:
                 work.run()
             finally:
-                with self.folder.alone():
+                with self.folder.exclusive():
                     write_results(self.results(), self.config.out)
         return self.report()
 
@@ -76,7 +76,7 @@ class Sweep:
 
     def report(self) -> Results:
         """The results so far, written to the folder as JSON, best config and pictures."""
-        with self.folder.alone():
+        with self.folder.exclusive():
             report = self.results()
             write_results(report, self.config.out)
             best = write_best(report, self.config.out, self.path)
@@ -104,7 +104,7 @@ class Sweep:
         if trial.content or trial.draw is None:
             return trial
         config = self.config
-        with self.folder.alone():
+        with self.folder.exclusive():
             draws = self.folder.draws()
             if trial.draw not in draws:
                 values, goal = self._values(draws), config.measure.goal

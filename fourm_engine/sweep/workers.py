@@ -194,11 +194,11 @@ class TrialRunner:
                 outcome = self.folder.outcome(running.trial)
                 if code == STOPPED and running.cut and (outcome is None or outcome.state != CUT):
                     step = run_record.read(self.folder.out / running.trial.folder).get("step")
-                    self.folder.end(running.trial, Outcome(CUT, step=step if isinstance(step, int) else None))
+                    self.folder.record(running.trial, Outcome(CUT, step=step if isinstance(step, int) else None))
                     self.pending.insert(0, running.trial)
                 elif code == 0:
                     self.succeeded = True
-                    self.folder.end(running.trial, Outcome(DONE, step=None if outcome is None else outcome.step))
+                    self.folder.record(running.trial, Outcome(DONE, step=None if outcome is None else outcome.step))
                     self._report(running.trial, self.describe(running.trial))
                 else:
                     self._fail(running.trial, self._reason(running.trial, code))
@@ -218,7 +218,7 @@ class TrialRunner:
             running.process.terminate()
 
     def _fail(self, trial: Trial, reason: str) -> None:
-        self.folder.end(trial, Outcome(FAILED, reason, failures=self.failures.get(trial.folder, 0) + 1))
+        self.folder.record(trial, Outcome(FAILED, reason, failures=self.failures.get(trial.folder, 0) + 1))
         if trial in self.pending:
             self.pending.remove(trial)
         log = self.folder.out / trial.folder / LOG

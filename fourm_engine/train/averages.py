@@ -112,12 +112,12 @@ class Buffers:
         self._forward: list[str] | None = None
         self._copies: dict[str, Tensor] = {}
 
-    def before(self) -> None:
+    def snapshot(self) -> None:
         """Call before the forward passes of a step."""
         names = self._buffers if self._learn or self._forward is None else self._forward
         self._copies = {name: self._buffers[name].clone() for name in names}
 
-    def after(self) -> None:
+    def note_changes(self) -> None:
         """Call after the forward passes of a step, in every process."""
         if self._forward is not None:
             return

@@ -69,7 +69,7 @@ class Learner:
         sums = torch.zeros(len(counts) + 1, device=self.device)  # the last: the total loss
         order = {name: i for i, name in enumerate(counts)}
         self.gradients.zero()
-        self.buffers.before()
+        self.buffers.snapshot()
         seed_generators(seed_of(self.seed, step, rank()), self.device)
         for number, batch in enumerate(micro_batches):
             self.gradients.communicate(last=number == len(micro_batches) - 1)
@@ -83,7 +83,7 @@ class Learner:
             sums[-1] += total.detach()
         local_finite = sums[-1].isfinite()
         self.before_reduce()
-        self.buffers.after()
+        self.buffers.note_changes()
         self.gradients.reduce()
         norm = self.gradients.norm()
         sum_over_processes(sums)

@@ -22,7 +22,7 @@ from torch.distributed import DistError
 
 from fourm_engine.lock import GATE, at_work, now, refused, this_process
 from fourm_engine.train.distributed import OtherProcess, describe
-from fourm_engine.train.heartbeat import Heartbeats, gone
+from fourm_engine.train.heartbeat import Heartbeats, is_dead
 from fourm_engine.train.run_folder import check_run_folder
 from fourm_engine.train.stopping import Stopped
 
@@ -117,7 +117,7 @@ class Watchdog:
             if facts["end"] is not None:
                 if facts["end"] and not facts["because"]:
                     lost[number] = f"rank {number} ended: {facts['end']}"
-            elif gone(facts):
+            elif is_dead(facts):
                 lost[number] = f"{who} is lost: it was killed; by the system, if memory was short"
             elif age >= silent:
                 lost[number] = f"{who} is lost: no sign of life for {age:.0f} s"
@@ -195,7 +195,7 @@ class Watchdog:
             for number, other, age in self.heartbeats.others():
                 if other is not None:
                     everyone[number] = other
-                    if age > 0.75 * quiet or gone(other):
+                    if age > 0.75 * quiet or is_dead(other):
                         silent.add(number)
             least = min(other["progress"] for other in everyone.values())
             behind = sorted(silent or {number for number, other in everyone.items() if other["progress"] == least})

@@ -61,7 +61,7 @@ def trial(folder, point, seed, losses, measure, *, parameters=1000):
     rows += [{"step": s, "eval": {k: v * f for k, v in losses.items()}} for s, f in ((5, 2), (10, 1))]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (run / "run.json").write_text(json.dumps({"format": 1, "state": "ended", "parameters": parameters}))
-    folder.end(one, Outcome(DONE))
+    folder.record(one, Outcome(DONE))
     return one
 
 

@@ -163,7 +163,7 @@ def test_one_that_was_cut_when_all_ended_is_not_trained_on(sweeps, tmp_path):
     path = sweeps.file(grid={"train.lr": [0.1]}, budget={"minutes": 1e-9})
     trials = Sweep(path, tell=silent)
     trials.folder.write(trials.trials[0])
-    trials.folder.end(trials.trials[0], workers.Outcome("cut", step=4))
+    trials.folder.record(trials.trials[0], workers.Outcome("cut", step=4))
     sweep(path, tell=silent)
     assert [json.loads(line)[2] for line in (tmp_path / "calls").read_text().splitlines()] == ["train.steps=4"]
 
