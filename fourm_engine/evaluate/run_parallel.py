@@ -38,8 +38,8 @@ def run_parallel(pieces: Sequence[Callable[[], T]], jobs: int) -> Iterator[tuple
                 there.close()  # so that it closes with the process
                 running[here] = number, process
             for pipe in [pipe for pipe in wait(list(running)) if isinstance(pipe, Connection)]:
-                number, process = running[pipe]
-                result = _receive(pipe, process, jobs)
+                number, ending = running[pipe]
+                result = _receive(pipe, ending, jobs)
                 del running[pipe]
                 yield number, result
     finally:
