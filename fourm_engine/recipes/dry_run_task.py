@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from fourm_engine.finetune.trainable import adapt
 from fourm_engine.modalities import load_manager
 from fourm_engine.recipes.finetune_task import modalities_of, task_of
+from fourm_engine.recipes.progress import PrintFn, print_line
 from fourm_engine.recipes.task_config import TaskRunConfig
-from fourm_engine.recipes.tell import Tell, say
 from fourm_engine.train.console import si, wrap
 from fourm_engine.transfer.backbone import encoder_alone
 from fourm_engine.transfer.network import TaskBatch, TaskNetwork
@@ -22,7 +22,7 @@ from fourm_engine.transfer.task import HeadTask
 from fourm_plugins.counting import counted
 
 
-def dry_run(config: TaskRunConfig, *, tell: Tell = say) -> None:
+def dry_run(config: TaskRunConfig, *, print_fn: PrintFn = print_line) -> None:
     """Report what `finetune` would train. Raises the same ValueErrors as it does before training."""
     manager = load_manager(config.modalities)
     inputs, target = modalities_of(config, manager)
@@ -51,7 +51,7 @@ def dry_run(config: TaskRunConfig, *, tell: Tell = say) -> None:
     epochs = plan.steps * size / len(task.data)
     lines += wrap([f"{counted(plan.steps, 'step')}: {epochs:.3g} times all training samples"])
     for line in lines:
-        tell(line)
+        print_fn(line)
 
 
 def _network(task: HeadTask) -> TaskNetwork:

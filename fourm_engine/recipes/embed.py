@@ -23,7 +23,7 @@ from fourm_engine.files import write_atomically
 from fourm_engine.lock import at_work
 from fourm_engine.model import FourM
 from fourm_engine.recipes.config import manager_of_run
-from fourm_engine.recipes.tell import Progress, Tell, choose_threads, say
+from fourm_engine.recipes.progress import PrintFn, Progress, choose_threads, print_line
 from fourm_plugins.counting import counted
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid
 
@@ -40,7 +40,7 @@ def embed(
     size: Size | Mapping[str, Size] | None = None,
     batch_size: int = 32,
     device: str | None = None,
-    tell: Tell = say,
+    print_fn: PrintFn = print_line,
 ) -> Index:
     """Write an index of the samples of `root` to the folder `out`, replacing any earlier one: the mean feature of each
     sample, computed from whichever `inputs` it has.
@@ -60,7 +60,7 @@ def embed(
         network = _network(run, inputs, predict, size, device)
         data = DataSamples(network, str(root), split)
         names, features = list[str](), list[np.ndarray]()
-        progress = Progress(str(root), tell)
+        progress = Progress(str(root), print_fn)
         for batch, done in batches(data, data.names, batch_size):
             values = network([sample for _, sample in batch]).float().cpu().numpy()
             if not np.isfinite(values).all():
@@ -73,7 +73,7 @@ def embed(
         sizes = None if size is None else _edges(network)
         Index(names, np.concatenate(features), list(network.inputs), network.fingerprint(), predict, sizes).save(out)
     left = len(data.names) - len(names)
-    tell(
+    print_fn(
         f"{out}: {counted(len(names), 'sample')}, {network.num_features} features each, "
         + (f"{predict} of " if predict else "of ")
         + ", ".join(network.inputs)
@@ -84,9 +84,15 @@ def embed(
 
 @torch.inference_mode()
 def search(
-    folder: Path, run: str | Path, query: Mapping[str, Any], *, k: int = 5, device: str | None = None, tell: Tell = say
+    folder: Path,
+    run: str | Path,
+    query: Mapping[str, Any],
+    *,
+    k: int = 5,
+    device: str | None = None,
+    print_fn: PrintFn = print_line,
 ) -> list[tuple[str, float]]:
-    """The `k` samples of an index nearest to a query by cosine similarity, nearest first. Also reports them to `tell`.
+    """The `k` samples of an index nearest to a query by cosine similarity, nearest first; also printed.
 
     `query`: modality -> value, for any inputs of the model, not only those of the index.
 
@@ -108,7 +114,7 @@ def search(
         raise ValueError("the query is empty; give a modality of the model as NAME=FILE or NAME=words")
     nearest = index.nearest(network([sample])[0].float().cpu().numpy(), k)
     for name, cosine in nearest:
-        tell(f"{cosine:.4f} {shown(name)}")
+        print_fn(f"{cosine:.4f} {shown(name)}")
     return nearest
 
 

@@ -36,7 +36,7 @@ from fourm_engine.lock import at_work
 from fourm_engine.modalities import check_settings
 from fourm_engine.model import FourM
 from fourm_engine.recipes.config import BEST, CONFIG, RunConfig, config_beside, load_config, manager_of_run
-from fourm_engine.recipes.tell import choose_threads
+from fourm_engine.recipes.progress import choose_threads
 from fourm_engine.storage.url import Folder
 from fourm_engine.train.metrics import duration
 from fourm_engine.yaml_config import ConfigError

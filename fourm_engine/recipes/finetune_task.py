@@ -12,8 +12,8 @@ from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.documents import documented
 from fourm_engine.data.views import ViewDrawer
 from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager, load_modalities
+from fourm_engine.recipes.progress import PrintFn, first_only, print_line
 from fourm_engine.recipes.task_config import TaskRunConfig
-from fourm_engine.recipes.tell import Tell, first_only, say
 from fourm_engine.train.distributed import check_same, processes
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.watchdog import exclusive_run
@@ -33,7 +33,7 @@ from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
 
 
-def finetune(config: TaskRunConfig, *, tell: Tell = say) -> dict[str, float]:
+def finetune(config: TaskRunConfig, *, print_fn: PrintFn = print_line) -> dict[str, float]:
     """Train, or resume; returns the held-out metrics. Writes the head to `<run>/head/`, and with `train.keep_best` the
     weights of the best evaluation to `<run>/best/head/`.
 
@@ -49,7 +49,7 @@ def finetune(config: TaskRunConfig, *, tell: Tell = say) -> dict[str, float]:
         with processes(config.train, width=model.width):
             check_same(identity(inputs, manager))
             source = open_source(config.finetune.source, inputs, manager)
-            task = task_of(config, source, target, manager, tell)
+            task = task_of(config, source, target, manager, print_fn)
             trainer = Trainer(task, config.train, config.run, seed=config.seed, host=manager, accepted=config.store)
             return trainer.run()
 
@@ -80,7 +80,11 @@ def modalities_of(config: TaskRunConfig, manager: PluginManager) -> tuple[Modali
 
 
 def task_of(
-    config: TaskRunConfig, source: TaskSource, target: Modalities, manager: PluginManager, tell: Tell = say
+    config: TaskRunConfig,
+    source: TaskSource,
+    target: Modalities,
+    manager: PluginManager,
+    print_fn: PrintFn = print_line,
 ) -> HeadTask:
     """The task of a config, with its data open. Raises ValueError."""
     inputs, settings = source.training, config.task
@@ -118,7 +122,7 @@ def task_of(
                 dropout=settings.modality_dropout if training else 0.0,
             )
         )
-        first_only(tell)(samples[-1].describe())
+        first_only(print_fn)(samples[-1].describe())
     return HeadTask(
         source,
         config.finetune,

@@ -24,7 +24,7 @@ from fourm_engine.lock import at_work
 from fourm_engine.model import FourM
 from fourm_engine.recipes.config import manager_of_run
 from fourm_engine.recipes.generated_record import refuse_recorded
-from fourm_engine.recipes.tell import Tell, choose_threads, say
+from fourm_engine.recipes.progress import PrintFn, choose_threads, print_line
 from fourm_engine.transfer.answers import DenseMap
 from fourm_plugins import calls
 from fourm_plugins.counting import counted
@@ -51,7 +51,7 @@ def generate(
     device: str | None = None,
     tokenizers: Mapping[str, str | Path] | None = None,
     providers: Mapping[str, str] | None = None,
-    tell: Tell = say,
+    print_fn: PrintFn = print_line,
     **options: Any,
 ) -> Results:
     """Write each target to `out`, as files of its modality's format and a picture to look at.
@@ -97,13 +97,13 @@ def generate(
                 results = _tiled(model, inputs, targets, overlap=overlap, animate=animate, explain=explain, **options)
         frames = [] if animate is None else steps.frames(inputs, results.samples[0])
         if out is not None and not explain:
-            _write_results(results, out, tell)
+            _write_results(results, out, print_fn)
             if given is not None or len(results.samples) > 1:
                 write_atomically(out / SHEET, png(results.grid() if given is None else edit_sheet(given, results)))
-                tell(str(out / SHEET))
+                print_fn(str(out / SHEET))
         if animate is not None:
             write_atomically(animate, animated(frames, animate))
-            tell(f"{animate}: {counted(len(frames), 'frame')}")
+            print_fn(f"{animate}: {counted(len(frames), 'frame')}")
         return results
 
 
@@ -119,7 +119,7 @@ def vary(
     device: str | None = None,
     tokenizers: Mapping[str, str | Path] | None = None,
     providers: Mapping[str, str] | None = None,
-    tell: Tell = say,
+    print_fn: PrintFn = print_line,
     **options: Any,
 ) -> Variation:
     """Write the sheet of `FourM.vary` to `out`. Raises ValueError for problems that a user can fix."""
@@ -128,7 +128,7 @@ def vary(
         options = {key: value for key, value in {**options, "guide": guided(guide, model)}.items() if value is not None}
         variation = model.vary(with_regions(inputs, regions or {}), targets, vary=axes, **options)
         write_atomically(out, png(variation.sheet()))
-    tell(f"{out}: {counted(len(variation.results), 'result')}")
+    print_fn(f"{out}: {counted(len(variation.results), 'result')}")
     return variation
 
 
@@ -167,7 +167,7 @@ def _tiled(
     return Results({targets[0]: generate_tiled(model, inputs, targets[0], overlap=overlap, **options)})
 
 
-def _write_results(results: Results, out: Path, tell: Tell) -> None:
+def _write_results(results: Results, out: Path, print_fn: PrintFn) -> None:
     """Write all samples, or if they were combined, the result and its spread."""
     made_one = any(one.spread is not None for one in results.values())
     samples = [results] if made_one else results.samples
@@ -175,14 +175,14 @@ def _write_results(results: Results, out: Path, tell: Tell) -> None:
         suffix = f"-{number}" if len(samples) > 1 else ""
         for name, generated in sample.items():
             for path in write(generated, out, f"{name}{suffix}"):
-                tell(str(path))
+                print_fn(str(path))
             picture = generated.render()
             if isinstance(picture, str):
-                tell(f"{name}: {picture}")
+                print_fn(f"{name}: {picture}")
             if remark := generated.remark():
-                tell(f"{name}: {remark}")
+                print_fn(f"{name}: {remark}")
             if generated.decoded_from == "probabilities":
-                tell(f"{name}: decoded from the model's probabilities; --temperature above 0 draws samples")
+                print_fn(f"{name}: decoded from the model's probabilities; --temperature above 0 draws samples")
 
 
 def write(generated: Generated | DenseMap, out: Path, stem: str) -> list[Path]:

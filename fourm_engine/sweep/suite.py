@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints, model_validator
 
 from fourm_engine.files import write_atomically
-from fourm_engine.recipes.tell import Tell, say
+from fourm_engine.recipes.progress import PrintFn, print_line
 from fourm_engine.storage.url import LocalFolder
 from fourm_engine.sweep.along import along, check_along
 from fourm_engine.sweep.config import RESULT, Key, Label, Measure, Seeds, Settings, Strict, read_file, refuse_kept
@@ -129,8 +129,8 @@ class Suite:
     """The trials of a suite file, and their results so far. Raises ConfigError, before writing anything, for a file or
     config that cannot be used, and for trials of another file in its folder."""
 
-    def __init__(self, path: Path, overrides: Sequence[str] = (), *, tell: Tell = say) -> None:
-        self.path, self.tell, self.notes = path, tell, list[str]()
+    def __init__(self, path: Path, overrides: Sequence[str] = (), *, print_fn: PrintFn = print_line) -> None:
+        self.path, self.print_fn, self.notes = path, print_fn, list[str]()
         self.config = read_file(path, SuiteConfig, overrides)
         self.folder = SweepFolder(self.config.out, path)
         self.encoders = {
@@ -222,8 +222,8 @@ class Suite:
 
     def run(self, *, jobs: int = 1) -> SuiteResults:
         """Run missing trials, `jobs` at a time, and report. Other processes may share the work."""
-        if self.folder.begin(self.trials, self.notes, self.tell):
-            TrialRunner(self.folder, self.trials, jobs=jobs, describe=self._describe, tell=self.tell).run()
+        if self.folder.begin(self.trials, self.notes, self.print_fn):
+            TrialRunner(self.folder, self.trials, jobs=jobs, describe=self._describe, print_fn=self.print_fn).run()
         return self.report()
 
     def results(self) -> SuiteResults:

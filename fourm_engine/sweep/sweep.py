@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from fourm_engine.recipes.tell import Tell, say
+from fourm_engine.recipes.progress import PrintFn, print_line
 from fourm_engine.sweep.config import SweepConfig, read_file
 from fourm_engine.sweep.folder import DONE, FAILED, SweepFolder
 from fourm_engine.sweep.plan import TRIALS, Plan
@@ -31,8 +31,8 @@ class Sweep:
     """The trials of a sweep file, and their results so far. Raises ConfigError, before writing anything, for an
     unusable file, an unknown key, an invalid value, and trials of another file in its folder."""
 
-    def __init__(self, path: Path, overrides: Sequence[str] = (), *, tell: Tell = say) -> None:
-        self.path, self.tell = path, tell
+    def __init__(self, path: Path, overrides: Sequence[str] = (), *, print_fn: PrintFn = print_line) -> None:
+        self.path, self.print_fn = path, print_fn
         self.config = read_file(path, SweepConfig, overrides)
         self.plan = Plan(self.config, path)
         self.folder = SweepFolder(self.config.out, path)
@@ -49,7 +49,7 @@ class Sweep:
 
     def run(self, *, jobs: int = 1) -> Results:
         """Train missing trials, `jobs` at a time, and report. Other processes may share the work."""
-        if self.folder.begin(self.trials, self.notes, self.tell):
+        if self.folder.begin(self.trials, self.notes, self.print_fn):
             work = TrialRunner(
                 self.folder,
                 self.trials,
@@ -57,7 +57,7 @@ class Sweep:
                 minutes=self.config.budget.minutes,
                 complete=self._drawn,
                 describe=self._describe,
-                tell=self.tell,
+                print_fn=self.print_fn,
             )
             try:
                 work.run()
@@ -111,7 +111,7 @@ class Sweep:
                 drawn = next_draw(trial.draw, config.random, draws, values, goal=goal, seed=config.seed)
                 draws[trial.draw] = drawn
                 self.folder.keep_draws(draws)
-                self.tell(f"draw {trial.draw}: " + ", ".join(f"{key} {value}" for key, value in drawn.items()))
+                self.print_fn(f"draw {trial.draw}: " + ", ".join(f"{key} {value}" for key, value in drawn.items()))
         same = next(other for other in self.plan.trials(draws) if other.folder == trial.folder)
         return replace(trial, content=same.content, point=same.point)
 
@@ -129,7 +129,7 @@ class Sweep:
         return values
 
 
-def sweep(path: Path, overrides: Sequence[str] = (), *, jobs: int = 1, tell: Tell = say) -> Results:
+def sweep(path: Path, overrides: Sequence[str] = (), *, jobs: int = 1, print_fn: PrintFn = print_line) -> Results:
     """Train missing trials of the sweep file at `path`, and report. Raises ValueError for problems that a user can
     fix."""
-    return Sweep(path, overrides, tell=tell).run(jobs=jobs)
+    return Sweep(path, overrides, print_fn=print_fn).run(jobs=jobs)

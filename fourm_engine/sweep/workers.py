@@ -20,7 +20,7 @@ from fourm_engine.device import rank_and_world, usable_cores
 from fourm_engine.evaluate.metrics_file import NAME as METRICS
 from fourm_engine.evaluate.metrics_file import read_lines
 from fourm_engine.recipes.fit import least_busy, unwinding_on_signals, visible_gpus
-from fourm_engine.recipes.tell import Tell, say
+from fourm_engine.recipes.progress import PrintFn, print_line
 from fourm_engine.sweep.folder import CUT, DONE, FAILED, LOG, Outcome, SweepFolder
 from fourm_engine.sweep.trial import Trial
 from fourm_engine.sweep.trial_config import command_of
@@ -74,10 +74,10 @@ class TrialRunner:
         minutes: float | None = None,
         complete: Callable[[Trial], Trial] = lambda trial: trial,
         describe: Callable[[Trial], str] = lambda trial: "done",
-        tell: Tell = say,
+        print_fn: PrintFn = print_line,
     ) -> None:
         self.folder, self.trials, self.jobs, self.minutes = folder, list(trials), jobs, minutes
-        self.complete, self.describe, self.tell = complete, describe, tell
+        self.complete, self.describe, self.print_fn = complete, describe, print_fn
         self.pending = list(trials)
         self.running: list[_Running] = []
         # A trial that failed earlier is retried once.
@@ -106,7 +106,7 @@ class TrialRunner:
                 elif self.pending:
                     if not waits:
                         number = counted(len(self.pending), "trial")
-                        self.tell(f"waiting for {number} of other processes, such as {self.pending[0].name}")
+                        self.print_fn(f"waiting for {number} of other processes, such as {self.pending[0].name}")
                     waits = True
                     time.sleep(POLL_OTHERS_SECONDS)
 
@@ -245,7 +245,7 @@ class TrialRunner:
 
     def _report(self, trial: Trial, text: str) -> None:
         ended = len(self.trials) - len(self.pending) - len(self.running)
-        self.tell(f"[{ended}/{len(self.trials)}] {trial.name}: {text}")
+        self.print_fn(f"[{ended}/{len(self.trials)}] {trial.name}: {text}")
 
     @contextmanager
     def _ending(self) -> Iterator[None]:

@@ -130,7 +130,7 @@ class Trainer:
         devices, facts = describe_devices(self.device), self._facts()
         self.observers = Observers(self.host, facts, active=first)
         folder = self.folder / "profile"
-        self.profile = Profile(self.config.profile, folder, rank=rank(), device=self.device, tell=metrics.note)
+        self.profile = Profile(self.config.profile, folder, rank=rank(), device=self.device, note=metrics.note)
         try:
             with record_run(facts, devices, step, active=first), self.observers.announce_run(step):
                 metrics.start(sum(p.numel() for p in self.model.parameters() if p.requires_grad), devices)
@@ -141,9 +141,9 @@ class Trainer:
             self.profile.close()
             metrics.close()
 
-    def replay(self, path: Path, tell: Callable[[str], None]) -> dict[str, float]:
+    def replay(self, path: Path, print_fn: Callable[[str], None]) -> dict[str, float]:
         """Recompute a step that the run kept in `path`, in one process, with the weights of the nearest checkpoint, and
-        report (through `tell`) where it stops being finite. Raises ValueError for a file that does not fit the run,
+        report (through `print_fn`) where it stops being finite. Raises ValueError for a file that does not fit the run,
         CheckpointError if there is no checkpoint."""
         if rank_and_world()[1] > 1:
             raise ValueError("--replay computes one step in one process; start it without torchrun")
@@ -155,9 +155,9 @@ class Trainer:
             self.identity.check_resumable(checkpoint.folder, state_of(checkpoint))
             weights = {name: t for name, t in self.learner.tensors().items() if name.startswith("model/")}
             load(checkpoint, weights)
-            tell(f"step {kept.step + 1} of rank {kept.rank}, with the weights after step {checkpoint.step}")
+            print_fn(f"step {kept.step + 1} of rank {kept.rank}, with the weights after step {checkpoint.step}")
             for line in examine(self.learner, kept, path):
-                tell(line)
+                print_fn(line)
         return {}
 
     def _facts(self) -> Run:

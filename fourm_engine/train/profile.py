@@ -26,7 +26,7 @@ ROWS = 25
 
 class Profile:
     """Traces the steps of `window`, (first, last) counted from 1, into `folder`; None traces nothing. A run that
-    resumes inside the window traces the rest of it. `tell` receives a line when a trace is written or cannot be; ranks
+    resumes inside the window traces the rest of it. `note` receives a line when a trace is written or cannot be; ranks
     other than 0 print errors to stderr."""
 
     def __init__(
@@ -36,9 +36,9 @@ class Profile:
         *,
         rank: int,
         device: torch.device,
-        tell: Callable[..., None],
+        note: Callable[..., None],
     ) -> None:
-        self.window, self.folder, self.rank, self.device, self.tell = window, folder, rank, device, tell
+        self.window, self.folder, self.rank, self.device, self.note = window, folder, rank, device, note
         self._profiler: torch.profiler.profile | None = None
         self._step = ExitStack()
         self._first = self._last = 0
@@ -78,13 +78,13 @@ class Profile:
             write_atomically(trace.with_name(f"rank-{self.rank}.txt"), self._tables(profiler))
         except OSError as error:
             failed = "failed; the run continues without it"
-            if self.rank:  # whose `tell` is silent
+            if self.rank:  # whose `note` is silent
                 print_lines([f"profile of rank {self.rank}: {failed}: {error}"], sys.stderr)
             else:
-                self.tell(f"profile: {failed}", str(error))
+                self.note(f"profile: {failed}", str(error))
             return
         steps = f"steps {self._first} to {self._last}"
-        self.tell(f"profile of {steps}; open it at https://ui.perfetto.dev", str(trace))
+        self.note(f"profile of {steps}; open it at https://ui.perfetto.dev", str(trace))
 
     def _tables(self, profiler: torch.profiler.profile) -> str:
         rows, where = profiler.key_averages(), self.device.type

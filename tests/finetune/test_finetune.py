@@ -37,7 +37,7 @@ LORA = {"rank": 2, "alpha": 4.0}
 def finetuned(folder: Path, out: Path, *overrides: str, **sections) -> Path:
     """The run's folder."""
     config = load_config(config_of(folder, out, **sections), overrides)
-    train(config, tell=silent)
+    train(config, print_fn=silent)
     return config.run
 
 
@@ -150,8 +150,8 @@ def test_at_another_size_positions_are_interpolated_and_the_model_generates(fold
         },
     }
     config = load_config(config_of(folder, tmp_path, select=["rgb@pixels", "depth"], **sections))
-    tokenize(config, tell=silent)
-    train(config, tell=silent)
+    tokenize(config, print_fn=silent)
+    train(config, print_fn=silent)
     model = FourM.from_pretrained(config.run, device="cpu")
     assert model.vocabulary["depth"].position_grid == (4, 4)
     assert model.vocabulary["rgb"].position_grid is None
@@ -211,7 +211,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(folder, tmp_path, m
         with pytest.raises(KeyboardInterrupt):
             finetuned(folder, tmp_path / "parts", **sections)
     config = load_config(tmp_path / "parts/run/config.yaml")  # the stored one says all
-    train(config, tell=silent)
+    train(config, print_fn=silent)
     one, other = weights(whole), weights(tmp_path / "parts/run")
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -241,7 +241,7 @@ def test_the_tokenizers_of_the_model_are_never_fitted_again(folder, tmp_path):
     settings = {"settings": {"rgb": {"image_size": 64}}}
     config = load_config(config_of(folder, tmp_path, modalities=settings))
     with pytest.raises(ValueError, match="knows the ids of its tokenizers alone"):
-        fit(config, refit=True, tell=silent)
+        fit(config, refit=True, print_fn=silent)
     assert before == {path: path.read_bytes() for path in before}
 
 
@@ -285,7 +285,7 @@ def test_other_tokenizers_than_the_models_are_refused(folder, tmp_path):
     document = json.loads((other / "rgb/tokenizer.json").read_text())
     shutil.rmtree(other / "rgb")
     config = load_config(folder / "base.yaml", [f"tokenizers.folder={other}", "modalities.select=[rgb]", "seed=5"])
-    fit(config, tell=silent)
+    fit(config, print_fn=silent)
     assert json.loads((other / "rgb/tokenizer.json").read_text())["fingerprint"] != document["fingerprint"]
     with pytest.raises(ValueError, match=r"tokenizer of 'rgb' is not the one that .* was trained with"):
         finetuned(folder, tmp_path, tokenizers={"folder": str(other)})

@@ -66,7 +66,7 @@ def test_the_weights_are_those_of_the_source_in_any_number_of_pieces(folder, tmp
 
 def test_from_scratch_nothing_but_the_shape_is_the_sources(folder, tmp_path):
     config = load_config(config_of(folder, tmp_path, finetune={"from_scratch": True}), ["train.lr=1e-9", "seed=7"])
-    train(config, tell=silent)
+    train(config, print_fn=silent)
     found, base = (
         FourM.from_pretrained(run, device="cpu").network.state_dict() for run in (config.run, folder / "base")
     )
@@ -80,7 +80,7 @@ def test_from_scratch_nothing_but_the_shape_is_the_sources(folder, tmp_path):
 def test_no_process_reads_the_whole_source(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(exported, "load_network", lambda *_: pytest.fail("the source was loaded whole"))
     config = load_config(config_of(folder, tmp_path, finetune={"lora": LORA}))
-    assert train(config, tell=silent)
+    assert train(config, print_fn=silent)
 
 
 def test_learned_positions_of_another_length_are_interpolated_alike(tmp_path):

@@ -40,7 +40,7 @@ def trained(source, place, tmp_path_factory):
     path = detection(tmp_path_factory.mktemp("detection"), source, place)
     train = ["train.steps=60", "train.lr=0.02", "train.batch_size=8", "task.scales=[2]"]
     config = load_task_config(path, [*train, f"data.val={place / 'train2017'}", f"task.val_labels={_labels(place)}"])
-    finetune(config, tell=silent)
+    finetune(config, print_fn=silent)
     return config.run
 
 
@@ -188,7 +188,7 @@ def test_a_number_too_long_to_read_is_told_with_the_file(tmp_path):
 def test_a_package_that_is_missing_is_named_before_anything_is_trained(module, source, place, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ValueError, match=r"pip install 'fourm-engine\[detect\]'"):
-        finetune(load_task_config(detection(tmp_path, source, place)), tell=silent)
+        finetune(load_task_config(detection(tmp_path, source, place)), print_fn=silent)
     assert not (tmp_path / "run/config.yaml").exists()
 
 
@@ -196,4 +196,4 @@ def test_heads_of_other_tasks_are_refused(source, place, tmp_path):
     for head, wanted in (("linear", "use fcos"), ("pyramid", "use fcos")):
         path = detection(tmp_path / head, source, place, task={"head": head, "head_options": {}})
         with pytest.raises(ValueError, match=wanted):
-            finetune(load_task_config(path), tell=silent)
+            finetune(load_task_config(path), print_fn=silent)
