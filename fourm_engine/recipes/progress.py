@@ -1,5 +1,5 @@
-"""Line-based progress of a recipe. Every recipe takes a callable `print_fn` for its lines; some take `warn` for what was
-left out, by default on stderr."""
+"""Line-based progress of a recipe. Every recipe takes a callable `print_fn` for its lines; some take `warn` for what
+was left out, by default on stderr."""
 
 from __future__ import annotations
 
