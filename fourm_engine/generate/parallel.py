@@ -142,16 +142,7 @@ class ParallelDecoder:
         # With few tokens, the linear schedule takes fewer steps.
         counts = [tokens_per_step(stage.schedule, stage.steps, tokens) for tokens in self.tokens]
         self.counts = [row + [0] * (stage.steps - len(row)) for row in counts]
-        self.temperatures = [
-            temperatures(
-                stage.temperature_schedule,
-                row,
-                temperature=stage.temperature,
-                minimum=stage.temperature_min,
-                power=stage.temperature_power,
-            )
-            for row in self.counts
-        ]
+        self.temperatures = [_temperatures(stage, row) for row in self.counts]
         self.probabilities = None
         if stage.readout == "expected":
             self.probabilities = torch.zeros(batch, n, self.entry.size, device=device)
@@ -335,6 +326,16 @@ class ParallelDecoder:
     def _rounded(self, width: int) -> int:
         """The decoder width for `width` slots, rounded up where few shapes matter more than small ones."""
         return width if on_host(self.known_Bn) else min(self.known_Bn.shape[1], width + -width % TARGETS_BY)
+
+
+def _temperatures(stage: Stage, counts: Sequence[int]) -> list[float]:
+    return temperatures(
+        stage.temperature_schedule,
+        counts,
+        temperature=stage.temperature,
+        minimum=stage.temperature_min,
+        power=stage.temperature_power,
+    )
 
 
 def _runs(lengths: Sequence[int]) -> list[slice]:

@@ -111,14 +111,18 @@ def generate_tiled(
     apart = not drawn and plain[0].steps == 1
     tokens, canvas = np.full(whole, -1, np.int64), _Canvas(made, whole)
     others = {other: given for other, given in inputs.items() if other != name}  # `name` may be the target's, too
+
+    def request(row: int, column: int) -> dict[str, Any]:
+        """The inputs of a tile: its crop, and those of its tokens that other tiles have generated."""
+        given = {**others, modality.name: padded[row * down :, column * right :][: shape.height, : shape.width]}
+        known = tokens[row : row + size[0], column : column + size[1]].reshape(-1)
+        if (known >= 0).any():
+            given[target] = Condition(Ids(np.maximum(known, 0)), keep=known >= 0)
+        return given
+
     for wave in [range(count)] if apart else tiling.waves:
         corners = [tiling.corners[i] for i in wave]
-        requests = []
-        for row, column in corners:
-            crop = padded[row * down :, column * right :][: shape.height, : shape.width]
-            known = tokens[row : row + size[0], column : column + size[1]]
-            part = Condition(Ids(np.maximum(known, 0).reshape(-1)), keep=(known >= 0).reshape(-1))
-            requests.append({**others, modality.name: crop} | ({target: part} if (known >= 0).any() else {}))
+        requests = [request(*corner) for corner in corners]
         # Equal tiles with different seeds would count as several samples of one input, and so be sampled.
         seeds = [seed + i if drawn else seed for i in wave]
         results = model.generate_batch(requests, target, seeds=seeds, batch_size=batch_size, **options)
