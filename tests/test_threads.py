@@ -13,7 +13,7 @@ import torch
 
 from fourm_engine import device
 from fourm_engine.device import fastest_threads, settle_threads
-from fourm_engine.recipes import print_fn
+from fourm_engine.recipes import progress
 from fourm_engine.train import distributed
 from fourm_engine.train.distributed import processes
 from tests.train.toy_task import config
@@ -101,7 +101,7 @@ def test_a_run_says_its_threads_and_measures_for_its_width(monkeypatch, capsys):
 def test_commands_that_do_not_train_choose_alike_and_log_it(monkeypatch, caplog):
     monkeypatch.setattr(device, "fastest_threads", lambda most, width: 2)
     with caplog.at_level(logging.INFO):
-        print_fn.choose_threads("cpu")
+        progress.choose_threads("cpu")
     assert torch.get_num_threads() == 2
     assert "2 CPU threads (measured: 8 cores" in caplog.text
 
