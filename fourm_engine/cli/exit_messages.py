@@ -42,7 +42,7 @@ _STOPS = {128 + number: number for number in (signal.SIGINT, signal.SIGTERM, sig
 
 def stopped(end: SystemExit, arguments: Sequence[str]) -> str | None:
     """The line for a command with these `arguments` that a signal ended; None where something else did, or where the
-    line has been told (`end.reported`), and for a listing that nobody reads to its end."""
+    line has been printed (`end.reported`), and for a listing that nobody reads to its end."""
     number = _STOPS.get(end.code) if isinstance(end.code, int) else None
     if number is None or getattr(end, "reported", False) or rank_and_world()[0] != 0:
         return None
@@ -53,8 +53,8 @@ def stopped(end: SystemExit, arguments: Sequence[str]) -> str | None:
 
 
 def reported_elsewhere(error: Exception) -> bool:
-    """Whether another process of this command tells the error: it has said so (`reported`), or the error is one of the
-    config or the command line, which all processes of a machine read and the first of them tells."""
+    """Whether another process of this command reports the error: it has said so (`reported`), or the error is one of
+    the config or the command line, which all processes of a machine read and the first of them reports."""
     from fourm_engine.yaml_config import ConfigError  # lazy: listings need none
 
     of_all = isinstance(error, ConfigError) or not isinstance(error, (ValueError, OSError))
