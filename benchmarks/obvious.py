@@ -87,12 +87,12 @@ class Obvious(nn.Module):
     def forward(self, batch: Dense) -> dict[str, tuple[Tensor, int]]:
         """Modality -> (sum of its cross-entropies in nats, number of predicted tokens)."""
         model, heads = self.model, self.model.config.heads
-        x, place, kept, _, _, _ = self.embed(batch.inputs, self.N, decoder=False)
+        x, pos_embed, kept, _, _, _ = self.embed(batch.inputs, self.N, decoder=False)
         seen = kept[:, None, None, :]
         for block in model.encoder:
             x = x + self_attention(block.attn, block.norm1(x), heads, seen)
             x = x + mlp(block.mlp, block.norm2(x))
-        context = model.context_proj(model.encoder_norm(x)) + place
+        context = model.context_proj(model.encoder_norm(x)) + pos_embed
 
         y, _, _, mod, order, labels = self.embed(batch.targets, self.M, decoder=True)
         causal = (mod[:, None, :, None] == mod[:, None, None, :]) & (order[:, None, None, :] <= order[:, None, :, None])
@@ -111,7 +111,7 @@ class Obvious(nn.Module):
         return losses
 
     def embed(self, side: dict[str, Modality], number: int, *, decoder: bool) -> tuple[Tensor, ...]:
-        """All tokens of all modalities, of which the kept ones are gathered: content + place, place (B, number, D);
+        """All tokens of all modalities, of which the kept ones are gathered: content + pos_embed, pos_embed (B, n, D);
         kept, modality (-1: padding), order and label (B, number)."""
         embedding, parts = self.model.embedding, []
         table = embedding.decoder_table if decoder else embedding.encoder_table
@@ -125,14 +125,14 @@ class Obvious(nn.Module):
             index = torch.full_like(one.kept, self.vocabulary[name].index, dtype=torch.int64)
             positions = torch.arange(x.shape[1], device=x.device)
             learned = embedding.decoder_positions if decoder else embedding.encoder_positions
-            place = embedding.place(positions, index[0], learned).expand_as(x)
-            parts.append((x + place, place, one.kept, index, one.order, one.labels))
-        x, place, kept, mod, order, labels = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
+            pos_embed = embedding.position_embedding(positions, index[0], learned).expand_as(x)
+            parts.append((x + pos_embed, pos_embed, one.kept, index, one.order, one.labels))
+        x, pos_embed, kept, mod, order, labels = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
         first = torch.argsort(~kept, dim=1, stable=True)[:, :number]
         wide = first[..., None].expand(-1, -1, x.shape[2])
         kept = kept.gather(1, first)
         mod = torch.where(kept, mod.gather(1, first), -1)
-        return x.gather(1, wide), place.gather(1, wide), kept, mod, order.gather(1, first), labels.gather(1, first)
+        return x.gather(1, wide), pos_embed.gather(1, wide), kept, mod, order.gather(1, first), labels.gather(1, first)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ import numpy as np
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.evaluate.matrix import nats_by_sample
 from fourm_engine.evaluate.samples import Samples, load_samples
-from fourm_engine.generate.parallel import Parallel
+from fourm_engine.generate.parallel import ParallelDecoder
 from fourm_engine.generate.plan import Stage
 from fourm_engine.model import FourM
 from fourm_engine.recipes.config import CONFIG, load_config
@@ -75,17 +75,17 @@ class Features:
 
 def steps_taken(model: FourM, run: Callable[[], Any]) -> tuple[Any, list[int]]:
     """What `run` returns, and how many samples each decoding step in it was for."""
-    taken, step = [], Parallel._step
+    taken, step = [], ParallelDecoder._step
 
-    def counted(self: Parallel, number: int, active: list[int], count: list[int]) -> None:
+    def counted(self: ParallelDecoder, number: int, active: list[int], count: list[int]) -> None:
         taken.append(len(active))
         step(self, number, active, count)
 
-    Parallel._step = counted  # type: ignore[method-assign]
+    ParallelDecoder._step = counted  # type: ignore[method-assign]
     try:
         return run(), taken
     finally:
-        Parallel._step = step  # type: ignore[method-assign]
+        ParallelDecoder._step = step  # type: ignore[method-assign]
 
 
 def measure(
@@ -145,7 +145,7 @@ def main() -> None:
     held_out = samples_of(options.run, model, options.overrides, options.samples)
     for task in options.task or TASKS:
         given, _, target = task.partition(":")
-        names = held_out.having([given, target]) if {given, target} <= held_out.values.keys() else []
+        names = held_out.with_modalities([given, target]) if {given, target} <= held_out.values.keys() else []
         if len(names) < 2:
             print(f"\n{task}: no samples with both")
             continue

@@ -17,11 +17,21 @@ from fourm_engine.masking.draw import BatchMasker, Unmasked
 from fourm_engine.masking.grid import GridMasker
 from fourm_engine.masking.span import SpanMasker
 from fourm_engine.vocabulary import Vocabulary
-from fourm_plugins import FeatureMap, Grid, Masker, ModalitySpec, Sequence, Specials, Text, TokenizerRecipe, TokenSpace
+from fourm_plugins import (
+    FeatureMap,
+    Grid,
+    Masker,
+    ModalitySpec,
+    Sequence,
+    SpecialTokens,
+    Text,
+    TokenizerRecipe,
+    TokenSpace,
+)
 
 GRIDS = {"picture": 16384, "depths": 8192, "normals": 8192, "classes": 4096, "features": 8192}
 TEXTS = ("sentence", "boxlist")
-SPECIALS = Specials(end=3, sentinels=tuple(range(4, 204)))
+SPECIALS = SpecialTokens(end_id=3, sentinel_ids=tuple(range(4, 204)))
 
 
 def specs(side: int = 14, shrink: int = 1) -> list[ModalitySpec]:

@@ -50,7 +50,7 @@ def main() -> None:
         for overlap in (0, 2):
             edges, elsewhere = list[float](), list[float]()
             for files in read(options.pictures, options.samples).values():
-                made = fm.tiled(model, {"rgb": files["png"]}, options.target, overlap=overlap, **how)
+                made = fm.generate_tiled(model, {"rgb": files["png"]}, options.target, overlap=overlap, **how)
                 array = modality.normalise(made.value)
                 rows, columns = (n // p for n, p in zip(array.shape[1:], modality.spec.patch, strict=True))
                 tiling = Tiling.of((rows, columns), (layout.height, layout.width), overlap)

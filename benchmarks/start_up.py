@@ -27,12 +27,12 @@ from fourm_engine.convert.tensors import Domain
 from fourm_engine.device import rank_and_world
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.transformer import Transformer
-from fourm_engine.pretrain.initial_weights import planned
-from fourm_engine.pretrain.task import planned_network
+from fourm_engine.pretrain.initial_weights import warm_start
+from fourm_engine.pretrain.task import meta_model_of
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.distributed import gather_json, processes, rank, world_size
-from fourm_engine.train.parallel import started
-from fourm_engine.train.task import Planned
+from fourm_engine.train.parallel import build_model
+from fourm_engine.train.task import MetaModel
 from fourm_engine.vocabulary import Vocabulary
 from fourm_engine.weights import read_rows
 
@@ -45,9 +45,9 @@ class Planner:
     ) -> None:
         self.config, self.vocabulary, self.source, self.is_published = config, vocabulary, source, is_published
 
-    def planned(self, seed: int) -> Planned:
+    def meta_model(self, seed: int) -> MetaModel:
         if self.source is None:
-            return planned_network(self.config, self.vocabulary, seed)
+            return meta_model_of(self.config, self.vocabulary, seed)
         with torch.device("meta"):
             network = Transformer(self.config, self.vocabulary)
         known = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
@@ -56,7 +56,7 @@ class Planner:
             read = published_model.reader(checkpoint, network, checkpoint.domains, names_of(checkpoint.domains))
         else:
             read = partial(_rows, self.source)
-        return planned(network, read, known, seed=seed)
+        return warm_start(network, read, known, seed=seed)
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         return [*model.encoder, *model.decoder]  # type: ignore[misc]
@@ -110,9 +110,9 @@ def main() -> None:
         vocabulary = Samples(tokens=128).vocabulary
         task = Planner(ModelConfig(size=options.size), vocabulary, options.source, is_published=options.published)
         # What a first collective, mesh and module cost is paid before.
-        started(Planner(ModelConfig(size="Ti"), task.vocabulary), config, device, seed=0, bf16=False)  # type: ignore
+        build_model(Planner(ModelConfig(size="Ti"), task.vocabulary), config, device, seed=0, bf16=False)  # type: ignore
         before, began = resident(), time.perf_counter()
-        model = started(task, config, device, seed=0, bf16=False)  # type: ignore[arg-type]
+        model = build_model(task, config, device, seed=0, bf16=False)  # type: ignore[arg-type]
         seconds = time.perf_counter() - began
         total = sum(parameter.numel() for parameter in model.parameters())
         share = 4 * total / world_size()

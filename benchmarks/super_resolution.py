@@ -76,7 +76,9 @@ def main() -> None:
     half = originals[0].shape[0] * low[0].shape[0] // edge
     originals, overlap = originals[: options.tiled], 4
     shrunk = [np.asarray(Image.fromarray(o).resize((half, half), Image.Resampling.BOX)) for o in originals]
-    whole = [fm.tiled(model, {options.small: s}, options.large, overlap=overlap, **greedy).value for s in shrunk]
+    whole = [
+        fm.generate_tiled(model, {options.small: s}, options.large, overlap=overlap, **greedy).value for s in shrunk
+    ]
     side = large.spec.layout.height  # type: ignore[union-attr]
     patch = edge // side
     seams = {

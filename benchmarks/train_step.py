@@ -122,7 +122,7 @@ def draw(model: Transformer) -> None:
             parameter.normal_(std=0.02)
         else:
             parameter.fill_(1.0 if name.endswith("weight") else 0.0)
-    model.tabulate()
+    model.init_buffers()
 
 
 def step(variant: Variant, number: int, device: torch.device, accumulate: int = 1) -> list[Any]:

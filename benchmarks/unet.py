@@ -91,8 +91,8 @@ class Timed(HeadTask):
     def model(self) -> nn.Module:
         return super().model() if self.width is None else OfPixels(self.spec, self.width)
 
-    def above(self, name: str) -> Any:
-        return super().above(name) if self.width is None else None
+    def layers_above(self, name: str) -> Any:
+        return super().layers_above(name) if self.width is None else None
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         return super().blocks(model) if self.width is None else []

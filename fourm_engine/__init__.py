@@ -10,7 +10,7 @@ Stage            one step of a plan: a target and how it is generated
 Guide            a weaker version of a model, to lead away from
 Condition        an input of which a part is known, or that has a guidance weight
 Ids, Typed       token ids, and text that is meant as text, as inputs
-tiled            a target of a picture that is larger than a model sees, tile by tile
+generate_tiled   a target of a picture that is larger than a model sees, tile by tile
 calibration      whether the spread of samples predicts their error
 encoder          features of a model's encoder, for transfer
 load_head        an encoder with a head that `fourm finetune` trained
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fourm_engine.generate.guidance import Guide
     from fourm_engine.generate.input_types import Condition, Ids, Typed
     from fourm_engine.generate.plan import Stage
-    from fourm_engine.generate.tiles import tiled
+    from fourm_engine.generate.tiles import generate_tiled
     from fourm_engine.model import FourM
     from fourm_engine.transfer.model import load_head
 
@@ -47,7 +47,7 @@ __all__ = [
     "encoder",
     "load_head",
     "load_tokenizer",
-    "tiled",
+    "generate_tiled",
 ]
 
 #: Name -> the module it is in, and its name there.
@@ -62,7 +62,7 @@ _MODULES = {
     "encoder": ("features.encoder", "encoder"),
     "load_head": ("transfer.model", "load_head"),
     "load_tokenizer": ("convert.tokenizers", "open_tokenizer"),
-    "tiled": ("generate.tiles", "tiled"),
+    "generate_tiled": ("generate.tiles", "generate_tiled"),
 }
 
 

@@ -91,7 +91,7 @@ class Adapter:
         except ValueError as error:
             raise ValueError(f"{path} does not fit {CONFIG} and its model: {error}") from None
         network.to_empty(device="cpu")
-        network.tabulate()
+        network.init_buffers()
         network.load_state_dict(state)
         return network.eval()
 

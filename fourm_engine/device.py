@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 #: Parameters of glibc's mallopt: the threshold above which allocations are mapped individually; the free bytes kept at
 #: the top of the heap (-1: all); the minimum bytes by which the heap grows.
 _MMAP_MAX, _TRIM_THRESHOLD, _TOP_PAD = -4, -1, -2
-#: Maximum work of one pass that `quickest` times.
+#: Maximum work of one pass that `fastest_threads` times.
 PROBE_FLOPS = 1 << 29
 
 
 #: Device types whose memory the host reads without synchronisation.
-AT_HAND = ("cpu",)
+HOST_TYPES = ("cpu",)
 
 
 #: Mount points of control groups on Linux: of version 2, and of version 1 for memory, each with the file of a group's
@@ -39,7 +39,7 @@ class Memory:
     free: int
 
     @classmethod
-    def here(cls, root: Path = Path("/")) -> Memory:
+    def detect(cls, root: Path = Path("/")) -> Memory:
         """The memory of this machine; `most` respects the limit of the container or the Slurm job, if there is one."""
         words = [line.split() for line in _text(root / "proc/meminfo").splitlines()]
         table = {key.rstrip(":"): 1024 * int(number) for key, number, *_ in words}
@@ -79,11 +79,11 @@ class Machine:
     gpu_memory: float = 0.0
 
     @classmethod
-    def here(cls) -> Machine:
+    def detect(cls) -> Machine:
         import torch
 
         cores = usable_cores()
-        memory = Memory.here().most / 2**30
+        memory = Memory.detect().most / 2**30
         if not torch.cuda.is_available():
             return cls(cores, memory)
         properties = torch.cuda.get_device_properties(0)
@@ -119,7 +119,7 @@ class _Threads:
     """The last setting of `settle_threads`, and its reason."""
 
     measured: int = 0
-    said: str = ""
+    line: str = ""
 
 
 _threads = _Threads()
@@ -142,14 +142,14 @@ def settle_threads(number: int | None = None, *, width: int = 128) -> str:
         number, why = _number(variable, torch.get_num_threads()), variable
     else:
         cores = usable_cores()
-        _threads.measured = _threads.measured or quickest(max(1, cores // local_world()), width=width)
+        _threads.measured = _threads.measured or fastest_threads(max(1, cores // local_world()), width=width)
         load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
         number, why = _threads.measured, f"measured: {cores} core{'s' * (cores > 1)}{load}"
     if number != torch.get_num_threads():
         torch.set_num_threads(number)
     line = f"{number} CPU thread{'s' * (number > 1)} ({why})"
-    said, _threads.said = _threads.said, line.partition(", load")[0]
-    return "" if said == _threads.said else line
+    said, _threads.line = _threads.line, line.partition(", load")[0]
+    return "" if said == _threads.line else line
 
 
 def keep_memory() -> None:
@@ -164,7 +164,7 @@ def keep_memory() -> None:
             mallopt(parameter, value)
 
 
-def quickest(most: int, *, width: int) -> int:
+def fastest_threads(most: int, *, width: int) -> int:
     """The number of threads, of 1, 2, 4, … up to `most`, beyond which the speedup is below a tenth, for the forward and
     backward pass of a transformer's MLP on activations of that width."""
     import torch
@@ -214,12 +214,12 @@ def local_device() -> torch.device:
     return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def at_hand(tensor: torch.Tensor) -> bool:
+def on_host(tensor: torch.Tensor) -> bool:
     """Whether the host can read a tensor without synchronising with a device."""
-    return tensor.device.type in AT_HAND
+    return tensor.device.type in HOST_TYPES
 
 
-def sent(numbers: Any, device: torch.device) -> torch.Tensor:
+def to_device(numbers: Any, device: torch.device) -> torch.Tensor:
     """An array, or a list of numbers, as a tensor on the device, without synchronising with it."""
     import numpy as np
     import torch

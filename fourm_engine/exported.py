@@ -157,7 +157,7 @@ def load_network(folder: Path, config: ExportedConfig) -> Transformer:
     Raises ValueError naming tensors that are missing, unknown or misshapen."""
     network = checked_network(folder, config)
     network.to_empty(device="cpu")
-    network.tabulate()
+    network.init_buffers()
     with opened(folder / WEIGHTS) as file:
         for name, tensor in network.state_dict().items():
             file.get_slice(name).fill(tensor)

@@ -51,7 +51,7 @@ _SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 class CannotWrite(OSError):
     """A file or folder that could not be written; the message names it, the reason and the remedy."""
 
-    told = False  # whether another process reports it
+    reported = False  # whether another process reports it
 
     def __init__(self, path: Path, error: OSError) -> None:
         reason = error.strerror or str(error)

@@ -17,7 +17,7 @@ import torch
 from fourm_engine import exported
 from fourm_engine.adapter import Adapter
 from fourm_engine.convert import published, published_model
-from fourm_engine.convert.absent import AbsentTokenizer, absent
+from fourm_engine.convert.absent import AbsentTokenizer, absent_tokenizers
 from fourm_engine.convert.domains import fitted, match, restrict
 from fourm_engine.convert.tensors import vocabulary_of
 from fourm_engine.device import choose_device
@@ -269,8 +269,8 @@ def _given_tokenizers(
 
             tokenizer = open_tokenizer(sources.pop(), specs, manager=manager)
         else:
-            tokenizer = absent(specs)
-        tokenizers |= {spec.name: tokenizer.serving(spec) for spec in specs}
+            tokenizer = absent_tokenizers(specs)
+        tokenizers |= {spec.name: tokenizer.for_spec(spec) for spec in specs}
     return tokenizers
 
 

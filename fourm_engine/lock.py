@@ -38,7 +38,7 @@ _held: dict[str, tuple[int, int]] = {}
 class Busy(ValueError):
     """Another command is using the folder; the message says which."""
 
-    told = False  # whether another process reports it
+    reported = False  # whether another process reports it
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def at_work(folder: Path, *, replaced: bool = False, needed: bool = True) -> Ite
                 finally:
                     _close_gate(gate, parent / stem, keep=entry in _held)
             except Busy as error:
-                error.told = _first_tells(parent / stem)
+                error.reported = _first_reports(parent / stem)
                 raise
             except OSError as error:
                 if needed or not whole.is_dir() or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -86,11 +86,11 @@ def at_work(folder: Path, *, replaced: bool = False, needed: bool = True) -> Ite
 def refused(folder: Path, error: OSError, gate: Path) -> CannotWrite:
     """The error if a process cannot enter `folder`; `gate`: the `GATE` of the folder that its command holds."""
     refusal = CannotWrite(folder, error)
-    refusal.told = _first_tells(gate)
+    refusal.reported = _first_reports(gate)
     return refusal
 
 
-def _first_tells(gate: Path) -> bool:
+def _first_reports(gate: Path) -> bool:
     """Whether the first process of this machine has the same error, and reports it: usually all of them have, before
     they can communicate. If the first one has entered, only this one is rejected, and must report it."""
     if not (local := local_rank()):

@@ -140,17 +140,7 @@ def load_modalities(config: ModalitiesConfig, manager: PluginManager) -> Modalit
         if p.kind == "modality" and (p.name not in installed or p.state in ("ok", "conflict")):
             installed[p.name] = p
     if config.select == "installed":
-        for plugin in installed.values():
-            if plugin.state in ("broken", "incompatible"):
-                log.warning("modality %s left out, %s: %s; %s", plugin.name, plugin.state, plugin.reason, plugin.remedy)
-        names = {name for name, plugin in installed.items() if plugin.state in ("ok", "conflict")}
-        for name, entry_point in entry_points.items():
-            if entry_point in names:
-                names.add(name)
-            elif entry_point not in installed:
-                near = nearest(entry_point, installed, cutoff=ALIKE)
-                remedy = f"did you mean {near!r}?" if near else f"pip install {distribution_hint(entry_point)}"
-                log.warning("modality %s is configured but not installed, left out (%s)", name, remedy)
+        names = _all_installed(installed, entry_points)
     else:
         names = set(config.select)
         for name, entry_point in sorted(entry_points.items()):
@@ -168,3 +158,19 @@ def load_modalities(config: ModalitiesConfig, manager: PluginManager) -> Modalit
         modalities.append(manager.modality(name, plugin=entry_point, **settings))
         plugins[name] = manager.find("modality", entry_point)
     return Modalities(modalities, plugins, manager)
+
+
+def _all_installed(installed: Mapping[str, Plugin], entry_points: Mapping[str, str]) -> set[str]:
+    """The usable modalities, and the configured ones that they provide; warns of the others."""
+    for plugin in installed.values():
+        if plugin.state in ("broken", "incompatible"):
+            log.warning("modality %s left out, %s: %s; %s", plugin.name, plugin.state, plugin.reason, plugin.remedy)
+    names = {name for name, plugin in installed.items() if plugin.state in ("ok", "conflict")}
+    for name, entry_point in entry_points.items():
+        if entry_point in names:
+            names.add(name)
+        elif entry_point not in installed:
+            near = nearest(entry_point, installed, cutoff=ALIKE)
+            remedy = f"did you mean {near!r}?" if near else f"pip install {distribution_hint(entry_point)}"
+            log.warning("modality %s is configured but not installed, left out (%s)", name, remedy)
+    return names

@@ -24,10 +24,10 @@ from fourm_engine.device import choose_device
 from fourm_engine.exported import ExportedConfig
 from fourm_engine.generate import validation
 from fourm_engine.generate.chain import Nats, read_nats
-from fourm_engine.generate.combine import Reduce, Scorer, check_combining, combined, reductions_of
+from fourm_engine.generate.combine import Reduce, Scorer, check_combining, combine, reductions_of
 from fourm_engine.generate.decoding import decoded
-from fourm_engine.generate.edit import edited
-from fourm_engine.generate.explain import explained
+from fourm_engine.generate.edit import edit_request
+from fourm_engine.generate.explain import explain as explain_request
 from fourm_engine.generate.guidance import Guide
 from fourm_engine.generate.inputs import InputReader
 from fourm_engine.generate.options import Guidance
@@ -93,8 +93,9 @@ class FourM:
                 sequences[name] = SequenceIds(tokenizer.end_id, tokenizer.sentinel_ids[1], stop)
         inputs = {name for name, modality in modalities.items() if modality.spec.input}
         host = getattr(modalities, "manager", None)
-        scaled = vocabulary.with_scales({name: tokenizer.scales for name, tokenizer in self.tokenizers.items()})
-        self.sampler = Sampler(network, scaled, sequences=sequences, inputs=inputs, host=host)
+        ranges = {name: tokenizer.ordinal_ranges for name, tokenizer in self.tokenizers.items()}
+        vocabulary = vocabulary.with_ordinal_ranges(ranges)
+        self.sampler = Sampler(network, vocabulary, sequences=sequences, inputs=inputs, host=host)
 
     def __repr__(self) -> str:
         parameters = sum(p.numel() for p in self.network.parameters())
@@ -307,7 +308,7 @@ class FourM:
             made = {stage.target for plan_of_sample in prepared.plans for stage in plan_of_sample}
             guide.check(made.union(*({*sample.shown, *sample.known} for sample in samples)), self)
         if explain:
-            explanation = explained(prepared, self.sampler, guide)
+            explanation = explain_request(prepared, self.sampler, guide)
             print(explanation)
             return [Results(explanation=explanation) for _ in inputs]
         if guide is not None:
@@ -315,7 +316,7 @@ class FourM:
         results = self._run(prepared, batch_size, guide)
         if n_samples == 1:
             return results
-        return [combined(results[i : i + n_samples], ways, best) for i in range(0, len(results), n_samples)]
+        return [combine(results[i : i + n_samples], ways, best) for i in range(0, len(results), n_samples)]
 
     def _run(self, prepared: Prepared, batch_size: int, guide: Guide | None) -> list[Results]:
         results = [Results() for _ in prepared.samples]
@@ -348,7 +349,7 @@ class FourM:
 
         Raises ValueError, one line, for masks that are empty or do not fit, and for edits that leave nothing to
         generate."""
-        inputs, targets = edited(sample, self._find, mask=mask, change=change, keep=keep, halo=halo)
+        inputs, targets = edit_request(sample, self._find, mask=mask, change=change, keep=keep, halo=halo)
         return self.generate(inputs, targets, **options)
 
     def vary(

@@ -29,8 +29,8 @@ class Entry:
     patch_dim: int
     position_grid: tuple[int, int] | None = None
     patch: tuple[int, int] | None = field(default=None, compare=False)
-    #: Ranges of the modality's ids, each the steps of one quantity (`Tokenizer.scales`), for decoding.
-    scales: tuple[range, ...] = field(default=(), compare=False, repr=False)
+    #: Ranges of the modality's ids, each the steps of one quantity (`Tokenizer.ordinal_ranges`), for decoding.
+    ordinal_ranges: tuple[range, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def size(self) -> int:
@@ -99,9 +99,9 @@ class Vocabulary:
             entries.append(replace(known, layout=layout, position_grid=grid))
         return Vocabulary(entries)
 
-    def with_scales(self, scales: Mapping[str, Sequence[range]]) -> Vocabulary:
-        """The same rows, with the scales of each modality: the ranges of its ids that are the steps of one quantity."""
-        return Vocabulary(replace(entry, scales=tuple(scales.get(entry.name, ()))) for entry in self)
+    def with_ordinal_ranges(self, ordinal_ranges: Mapping[str, Sequence[range]]) -> Vocabulary:
+        """The same rows, with the ranges of each modality's ids that are the steps of one quantity."""
+        return Vocabulary(replace(entry, ordinal_ranges=tuple(ordinal_ranges.get(entry.name, ()))) for entry in self)
 
     def __repr__(self) -> str:
         entries = ", ".join(f"{e.name} [{e.start}, {e.stop})" if e.size else f"{e.name} (continuous)" for e in self)

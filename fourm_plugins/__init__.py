@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fourm_plugins.errors import SampleError
     from fourm_plugins.head import HeadFeatures, HeadSpec
     from fourm_plugins.hookspecs import Run, hookimpl
-    from fourm_plugins.masker import MASK, Masked, Masker, Specials
+    from fourm_plugins.masker import MASK, Masked, Masker, SpecialTokens
     from fourm_plugins.modality import Labeller, Metric, Modality
     from fourm_plugins.order import DecodingOrder, Predicted
     from fourm_plugins.settings import Settings
@@ -54,7 +54,7 @@ __all__ = [
     "SampleSource",
     "Sequence",
     "Settings",
-    "Specials",
+    "SpecialTokens",
     "Text",
     "TextTokenizer",
     "TokenSpace",
@@ -68,7 +68,7 @@ __all__ = [
 #: Module -> the names above that it defines.
 _HOMES = {
     "hookspecs": "Run hookimpl",
-    "masker": "MASK Masked Masker Specials",
+    "masker": "MASK Masked Masker SpecialTokens",
     "errors": "SampleError",
     "head": "HeadFeatures HeadSpec",
     "modality": "Labeller Metric Modality",

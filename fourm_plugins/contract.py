@@ -49,7 +49,7 @@ def check(plugin: Plugin, provided: Any) -> Any:
         if plugin.kind == "source":
             _check_source(plugin, provided)
         if inspect.isclass(provided) and issubclass(provided, DecodingOrder):
-            for name in ("beforehand", "score", "count", "forget"):
+            for name in ("fixed_scores", "score", "count", "remask"):
                 _check_method(plugin, provided, DecodingOrder, name)
         else:
             _check_call(plugin, provided)

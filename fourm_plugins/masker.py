@@ -41,22 +41,22 @@ class Masked:
 
 
 @dataclass(frozen=True)
-class Specials:
+class SpecialTokens:
     """Special ids of a sequence's token space: all that a masker needs from its tokenizer."""
 
     #: The end marker, which follows the last token.
-    end: int
+    end_id: int
     #: Ids that represent masked spans, in order of use.
-    sentinels: tuple[int, ...]
+    sentinel_ids: tuple[int, ...]
 
 
 class Masker(ABC):
-    """Masks one modality (4M, arXiv 2312.06647, section 2.3), described by `spec`. `specials` is None unless it is a
-    sequence."""
+    """Masks one modality (4M, arXiv 2312.06647, section 2.3), described by `spec`. `special_tokens` is None unless
+    it is a sequence."""
 
-    def __init__(self, spec: ModalitySpec, specials: Specials | None = None) -> None:
+    def __init__(self, spec: ModalitySpec, special_tokens: SpecialTokens | None = None) -> None:
         self.spec = spec
-        self.specials = specials
+        self.special_tokens = special_tokens
 
     @abstractmethod
     def mask(

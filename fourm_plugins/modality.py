@@ -74,15 +74,15 @@ class Modality(ABC, Generic[Value]):
     #: What the conformance kit checks beyond what the spec implies, such as "directions" (docs/conformance.md).
     claims: ClassVar[frozenset[str]] = frozenset()
     #: Whether `augment` uses `View.variant`. If False, views that differ only in it are computed once.
-    variants: ClassVar[bool] = True
+    uses_variant: ClassVar[bool] = True
     #: Whether a sequence has one right answer given a picture, unlike captions, for example; it is then decoded
     #: greedily by default.
     one_answer: ClassVar[bool] = False
     #: A description of a value for users, in error messages: "a picture, uint8 (H, W, 3)".
-    wanted: ClassVar[str] = ""
+    accepts: ClassVar[str] = ""
     #: Common names of folders with such data, besides the modality's name: lower case, singular.
     folders: ClassVar[tuple[str, ...]] = ()
-    #: Names of files next to the samples that describe all of them; see `documented`.
+    #: Names of files next to the samples that describe all of them; see `settings_from_document`.
     documents: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, name: str, /, **settings: Any) -> None:
@@ -135,7 +135,7 @@ class Modality(ABC, Generic[Value]):
         return Recognised(0.4, "files that it reads") if read else None
 
     @classmethod
-    def documented(cls, name: str, content: bytes) -> Mapping[str, Any]:
+    def settings_from_document(cls, name: str, content: bytes) -> Mapping[str, Any]:
         """Settings from the file `name`, one of `documents`, for a config that sets none of them. Raises ValueError if
         the file is unusable."""
         return {}
@@ -151,7 +151,7 @@ class Modality(ABC, Generic[Value]):
         `PIL.Image`, an array (NumPy, a torch tensor, or convertible to NumPy), text if the files are text, or a value.
         Raises `SampleError`."""
         if isinstance(given, str):
-            if not inputs.looks_like_path(given, self.spec.extensions, typed=self.typed):
+            if not inputs.looks_like_path(given, self.spec.extensions, typed=self.accepts_text):
                 return self.from_text(given)
             given = Path(given)
         if isinstance(given, os.PathLike):
@@ -171,14 +171,14 @@ class Modality(ABC, Generic[Value]):
         return self.from_object(given) if array is None else self.from_array(array)
 
     @property
-    def typed(self) -> bool:
+    def accepts_text(self) -> bool:
         """Whether a value can be typed (`from_text`)."""
         return isinstance(self.spec.array, Text) or any(e in inputs.TEXT_EXTENSIONS for e in self.spec.extensions)
 
     def from_text(self, text: str) -> Value:
         """The value of typed text; by default that of a file with this content."""
         extension = next((e for e in self.spec.extensions if e in inputs.TEXT_EXTENSIONS), self.spec.extensions[0])
-        if not self.typed:
+        if not self.accepts_text:
             raise SampleError(f"cannot be typed; give a file (.{', .'.join(self.spec.extensions)})")
         return self.read({extension: text.encode(errors="surrogatepass")})
 
@@ -193,7 +193,7 @@ class Modality(ABC, Generic[Value]):
 
     def from_array(self, array: np.ndarray) -> Value:
         """The value of an array; by default the array itself, if it is numeric."""
-        return cast("Value", inputs.numbers(array, self.wants()))
+        return cast("Value", inputs.numbers(array, self.accepted_inputs()))
 
     def from_object(self, given: Any) -> Value:
         """The value of any other object; by default the object itself."""
@@ -203,12 +203,12 @@ class Modality(ABC, Generic[Value]):
 
     def refusal(self, given: Any, why: str = "") -> SampleError:
         """The error for an input of the wrong type: what is expected, and what was given."""
-        return inputs.refusal(self.wants(), given, why)
+        return inputs.refusal(self.accepted_inputs(), given, why)
 
-    def wants(self) -> str:
+    def accepted_inputs(self) -> str:
         """The accepted inputs, for errors."""
         files = f"a file (.{', .'.join(self.spec.extensions)})"
-        return f"{self.wanted}, or {files}" if self.wanted else files
+        return f"{self.accepts}, or {files}" if self.accepts else files
 
     def aspect(self, value: Value) -> float | None:
         """Width / height of a value that covers a picture; None for any other."""
@@ -313,7 +313,7 @@ class Modality(ABC, Generic[Value]):
         model must beat. Empty if no constant makes sense."""
         return {}
 
-    def labelled_from(self, model: str | None) -> tuple[str, ...]:
+    def label_sources(self, model: str | None) -> tuple[str, ...]:
         """Plugins of the modalities from which `labeller` can compute this one, best first, with a pretrained `model`
         or without one. Empty if there is no labeller."""
         return ()

@@ -50,7 +50,7 @@ class DecodingOrder:
         ValueError, one line, for an invalid value."""
         self.layout = layout
 
-    def beforehand(self) -> Float[Tensor, " n"] | None:
+    def fixed_scores(self) -> Float[Tensor, " n"] | None:
         """Scores of all tokens if they do not depend on predictions: each step then predicts only the tokens that it
         keeps. None if `score` decides."""
         return None
@@ -63,7 +63,7 @@ class DecodingOrder:
         """Number of tokens that an `adaptive` order keeps: at least `predicted.count`, the schedule's number."""
         return predicted.count
 
-    def forget(self, predicted: Predicted) -> Bool[Tensor, " n"] | None:
+    def remask(self, predicted: Predicted) -> Bool[Tensor, " n"] | None:
         """Known tokens, none of them given, to mask again after this step; a later step predicts them once more, in
         addition to the schedule's number. Not called in the last step."""
         return None

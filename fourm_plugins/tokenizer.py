@@ -55,7 +55,7 @@ class Tokenizer(ABC):
         """The first modality's spec; the only one unless the token space is shared."""
         return self.specs[0]
 
-    def serving(self, spec: ModalitySpec) -> Tokenizer:
+    def for_spec(self, spec: ModalitySpec) -> Tokenizer:
         """This tokenizer for the arrays of `spec`, another modality of its token space; the fitted state is shared. By
         default the tokenizer itself, which is right if all modalities have the same kind of arrays, such as texts.
         Raises ValueError if it does not support `spec`."""
@@ -73,7 +73,7 @@ class Tokenizer(ABC):
         return self.spec.token_space.size
 
     @property
-    def scales(self) -> Sequence[range]:
+    def ordinal_ranges(self) -> Sequence[range]:
         """Ranges of ids that are consecutive steps of one quantity, such as a coordinate; none by default. Greedy
         decoding adds up the probabilities of a range, since neighbouring steps are nearly as good."""
         return ()

@@ -1,19 +1,19 @@
-"""A planned network, each parameter of which is filled in so many pieces, as by the processes of a sharded run."""
+"""A network on the meta device, each parameter of which is filled in pieces, as by the processes of a sharded run."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from fourm_engine.train.task import Planned
+from fourm_engine.train.task import MetaModel
 
 
-def in_pieces(plan: Planned, pieces: int) -> nn.Module:
-    network = plan.model
+def in_pieces(meta: MetaModel, pieces: int) -> nn.Module:
+    network = meta.model
     network.to_empty(device="cpu")
     for name, parameter in network.named_parameters():
         first = 0
         for part in parameter.detach().chunk(pieces):
-            plan.fill(name, part, first, len(parameter))
+            meta.fill(name, part, first, len(parameter))
             first += len(part)
-    plan.tabulate()
+    meta.init_buffers()
     return network

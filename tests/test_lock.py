@@ -226,7 +226,7 @@ def test_a_process_that_alone_is_refused_says_so_though_it_is_not_the_first_of_i
         with pytest.raises((CannotWrite, Busy)) as caught, at_work(tmp_path):
             pass
     assert isinstance(caught.value, Busy if first == "is of another command" else CannotWrite)
-    assert caught.value.told is (first != "is in")
+    assert caught.value.reported is (first != "is in")
     assert not (tmp_path / f"{lock.GATE}-1").exists()
 
 

@@ -1,4 +1,4 @@
-"""How many CPU threads a command computes with: what is set, what the environment says, or what is quickest now."""
+"""How many CPU threads a command computes with: what is set, what the environment says, or what is fastest now."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from fourm_engine import device
-from fourm_engine.device import quickest, settle_threads
-from fourm_engine.recipes import tell
+from fourm_engine.device import fastest_threads, settle_threads
+from fourm_engine.recipes import progress
 from fourm_engine.train import distributed
 from fourm_engine.train.distributed import processes
 from tests.train.toy_task import config
@@ -46,15 +46,15 @@ def clocked(monkeypatch, seconds):
 
 def test_free_cores_are_used_as_far_as_they_help(monkeypatch):
     clocked(monkeypatch, lambda n: 0.1 / min(n, 4))
-    assert quickest(8, width=16) == 4
-    assert quickest(2, width=16) == 2
-    assert quickest(3, width=16) == 3
+    assert fastest_threads(8, width=16) == 4
+    assert fastest_threads(2, width=16) == 2
+    assert fastest_threads(3, width=16) == 3
 
 
 def test_on_a_busy_machine_one_thread_is_chosen_at_the_first_sign_of_waiting(monkeypatch):
     before = torch.get_num_threads()
     tried = clocked(monkeypatch, lambda n: 0.1 if n == 1 else 0.9)
-    assert quickest(8, width=16) == 1
+    assert fastest_threads(8, width=16) == 1
     assert tried.count(2) == 1
     assert torch.get_num_threads() == before
 
@@ -63,12 +63,12 @@ def test_a_real_measurement_takes_a_moment_and_leaves_random_numbers_alone():
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    assert quickest(2, width=32) in (1, 2)
+    assert fastest_threads(2, width=32) in (1, 2)
     assert torch.equal(torch.rand(2), expected)
 
 
 def test_what_is_set_wins_over_the_environment_and_that_over_measuring(monkeypatch):
-    monkeypatch.setattr(device, "quickest", lambda most, width: most)
+    monkeypatch.setattr(device, "fastest_threads", lambda most, width: most)
     assert settle_threads().startswith("8 CPU threads (measured: 8 cores")
     assert torch.get_num_threads() == 8
     assert settle_threads() == ""  # said once, measured once
@@ -81,13 +81,13 @@ def test_what_is_set_wins_over_the_environment_and_that_over_measuring(monkeypat
 
 def test_processes_of_one_machine_share_its_cores(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    monkeypatch.setattr(device, "quickest", lambda most, width: most)
+    monkeypatch.setattr(device, "fastest_threads", lambda most, width: most)
     assert settle_threads().startswith("2 CPU threads")
 
 
 def test_a_run_says_its_threads_and_measures_for_its_width(monkeypatch, capsys):
     widths = []
-    monkeypatch.setattr(device, "quickest", lambda most, width: widths.append(width) or 2)
+    monkeypatch.setattr(device, "fastest_threads", lambda most, width: widths.append(width) or 2)
     with processes(config(), width=48):
         assert torch.get_num_threads() == 2
         with processes(config()):  # that of the trainer
@@ -99,9 +99,9 @@ def test_a_run_says_its_threads_and_measures_for_its_width(monkeypatch, capsys):
 
 
 def test_commands_that_do_not_train_choose_alike_and_log_it(monkeypatch, caplog):
-    monkeypatch.setattr(device, "quickest", lambda most, width: 2)
+    monkeypatch.setattr(device, "fastest_threads", lambda most, width: 2)
     with caplog.at_level(logging.INFO):
-        tell.choose_threads("cpu")
+        progress.choose_threads("cpu")
     assert torch.get_num_threads() == 2
     assert "2 CPU threads (measured: 8 cores" in caplog.text
 

@@ -39,7 +39,7 @@ from fourm_engine.cli import (
 )
 from fourm_engine.cli.command_setup import set_up
 from fourm_engine.cli.commands import Commands
-from fourm_engine.cli.exit_messages import stopped, tell_error, told_elsewhere
+from fourm_engine.cli.exit_messages import reported_elsewhere, stopped, tell_error
 from fourm_engine.cli.logs import log_to_stderr
 from fourm_engine.cli.out_of_memory import out_of_memory
 from fourm_engine.cli.plugin_errors import fault, source
@@ -137,7 +137,7 @@ def run() -> None:
 
 def _end_with(error: Exception) -> NoReturn:
     """End with the line of an error that the user can fix."""
-    if told_elsewhere(error):
+    if reported_elsewhere(error):
         sys.exit(1)
     if os.environ.get("FOURM_TRACEBACK"):
         raise error

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from fourm_engine.cli.command_setup import HelpPage, set_up
-from fourm_engine.cli.exit_messages import misused, tell_error, told_elsewhere
+from fourm_engine.cli.exit_messages import misused, reported_elsewhere, tell_error
 from fourm_engine.cli.streams import unread
 from fourm_plugins.discovery import Plugin, PluginError
 from fourm_plugins.distributions import find_distribution
@@ -80,7 +80,7 @@ class Commands(HelpPage, TyperGroup):
             tell_error("aborted")
             sys.exit(1)
         except _SHOWN as error:
-            if not told_elsewhere(error) and (line := misused(error)):
+            if not reported_elsewhere(error) and (line := misused(error)):
                 tell_error(line)
             sys.exit(error.exit_code)
         sys.exit(code if isinstance(code, int) else 0)

@@ -58,7 +58,7 @@ def check(
     from fourm_engine.files import write_atomically
     from fourm_engine.recipes import data_check as recipe
     from fourm_engine.recipes.config import load_config
-    from fourm_engine.recipes.tell import warn
+    from fourm_engine.recipes.progress import warn
     from fourm_engine.storage.url import Url, parse, scheme_of
     from fourm_plugins.hub import FILES, check_there
 
@@ -72,9 +72,9 @@ def check(
         result = recipe.check_tokens(path)
     elif path.is_dir() or (scheme_of(source) and not path.exists()) or is_pattern(path):
         settings = recipe.settings_of(overrides or [])
-        result = recipe.check_folder(path if path.is_dir() else source, settings, read, tell=warn)
+        result = recipe.check_folder(path if path.is_dir() else source, settings, read, print_fn=warn)
     else:
-        result = recipe.check_config(load_config(path, overrides or [], needed=()), read, tell=warn)
+        result = recipe.check_config(load_config(path, overrides or [], needed=()), read, print_fn=warn)
     print_check(result)
     if json_file is not None:
         write_atomically(json_file, json.dumps(result.to_json(), indent=1, ensure_ascii=False) + "\n")

@@ -11,7 +11,7 @@ from fourm_engine.cli.options import OtherConfig, Overrides
 from fourm_engine.cli.tables import Table, constant_cell, metric_cell, show
 
 if TYPE_CHECKING:
-    from fourm_engine.evaluate.results import Evaluation
+    from fourm_engine.evaluate.results import Evaluation, Matrix, TaskResult
 
 
 def evaluate(
@@ -52,50 +52,58 @@ def evaluate(
 
 def print_summary(evaluation: Evaluation) -> None:
     """Print the scores and the matrix as tables."""
-    from fourm_engine.evaluate.report import number
-    from fourm_engine.evaluate.results import NOTHING
+    tables = [_scores(task) for task in evaluation.tasks]
+    tables += _agreement(evaluation) + _diversity(evaluation)
+    if evaluation.matrix is not None:
+        tables.append(_matrix(evaluation.matrix))
+    show(tables, [f"note: {note}" for note in evaluation.notes])
 
-    tables = []
-    columns = ("target", "metric", "prediction", "best constant", "ceiling", "÷ constant")
+
+def _scores(task: TaskResult) -> Table:
+    from fourm_engine.evaluate.report import number
+
+    table = Table("target", "metric", "prediction", "best constant", "ceiling", "÷ constant", title=task.name)
+    for target, scores in task.scores.items():
+        for k, score in enumerate(scores):
+            ratio = number(score.ratio) if score.ratio is not None else ""
+            numbers = number(score.prediction), constant_cell(score), number(score.ceiling), ratio
+            table.add_row(target if k == 0 else "", metric_cell(score), *numbers)
+    return table
+
+
+def _agreement(evaluation: Evaluation) -> list[Table]:
+    from fourm_engine.evaluate.report import number
+
+    columns = ("task", "given", "target", "cosine", "of the truth", "with others", "nearest to its own", "truth")
+    table = Table(*columns, title="agreement of what is predicted with what is given")
     for task in evaluation.tasks:
-        table = Table(*columns, title=task.name)
-        for target, scores in task.scores.items():
-            for k, score in enumerate(scores):
-                ratio = number(score.ratio) if score.ratio is not None else ""
-                numbers = number(score.prediction), constant_cell(score), number(score.ceiling), ratio
-                table.add_row(target if k == 0 else "", metric_cell(score), *numbers)
-        tables.append(table)
-    if agrees := [(task.name, row) for task in evaluation.tasks for row in task.agreement]:
-        cosines = ("cosine", "of the truth", "with others")
-        table = Table(
-            "task",
-            "given",
-            "target",
-            *cosines,
-            "nearest to its own",
-            "truth",
-            title="agreement of what is predicted with what is given",
-        )
-        for name, a in agrees:
-            shares = f"{a.found:.1%}", f"{a.truth_found:.1%} (chance {1 / a.samples:.1%})"
-            table.add_row(name, a.given, a.target, number(a.cosine), number(a.truth), number(a.others), *shares)
-        tables.append(table)
-    if varies := [(task.name, *item) for task in evaluation.tasks for item in task.diversity.items()]:
-        between = ("among samples", "to the truth", "among truths")
-        title = "how much samples of one input differ"
-        table = Table("task", "target", "metric", *between, "distinct", title=title)
-        for name, target, d in varies:
+        for a in task.agreement:
+            shares = f"{a.recall_at_1:.1%}", f"{a.truth_recall_at_1:.1%} (chance {1 / a.samples:.1%})"
+            table.add_row(task.name, a.given, a.target, number(a.cosine), number(a.truth), number(a.others), *shares)
+    return [table] if table.rows else []
+
+
+def _diversity(evaluation: Evaluation) -> list[Table]:
+    from fourm_engine.evaluate.report import number
+
+    columns = ("task", "target", "metric", "among samples", "to the truth", "among truths", "distinct")
+    table = Table(*columns, title="how much samples of one input differ")
+    for task in evaluation.tasks:
+        for target, d in task.diversity.items():
             for k, s in enumerate(d.spreads):
-                first = (name, target) if k == 0 else ("", "")
+                first = (task.name, target) if k == 0 else ("", "")
                 distinct = f"{d.distinct:.2f} of {d.draws}" if k == 0 and d.distinct is not None else ""
                 table.add_row(*first, metric_cell(s), number(s.among), number(s.error), number(s.apart), distinct)
-        tables.append(table)
-    if (matrix := evaluation.matrix) is not None:
-        title = "nats per token; * less than with nothing given, by over 2 standard errors"
-        table = Table("given", *matrix.targets, title=title)
-        for name in matrix.inputs:
-            cells = [matrix.cells[name].get(target) for target in matrix.targets]
-            marks = ["·" if c is None else f"{c.nats:.2f}{'*' if c.lowers and name != NOTHING else ''}" for c in cells]
-            table.add_row(name, *marks)
-        tables.append(table)
-    show(tables, [f"note: {note}" for note in evaluation.notes])
+    return [table] if table.rows else []
+
+
+def _matrix(matrix: Matrix) -> Table:
+    from fourm_engine.evaluate.results import NOTHING
+
+    title = "nats per token; * less than with nothing given, by over 2 standard errors"
+    table = Table("given", *matrix.targets, title=title)
+    for name in matrix.inputs:
+        cells = [matrix.cells[name].get(target) for target in matrix.targets]
+        marks = ["·" if c is None else f"{c.nats:.2f}{'*' if c.lowers and name != NOTHING else ''}" for c in cells]
+        table.add_row(name, *marks)
+    return table

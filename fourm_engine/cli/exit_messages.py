@@ -42,9 +42,9 @@ _STOPS = {128 + number: number for number in (signal.SIGINT, signal.SIGTERM, sig
 
 def stopped(end: SystemExit, arguments: Sequence[str]) -> str | None:
     """The line for a command with these `arguments` that a signal ended; None where something else did, or where the
-    line has been told (`end.told`), and for a listing that nobody reads to its end."""
+    line has been printed (`end.reported`), and for a listing that nobody reads to its end."""
     number = _STOPS.get(end.code) if isinstance(end.code, int) else None
-    if number is None or getattr(end, "told", False) or rank_and_world()[0] != 0:
+    if number is None or getattr(end, "reported", False) or rank_and_world()[0] != 0:
         return None
     kept = KEPT.get(" ".join(arguments[:2])) or KEPT.get(arguments[0] if arguments else "")
     if kept is None:
@@ -52,13 +52,13 @@ def stopped(end: SystemExit, arguments: Sequence[str]) -> str | None:
     return f"stopped by {number.name}; {kept}"
 
 
-def told_elsewhere(error: Exception) -> bool:
-    """Whether another process of this command tells the error: it has said so (`told`), or the error is one of the
-    config or the command line, which all processes of a machine read and the first of them tells."""
+def reported_elsewhere(error: Exception) -> bool:
+    """Whether another process of this command reports the error: it has said so (`reported`), or the error is one of
+    the config or the command line, which all processes of a machine read and the first of them reports."""
     from fourm_engine.yaml_config import ConfigError  # lazy: listings need none
 
     of_all = isinstance(error, ConfigError) or not isinstance(error, (ValueError, OSError))
-    return getattr(error, "told", False) or (of_all and local_rank() > 0)
+    return getattr(error, "reported", False) or (of_all and local_rank() > 0)
 
 
 def misused(error: Any) -> str:

@@ -36,10 +36,10 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Train the missing trials of a sweep and compare all. Start it again to resume, or several times to share it."""
-    from fourm_engine.recipes.tell import warn
+    from fourm_engine.recipes.progress import warn
     from fourm_engine.sweep.sweep import Sweep
 
-    _run(Sweep(file, overrides or (), tell=warn), show_results, jobs, dry_run, report, as_json)
+    _run(Sweep(file, overrides or (), print_fn=warn), show_results, jobs, dry_run, report, as_json)
 
 
 def _run(
@@ -87,10 +87,10 @@ def suite(
     as_json: Json = False,
 ) -> None:
     """Run the missing trials of a suite (encoders x tasks x seeds), and compare all. Start it again to resume."""
-    from fourm_engine.recipes.tell import warn
+    from fourm_engine.recipes.progress import warn
     from fourm_engine.sweep.suite import Suite
 
-    study, root = Suite(file, overrides or (), tell=warn), context.find_root()
+    study, root = Suite(file, overrides or (), print_fn=warn), context.find_root()
     assert isinstance(root.command, TyperGroup)
     study.check_commands(root.command.list_commands(root))
     _run(study, lambda results: show_suite(results, list(study.config.encoders)), jobs, dry_run, report, as_json)

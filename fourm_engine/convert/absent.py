@@ -90,6 +90,6 @@ class Undecoded(Generated):
         return f"<pre>{html.escape(repr(self))}</pre>"
 
 
-def absent(specs: Sequence[ModalitySpec]) -> AbsentTokenizer:
+def absent_tokenizers(specs: Sequence[ModalitySpec]) -> AbsentTokenizer:
     """The stand-in of one token space."""
     return (AbsentTextTokenizer if specs[0].layout.kind == "sequence" else AbsentTokenizer)(specs)

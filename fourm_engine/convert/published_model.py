@@ -184,7 +184,7 @@ def build_network(checkpoint: Checkpoint, domains: list[Domain], names: Mapping[
     network = blank_network(checkpoint, domains, names)
     read = reader(checkpoint, network, domains, names)
     network.to_empty(device="cpu")
-    network.tabulate()
+    network.init_buffers()
     for name, parameter in network.named_parameters():
         read(parameter.detach(), name, 0)
     return network

@@ -62,8 +62,8 @@ def agreement(
         cosine=float(similarity.diagonal().mean()),
         truth=float(true.diagonal().mean()),
         others=float(similarity[others].mean()),
-        found=_retrieved(similarity),
-        truth_found=_retrieved(true),
+        recall_at_1=_retrieved(similarity),
+        truth_recall_at_1=_retrieved(true),
     )
 
 

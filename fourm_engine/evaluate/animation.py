@@ -48,9 +48,9 @@ class Steps:
     events: dict[str, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
 
     @contextmanager
-    def recorded(self) -> Iterator[Steps]:
+    def record(self) -> Iterator[Steps]:
         """Records what the model generates inside the block, for its first sample."""
-        with self.model.sampler.watched(self._add):
+        with self.model.sampler.step_callback(self._add):
             yield self
 
     def _add(self, target: str, ids: np.ndarray, known: np.ndarray) -> None:

@@ -105,7 +105,7 @@ def contact_sheet(samples: Sequence[SamplePictures], *, cell: int = 128, above: 
     return sheet
 
 
-def stacked(sheets: Sequence[tuple[str, Image]]) -> Image:
+def stack_sheets(sheets: Sequence[tuple[str, Image]]) -> Image:
     """Stack sheets vertically, each under its title."""
     from PIL import Image as pil
     from PIL import ImageDraw

@@ -55,7 +55,7 @@ class Predictor:
         self._features = features or {}
         self._training = training
         self._constants: dict[str, dict[str, Any]] = {}
-        self._beside: dict[tuple, dict[str, tuple[float | None, dict[str, float | None]]]] = {}
+        self._references: dict[tuple, dict[str, tuple[float | None, dict[str, float | None]]]] = {}
         self._ids: dict[str, dict[str, np.ndarray]] = {}
         self._ceiling: dict[str, dict[str, Any]] = {}
 
@@ -78,7 +78,7 @@ class Predictor:
 
     def run(self, task: Task) -> tuple[TaskResult, list[SamplePictures]]:
         began = time.perf_counter()
-        names = self.held_out.having(task.inputs.values())[: task.samples or self.config.samples]
+        names = self.held_out.with_modalities(task.inputs.values())[: task.samples or self.config.samples]
         predictions = self._predict(task, names)
         scores, scored = {}, {}
         for target in task.targets:
@@ -89,16 +89,17 @@ class Predictor:
         if not names:
             self.notes.append(f"task {task.name!r}: no held-out sample has all of its inputs")
         keep = {name: str(part) for name, part in task.keep.items()}
-        agrees = self._agreement(task, names, predictions) if self._features else []
-        varies = self._diversity(task, names[: self.config.draw_samples]) if self.config.draws and names else {}
+        agreements = self._agreement(task, names, predictions) if self._features else []
+        diversity = self._diversity(task, names[: self.config.draw_samples]) if self.config.draws and names else {}
         seconds = time.perf_counter() - began
-        return TaskResult(
-            task.name, list(task.inputs), task.targets, keep, len(names), scored, scores, seconds, agrees, varies
-        ), pictures
+        result = TaskResult(
+            task.name, list(task.inputs), task.targets, keep, len(names), scored, scores, seconds, agreements, diversity
+        )
+        return result, pictures
 
     def pictures(self, task: Task) -> list[SamplePictures]:
         """Predictions for the first samples with a task's inputs, as pictures, unscored."""
-        names = self.held_out.having(task.inputs.values())[: self.config.pictures]
+        names = self.held_out.with_modalities(task.inputs.values())[: self.config.pictures]
         predictions = self._predict(task, names)
         return [self._pictures(task, name, predictions[name]) for name in names]
 
@@ -114,14 +115,14 @@ class Predictor:
             use = usage_of(ids, tokenizer.size, positional=tokenizer.positional, least=SAYING)
             samples = list(self.ids(name))
             truths = [self.held_out.values[name][sample] for sample in samples]
-            beside = self._beside_prediction(name, samples, truths)
+            references = self._reference_scores(name, samples, truths)
             rows[name] = {
                 "kind": tokenizer.kind,
                 "codes": tokenizer.size,
                 "in use": round(use["usage"] * tokenizer.size) if use else None,
                 "perplexity": use["perplexity"] * tokenizer.size if use else None,
                 "tokens a sample": float(np.mean([len(row) for row in ids])),
-                "reconstruction": {metric.name: beside[metric.name][0] for metric in self.metrics[name]},
+                "reconstruction": {metric.name: references[metric.name][0] for metric in self.metrics[name]},
             }
         return rows
 
@@ -216,29 +217,29 @@ class Predictor:
             self.notes.append(f"{target}: no held-out sample has its truth, so that nothing can be scored")
             return []
         truths = [self.held_out.values[target][name] for name in names]
-        beside = self._beside_prediction(target, names, truths)
+        references = self._reference_scores(target, names, truths)
         scores = []
         for metric in self.metrics[target]:
             score = self._measure(target, metric, predictions, truths)
-            scores.append(Score(metric.name, metric.unit, metric.higher_is_better, score, *beside[metric.name]))
+            scores.append(Score(metric.name, metric.unit, metric.higher_is_better, score, *references[metric.name]))
         return scores
 
-    def _beside_prediction(
+    def _reference_scores(
         self, target: str, names: Sequence[str], truths: Sequence[Any]
     ) -> dict[str, tuple[float | None, dict[str, float | None]]]:
         """Metric -> (score of the ceiling, scores of the constants). These depend only on the samples, not on the
         task."""
         key = (target, *names)
-        if key not in self._beside:
+        if key not in self._references:
             ceiling, constants = self.ceiling(target), self._fitted_constants(target)
-            self._beside[key] = {
+            self._references[key] = {
                 metric.name: (
                     self._measure(target, metric, [ceiling[name] for name in names], truths),
                     {c: self._measure(target, metric, [value] * len(names), truths) for c, value in constants.items()},
                 )
                 for metric in self.metrics[target]
             }
-        return self._beside[key]
+        return self._references[key]
 
     def _fitted_constants(self, target: str) -> dict[str, Any]:
         if target not in self._constants:

@@ -70,8 +70,8 @@ def measure(
 class Agreement:
     """How well predictions of `target` match the input `given`, by a contrastive model. `cosine`, `truth`, `others`:
     mean cosines of a prediction with its input, of the truth with that input, and of a prediction with the inputs of
-    other samples. `found`, `truth_found`: fraction of predictions, and of truths, that are nearer to their input than
-    to all others; chance is 1 / `samples`."""
+    other samples. `recall_at_1`, `truth_recall_at_1`: fraction of predictions, and of truths, that are nearer to their
+    input than to all others; chance is 1 / `samples`."""
 
     given: str
     target: str
@@ -79,8 +79,8 @@ class Agreement:
     cosine: float
     truth: float
     others: float
-    found: float
-    truth_found: float
+    recall_at_1: float
+    truth_recall_at_1: float
 
 
 @dataclass(frozen=True)

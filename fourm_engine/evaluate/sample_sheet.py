@@ -85,11 +85,11 @@ class ShownSample:
             cells.append(Cell(shown.seen, "as the model sees it"))
             cells.append(Cell(shown.decoded, "what its tokens decode to") if shown.decoded is not None else None)
             if shown.masked is not None:
-                cells.append(Cell(shown.masked, taken(shown, zeros=False)))
+                cells.append(Cell(shown.masked, mask_counts(shown, zeros=False)))
             elif shown.words:
                 heads = ("input", "target") if len(shown.words) == 2 else ("tokens",)
                 cells += [
-                    Cell(text or "–", f"{head}: {count}" if len(shown.words) == 2 else taken(shown))
+                    Cell(text or "–", f"{head}: {count}" if len(shown.words) == 2 else mask_counts(shown))
                     for head, text, count in zip(heads, shown.words, shown.taken)
                 ]
             elif shown.remark:
@@ -108,7 +108,7 @@ class ShownSample:
                     f"{shown.name}: {shown.remark or (shown.seen if isinstance(shown.seen, str) else 'a picture')}"
                 )
                 continue
-            lines.append(f"{shown.name}: {taken(shown)}{held}; budgets {shown.budgets[0]} and {shown.budgets[1]}")
+            lines.append(f"{shown.name}: {mask_counts(shown)}{held}; budgets {shown.budgets[0]} and {shown.budgets[1]}")
             if shown.remark:
                 lines.append(f"  {shown.remark}")
             if len(shown.words) == 2:
@@ -118,7 +118,7 @@ class ShownSample:
         return lines
 
 
-def taken(shown: ShownModality, *, zeros: bool = True) -> str:
+def mask_counts(shown: ShownModality, *, zeros: bool = True) -> str:
     """The numbers of tokens that the mask selected and dropped, omitting zeros."""
     counts = {"input": shown.taken[0], "target": shown.taken[1]}
     if shown.states is not None:

@@ -28,7 +28,7 @@ class Samples:
     arrays: dict[str, dict[str, Any]]
     errors: dict[str, int] = field(default_factory=dict)
 
-    def having(self, modalities: Iterable[str]) -> list[str]:
+    def with_modalities(self, modalities: Iterable[str]) -> list[str]:
         """Names of the samples with all of `modalities`."""
         wanted = list(modalities)
         return [name for name in self.names if all(name in self.values.get(m, ()) for m in wanted)]

@@ -45,16 +45,7 @@ def resolve_tasks(
         if lacking:
             notes.append(f"task {task.name!r} is left out, its input {lacking[0]!r} is lacking: {why[lacking[0]]}")
             continue
-        targets = []
-        for target in task.targets:
-            if target == ALL:
-                targets += [name for name in everything_else(task.inputs, modalities) if name not in task.targets]
-            elif target not in modalities:
-                notes.append(f"task {task.name!r} goes without its target {target!r}: {why[target]}")
-            elif not modalities[target].spec.target:
-                notes.append(f"task {task.name!r} goes without its target {target!r}, which is input only")
-            else:
-                targets.append(target)
+        targets = _targets(task, modalities, why, notes)
         if not targets:
             notes.append(f"task {task.name!r} is left out: none of its targets is available")
             continue
@@ -63,6 +54,21 @@ def resolve_tasks(
         tasks.append(Task(task.name, inputs, targets, dict(task.keep), task.chain, options, task.samples))
         _check(tasks[-1], modalities)
     return tasks, notes
+
+
+def _targets(task: EvalTask, modalities: Mapping[str, Modality], why: Mapping[str, str], notes: list[str]) -> list[str]:
+    """The targets that a task can have; adds a note for each that it goes without. `why`: name -> why it is missing."""
+    targets = []
+    for target in task.targets:
+        if target == ALL:
+            targets += [name for name in everything_else(task.inputs, modalities) if name not in task.targets]
+        elif target not in modalities:
+            notes.append(f"task {task.name!r} goes without its target {target!r}: {why[target]}")
+        elif not modalities[target].spec.target:
+            notes.append(f"task {task.name!r} goes without its target {target!r}, which is input only")
+        else:
+            targets.append(target)
+    return targets
 
 
 def task_notes(configured: list[EvalTask], modalities: Mapping[str, Modality]) -> list[str]:

@@ -21,12 +21,12 @@ from fourm_engine.extend.report import FILE, Measured, Nats, Report, compare
 from fourm_engine.extend.source import Extension
 from fourm_engine.model import FourM
 from fourm_engine.nn.adapt import add_lora, freeze_known
-from fourm_engine.nn.flops import Learning
+from fourm_engine.nn.flops import TrainedWeights
 from fourm_engine.nn.transformer import Transformer
-from fourm_engine.pretrain.initial_weights import planned
+from fourm_engine.pretrain.initial_weights import warm_start
 from fourm_engine.pretrain.task import EXPORT, FourMTask
 from fourm_engine.train.distributed import gather_json
-from fourm_engine.train.task import Planned
+from fourm_engine.train.task import MetaModel
 from fourm_engine.weights import digest_of
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -63,13 +63,13 @@ class ExtendTask(FourMTask):
         self._digest = digest_of(extension.folder / exported.WEIGHTS)
 
     @property
-    def watched(self) -> MaskedSamples:
+    def pair_data(self) -> MaskedSamples:
         return self.cases["known"]
 
-    def planned(self, seed: int) -> Planned:
+    def meta_model(self, seed: int) -> MetaModel:
         source = self.extension.source
         known = {name: tuple(p.shape) for name, p in source.network.named_parameters()}
-        return planned(self.blank(), source.read, known, seed=seed)
+        return warm_start(self.blank(), source.read, known, seed=seed)
 
     def adapt(self, network: Transformer) -> None:
         settings = self.extension.settings
@@ -139,8 +139,8 @@ class ExtendTask(FourMTask):
         ).save(folder / FILE)
 
     @cached_property
-    def learning(self) -> Learning | None:
-        return None if self.extension.settings.train == "all" else Learning.of(self.blank())
+    def trained_weights(self) -> TrainedWeights | None:
+        return None if self.extension.settings.train == "all" else TrainedWeights.of(self.blank())
 
     def identity(self) -> dict[str, Any]:
         settings = self.extension.settings

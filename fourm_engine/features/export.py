@@ -67,8 +67,9 @@ class Exportable(nn.Module):
         for i, spec in enumerate(self.specs):
             entry, n = encoder.vocabulary[spec.name], spec.layout.num_tokens
             pos = torch.arange(n, device=encoder.device)[None]
-            place = embedding.place(pos, torch.full_like(pos, entry.index), embedding.encoder_positions).detach()
-            self.register_buffer(f"place{i}", place.clone())
+            mod = torch.full_like(pos, entry.index)
+            pos_embed = embedding.position_embedding(pos, mod, embedding.encoder_positions)
+            self.register_buffer(f"pos_embed{i}", pos_embed.detach().clone())
             rows = embedding.encoder_table[entry.start : entry.stop]
             weights = embedding.projections.get_parameter(f"{spec.name}.weight") if spec.continuous else rows
             self.register_buffer(f"weights{i}", weights.detach().clone())
@@ -76,9 +77,9 @@ class Exportable(nn.Module):
                 self.add_module(f"stem{i}", embedding.stems[spec.name])
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        content, place, valid = [], [], []
+        content, pos_embed, valid = [], [], []
         for i, (spec, x) in enumerate(zip(self.specs, inputs, strict=True)):
-            weights, there = getattr(self, f"weights{i}"), getattr(self, f"place{i}")
+            weights, there = getattr(self, f"weights{i}"), getattr(self, f"pos_embed{i}")
             if spec.continuous:
                 patches = _patchified(x, spec)
                 missing = patches.isnan().any(-1)
@@ -90,8 +91,8 @@ class Exportable(nn.Module):
                 missing = x < 0
                 content.append(F.embedding(x.clamp(min=0), weights))
             valid.append(~missing)
-            place.append(there.expand(content[-1].shape))
-        states, _, _ = self.network.encode_embedded(torch.cat(content, 1), torch.cat(place, 1), torch.cat(valid, 1))
+            pos_embed.append(there.expand(content[-1].shape))
+        states, _, _ = self.network.encode_embedded(torch.cat(content, 1), torch.cat(pos_embed, 1), torch.cat(valid, 1))
         x_BND, valid_BN = states[0][:, self.registers :], torch.cat(valid, 1)
         kept = torch.where(valid_BN[..., None], x_BND, 0.0)
         return kept.sum(1) / valid_BN.sum(1, keepdim=True).clamp(min=1), kept, valid_BN

@@ -39,7 +39,7 @@ class GivenSample(ReadSample):
     feature: Float[np.ndarray, " D"]
 
 
-class Predicted:
+class PredictedFeatures:
     """`target` as predicted by `model` from `inputs`, in one step without sampling; or, if `inputs` is only `target`,
     as given.
 

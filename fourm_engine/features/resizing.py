@@ -13,7 +13,7 @@ from fourm_engine.convert.domains import restrict
 from fourm_engine.generate.validation import names_of
 from fourm_engine.modalities import Modalities, host_of
 from fourm_engine.model import FourM
-from fourm_engine.nn.adapt import take_over
+from fourm_engine.nn.adapt import copy_weights
 from fourm_engine.nn.transformer import Transformer
 from fourm_plugins.errors import first_line
 from fourm_plugins.manager import PluginError
@@ -48,15 +48,15 @@ def resized(model: FourM, inputs: Iterable[str] | str | None, size: Size | Mappi
     tokenizers = dict(model.tokenizers)
     for name in changed.keys() & tokenizers.keys():
         try:
-            tokenizers[name] = tokenizers[name].serving(changed[name].spec)
+            tokenizers[name] = tokenizers[name].for_spec(changed[name].spec)
         except ValueError as error:
             raise ValueError(f"size of {name!r}: {error}") from None
     vocabulary = model.vocabulary.resized(modality.spec for modality in changed.values())
     with torch.device("meta"):
         network = Transformer(model.network.config, vocabulary)
     network.to_empty(device=model.device)
-    network.tabulate()
-    take_over(network, model.network)
+    network.init_buffers()
+    copy_weights(network, model.network)
     missing = {name: f"{name!r} is not among the inputs" for name in model.vocabulary.names if name not in kept}
     other = FourM(network.eval(), modalities, tokenizers, vocabulary, missing=missing)
     other.reader.aliases = {name: modality.name for name, modality in shown.items()}

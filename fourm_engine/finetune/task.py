@@ -20,11 +20,11 @@ from fourm_engine.finetune.source import Source
 from fourm_engine.finetune.trainable import adapt
 from fourm_engine.model import FourM
 from fourm_engine.nn.adapt import learned
-from fourm_engine.nn.flops import Learning
+from fourm_engine.nn.flops import TrainedWeights
 from fourm_engine.nn.transformer import Transformer
-from fourm_engine.pretrain.initial_weights import planned
+from fourm_engine.pretrain.initial_weights import warm_start
 from fourm_engine.pretrain.task import EXPORT, FourMTask
-from fourm_engine.train.task import Planned
+from fourm_engine.train.task import MetaModel
 from fourm_engine.weights import digest_of
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -49,10 +49,10 @@ class FinetuneTask(FourMTask):
     def adapt(self, network: Transformer) -> None:
         adapt(network, self.source.settings, self.source.trained_config)
 
-    def planned(self, seed: int) -> Planned:
+    def meta_model(self, seed: int) -> MetaModel:
         if self.source.settings.from_scratch:
-            return super().planned(seed)
-        return planned(self.blank(), self.source.read, self.source.shapes, seed=seed)
+            return super().meta_model(seed)
+        return warm_start(self.blank(), self.source.read, self.source.shapes, seed=seed)
 
     def trained(self, weights: dict[str, Tensor]) -> FourM:
         return self.source.exported(self.merged(weights), self.tokenizers)
@@ -74,9 +74,9 @@ class FinetuneTask(FourMTask):
         return super().decays(name, parameter) and (everything or name != "heads.weight")
 
     @cached_property
-    def learning(self) -> Learning | None:
+    def trained_weights(self) -> TrainedWeights | None:
         settings = self.source.settings
-        return None if settings.freeze is None and settings.lora is None else Learning.of(self.blank())
+        return None if settings.freeze is None and settings.lora is None else TrainedWeights.of(self.blank())
 
     def identity(self) -> dict[str, Any]:
         return super().identity() | self.source.settings.identity(self._digest)

@@ -132,7 +132,7 @@ def fit_tokenizer(
                 report = _adapt(tokenizer, [base_size, *sizes], config, run, runs / request["hash"], seed, manager)
         else:
             tokenizer.fit(lambda: (array for data in train.values() for array in data))
-        members = {m.name: reconstruction(tokenizer.serving(m.spec), m, val.get(m.name, ())) for m in modalities}
+        members = {m.name: reconstruction(tokenizer.for_spec(m.spec), m, val.get(m.name, ())) for m in modalities}
         report = members | report
         sum_numbers([0.0])  # wait until every process has read the trainer's output
         fit = {"request": request, "stamps": stamps, "report": report}
@@ -166,7 +166,7 @@ def _adapt(
     """Adapt a tokenizer to `sizes`, its own first, starting from the end of the run `start`. Returns the report before
     and after."""
     assert config.adapt is not None
-    served = [tokenizer.serving(size.modality.spec) for size in sizes]
+    served = [tokenizer.for_spec(size.modality.spec) for size in sizes]
     arrays = [
         SizedArrays(tokenizer_of_size, size.train, _arrays(size.modality, size.val))
         for tokenizer_of_size, size in zip(served, sizes, strict=True)

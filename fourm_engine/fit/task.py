@@ -82,7 +82,7 @@ class TokenizerTask(Task):
         assert isinstance(model, TokenizerNetwork)
         model.after_step(step, self.steps)
 
-    def averages(self, buffer: str) -> bool:
+    def averages_buffer(self, buffer: str) -> bool:
         return buffer.removeprefix("quantiser.") not in self.tokenizer.network.quantiser.momentary
 
     def after_average(self, model: nn.Module, averages: Mapping[str, Tensor]) -> None:

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourm_engine.generate.guidance import Branches, mix, mixed, progress
-from fourm_engine.generate.rows import Packing, distinct, length, together
+from fourm_engine.generate.guidance import Branches, mix, mix_on_device, progress
+from fourm_engine.generate.rows import Packing, distinct, group_by_length, length
 from fourm_engine.masking.pack import Shown
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Vocabulary
 
 
-class Cached:
+class CachedDecoder:
     """Args:
     rows: encoder inputs of the K · B rows, branch by branch, as from `Branches.rows`.
     limit: maximum length of a sequence."""
@@ -28,31 +28,33 @@ class Cached:
         network: Transformer,
         vocabulary: Vocabulary,
         rows: Sequence[Mapping[str, Shown]],
-        plan: Branches,
+        branches: Branches,
         target: str,
         limit: int,
     ) -> None:
         self.network, self.entry = network, vocabulary[target]
-        self.batch, device = len(rows) // len(plan), next(network.parameters()).device
-        self.shares_LKB = np.stack([plan.shares(self.batch, progress(step, limit)) for step in range(limit)])
-        used = (self.shares_LKB != 0).any(0)  # (K, B)
+        self.batch, device = len(rows) // len(branches), next(network.parameters()).device
+        self.coefficient_LKB = np.stack(
+            [branches.coefficients(self.batch, progress(step, limit)) for step in range(limit)]
+        )
+        used = (self.coefficient_LKB != 0).any(0)  # (K, B)
         which, first = distinct(rows)
         packing = Packing([rows[i] for i in first], vocabulary, device)
         users = [np.flatnonzero((np.array(which) == i) & used.flatten()) for i in range(len(first))]
         contexts, order = [], []  # `order`: index among the K · B rows of each decoded row
         for count in sorted({len(u) for u in users if len(u)}):
             alike = [i for i, u in enumerate(users) if len(u) == count]
-            for group in together([length(packing.rows[i]) for i in alike]):
+            for group in group_by_length([length(packing.rows[i]) for i in alike]):
                 members = tuple(alike[i] for i in group)
                 contexts.append((*network.encode(*packing.packed(members)), count))
                 order += [row for i in members for row in users[i].tolist()]
         self.cache = network.start_cache(contexts, limit)
-        self.at = np.zeros(used.size, np.int64)
-        self.at[order] = np.arange(len(order))
+        self.row_index = np.zeros(used.size, np.int64)
+        self.row_index[order] = np.arange(len(order))
         self.sample_R = torch.tensor([row % self.batch for row in order], device=device)
         self.mod_R = torch.full((len(order),), self.entry.index, device=device)
-        self._table = torch.from_numpy(self.shares_LKB).float().to(device)
-        self._row_KB = torch.from_numpy(self.at).view(used.shape).to(device)
+        self._table = torch.from_numpy(self.coefficient_LKB).float().to(device)
+        self._row_KB = torch.from_numpy(self.row_index).view(used.shape).to(device)
 
     def logits(self, ids_B: Tensor, step: int | Tensor) -> Tensor:
         """float32 (B, V): logits of the next token, given the local ids `ids_B` of the previous one. `step`: number of
@@ -61,10 +63,10 @@ class Cached:
         if isinstance(step, Tensor):
             y_RD = self.network.decode_step(ids_R, step.expand_as(ids_R), self.mod_R, self.cache, step)
             alone = len(self._row_KB) == 1
-            y_BD = y_RD[self._row_KB[0]] if alone else mixed(y_RD, self._row_KB, self._table[step][0])
+            y_BD = y_RD[self._row_KB[0]] if alone else mix_on_device(y_RD, self._row_KB, self._table[step][0])
         else:
             y_RD = self.network.decode_step(ids_R, torch.full_like(self.mod_R, step), self.mod_R, self.cache)
-            y_BD = mix(y_RD, self.at, self.shares_LKB[step])
+            y_BD = mix(y_RD, self.row_index, self.coefficient_LKB[step])
         return self.network.logits(y_BD, self.entry.name).float()
 
     def tensors(self) -> list[Tensor]:

@@ -51,19 +51,19 @@ def check_combining(n_samples: int, reduce: Reduce | None, best: Scorer | None) 
         raise ValueError(f"best is a function that scores the results of a sample; given: {best!r:.80}")
 
 
-def combined(samples: Sequence[Results], reduce: Mapping[str, How], best: Scorer | None) -> Results:
+def combine(samples: Sequence[Results], reduce: Mapping[str, How], best: Scorer | None) -> Results:
     """Combine the samples into one `Results`. A target without a reduction takes its value from the first sample, or
     from the one with the highest score."""
     scores = [] if best is None else [_score(best, sample) for sample in samples]
     chosen = samples[int(np.argmax(scores))] if scores else samples[0]
     made = {
-        name: reduced([s[name] for s in samples], reduce[name]) if name in reduce else result
+        name: reduce_samples([s[name] for s in samples], reduce[name]) if name in reduce else result
         for name, result in chosen.items()
     }
     return Results(made, samples=samples, scores=scores)
 
 
-def reduced(samples: Sequence[Generated], how: How) -> Generated:
+def reduce_samples(samples: Sequence[Generated], how: How) -> Generated:
     """The mean, median or vote of the values, with its spread; `tokens` are those of the sample nearest to it."""
     modality, values = samples[0].modality, [sample.value for sample in samples]
     value = calls.reduce(modality, values, how)
@@ -125,28 +125,8 @@ def calibration(generated: Generated | Sequence[Generated], truth: Any, *, group
     results, truths = ([generated], [truth]) if isinstance(generated, Generated) else (list(generated), list(truth))
     if not results or len(results) != len(truths):
         raise ValueError(f"calibration: {counted(len(results), 'result')}, but {counted(len(truths), 'truth')}")
-    spreads, errors = [], []
-    for result, true in zip(results, truths, strict=True):
-        if result.spread is None:
-            raise ValueError(f"{result.modality.name!r} has no spread; generate it with n_samples and reduce")
-        shapes = [getattr(value, "shape", None) for value in (true, result.value)]
-        if shapes[0] is not None and shapes[1] is not None and tuple(shapes[0]) != tuple(shapes[1]):
-            raise ValueError(
-                f"{result.modality.name!r}: the truth is of shape {tuple(shapes[0])}, the result of "
-                f"{tuple(shapes[1])}; resize one of them"
-            )
-        try:
-            error = numbers(result.modality.spread([result.value, true])) * 2
-        except (ValueError, TypeError) as why:
-            raise ValueError(f"{result.modality.name!r}: the truth does not fit the result: {why}") from None
-        spreads.append(numbers(result.spread))
-        errors.append(error)
-        if len(errors[-1]) != len(spreads[-1]):
-            raise ValueError(
-                f"{result.modality.name!r}: the truth has {counted(len(errors[-1]), 'element')}, the result "
-                f"{len(spreads[-1])}"
-            )
-    spread_N, error_N = np.concatenate(spreads), np.concatenate(errors)
+    pairs = [_spread_and_error(result, true) for result, true in zip(results, truths, strict=True)]
+    spread_N, error_N = (np.concatenate(column) for column in zip(*pairs, strict=True))
     known_N = np.isfinite(spread_N) & np.isfinite(error_N)
     spread_N, error_N = spread_N[known_N], error_N[known_N]
     groups = min(groups, len(spread_N))
@@ -159,6 +139,28 @@ def calibration(generated: Generated | Sequence[Generated], truth: Any, *, group
         tuple(float(error_N[part].mean()) for part in parts),
         len(spread_N),
     )
+
+
+def _spread_and_error(result: Generated, true: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Per element of one result."""
+    if result.spread is None:
+        raise ValueError(f"{result.modality.name!r} has no spread; generate it with n_samples and reduce")
+    shapes = [getattr(value, "shape", None) for value in (true, result.value)]
+    if shapes[0] is not None and shapes[1] is not None and tuple(shapes[0]) != tuple(shapes[1]):
+        raise ValueError(
+            f"{result.modality.name!r}: the truth is of shape {tuple(shapes[0])}, the result of {tuple(shapes[1])}; "
+            f"resize one of them"
+        )
+    try:
+        error_N = numbers(result.modality.spread([result.value, true])) * 2
+    except (ValueError, TypeError) as why:
+        raise ValueError(f"{result.modality.name!r}: the truth does not fit the result: {why}") from None
+    spread_N = numbers(result.spread)
+    if len(error_N) != len(spread_N):
+        raise ValueError(
+            f"{result.modality.name!r}: the truth has {counted(len(error_N), 'element')}, the result {len(spread_N)}"
+        )
+    return spread_N, error_N
 
 
 def _ranks(x_N: np.ndarray) -> np.ndarray:

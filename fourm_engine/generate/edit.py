@@ -18,7 +18,7 @@ from fourm_plugins.modality import Modality
 HALO = 1
 
 
-def edited(
+def edit_request(
     sample: Mapping[str, Any],
     find: Callable[[str], Modality],
     *,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fourm_engine.generate.guidance import Branches, Guide, Guides, branches, plain, progress
+from fourm_engine.generate.guidance import Branches, Guide, GuideModel, branches_of, progress, single_branch
 from fourm_engine.generate.orders import Order
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.prepare import Prepared
@@ -86,7 +86,7 @@ class Explanation:
         return "\n".join([*lines, f"total: {bound}{_flops(self.flops)}; nothing was run"])
 
 
-def explained(prepared: Prepared, sampler: Sampler, guide: Guide | None = None) -> Explanation:
+def explain(prepared: Prepared, sampler: Sampler, guide: Guide | None = None) -> Explanation:
     """Explain what `prepared` would run."""
     inputs = dict[str, str]()
     for sample, names in zip(prepared.samples, prepared.names, strict=True):
@@ -96,7 +96,7 @@ def explained(prepared: Prepared, sampler: Sampler, guide: Guide | None = None) 
             inputs.setdefault(name, f"{name} ({counted(len(part), 'token')}{shown_as})")
     stages = []
     for plan, members in prepared.groups(len(prepared.samples)):
-        samples = [sampler.started(prepared.samples[i]) for i in members]
+        samples = [sampler.show_known(prepared.samples[i]) for i in members]
         for stage in plan:
             stages.append(_stage(stage, samples, sampler, guide))
             if stage.target in sampler.inputs:  # later stages see at most its maximum number of tokens
@@ -108,12 +108,14 @@ def explained(prepared: Prepared, sampler: Sampler, guide: Guide | None = None) 
 
 
 def _stage(stage: Stage, samples: Sequence[Sample], sampler: Sampler, guide: Guide | None) -> ExplainedStage:
-    ways, order = branches(stage, samples, sampler.sequences), sampler.order(stage)
+    branches, order = branches_of(stage, samples, sampler.sequences), sampler.order(stage)
     sees = {name for sample in samples for name in sample.shown} - {stage.target}
     at_most = stage.scheme == "autoregressive" or (order is not None and order.adaptive)
-    passes, lines = _passes(stage, samples, ways, order, sampler), _taken(ways, len(samples))
+    passes, lines = _passes(stage, samples, branches, order, sampler), _taken(branches, len(samples))
     if guide is not None:
-        other = {p.step: p for p in _passes(stage, samples, plain(stage, sampler.sequences), order, guide.model)}
+        other = {
+            p.step: p for p in _passes(stage, samples, single_branch(stage, sampler.sequences), order, guide.model)
+        }
         if stage.scheme != "autoregressive":  # whose cache needs every token
             other = {step: p for step, p in other.items() if guide.at(progress(step - 1, stage.steps)) != 1}
         passes = [p + other[p.step] if p.step in other else p for p in passes]
@@ -124,20 +126,20 @@ def _stage(stage: Stage, samples: Sequence[Sample], sampler: Sampler, guide: Gui
 
 
 def _passes(
-    stage: Stage, samples: Sequence[Sample], ways: Branches, order: Order | None, model: Sampler | Guides
+    stage: Stage, samples: Sequence[Sample], branches: Branches, order: Order | None, model: Sampler | GuideModel
 ) -> list[Pass]:
     if stage.scheme == "autoregressive":
-        return [_left_to_right(stage, samples, ways, model)]
-    return _parallel(stage, samples, ways, order, model)
+        return [_left_to_right(stage, samples, branches, model)]
+    return _parallel(stage, samples, branches, order, model)
 
 
 def _parallel(
-    stage: Stage, samples: Sequence[Sample], ways: Branches, order: Order | None, model: Sampler | Guides
+    stage: Stage, samples: Sequence[Sample], branches: Branches, order: Order | None, model: Sampler | GuideModel
 ) -> list[Pass]:
-    """The passes that `parallel.Parallel` would run."""
-    beforehand = stage.scheme == "random_order" or (order is not None and order.beforehand() is not None)
+    """The passes that `parallel.ParallelDecoder` would run."""
+    fixed = stage.scheme == "random_order" or (order is not None and order.fixed_scores() is not None)
     n = model.vocabulary[stage.target].layout.num_tokens
-    rows, known = ways.rows(samples), _known(samples, stage.target)
+    rows, known = branches.rows(samples), _known(samples, stage.target)
     which, first = distinct(rows)
     state, _ = distinct(known)  # samples with equal known tokens share their rows
     state = [-1 - b for b in range(len(samples))] if stage.scheme == "random_order" else state
@@ -145,12 +147,12 @@ def _parallel(
     counts = [tokens_per_step(stage.schedule, stage.steps, tokens) for tokens in left]
     for step in range(stage.steps):
         kept = {b: row[step] for b, row in enumerate(counts) if step < len(row) and row[step]}
-        used = ways.shares(len(samples), progress(step, stage.steps)) != 0  # (K, B)
+        used = branches.coefficients(len(samples), progress(step, stage.steps)) != 0  # (K, B)
         run = {(which[k * len(samples) + b], state[b]): b for k, b in np.argwhere(used).tolist() if b in kept}
         if not run:
             continue
         lengths = {key: max(1, sum(map(len, rows[first[key[0]]].values())) + n - left[b]) for key, b in run.items()}
-        decoded = {b: count if beforehand else left[b] for b, count in kept.items()}
+        decoded = {b: count if fixed else left[b] for b, count in kept.items()}
         flops = _flops_of(model, {}, 0, 0, {stage.target: sum(decoded.values())})
         flops += sum(_flops_of(model, rows[first[key[0]]], lengths[key], decoded[b]) for key, b in run.items())
         taken, most_decoded, most_kept = used[:, list(kept)].any(1).sum(), max(decoded.values()), max(kept.values())
@@ -161,14 +163,14 @@ def _parallel(
     return passes
 
 
-def _left_to_right(stage: Stage, samples: Sequence[Sample], ways: Branches, model: Sampler | Guides) -> Pass:
+def _left_to_right(stage: Stage, samples: Sequence[Sample], branches: Branches, model: Sampler | GuideModel) -> Pass:
     """One encoding of each distinct row, then one token at a time for every sample and branch."""
     n = model.vocabulary[stage.target].layout.num_tokens
     limit = min(stage.max_tokens or n, n)
-    rows = [{**row, **part} for row, part in zip(ways.rows(samples), _known(samples, stage.target) * len(ways))]
+    rows = [{**row, **part} for row, part in zip(branches.rows(samples), _known(samples, stage.target) * len(branches))]
     which, first = distinct(rows)
-    shares = [ways.shares(len(samples), progress(step, limit)) for step in range(limit)]
-    used = (np.array(shares) != 0).any(0)  # (K, B)
+    coefficients = [branches.coefficients(len(samples), progress(step, limit)) for step in range(limit)]
+    used = (np.array(coefficients) != 0).any(0)  # (K, B)
     run = np.array(which)[used.flatten()].tolist()
     lengths = {i: length(rows[first[i]]) for i in set(run)}
     once = {i: _flops_of(model, rows[first[i]], lengths[i], 0) for i in lengths}
@@ -182,7 +184,7 @@ def _known(samples: Sequence[Sample], target: str) -> list[dict[str, Shown]]:
 
 
 def _flops_of(
-    model: Sampler | Guides,
+    model: Sampler | GuideModel,
     row: Mapping[str, Shown],
     encoded: int,
     decoded: int,
@@ -194,13 +196,13 @@ def _flops_of(
     return sum(forward_flops(config, model.vocabulary, **sizes, targets=targets or {}, patches=patches).values())
 
 
-def _taken(ways: Branches, samples: int) -> tuple[str, ...]:
+def _taken(branches: Branches, samples: int) -> tuple[str, ...]:
     """One line per branch: the conditions hidden from it, and its share."""
-    first, last = ways.shares(samples, 0.0), ways.shares(samples, 1.0)
+    first, last = branches.coefficients(samples, 0.0), branches.coefficients(samples, 1.0)
     lines = []
-    for k, hidden in enumerate(ways.hidden):
-        shares = [f"{x:.3g}" if x == y else f"{x:.3g} to {y:.3g}" for x, y in zip(first[k], last[k], strict=True)]
-        lines.append(f"branch {k + 1}, {_without(hidden)}: share {', '.join(dict.fromkeys(shares))}")
+    for k, hidden in enumerate(branches.hidden):
+        coefficients = [f"{x:.3g}" if x == y else f"{x:.3g} to {y:.3g}" for x, y in zip(first[k], last[k], strict=True)]
+        lines.append(f"branch {k + 1}, {_without(hidden)}: share {', '.join(dict.fromkeys(coefficients))}")
     return tuple(lines) if len(lines) > 1 else ()
 
 

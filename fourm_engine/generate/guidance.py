@@ -1,7 +1,7 @@
 """Classifier-free guidance over any number of conditions (4M, section 3.2; arXiv 2207.12598), and by a weaker model.
 
 In: a stage and the samples. Out: `Branches`: the encoder inputs of each branch, and how their predictions combine:
-u + Σ wᵢ (cᵢ − u), where each weight is a number or a schedule over the steps. Branches with share 0 do not run.
+u + Σ wᵢ (cᵢ − u), where each weight is a number or a schedule over the steps. Branches with coefficient 0 do not run.
 `Guide`: another model, whose logits are extrapolated away from.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourm_engine.device import at_hand, sent
+from fourm_engine.device import on_host, to_device
 from fourm_engine.generate.options import MAX_WEIGHT, is_weight
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.sample import Sample
@@ -64,7 +64,7 @@ class Branches:
                 rows.append(row)
         return rows
 
-    def shares(self, samples: int, progress: float = 0.0) -> np.ndarray:
+    def coefficients(self, samples: int, progress: float = 0.0) -> np.ndarray:
         """float64 (K, B): the coefficient of each branch; they sum to 1 over branches. `progress` runs from 0 at the
         first step to 1 at the last."""
         weights = np.array([[_weight(w, progress) for w in row] for row in self.weights]).reshape(-1, samples)
@@ -72,11 +72,11 @@ class Branches:
 
     def combine(self, predicted: Tensor, progress: float = 0.0) -> Tensor:
         """(K · B, …) -> (B, …): combine logits, or anything that the logits are a linear function of."""
-        shares = self.shares(len(predicted) // len(self), progress)
-        return mix(predicted, np.arange(shares.size), shares)
+        coefficients = self.coefficients(len(predicted) // len(self), progress)
+        return mix(predicted, np.arange(coefficients.size), coefficients)
 
 
-class Guides(Protocol):
+class GuideModel(Protocol):
     """The part of `FourM` that guidance by a weaker model needs."""
 
     network: Transformer
@@ -98,7 +98,7 @@ class Guide:
     themselves be guided by conditions. `weight`: w > 1, or a list of numbers as a schedule over the steps; 1 has no
     effect."""
 
-    model: Guides
+    model: GuideModel
     weight: Weight
 
     def __post_init__(self) -> None:
@@ -115,7 +115,7 @@ class Guide:
         """The weight at `progress`, from 0 at the first step to 1 at the last."""
         return _weight(self.weight, progress)
 
-    def check(self, names: Collection[str], model: Guides) -> None:
+    def check(self, names: Collection[str], model: GuideModel) -> None:
         """Raise ValueError unless the tokens of the modalities `names` have the same meaning in the guide as in
         `model`."""
         for name in sorted(names):
@@ -137,30 +137,31 @@ def progress(step: int, steps: int) -> float:
     return step / max(1, steps - 1)
 
 
-def mix(predicted_R: Tensor, rows: np.ndarray, shares: np.ndarray) -> Tensor:
-    """(R, …) -> (B, …): the sum over branches weighted by `shares` (K, B). `rows` (K · B) gives, branch by branch, the
-    index of each (branch, sample) on the first axis; it is ignored where the share is 0."""
-    taken, rows = shares != 0, rows.reshape(shares.shape)
-    if (taken.sum(0) == 1).all():  # a single branch per sample, with share 1
-        only = rows[taken.argmax(0), np.arange(shares.shape[1])]
+def mix(predicted_R: Tensor, rows: np.ndarray, coefficients: np.ndarray) -> Tensor:
+    """(R, …) -> (B, …): the sum over branches weighted by `coefficients` (K, B). `rows` (K · B) gives, branch by
+    branch, the index of each (branch, sample) on the first axis; it is ignored where the coefficient is 0."""
+    taken, rows = coefficients != 0, rows.reshape(coefficients.shape)
+    if (taken.sum(0) == 1).all():  # a single branch per sample, with coefficient 1
+        only = rows[taken.argmax(0), np.arange(coefficients.shape[1])]
         same = len(only) == len(predicted_R) and (only == np.arange(len(only))).all()
-        return predicted_R if same else predicted_R[sent(only, predicted_R.device)]
-    if not at_hand(predicted_R):
-        row_KB, share_KB = np.where(taken, rows, 0), shares.astype(np.float32)
-        return mixed(predicted_R, sent(row_KB, predicted_R.device), sent(share_KB, predicted_R.device))
-    total = predicted_R.new_zeros((shares.shape[1], *predicted_R.shape[1:]), dtype=torch.float32)
-    for share_B, row_B, taken_B in zip(shares, rows, taken, strict=True):
+        return predicted_R if same else predicted_R[to_device(only, predicted_R.device)]
+    if not on_host(predicted_R):
+        row_KB = to_device(np.where(taken, rows, 0), predicted_R.device)
+        coefficient_KB = to_device(coefficients.astype(np.float32), predicted_R.device)
+        return mix_on_device(predicted_R, row_KB, coefficient_KB)
+    total = predicted_R.new_zeros((coefficients.shape[1], *predicted_R.shape[1:]), dtype=torch.float32)
+    for coefficient_B, row_B, taken_B in zip(coefficients, rows, taken, strict=True):
         at = torch.from_numpy(np.flatnonzero(taken_B))
         part = predicted_R[torch.from_numpy(row_B[taken_B])]
-        weight = torch.from_numpy(share_B[taken_B]).float()
+        weight = torch.from_numpy(coefficient_B[taken_B]).float()
         total.index_add_(0, at, part.float() * weight.view(-1, *[1] * (part.ndim - 1)))
     return total.to(predicted_R.dtype)
 
 
-def mixed(predicted_R: Tensor, row_KB: Tensor, share_KB: Tensor) -> Tensor:
-    """`mix` on the device: (R, …) -> (B, …). A row whose share is 0 must be finite."""
-    share = share_KB.view(*share_KB.shape, *[1] * (predicted_R.ndim - 1))
-    return (predicted_R[row_KB].float() * share).sum(0).to(predicted_R.dtype)
+def mix_on_device(predicted_R: Tensor, row_KB: Tensor, coefficient_KB: Tensor) -> Tensor:
+    """`mix` on the device: (R, …) -> (B, …). A row whose coefficient is 0 must be finite."""
+    coefficient = coefficient_KB.view(*coefficient_KB.shape, *[1] * (predicted_R.ndim - 1))
+    return (predicted_R[row_KB].float() * coefficient).sum(0).to(predicted_R.dtype)
 
 
 def _weight(weight: Weight, progress: float) -> float:
@@ -169,7 +170,7 @@ def _weight(weight: Weight, progress: float) -> float:
     return float(np.interp(progress, np.linspace(0, 1, len(weight)), weight))
 
 
-def plain(stage: Stage, sequences: Mapping[str, SequenceIds]) -> Branches:
+def single_branch(stage: Stage, sequences: Mapping[str, SequenceIds]) -> Branches:
     """The single branch of a stage without guidance."""
     return Branches((frozenset(),), [], _placeholders(stage, sequences), stage.target)
 
@@ -178,7 +179,7 @@ def _placeholders(stage: Stage, sequences: Mapping[str, SequenceIds]) -> dict[st
     return {name: Shown.tokens([ids.start]) for name, ids in sequences.items()} if stage.prompt_sentinel else {}
 
 
-def branches(stage: Stage, samples: Sequence[Sample], sequences: Mapping[str, SequenceIds]) -> Branches:
+def branches_of(stage: Stage, samples: Sequence[Sample], sequences: Mapping[str, SequenceIds]) -> Branches:
     """The branches of a stage, at least one.
 
     Raises ValueError for a weight of something that is not a condition, and for a weight given twice."""
@@ -206,7 +207,7 @@ def branches(stage: Stage, samples: Sequence[Sample], sequences: Mapping[str, Se
         return Branches(tuple(hidden), weights, target_alone, stage.target)
     weight: Weight = 1.0 if stage.guidance is None else stage.guidance
     if weight == 1.0 or not conditions:
-        return plain(stage, sequences)
+        return single_branch(stage, sequences)
     hidden = [frozenset(conditions), frozenset()]
     return Branches(tuple(hidden), [[weight] * len(samples)], placeholders, stage.target)
 

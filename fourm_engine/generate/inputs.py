@@ -75,36 +75,33 @@ class InputReader:
             if part.weights and instance in targets:
                 raise ValueError(f"{name!r} is a target: its known part takes no weight; leave weight out")
         views = sample.views = self.drawer.draw("", 0, _aspects(given))
-        for name, part in given.items():
-            view, sequence = view_of(part.modality.spec, views, 0), part.modality.spec.layout.kind == "sequence"
-            shown = self._show(part, view, dry)
-            if part.keep is not None:
-                what = "keep" if part.halo is None else "the mask"
-                tokens = tokens_within(part.name, part.keep, part.value, part.modality.spec, view, what=what)
-                check_kept(part.name, tokens, part.modality.spec, edit=part.halo is not None)
-                tokens = without_halo(tokens, part.modality.spec, part.halo or 0)
-                shown = shown.at(tokens)
-                if name in targets and part.ids is None:
-                    pixels = kept_pixels(part.keep, part.modality.spec, view)
-                    if pixels.any():
-                        sample.kept[name] = Kept(part.modality.augment(part.value, view), pixels)
-                if not tokens.any():  # everything is to be regenerated: same as not given
-                    del shown_as[part.name]
-                    continue
-            elif name in targets and not sequence:
+        for instance, part in given.items():
+            view, is_sequence = view_of(part.modality.spec, views, 0), part.modality.spec.layout.kind == "sequence"
+            is_target, shown = instance in targets, self._show(part, view, dry)
+            if is_target and part.keep is None and not is_sequence:
                 raise ValueError(
                     f"{part.name!r} is both given in full and a target; leave it out of one, or say with "
                     f"Condition(value, keep=mask) which part is known"
                 )
-            if name in targets:  # the beginning of a sequence to continue
-                sample.known[name] = shown
-                if sequence and part.ids is None:
-                    text = part.value if isinstance(part.value, str) else part.modality.augment(part.value, view)
-                    if isinstance(text, str):
-                        sample.kept[name] = Kept(text, None)
-            else:
-                sample.shown[name] = self.closed(name, shown.ids) if sequence else shown
+            if part.keep is not None:
+                tokens = _kept_tokens(part, view)
+                shown = shown.at(tokens)
+                if is_target and part.ids is None:
+                    pixels = kept_pixels(part.keep, part.modality.spec, view)
+                    if pixels.any():
+                        sample.kept[instance] = Kept(part.modality.augment(part.value, view), pixels)
+                if not tokens.any():  # everything is to be regenerated: same as not given
+                    del shown_as[part.name]
+                    continue
+            if not is_target:
+                sample.shown[instance] = self.closed(instance, shown.ids) if is_sequence else shown
                 self._weigh(sample, part, view)
+                continue
+            sample.known[instance] = shown
+            if is_sequence and part.ids is None:  # the beginning of a text to continue
+                text = part.value if isinstance(part.value, str) else part.modality.augment(part.value, view)
+                if isinstance(text, str):
+                    sample.kept[instance] = Kept(text, None)
         return sample, shown_as
 
     def _weigh(self, sample: Sample, part: _Given, view: View) -> None:
@@ -182,6 +179,15 @@ class InputReader:
         return [name for name, m in self.modalities.items() if m.spec.input]
 
 
+def _kept_tokens(part: _Given, view: View) -> np.ndarray:
+    """bool (n,): the tokens of a partly given input that are kept. Raises ValueError for a part that is impossible."""
+    assert part.keep is not None
+    spec, edit = part.modality.spec, part.halo is not None
+    tokens = tokens_within(part.name, part.keep, part.value, spec, view, what="the mask" if edit else "keep")
+    check_kept(part.name, tokens, spec, edit=edit)
+    return without_halo(tokens, spec, part.halo or 0)
+
+
 def read_value(name: str, modality: Modality, given: Any) -> Any:
     """Read an input with `Modality.value`. Raises ValueError, one line that names the input."""
     with _blame(name, given), reading(lambda: f"input {name!r}"):
@@ -191,7 +197,7 @@ def read_value(name: str, modality: Modality, given: Any) -> Any:
             return modality.value(given)
         except SampleError as error:
             path = isinstance(given, str) and looks_like_path(given, modality.spec.extensions, typed=True)
-            if modality.typed and path:
+            if modality.accepts_text and path:
                 hint = "give text that looks like a path as Typed(...), on the command line as text:..."
                 raise SampleError(f"{error}; {hint}") from error
             raise

@@ -20,7 +20,7 @@ class Halton(DecodingOrder):
     of a step lie far apart ("Halton scheduler", arXiv 2503.17076). The order is fixed in advance, so each step decodes
     only the tokens that it keeps."""
 
-    def beforehand(self) -> Tensor:
+    def fixed_scores(self) -> Tensor:
         n, grid = self.layout.num_tokens, self.layout
         rows, columns = (grid.height, grid.width) if isinstance(grid, Grid) else (1, n)
         rank, i = dict[int, int](), 1
@@ -51,7 +51,7 @@ class Remask(DecodingOrder):
             raise ValueError(f"share is above 0 and at most 1; given: {share}")
         self.share = share
 
-    def forget(self, predicted: Predicted) -> Tensor | None:
+    def remask(self, predicted: Predicted) -> Tensor | None:
         movable = ~predicted.unknown & ~predicted.given
         count = int(self.share * int(movable.sum()))
         if count == 0:

@@ -43,9 +43,9 @@ class Order:
             self._order = _Scoring(layout, provided)  # type: ignore[arg-type]
         self.layout, self.adaptive = layout, self._order.adaptive
 
-    def beforehand(self) -> Tensor | None:
+    def fixed_scores(self) -> Tensor | None:
         """float32 (n,): priorities fixed in advance, or None if `keep` decides in each step."""
-        scores = self._call(self._order.beforehand)
+        scores = self._call(self._order.fixed_scores)
         return None if scores is None else self._scores(scores, torch.ones(self.layout.num_tokens, dtype=torch.bool))
 
     def keep(self, predicted: Predicted) -> Tensor:
@@ -60,15 +60,15 @@ class Order:
         kept_N[scores_N.argsort(descending=True, stable=True)[:count]] = True
         return kept_N & unknown_N
 
-    def forget(self, predicted: Predicted) -> Tensor | None:
-        """bool (n,): the known tokens to forget; None for none."""
-        forgotten_N = self._call(self._order.forget, predicted)
-        if forgotten_N is None:
+    def remask(self, predicted: Predicted) -> Tensor | None:
+        """bool (n,): the known tokens to mask again; None for none."""
+        remasked_N = self._call(self._order.remask, predicted)
+        if remasked_N is None:
             return None
-        self._check_shape(forgotten_N, "forgets")
-        if bool((forgotten_N & (predicted.unknown | predicted.given)).any()):
-            raise PluginError(f"{self._who} forgets tokens that are given or not yet known")
-        return forgotten_N
+        self._check_shape(remasked_N, "remasks")
+        if bool((remasked_N & (predicted.unknown | predicted.given)).any()):
+            raise PluginError(f"{self._who} remasks tokens that are given or not yet known")
+        return remasked_N
 
     @property
     def _who(self) -> str:

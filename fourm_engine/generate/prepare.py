@@ -83,23 +83,20 @@ def prepare(
         sampler.order(stage)
     read = [reader.read(sample, {*names}, dry=dry) for sample in inputs]
     several = n_samples > 1 or validation.several([sample for sample, _ in read], seeds)
-    plans = []
-    for sample, shown_as in read:
+
+    def plan_for(sample: Sample, shown_as: Mapping[str, str]) -> list[Stage]:
         if stages:
-            complete = [
-                stage.completed(modalities, {*sample.shown, *names[:i]}, several=several)
-                for i, stage in enumerate(stages)
-            ]
+            seen = [{*sample.shown, *names[:i]} for i in range(len(stages))]
+            complete = [s.completed(modalities, given, several=several) for s, given in zip(stages, seen, strict=True)]
         else:
             complete = default_plan(names, modalities, sample.shown, several=several, **options)
         validation.check_known(complete, sample, modalities)
         if several:
             validation.check_variety(complete, n_samples if n_samples > 1 else len(inputs))
-        plans.append(
-            validation.guided(
-                complete, sample, shown_as, inputs=shown, sequences=sampler.sequences, chosen=bool(stages)
-            )
-        )
+        chosen, sequences = bool(stages), sampler.sequences
+        return validation.guided(complete, sample, shown_as, inputs=shown, sequences=sequences, chosen=chosen)
+
+    plans = [plan_for(sample, shown_as) for sample, shown_as in read]
     repeated = [(*both, plan) for both, plan in zip(read, plans, strict=True) for _ in range(n_samples)]
     samples, shown_names, all_plans = (list(column) for column in zip(*repeated)) if repeated else ([], [], [])
     return Prepared(targets, samples, all_plans, seeds, shown_names, remarks)

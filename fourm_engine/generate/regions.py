@@ -15,7 +15,7 @@ from fourm_engine.generate.input_types import Condition
 Regions = Mapping[str, Sequence[tuple[float, Any]]]
 
 
-def weighed(inputs: Mapping[str, Any], regions: Regions) -> dict[str, Any]:
+def with_regions(inputs: Mapping[str, Any], regions: Regions) -> dict[str, Any]:
     """The inputs with their weighted regions. Raises ValueError for a region of an input that is not given."""
     result = dict(inputs)
     for name, pairs in regions.items():

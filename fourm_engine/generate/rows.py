@@ -40,7 +40,7 @@ def distinct(rows: Sequence[Row]) -> tuple[list[int], list[int]]:
     return which, first
 
 
-def together(lengths: Sequence[int]) -> list[list[int]]:
+def group_by_length(lengths: Sequence[int]) -> list[list[int]]:
     """Indices of the rows of each group, with the fewest groups that leave at most a fraction `PADDING` of all slots
     empty."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fourm_engine.device import at_hand
-from fourm_engine.generate.cached import Cached
+from fourm_engine.device import on_host
+from fourm_engine.generate.cached import CachedDecoder
 from fourm_engine.generate.graphs import Graphs
-from fourm_engine.generate.guidance import Branches, Guide, branches, plain
+from fourm_engine.generate.guidance import Branches, Guide, branches_of, single_branch
 from fourm_engine.generate.left_to_right import Drawing, TokenStep
 from fourm_engine.generate.orders import BUILT_IN, Order
-from fourm_engine.generate.parallel import Filled, Parallel, Side, Watch
+from fourm_engine.generate.parallel import BranchDecoder, Filled, ParallelDecoder, StepCallback
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.sample import Sample, SequenceIds
 from fourm_engine.generate.sampling import generators, uniforms
@@ -40,7 +40,7 @@ TOKENS_BETWEEN_CHECKS = 16
 
 class Sampler:
     """Args:
-    vocabulary: including the scales of its modalities, if greedy decoding is to use them (see `sampling.likeliest`).
+    vocabulary: including its `ordinal_ranges`, if greedy decoding is to use them (see `sampling.likeliest`).
     sequences: the special ids of every sequence that may be generated, or hidden by guidance.
     inputs: the modalities that the encoder may see, and hence later stages.
     host: provides the decoding orders of packages.
@@ -62,16 +62,16 @@ class Sampler:
         self.inputs = set(inputs)
         self._host = host
         self.graphs = Graphs()
-        self._watch: Watch | None = None
+        self._callback: StepCallback | None = None
 
     @contextmanager
-    def watched(self, watch: Watch) -> Iterator[None]:
-        """Call `watch` after each step of a grid or vector and each token of a sequence, within the block."""
-        before, self._watch = self._watch, watch
+    def step_callback(self, callback: StepCallback) -> Iterator[None]:
+        """Call `callback` after each step of a grid or vector and each token of a sequence, within the block."""
+        before, self._callback = self._callback, callback
         try:
             yield
         finally:
-            self._watch = before
+            self._callback = before
 
     @cached_property
     def _manager(self) -> PluginManager:
@@ -89,37 +89,24 @@ class Sampler:
         assert len(samples) == len(seeds)
         if not samples:
             return []
-        samples = [self.started(sample) for sample in samples]
+        samples = [self.show_known(sample) for sample in samples]
         rngs, results = generators(seeds), [dict[str, Filled]() for _ in samples]
         networks = [self.network] if guide is None else [self.network, guide.model.network]
-        training = [network for network in networks if network.training]
-        for network in training:
-            network.eval()
-        try:
-            with self.graphs.in_use():
-                for stage in plan:
-                    sequence = self._check(stage).layout.kind == "sequence"
-                    if sequence:
-                        filled = self._left_to_right(samples, stage, rngs, guide)
-                    else:
-                        ways = branches(stage, samples, self.sequences)
-                        sides = [Side(self.network, self.vocabulary, ways, samples, self.graphs)]
-                        if guide is not None:
-                            ways = plain(stage, self.sequences)
-                            sides.append(Side(guide.model.network, guide.model.vocabulary, ways, samples, self.graphs))
-                        filled = Parallel(samples, stage, self.order(stage), rngs, sides, guide).run(self._watch)
-                    for sample, result, part in zip(samples, results, filled, strict=True):
-                        result[stage.target] = part
-                        if stage.target in self.inputs:
-                            end = [self.sequences[stage.target].end] if sequence else []
-                            length = self.vocabulary[stage.target].layout.num_tokens
-                            sample.shown[stage.target] = Shown.tokens(
-                                np.append(part.ids, end).astype(np.int64)[:length]
-                            )
-        finally:
-            for network in training:
-                network.train()
+        with _evaluation_mode(networks), self.graphs.in_use():
+            for stage in plan:
+                decode = self._left_to_right if self._check(stage).layout.kind == "sequence" else self._parallel
+                for sample, result, filled in zip(samples, results, decode(samples, stage, rngs, guide), strict=True):
+                    result[stage.target] = filled
+                    if stage.target in self.inputs:
+                        sample.shown[stage.target] = self._as_input(stage.target, filled.ids)
         return results
+
+    def _as_input(self, target: str, ids: np.ndarray) -> Shown:
+        """A generated target as later stages see it: a sequence with its end marker, if there is room for it."""
+        layout = self.vocabulary[target].layout
+        if layout.kind == "sequence":
+            ids = np.append(ids, self.sequences[target].end)[: layout.num_tokens]
+        return Shown.tokens(ids.astype(np.int64))
 
     def order(self, stage: Stage) -> Order | None:
         """The decoding order of a stage, or None for a built-in scheme. Raises PluginError if it cannot be used, and
@@ -129,7 +116,7 @@ class Sampler:
         assert stage.scheme is not None  # the request has been completed
         return Order(stage.scheme, self._manager, self.vocabulary[stage.target].layout, stage.order)
 
-    def started(self, sample: Sample) -> Sample:
+    def show_known(self, sample: Sample) -> Sample:
         """A copy of the sample that also shows the known part of its targets to earlier stages. The beginning of a
         sequence ends with a sentinel, as in training."""
         beginnings = {
@@ -148,19 +135,27 @@ class Sampler:
             raise ValueError(f"{stage.target} is a {entry.layout.kind}: its scheme is {fitting}, not {stage.scheme}")
         return entry
 
-    # Left-to-right decoding
+    def _parallel(
+        self, samples: Sequence[Sample], stage: Stage, rngs: Sequence[torch.Generator], guide: Guide | None
+    ) -> list[Filled]:
+        branches = branches_of(stage, samples, self.sequences)
+        decoders = [BranchDecoder(self.network, self.vocabulary, branches, samples, self.graphs)]
+        if guide is not None:
+            branches, model = single_branch(stage, self.sequences), guide.model
+            decoders.append(BranchDecoder(model.network, model.vocabulary, branches, samples, self.graphs))
+        return ParallelDecoder(samples, stage, self.order(stage), rngs, decoders, guide).run(self._callback)
 
     def _left_to_right(
         self, samples: Sequence[Sample], stage: Stage, rngs: Sequence[torch.Generator], guide: Guide | None
     ) -> list[Filled]:
         entry, special = self.vocabulary[stage.target], self.sequences[stage.target]
         limit = min(stage.max_tokens or entry.layout.num_tokens, entry.layout.num_tokens)
-        plan, single = branches(stage, samples, self.sequences), plain(stage, self.sequences)
+        branches, single = branches_of(stage, samples, self.sequences), single_branch(stage, self.sequences)
         prefixes = [sample.known.get(stage.target) for sample in samples]
 
-        def rows(plan: Branches) -> list[dict[str, Shown]]:
-            rows = plan.rows(samples)
-            for row, prefix in zip(rows, [*prefixes] * len(plan), strict=True):
+        def rows(branches: Branches) -> list[dict[str, Shown]]:
+            rows = branches.rows(samples)
+            for row, prefix in zip(rows, [*prefixes] * len(branches), strict=True):
                 if prefix is not None:
                     row[stage.target] = Shown.tokens(np.append(prefix.ids, special.start))
             return rows
@@ -168,11 +163,11 @@ class Sampler:
         guided = None
         if guide is not None:
             network, vocabulary = guide.model.network, guide.model.vocabulary
-            guided = guide, Cached(network, vocabulary, rows(single), single, stage.target, limit)
+            guided = guide, CachedDecoder(network, vocabulary, rows(single), single, stage.target, limit)
         uniform_BL = uniforms(rngs, entry.layout.num_tokens, device=self.device)
         ids_BL, confidence_BL = self.autoregressive(
-            rows(plan),
-            plan,
+            rows(branches),
+            branches,
             stage.target,
             limit,
             stop=special.stop,
@@ -183,19 +178,19 @@ class Sampler:
             guided=guided,
         )
         filled = []
-        for ids, sure, prefix in zip(ids_BL.cpu().numpy(), confidence_BL.cpu().numpy(), prefixes, strict=True):
+        for ids, confidence, prefix in zip(ids_BL.cpu().numpy(), confidence_BL.cpu().numpy(), prefixes, strict=True):
             stops = np.flatnonzero(np.isin(ids, list(special.stop)))
             ids = ids[: stops[0]] if len(stops) else ids
             known = np.empty(0, np.int64) if prefix is None else prefix.ids
-            sure = np.append(np.ones(len(known), np.float32), sure[: len(ids)])
-            filled.append(Filled(np.append(known, ids)[:limit], confidence=sure[:limit]))
+            confidence = np.append(np.ones(len(known), np.float32), confidence[: len(ids)])
+            filled.append(Filled(np.append(known, ids)[:limit], confidence=confidence[:limit]))
         return filled
 
     @torch.inference_mode()
     def autoregressive(
         self,
         rows: Sequence[Mapping[str, Shown]],
-        plan: Branches,
+        branches: Branches,
         target: str,
         limit: int,
         *,
@@ -204,15 +199,15 @@ class Sampler:
         temperature: float = 0.0,
         top_k: int | None = None,
         top_p: float | None = None,
-        guided: tuple[Guide, Cached] | None = None,
+        guided: tuple[Guide, CachedDecoder] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Decode until every row has a `stop` id: local ids, int64 (B, ≤ limit), and the model's probability of each,
         float32. Entries after a `stop` id are undefined."""
-        cached = Cached(self.network, self.vocabulary, rows, plan, target, limit)
+        cached = CachedDecoder(self.network, self.vocabulary, rows, branches, target, limit)
         drawing, start = Drawing(temperature, top_k, top_p), self.sequences[target].start
         step = TokenStep(cached, guided, drawing, start=start, stop=stop, uniform_BL=uniform_BL)
         # A step number on the host makes the first tokens cheaper, but a recording cannot depend on it.
-        waits = not at_hand(uniform_BL)
+        waits = not on_host(uniform_BL)
         step, advance = self.graphs.repeated(step, limit, self.network, alone=guided is None) if waits else (step, step)
         # A check synchronises with the device; tokens decoded beyond the end are dropped.
         check_every = TOKENS_BETWEEN_CHECKS if waits else 1
@@ -221,10 +216,22 @@ class Sampler:
                 advance()
             else:
                 step(length - 1)
-            if self._watch is not None:
+            if self._callback is not None:
                 so_far_BL = step.ids_BL[:, :length].cpu()
                 stopped_BL = torch.isin(so_far_BL, step.stops.cpu()).cumsum(1) > 0
-                self._watch(target, so_far_BL.numpy(), ~stopped_BL.numpy())
+                self._callback(target, so_far_BL.numpy(), ~stopped_BL.numpy())
             if length % check_every == 0 and bool(step.done_B.all()):
                 break
-        return step.ids_BL[:, :length].clone(), step.sure_BL[:, :length].clone()
+        return step.ids_BL[:, :length].clone(), step.confidence_BL[:, :length].clone()
+
+
+@contextmanager
+def _evaluation_mode(networks: Sequence[Transformer]) -> Iterator[None]:
+    training = [network for network in networks if network.training]
+    for network in training:
+        network.eval()
+    try:
+        yield
+    finally:
+        for network in training:
+            network.train()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fourm_engine.device import at_hand
+from fourm_engine.device import on_host
 
 #: Numbers processed at a time on a CPU: about as many as its caches hold.
 _CHUNK = 2**18
@@ -51,44 +51,47 @@ def draw(
         ids: (...) int64."""
     if temperature is None:
         return logits.argmax(-1)
-    rows_RV, heat_R = logits.flatten(0, -2), temperature.expand(uniform.shape).flatten()
+    rows_RV, temperature_R = logits.flatten(0, -2), temperature.expand(uniform.shape).flatten()
     chunk = max(1, _CHUNK // logits.shape[-1]) if logits.device.type == "cpu" else max(1, len(rows_RV))
-    parts = zip(rows_RV.split(chunk), uniform.flatten().split(chunk), heat_R.split(chunk), strict=True)
-    ids = [_invert(kept(_relative(x, heat), top_k=top_k, top_p=top_p), u) for x, u, heat in parts]
+    parts = zip(rows_RV.split(chunk), uniform.flatten().split(chunk), temperature_R.split(chunk), strict=True)
+    ids = [
+        _invert(filter_top_k_top_p(_relative(x, temperature), top_k=top_k, top_p=top_p), u)
+        for x, u, temperature in parts
+    ]
     return torch.cat(ids).view(uniform.shape) if ids else uniform.long()
 
 
-def likeliest(logits_RV: Tensor, scales: Sequence[range] = ()) -> Tensor:
-    """The most likely id of each row, int64 (R,). The probabilities of the ids of a scale are added up: many of them
-    are nearly as likely, so another id, such as the end of a text, would otherwise win too early."""
-    if not scales:
+def likeliest(logits_RV: Tensor, ordinal_ranges: Sequence[range] = ()) -> Tensor:
+    """The most likely id of each row, int64 (R,). The probabilities of all ids of one of `ordinal_ranges` are added
+    up: many of them are nearly as likely, so another id, such as the end of a text, would otherwise win too early."""
+    if not ordinal_ranges:
         return logits_RV.argmax(-1)
-    steps = [logits_RV[:, scale.start : scale.stop] for scale in scales]
+    steps = [logits_RV[:, ids.start : ids.stop] for ids in ordinal_ranges]
     total_R, which_R = torch.stack([x.logsumexp(-1) for x in steps], 1).max(1)
-    best_RS = torch.stack([x.argmax(-1) + scale.start for x, scale in zip(steps, scales, strict=True)], 1)
+    best_RS = torch.stack([x.argmax(-1) + ids.start for x, ids in zip(steps, ordinal_ranges, strict=True)], 1)
     alone_RV = logits_RV.clone()
-    for scale in scales:
-        alone_RV[:, scale.start : scale.stop] = -torch.inf
+    for ids in ordinal_ranges:
+        alone_RV[:, ids.start : ids.stop] = -torch.inf
     other_R, id_R = alone_RV.max(-1)
     return torch.where(total_R > other_R, best_RS.gather(1, which_R[:, None])[:, 0], id_R)
 
 
-def _relative(logits_RV: Tensor, heat_R: Tensor) -> Tensor:
+def _relative(logits_RV: Tensor, temperature_R: Tensor) -> Tensor:
     """Probabilities relative to the most likely id, float32."""
     x = logits_RV.float()
     # Subtracting the maximum first, a tiny temperature gives -inf for the others and never inf - inf.
-    x = (x - x.amax(-1, keepdim=True)).div_(heat_R[:, None])
+    x = (x - x.amax(-1, keepdim=True)).div_(temperature_R[:, None])
     return F.threshold(x, -87.0, -torch.inf, inplace=True).exp_()  # denormals make a CPU ten times slower
 
 
-def kept(p_RV: Tensor, *, top_k: int | None = None, top_p: float | None = None) -> Tensor:
+def filter_top_k_top_p(p_RV: Tensor, *, top_k: int | None = None, top_p: float | None = None) -> Tensor:
     """Unnormalised probabilities, float32 (R, V), with 0 for tokens that `top_k` and `top_p` exclude; see `draw`."""
     vocabulary = p_RV.shape[-1]
     if top_k is not None and top_k < vocabulary:
         p_RV = _at_least(p_RV, _kth_largest(p_RV, top_k)[:, None])
     if top_p is None or top_p >= 1:
         return p_RV
-    if not at_hand(p_RV):
+    if not on_host(p_RV):
         return _nucleus(p_RV, top_p)
     # The largest eighth contains the nucleus of most rows; only the other rows are fully sorted.
     few, values = vocabulary // 8, p_RV.numpy()
@@ -112,7 +115,7 @@ def _at_least(p_RV: Tensor, threshold_R1: Tensor) -> Tensor:
 
 
 def _kth_largest(p_RV: Tensor, k: int) -> Tensor:
-    if not at_hand(p_RV):
+    if not on_host(p_RV):
         return p_RV.topk(k, dim=-1).values[:, -1]
     at = p_RV.shape[-1] - k
     return torch.from_numpy(np.partition(p_RV.numpy(), at, axis=-1)[:, at].copy())
@@ -132,7 +135,7 @@ def _smallest_kept(rising_RK: np.ndarray, level_R: np.ndarray) -> tuple[np.ndarr
 
 
 def _nucleus(p_RV: Tensor, top_p: float) -> Tensor:
-    """`kept` on an asynchronous device; synchronises only if there are many rows."""
+    """`filter_top_k_top_p` on an asynchronous device; synchronises only if there are many rows."""
     rows, vocabulary = p_RV.shape
     level_R1 = top_p * p_RV.sum(-1, keepdim=True, dtype=torch.float64)
     recorded = p_RV.device.type == "cuda" and torch.cuda.is_current_stream_capturing()

@@ -20,7 +20,7 @@ from fourm_engine.generate.inputs import read_value
 from fourm_engine.generate.options import Options
 from fourm_engine.generate.plan import default_plan
 from fourm_engine.generate.result import Generated
-from fourm_engine.generate.vary import Generates
+from fourm_engine.generate.vary import GeneratingModel
 from fourm_plugins import calls
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid
@@ -57,8 +57,8 @@ class Tiling:
         return cls(size, corners, waves)
 
 
-def tiled(
-    model: Generates,
+def generate_tiled(
+    model: GeneratingModel,
     inputs: Mapping[str, Any],
     target: str,
     *,
@@ -111,14 +111,18 @@ def tiled(
     apart = not drawn and plain[0].steps == 1
     tokens, canvas = np.full(whole, -1, np.int64), _Canvas(made, whole)
     others = {other: given for other, given in inputs.items() if other != name}  # `name` may be the target's, too
+
+    def request(row: int, column: int) -> dict[str, Any]:
+        """The inputs of a tile: its crop, and those of its tokens that other tiles have generated."""
+        given = {**others, modality.name: padded[row * down :, column * right :][: shape.height, : shape.width]}
+        known = tokens[row : row + size[0], column : column + size[1]].reshape(-1)
+        if (known >= 0).any():
+            given[target] = Condition(Ids(np.maximum(known, 0)), keep=known >= 0)
+        return given
+
     for wave in [range(count)] if apart else tiling.waves:
         corners = [tiling.corners[i] for i in wave]
-        requests = []
-        for row, column in corners:
-            crop = padded[row * down :, column * right :][: shape.height, : shape.width]
-            known = tokens[row : row + size[0], column : column + size[1]]
-            part = Condition(Ids(np.maximum(known, 0).reshape(-1)), keep=(known >= 0).reshape(-1))
-            requests.append({**others, modality.name: crop} | ({target: part} if (known >= 0).any() else {}))
+        requests = [request(*corner) for corner in corners]
         # Equal tiles with different seeds would count as several samples of one input, and so be sampled.
         seeds = [seed + i if drawn else seed for i in wave]
         results = model.generate_batch(requests, target, seeds=seeds, batch_size=batch_size, **options)
@@ -129,7 +133,7 @@ def tiled(
     return Generated(made, tokens.reshape(-1), cut)
 
 
-def _generated_map(model: Generates, target: str) -> Modality:
+def _generated_map(model: GeneratingModel, target: str) -> Modality:
     """The modality of the target. Raises ValueError unless it is a picture or map."""
     made = model.modalities.get(target)
     if made is not None and isinstance(made.spec.layout, Grid) and isinstance(made.spec.array, (FeatureMap, ClassMap)):
@@ -152,7 +156,7 @@ def _pixels_per_token(name: str, made: Modality, shape: FeatureMap | ClassMap) -
     return int(pixels[0]), int(pixels[1])
 
 
-def _picture(model: Generates, inputs: Mapping[str, Any], made: Modality) -> tuple[str, Modality, Any]:
+def _picture(model: GeneratingModel, inputs: Mapping[str, Any], made: Modality) -> tuple[str, Modality, Any]:
     """The input to tile: its name, its modality, and its value."""
     pictures = []
     for name, given in inputs.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from fourm_engine.generate.guidance import Weight, unknown_condition
 from fourm_engine.generate.plan import Stage
@@ -152,45 +152,48 @@ def guided(
     seen = {instance for instance in given if instance in inputs}
     named = {name for stage in plan if isinstance(stage.guidance, dict) for name in stage.guidance}
     used: set[str] = set()
-    effects = {"guidance": False, "prompt_sentinel": False}
+    has_effect, needs_sentinel = False, False
     result = []
     for stage in plan:
-        conditions = seen - {stage.target}
-        weights = stage.guidance
-        carriers = {*sample.weights, *(region.name for region in sample.regions.values())}
-        named_here = {shown_as.get(name, name) for name in weights} if isinstance(weights, dict) else carriers
-        if weights is not None and carriers & named_here:
-            listed = ", ".join(sorted(given[name] for name in carriers))
-            raise ValueError(f"guidance is given both with {listed} and in the plan; drop one")
+        conditions, weights = seen - {stage.target}, stage.guidance
+        _check_given_once(weights, sample, shown_as, given)
         if isinstance(weights, dict):
             names = [name for name in weights if shown_as.get(name, name) in conditions]
             if chosen and (unknown := [name for name in weights if name not in names]):
                 raise unknown_condition(unknown[0], stage.target, [given.get(c, c) for c in conditions])
             used.update(names)
-            weights = _by_instance({name: weights[name] for name in names}, shown_as, given)
+            weights = _by_instance({name: weights[name] for name in names}, shown_as, given) or None
         elif weights is not None and (conditions or weights == 1):
-            effects["guidance"] = True
-        elif weights is not None:
+            has_effect = True
+        elif weights is not None and chosen:
+            _refuse_guidance(repr(stage.target))
+        else:
             weights = None
-            if chosen:
-                raise ValueError(f"guidance has no effect on {stage.target!r}: nothing else is given; leave it out")
         hides = isinstance(weights, (float, list)) and weights != 1 and bool(conditions & set(sequences))
         sentinel = hides or stage.target in sequences
-        effects["prompt_sentinel"] |= sentinel
+        needs_sentinel |= sentinel
         if chosen and stage.prompt_sentinel and not sentinel:
             _refuse_sentinel(stage.target)
-        result.append(stage.model_copy(update={"guidance": None if weights == {} else weights}))
+        result.append(stage.model_copy(update={"guidance": weights}))
         if stage.target in inputs:
             seen.add(stage.target)
     if unused := sorted(named - used):
         everything = {given.get(name, name) for name in seen}
         raise unknown_condition(unused[0], ", ".join(stage.target for stage in plan), everything)
-    if any(isinstance(stage.guidance, (float, list)) for stage in plan) and not effects["guidance"]:
-        targets = ", ".join(repr(stage.target) for stage in plan)
-        raise ValueError(f"guidance has no effect on {targets}: nothing else is given; leave it out")
-    if any(stage.prompt_sentinel for stage in plan) and not effects["prompt_sentinel"]:
+    if any(isinstance(stage.guidance, (float, list)) for stage in plan) and not has_effect:
+        _refuse_guidance(", ".join(repr(stage.target) for stage in plan))
+    if any(stage.prompt_sentinel for stage in plan) and not needs_sentinel:
         _refuse_sentinel(", ".join(stage.target for stage in plan))
     return result
+
+
+def _check_given_once(weights: Any, sample: Sample, shown_as: Mapping[str, str], given: Mapping[str, str]) -> None:
+    """Raise ValueError if an input carries a weight and the plan gives one, too."""
+    carriers = {*sample.weights, *(region.name for region in sample.regions.values())}
+    named = {shown_as.get(name, name) for name in weights} if isinstance(weights, dict) else carriers
+    if weights is not None and carriers & named:
+        listed = ", ".join(sorted(given[name] for name in carriers))
+        raise ValueError(f"guidance is given both with {listed} and in the plan; drop one")
 
 
 def _by_instance(
@@ -206,7 +209,11 @@ def _by_instance(
     return result
 
 
-def _refuse_sentinel(target: str) -> None:
+def _refuse_guidance(target: str) -> NoReturn:
+    raise ValueError(f"guidance has no effect on {target}: nothing else is given; leave it out")
+
+
+def _refuse_sentinel(target: str) -> NoReturn:
     raise ValueError(
         f"prompt_sentinel has no effect on {target}: it is for sequences that are generated, or hidden by a single "
         f"guidance weight; leave it out"

@@ -32,7 +32,7 @@ OPTIONS = ("seed", "guidance", "temperature", "top_p", "top_k", "steps")
 MAX_POINTS = 400
 
 
-class Generates(Protocol):
+class GeneratingModel(Protocol):
     """The part of `FourM` that probing uses."""
 
     reader: InputReader
@@ -53,7 +53,7 @@ class Variation:
     `axes`: parameter -> its values. `points`: the values of each result, with the last axis fastest. `inputs`: the
     inputs of each result."""
 
-    model: Generates
+    model: GeneratingModel
     axes: dict[str, list[Any]]
     points: list[dict[str, Any]]
     inputs: list[dict[str, Any]]
@@ -86,7 +86,7 @@ class Variation:
 
 
 def vary(
-    model: Generates,
+    model: GeneratingModel,
     inputs: Mapping[str, Any],
     targets: Sequence[str] | str | None,
     axes: Mapping[str, Sequence[Any]],
@@ -122,7 +122,7 @@ def vary(
 
 
 def _point(
-    model: Generates, inputs: Mapping[str, Any], options: Mapping[str, Any], point: Mapping[str, Any]
+    model: GeneratingModel, inputs: Mapping[str, Any], options: Mapping[str, Any], point: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(inputs, options) of one point."""
     inputs, options = dict(inputs), dict(options)
@@ -150,7 +150,7 @@ def _point(
     return inputs, options
 
 
-def _with_part(model: Generates, name: str, given: Any, part: str, number: Any) -> Any:
+def _with_part(model: GeneratingModel, name: str, given: Any, part: str, number: Any) -> Any:
     modality = model.reader.instance(name, raw=True)
     value = read_value(name, modality, given)
     if not isinstance(number, (int, float)):
@@ -164,7 +164,7 @@ def _with_part(model: Generates, name: str, given: Any, part: str, number: Any) 
         raise ValueError(f"input {name!r}: {error}") from error
 
 
-def seen(model: Generates, name: str, given: Any) -> tuple[Modality, Any]:
+def seen(model: GeneratingModel, name: str, given: Any) -> tuple[Modality, Any]:
     """The modality of an input, and its value as the model sees it."""
     given = given.value if isinstance(given, Condition) else given
     if isinstance(given, Ids):

@@ -71,39 +71,15 @@ class Budgets:
         self.names = tuple(sorted(self._specs))
         self._bit = {name: 1 << i for i, name in enumerate(self.names)}
         unknown: set[str] = set()
-        self._components: list[_Strategy] = []
-        for component in config.mixture:
-            sides = tuple(
-                self._resolve(component, side, alphas, unknown)
-                for side, alphas in (("input", component.input), ("target", component.target))
-            )
-            unknown |= {*component.keep, *component.prefer, *component.ignore} - self._bit.keys() - {"*"}
-            why = self._unusable(component, *sides)
-            if why:
-                log.warning("masking: component %r %s among %s, left out", component.name, why, ", ".join(self.names))
-                continue
-            default = component.keep.get("*", "random")
-            self._components.append(
-                _Strategy(
-                    component,
-                    (config.input_range(component), config.target_range(component)),
-                    sides,
-                    (self.bits(sides[0]), self.bits(sides[1])),
-                    self.bits(component.require),
-                    tuple((self._bit[name], x) for name, x in component.prefer.items() if name in self._bit),
-                    self.bits(component.ignore),
-                    {name: component.keep.get(name, default) for name in self.names},
-                )
-            )
+        self._sets: dict[frozenset[str], int] = {}
+        strategies = [self._strategy(component, unknown) for component in config.mixture]
+        self._components = [strategy for strategy in strategies if strategy is not None]
         dropout = config.input_dropout
         chances = [(self._bit[name], dropout.get(name, dropout.get("*", 0.0))) for name in self.names]
         shown = reduce(or_, (strategy.sides[0] for strategy in self._components), 0)
         self._dropout = [(bit, chance) for bit, chance in chances if chance > 0 and bit & shown]
         unknown |= (config.min_tokens.keys() | config.max_tokens.keys() | dropout.keys()) - self._bit.keys() - {"*"}
-        if unknown:
-            near = {name: nearest(name, self.names, cutoff=0.75) for name in sorted(unknown)}
-            said = [f"{name} (did you mean {near[name]!r}?)" if near[name] else name for name in near]
-            log.warning("masking: not among the modalities of this run, left out: %s", ", ".join(said))
+        self._warn_unknown(unknown)
         least, most = sum(config.min_tokens.values()), max(config.encoder_tokens, config.decoder_tokens)
         if least > most:
             log.warning("masking: min_tokens ask for %d tokens, more than any total; they are not kept", least)
@@ -111,9 +87,34 @@ class Budgets:
             raise ValueError(f"masking.mixture: no component has inputs and targets among {', '.join(self.names)}")
         self._sequences = np.array([self._specs[name].layout.kind == "sequence" for name in self.names])
         self._limited = self.bits(config.min_tokens)
-        self._sets: dict[frozenset[str], int] = {}
         self._feasible: dict[tuple[int, int], list[tuple[_Strategy, float]]] = {}
         self._pools: dict[tuple[str, int, int], Pool] = {}
+
+    def _strategy(self, component: Component, unknown: set[str]) -> _Strategy | None:
+        """A component of the mixture, or None if it is left out; adds its unknown names to `unknown`."""
+        inputs = self._resolve(component, "input", component.input, unknown)
+        targets = self._resolve(component, "target", component.target, unknown)
+        unknown |= {*component.keep, *component.prefer, *component.ignore} - self._bit.keys() - {"*"}
+        if why := self._unusable(component, inputs, targets):
+            log.warning("masking: component %r %s among %s, left out", component.name, why, ", ".join(self.names))
+            return None
+        default = component.keep.get("*", "random")
+        return _Strategy(
+            component,
+            (self.config.input_range(component), self.config.target_range(component)),
+            (inputs, targets),
+            (self.bits(inputs), self.bits(targets)),
+            self.bits(component.require),
+            tuple((self._bit[name], x) for name, x in component.prefer.items() if name in self._bit),
+            self.bits(component.ignore),
+            {name: component.keep.get(name, default) for name in self.names},
+        )
+
+    def _warn_unknown(self, unknown: Collection[str]) -> None:
+        near = {name: nearest(name, self.names, cutoff=0.75) for name in sorted(unknown)}
+        listed = [f"{name} (did you mean {near[name]!r}?)" if near[name] else name for name in near]
+        if listed:
+            log.warning("masking: not among the modalities of this run, left out: %s", ", ".join(listed))
 
     def _unusable(self, component: Component, inputs: Mapping[str, float], targets: Mapping[str, float]) -> str:
         lacking = [name for name in component.require if name not in self._bit]

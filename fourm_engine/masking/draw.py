@@ -20,7 +20,7 @@ from fourm_engine.masking.rows import MaskedRows
 from fourm_engine.masking.span import SpanMasker, mask_sequences
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.discovery import PluginError
-from fourm_plugins.masker import MASK, Masked, Masker, Specials
+from fourm_plugins.masker import MASK, Masked, Masker, SpecialTokens
 
 _REMEDY = "repair or upgrade its package, or choose another masker"
 
@@ -42,11 +42,11 @@ class BatchMasker:
         self.maskers, self.vocabulary = dict(maskers), vocabulary
         self._index = {entry.name: entry.index for entry in vocabulary}
         self._grids = {name for name, masker in maskers.items() if type(masker) is GridMasker}
-        first: dict[Specials | None, str] = {}
+        first: dict[SpecialTokens | None, str] = {}
         # Exactly this class: a subclass may override `mask`. Sequences of one tokenizer are masked together.
         spans = {name: masker for name, masker in maskers.items() if isinstance(masker, SpanMasker)}
         self._sequences = {name: masker for name, masker in spans.items() if type(masker) is SpanMasker}
-        self._spans = {name: first.setdefault(masker.specials, name) for name, masker in self._sequences.items()}
+        self._spans = {name: first.setdefault(masker.special_tokens, name) for name, masker in self._sequences.items()}
 
     def __call__(self, samples: Sequence[Unmasked]) -> list[PackedSample]:
         """Raises ValueError for a masker that exceeds its budgets."""

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.random import Generator
 
-from fourm_plugins.masker import MASK, Masked, Masker, Specials
+from fourm_plugins.masker import MASK, Masked, Masker, SpecialTokens
 from fourm_plugins.spec import Grid, ModalitySpec
 
 #: Maximum aspect ratio of a block, in either direction.
@@ -22,8 +22,8 @@ class HoleMasker(Masker):
     """The tokens nearest to a random centre are targets, the farthest are inputs. Raises ValueError for a modality that
     is not a grid."""
 
-    def __init__(self, spec: ModalitySpec, specials: Specials | None = None) -> None:
-        super().__init__(spec, specials)
+    def __init__(self, spec: ModalitySpec, special_tokens: SpecialTokens | None = None) -> None:
+        super().__init__(spec, special_tokens)
         if not isinstance(spec.layout, Grid):
             raise ValueError(f"{spec.name}: the masker 'holes' is for grids; this is a {spec.layout.kind}")
         rows, columns = np.indices((spec.layout.height, spec.layout.width)).reshape(2, -1)

@@ -17,7 +17,7 @@ from fourm_engine.masking.kinds import masker_kind
 from fourm_engine.masking.rows import MaskedRows, ragged
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.manager import PluginManager
-from fourm_plugins.masker import Masked, Masker, Specials
+from fourm_plugins.masker import Masked, Masker, SpecialTokens
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import FeatureMap, ModalitySpec
 from fourm_plugins.tokenizer import TextTokenizer, Tokenizer
@@ -69,13 +69,13 @@ def build_maskers(
     ValueError for a sequence without a text tokenizer, and for a masker that cannot be used."""
     find, maskers = masker_class or PluginManager().masker_class, dict[str, Masker]()
     for name, modality in modalities.items():
-        spec, specials = modality.spec, None
+        spec, special_tokens = modality.spec, None
         if spec.layout.kind == "sequence":
             tokenizer = tokenizers.get(name)
             if not isinstance(tokenizer, TextTokenizer):
                 raise ValueError(f"{name}: masking a sequence needs its tokenizer; run `fourm tokenizer fit`")
-            specials = Specials(tokenizer.end_id, tuple(tokenizer.sentinel_ids))
-        maskers[name] = find(masker_kind(spec))(spec, specials)
+            special_tokens = SpecialTokens(tokenizer.end_id, tuple(tokenizer.sentinel_ids))
+        maskers[name] = find(masker_kind(spec))(spec, special_tokens)
     return maskers
 
 

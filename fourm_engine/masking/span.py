@@ -11,7 +11,7 @@ from numpy.random import Generator
 
 from fourm_engine.masking.noise import keys_of, noise, uniform
 from fourm_engine.masking.rows import MaskedRows, ragged
-from fourm_plugins.masker import Masked, Masker, Specials
+from fourm_plugins.masker import Masked, Masker, SpecialTokens
 from fourm_plugins.spec import ModalitySpec
 
 #: Factor by which the probability of keeping a token is reduced each time the input is too long.
@@ -23,17 +23,17 @@ BLOCK = 1 << 17
 class SpanMasker(Masker):
     """Raises ValueError if the tokenizer has fewer sentinels than the longest sequence may need."""
 
-    def __init__(self, spec: ModalitySpec, specials: Specials | None = None) -> None:
-        super().__init__(spec, specials)
-        if specials is None:
+    def __init__(self, spec: ModalitySpec, special_tokens: SpecialTokens | None = None) -> None:
+        super().__init__(spec, special_tokens)
+        if special_tokens is None:
             raise ValueError(f"{spec.name}: masking spans needs the end id and the sentinels of a text tokenizer")
         needed = (spec.layout.num_tokens + 1) // 2 + 2  # the one left out, a run at every other token, the closing one
-        if len(specials.sentinels) < needed:
+        if len(special_tokens.sentinel_ids) < needed:
             raise ValueError(
-                f"{spec.name}: {len(specials.sentinels)} sentinels, but sequences of {spec.layout.num_tokens} tokens "
-                f"may need {needed}; lower max_tokens or give the tokenizer more sentinels"
+                f"{spec.name}: {len(special_tokens.sentinel_ids)} sentinels, but sequences of {spec.layout.num_tokens} "
+                f"tokens may need {needed}; lower max_tokens or give the tokenizer more sentinels"
             )
-        self.end, self.sentinels = specials.end, np.array(specials.sentinels[1:], np.int64)
+        self.end, self.sentinels = special_tokens.end_id, np.array(special_tokens.sentinel_ids[1:], np.int64)
         self.most = spec.layout.num_tokens
 
     def mask(self, ids: np.ndarray, *, input_budget: int, target_budget: int, keep: str, rng: Generator) -> Masked:

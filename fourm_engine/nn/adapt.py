@@ -64,7 +64,7 @@ class LowRank(nn.Module):
 
 
 @torch.no_grad()
-def take_over(network: Transformer, source: Transformer) -> None:
+def copy_weights(network: Transformer, source: Transformer) -> None:
     """Copy the weights of `source`, whose vocabulary is a prefix of that of `network`. New weights keep their initial
     values, except embeddings, which get the root mean square of the known rows. Learned positions of another length are
     interpolated."""
@@ -117,13 +117,13 @@ def freeze_known(network: Transformer, known: Vocabulary) -> None:
 
 
 def freeze(network: Transformer, patterns: Iterable[str], *, setting: str) -> None:
-    """Freeze the parameters that match one of `patterns`; see `chosen`."""
+    """Freeze the parameters that match one of `patterns`; see `match_names`."""
     names = dict(network.named_parameters())
-    for name in chosen(names, patterns, setting=setting, what="parameter"):
+    for name in match_names(names, patterns, setting=setting, what="parameter"):
         names[name].requires_grad_(False)
 
 
-def chosen(names: Iterable[str], patterns: Iterable[str], *, setting: str, what: str) -> list[str]:
+def match_names(names: Iterable[str], patterns: Iterable[str], *, setting: str, what: str) -> list[str]:
     """The dotted `names` that a pattern matches fully or as a prefix: "encoder", "encoder.0", "*.mlp". Raises
     ValueError, with the name of the `setting`, for a pattern without a match."""
     names, matched = list(names), set()
@@ -154,10 +154,10 @@ def add_lora(
     matrices: Sequence[str] = ("encoder", "decoder"),
     setting: str = "lora.matrices",
 ) -> None:
-    """Add adapters to the linear layers that `matrices` match (see `chosen`), and freeze their weights. The outputs are
-    unchanged until the adapters are trained."""
+    """Add adapters to the linear layers that `matrices` match (see `match_names`), and freeze their weights. The
+    outputs are unchanged until the adapters are trained."""
     layers = {name: m for name, m in network.named_modules() if isinstance(m, nn.Linear)}
-    for name in chosen(layers, matrices, setting=setting, what="linear layer"):
+    for name in match_names(layers, matrices, setting=setting, what="linear layer"):
         adapter = LowRank(layers[name].weight.detach(), rank=rank, alpha=alpha)
         parametrize.register_parametrization(layers[name], "weight", adapter)
         _original(layers[name], "weight").requires_grad_(False)

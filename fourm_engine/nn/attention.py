@@ -59,7 +59,7 @@ def guard_mask(mask: Bool[Tensor, "... Nq Nk"]) -> tuple[Tensor | None, Bool[Ten
     return mask | ~seen, seen
 
 
-def up_to(index_1: Int[Tensor, " 1"], keys_BHLd: Tensor) -> Float[Tensor, "1 1 1 L"]:
+def causal_step_mask(index_1: Int[Tensor, " 1"], keys_BHLd: Tensor) -> Float[Tensor, "1 1 1 L"]:
     """Additive mask with which one token sees only the keys up to `index_1`. Made once for all layers: kernels that
     need a float mask would convert a boolean one in each."""
     later_L = torch.arange(keys_BHLd.shape[2], device=keys_BHLd.device) > index_1
@@ -113,7 +113,7 @@ class SelfAttention(nn.Module):
         self, x_B1D: Tensor, k_BHLd: Tensor, v_BHLd: Tensor, index: int | Tensor, mask: Tensor | None = None
     ) -> Float[Tensor, "B 1 D"]:
         """Attend from a new token to itself and the `index` tokens before it; writes its key and value into the
-        buffers. If the index is on the device, (1,), `mask` hides later positions: see `up_to`."""
+        buffers. If the index is on the device, (1,), `mask` hides later positions: see `causal_step_mask`."""
         q, k, v = self._project(x_B1D)
         if isinstance(index, Tensor):
             k_BHLd.index_copy_(2, index, k)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fourm_engine.device import at_hand
+from fourm_engine.device import on_host
 from fourm_engine.nn.attention import NORM_EPS, Contexts, CrossAttention, SelfAttention
 from fourm_engine.nn.linear import Linear
 
@@ -59,7 +59,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         missing = -self.fc1.out_features % ALIGNED
-        if not missing or at_hand(x) or x.numel() < MANY_ROWS * x.shape[-1]:
+        if not missing or on_host(x) or x.numel() < MANY_ROWS * x.shape[-1]:
             return self.fc2(F.silu(self.fc1(x)) * self.fc3(x))
         # L has 2730 hidden units and XL 5461. Additional units with weights of 0 do not change the output.
         gate, value = (_with_units(layer, missing, x) for layer in (self.fc1, self.fc3))

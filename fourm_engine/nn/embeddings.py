@@ -1,8 +1,8 @@
-"""Embeddings: a token's content plus its place (position and modality).
+"""Embeddings: a token's content plus the embedding of its position and modality.
 
 In: `ids`, `pos`, `mod` of packed tokens, (B, N) int64 each, and the patches of continuous inputs, as in
-`fourm_engine.batch`. Out: content (B, N, D) and place (B, N, D) = position + modality vector; separate, because the
-decoder's context needs the place again.
+`fourm_engine.batch`. Out: content (B, N, D) and position embedding (B, N, D) = position + modality vector; separate,
+because the decoder's context needs the latter again.
 """
 
 from __future__ import annotations
@@ -129,13 +129,13 @@ class Embedding(nn.Module):
         return initial
 
     @torch.no_grad()
-    def tabulate(self) -> None:
+    def init_buffers(self) -> None:
         """Fill the tables of positions."""
         offset, fixed = self._tables()
         self.offset.copy_(offset)
         self.fixed_positions.copy_(fixed)
 
-    def place(self, pos_BN: Tensor, mod_BN: Tensor, positions: nn.ParameterDict) -> Float[Tensor, "B N D"]:
+    def position_embedding(self, pos_BN: Tensor, mod_BN: Tensor, positions: nn.ParameterDict) -> Float[Tensor, "B N D"]:
         """Position, with the learned `positions` of either side, + modality vector. Padding (mod -1) gets a finite
         value that must not be used."""
         table = self.fixed_positions
@@ -150,9 +150,9 @@ class Embedding(nn.Module):
     def encoder(
         self, ids: Int[Tensor, "B N"], pos: Int[Tensor, "B N"], mod: Int[Tensor, "B N"], continuous: dict[str, Patches]
     ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N D"]]:
-        """Content and place of the encoder's tokens: id -1 for a continuous input or padding; `continuous`: modality ->
-        its patches, the only shape that depends on the mix of modalities. Raises ValueError for a modality that the
-        vocabulary lacks."""
+        """Content and position embedding of the encoder's tokens: id -1 for a continuous input or padding;
+        `continuous`: modality -> its patches, the only shape that depends on the mix of modalities. Raises ValueError
+        for a modality that the vocabulary lacks."""
         if len(self.encoder_table):
             content = torch.where((ids >= 0)[..., None], F.embedding(ids.clamp(min=0), self.encoder_table), 0.0)
         else:  # an encoder with continuous inputs only
@@ -178,7 +178,7 @@ class Embedding(nn.Module):
                 # Sharded reduction needs a gradient for every parameter on every rank, whatever its batch contains.
                 unused = [projection, self.stems[name]] if name in self.stems else [projection]
                 content = content + 0.0 * sum(p.sum() for module in unused for p in module.parameters())
-        return content, self.place(pos, mod, self.encoder_positions)
+        return content, self.position_embedding(pos, mod, self.encoder_positions)
 
     def _of_stem(self, name: str, values: Tensor, cells: Tensor, B: int) -> Float[Tensor, "K D"]:
         """The stem's embeddings of K patches; `cells`: their places among all B grids."""
@@ -191,6 +191,7 @@ class Embedding(nn.Module):
     def decoder(
         self, ids: Int[Tensor, "B M"], pos: Int[Tensor, "B M"], mod: Int[Tensor, "B M"]
     ) -> Float[Tensor, "B M D"]:
-        """Content + place of the decoder's tokens; id -1 is the mask token."""
+        """Content + position embedding of the decoder's tokens; id -1 is the mask token."""
         token = F.embedding(ids.clamp(min=0), self.decoder_table)
-        return torch.where((ids >= 0)[..., None], token, self.mask_token) + self.place(pos, mod, self.decoder_positions)
+        content = torch.where((ids >= 0)[..., None], token, self.mask_token)
+        return content + self.position_embedding(pos, mod, self.decoder_positions)

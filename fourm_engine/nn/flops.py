@@ -61,7 +61,7 @@ def training_flops(forward: Mapping[str, float]) -> float:
 
 
 @dataclass(frozen=True)
-class Learning:
+class TrainedWeights:
     """Which weights of a network have a gradient: their names and all prefixes, "encoder.0.attn" as well as
     "encoder.0.attn.qkv.weight". The gradient of an adapted matrix is computed, since those of A and B follow from
     it."""
@@ -71,7 +71,7 @@ class Learning:
     adapter_flops: float
 
     @classmethod
-    def of(cls, network: nn.Module) -> Learning:
+    def of(cls, network: nn.Module) -> TrainedWeights:
         """`network` may be on the meta device."""
         names = set[str]()
         for name, parameter in network.named_parameters():
@@ -89,8 +89,8 @@ class _Backward:
     """Sums the products of a backward pass, layer by layer, in the order of the forward pass: a weight has a gradient
     if it is trained, an input if anything below it is."""
 
-    def __init__(self, learning: Learning) -> None:
-        self.names, self.total = learning.names, 0.0
+    def __init__(self, trained: TrainedWeights) -> None:
+        self.names, self.total = trained.names, 0.0
 
     def linear(self, layer: str, flops: float, live: bool) -> bool:
         """`live`: whether the input has a gradient; returns whether the output has one."""
@@ -117,7 +117,7 @@ class _Backward:
 
 
 def training_flops_of(
-    learning: Learning,
+    trained: TrainedWeights,
     config: ModelConfig,
     vocabulary: Vocabulary,
     *,
@@ -129,7 +129,7 @@ def training_flops_of(
 ) -> float:
     """Like `training_flops`, if only some weights are trained; the arguments are those of `forward_flops`."""
     forward = forward_flops(config, vocabulary, B=B, N=N, M=M, targets=targets, patches=patches)
-    names, D, back = learning.names, config.width, _Backward(learning)
+    names, D, back = trained.names, config.width, _Backward(trained)
     N += config.registers
     matrices = 2 if config.mlp == "gelu" else 3
     hidden = 2 * D * hidden_width(config.mlp, config.mlp_ratio, D)
@@ -163,7 +163,7 @@ def training_flops_of(
         live = back.mlp(block, live, m * wide, matrices)
     live = live or "decoder_norm" in names
     back.total += forward["heads"] * (("heads" in names) + live)
-    return sum(forward.values()) + back.total + learning.adapter_flops
+    return sum(forward.values()) + back.total + trained.adapter_flops
 
 
 def _stems(config: ModelConfig, vocabulary: Vocabulary) -> list[Entry]:

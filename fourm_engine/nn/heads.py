@@ -31,7 +31,7 @@ MAX_LOGITS = 2**27
 HEAD_SCALE = 0.1
 #: Numbers between two rows of logits on a CPU: rows a power of two apart map to the same cache sets, which makes
 #: products with the 16,384 logits of a token a tenth slower.
-APART = 16
+ROW_PADDING = 16
 
 
 def cross_entropy_sum(y_TD: Tensor, weight_VD: Tensor, ids_T: Tensor) -> Float[Tensor, ""]:
@@ -39,7 +39,7 @@ def cross_entropy_sum(y_TD: Tensor, weight_VD: Tensor, ids_T: Tensor) -> Float[T
     return F.cross_entropy(F.linear(y_TD, weight_VD).float(), ids_T, reduction="sum")
 
 
-class _Sums(torch.autograd.Function):
+class _FusedCrossEntropy(torch.autograd.Function):
     """`cross_entropy_sum` of all modalities, for CPUs, where the bottleneck is how often (T, V) and (V, D) numbers are
     written: the logits are turned into probabilities and then their gradient in place, and the gradients of output rows
     are written to their final location rather than joined afterwards."""
@@ -49,29 +49,29 @@ class _Sums(torch.autograd.Function):
         ctx: Any, y_TD: Tensor, weight_VD: Tensor, ids_T: Tensor, parts: list[tuple[slice, slice]]
     ) -> tuple[Tensor, ...]:
         """`parts`: (tokens, rows) of each modality; all rows are in one of them."""
-        sums, shares = [], []
+        sums, probabilities = [], []
         for tokens, rows in parts:
             weight = weight_VD[rows]
-            logits = y_TD.new_empty(tokens.stop - tokens.start, len(weight) + APART)
-            torch.mm(y_TD[tokens], weight.T, out=logits[:, :-APART])
-            logits[:, -APART:] = -torch.inf
+            logits = y_TD.new_empty(tokens.stop - tokens.start, len(weight) + ROW_PADDING)
+            torch.mm(y_TD[tokens], weight.T, out=logits[:, :-ROW_PADDING])
+            logits[:, -ROW_PADDING:] = -torch.inf
             highest, at = logits.amax(1), logits.gather(1, ids_T[tokens, None])[:, 0]
-            shares.append(torch.softmax(logits, 1, out=logits))
+            probabilities.append(torch.softmax(logits, 1, out=logits))
             # Of the largest one, whose probability is not rounded to 0.
-            sums.append((highest - at - shares[-1].amax(1).log()).sum())
-        ctx.save_for_backward(y_TD, weight_VD, ids_T, *shares)
+            sums.append((highest - at - probabilities[-1].amax(1).log()).sum())
+        ctx.save_for_backward(y_TD, weight_VD, ids_T, *probabilities)
         ctx.parts = parts
         return tuple(sums)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        y_TD, weight_VD, ids_T, *shares = ctx.saved_tensors
+        y_TD, weight_VD, ids_T, *probabilities = ctx.saved_tensors
         of_y, of_weight = (
             torch.empty_like(x) if needed else None for x, needed in zip((y_TD, weight_VD), ctx.needs_input_grad)
         )
-        for grad, share, (tokens, rows) in zip(grads, shares, ctx.parts, strict=True):
-            error = share[:, :-APART]
+        for grad, probability, (tokens, rows) in zip(grads, probabilities, ctx.parts, strict=True):
+            error = probability[:, :-ROW_PADDING]
             error[torch.arange(len(error)), ids_T[tokens]] -= 1
             if of_y is not None:
                 torch.mm(error, weight_VD[rows], out=of_y[tokens]).mul_(grad)
@@ -128,15 +128,15 @@ class Heads(nn.Module):
         lengths, total = list(counts.values()), sum(counts.values())
         y_TD = y_BMD.flatten(0, 1).index_select(0, target_index[:total])
         ids_T, losses = target_ids[:total], {}
-        if not by_token and self._at_once(y_TD, counts):
-            sums = _Sums.apply(y_TD, self.weight, ids_T, self._parts(counts))
+        if not by_token and self._can_fuse(y_TD, counts):
+            sums = _FusedCrossEntropy.apply(y_TD, self.weight, ids_T, self._parts(counts))
             return {name: (total, count) for (name, count), total in zip(counts.items(), sums, strict=False)}
         slices = self.slices()
         for name, y, ids in zip(counts, y_TD.split(lengths), ids_T.split(lengths), strict=True):
             losses[name] = ((self._nats if by_token else self._loss)(y, slices[name], ids), counts[name])
         return losses
 
-    def _at_once(self, y_TD: Tensor, counts: dict[str, int]) -> bool:
+    def _can_fuse(self, y_TD: Tensor, counts: dict[str, int]) -> bool:
         rows = dict(zip(self._names, self._rows, strict=True))
         fits = all(count * rows[name] <= MAX_LOGITS for name, count in counts.items())
         plain = y_TD.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")

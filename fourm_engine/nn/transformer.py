@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fourm_engine.device import at_hand
-from fourm_engine.nn.attention import Contexts, additive, guard_mask, stacked, up_to
+from fourm_engine.device import on_host
+from fourm_engine.nn.attention import Contexts, additive, causal_step_mask, guard_mask, stacked
 from fourm_engine.nn.blocks import BlockCache, DecoderBlock, EncoderBlock, layer_norm
 from fourm_engine.nn.config import SIZES, ModelConfig
 from fourm_engine.nn.embeddings import Embedding
@@ -74,7 +74,7 @@ class Transformer(nn.Module):
         initial = self.initial()
         for name, parameter in self.named_parameters():
             initial[name].fill(parameter.detach(), name, seed=seed)
-        self.tabulate()
+        self.init_buffers()
 
     def initial(self) -> dict[str, Initial]:
         """Parameter -> its initial values."""
@@ -90,10 +90,10 @@ class Transformer(nn.Module):
         initial |= {f"embedding.{name}": values for name, values in self.embedding.initial().items()}
         return initial | {"heads.weight": self.heads.initial(), "registers": Initial("gaussian", REGISTER_STD)}
 
-    def tabulate(self) -> None:
+    def init_buffers(self) -> None:
         """Fill the tables of positions, which are not stored in files: call it after `to_empty` on a meta-device
         model."""
-        self.embedding.tabulate()
+        self.embedding.init_buffers()
 
     def encode_features(
         self, tokens: Tokens, continuous: dict[str, Patches]
@@ -106,8 +106,8 @@ class Transformer(nn.Module):
         self, tokens: Tokens, continuous: dict[str, Patches], depths: Sequence[int]
     ) -> tuple[list[Float[Tensor, "B N D"]], Bool[Tensor, "B N"]]:
         """`encode_features` after each of these numbers of blocks, with the final norm."""
-        content_BND, place_BND = self.embedding.encoder(tokens.ids, tokens.pos, tokens.mod, continuous)
-        states, _, valid_BN = self.encode_embedded(content_BND, place_BND, tokens.mod >= 0, depths)
+        content_BND, pos_embed_BND = self.embedding.encoder(tokens.ids, tokens.pos, tokens.mod, continuous)
+        states, _, valid_BN = self.encode_embedded(content_BND, pos_embed_BND, tokens.mod >= 0, depths)
         return [x_BND[:, self.config.registers :] for x_BND in states], valid_BN[:, self.config.registers :]
 
     def encode(
@@ -118,35 +118,35 @@ class Transformer(nn.Module):
         Registers come first: N is `config.registers` more than that of `tokens`. `order` of the tokens is ignored;
         `continuous` may be empty. A row may have no valid token: cross-attention then returns the bias of its output
         projection."""
-        content_BND, place_BND = self.embedding.encoder(tokens.ids, tokens.pos, tokens.mod, continuous)
-        return self.context(content_BND, place_BND, tokens.mod >= 0)
+        content_BND, pos_embed_BND = self.embedding.encoder(tokens.ids, tokens.pos, tokens.mod, continuous)
+        return self.context(content_BND, pos_embed_BND, tokens.mod >= 0)
 
     def context(
-        self, content_BND: Tensor, place_BND: Tensor, valid_BN: Tensor
+        self, content_BND: Tensor, pos_embed_BND: Tensor, valid_BN: Tensor
     ) -> tuple[Float[Tensor, "B N D"], Bool[Tensor, "B N"]]:
-        """`encode`, starting from content and place."""
-        (x_BND,), place_BND, valid_BN = self.encode_embedded(content_BND, place_BND, valid_BN)
-        return self.context_proj(x_BND) + place_BND, valid_BN
+        """`encode`, starting from content and position embedding."""
+        (x_BND,), pos_embed_BND, valid_BN = self.encode_embedded(content_BND, pos_embed_BND, valid_BN)
+        return self.context_proj(x_BND) + pos_embed_BND, valid_BN
 
     def encode_embedded(
-        self, content_BND: Tensor, place_BND: Tensor, valid_BN: Tensor, depths: Sequence[int] | None = None
+        self, content_BND: Tensor, pos_embed_BND: Tensor, valid_BN: Tensor, depths: Sequence[int] | None = None
     ) -> tuple[list[Tensor], Tensor, Tensor]:
-        """The encoder, starting from content and place, with registers: its final norm after each of these numbers of
-        blocks (None: all), the place, and which slots are valid."""
+        """The encoder, starting from content and position embedding, with registers: its final norm after each of these
+        numbers of blocks (None: all), the position embedding, and which slots are valid."""
         if self.registers is not None:
             registers_BRD = self.registers.to(content_BND.dtype).expand(len(content_BND), -1, -1)
             content_BND = torch.cat([registers_BRD, content_BND], dim=1)
-            place_BND = torch.cat([torch.zeros_like(registers_BRD), place_BND], dim=1)
+            pos_embed_BND = torch.cat([torch.zeros_like(registers_BRD), pos_embed_BND], dim=1)
             valid_BN = torch.cat([valid_BN.new_ones(registers_BRD.shape[:2]), valid_BN], dim=1)
         mask_B11N, seen_B111 = guard_mask(valid_BN[:, None, None, :])
         depths = [len(self.encoder)] if depths is None else depths
-        x_BND = content_BND + place_BND
+        x_BND = content_BND + pos_embed_BND
         states = {0: x_BND} if 0 in depths else {}
         for depth, block in enumerate(self.encoder, start=1):
             x_BND = block(x_BND, mask_B11N, seen_B111)
             if depth in depths:
                 states[depth] = x_BND
-        return [self.encoder_norm(states[depth]) for depth in depths], place_BND, valid_BN
+        return [self.encoder_norm(states[depth]) for depth in depths], pos_embed_BND, valid_BN
 
     def decode(self, tokens: Tokens, context_BND: Tensor, valid_BN: Tensor) -> Float[Tensor, "B M D"]:
         """The decoder's output after its final norm, for `logits`. A token sees the tokens of its modality whose
@@ -185,7 +185,7 @@ class Transformer(nn.Module):
             first += len(context_UND) * rows
         parts = [context for context, _, _ in contexts]
         # GPU kernels need masks of a multiple of 16 numbers, and copy others in every layer.
-        room = max_len if at_hand(parts[0]) else max_len + -max_len % 16
+        room = max_len if on_host(parts[0]) else max_len + -max_len % 16
         blocks = [block.start_cache(parts, first, room) for block in self._decoder_blocks()]
         return DecoderCache(blocks, groups, max_len)
 
@@ -203,7 +203,7 @@ class Transformer(nn.Module):
         same work, so that one CUDA graph serves all. Without it, raises ValueError if the cache is full."""
         index: int | Tensor = cache.length
         if index_1 is not None:
-            index, mask = index_1, up_to(index_1, cache.blocks[0].self_k_RHLd)
+            index, mask = index_1, causal_step_mask(index_1, cache.blocks[0].self_k_RHLd)
         elif cache.length < cache.max_len:
             cache.length, mask = cache.length + 1, None
         else:

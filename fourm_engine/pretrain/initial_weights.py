@@ -1,7 +1,7 @@
 """The initial weights of a run, read row by row, so that no process holds more than its share of them.
 
 In: the network of the run with new parts and adapters, on the meta device; a reader of a trained model's weights. Out:
-a `Planned` with the same values as from `take_over`; new weights are drawn by seed and name.
+a `MetaModel` with the same values as from `copy_weights`; new weights are drawn by seed and name.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor
 from fourm_engine.nn.adapt import KNOWN, POSITIONS, SCALED, resized, starts_at_zero
 from fourm_engine.nn.init import Initial
 from fourm_engine.nn.transformer import Transformer
-from fourm_engine.train.task import Planned
+from fourm_engine.train.task import MetaModel
 from fourm_engine.weights import BLOCK, Read
 
 
-def planned(network: Transformer, read: Read, known: Mapping[str, tuple[int, ...]], *, seed: int) -> Planned:
+def warm_start(network: Transformer, read: Read, known: Mapping[str, tuple[int, ...]], *, seed: int) -> MetaModel:
     """`known`: the shapes of the weights that `read` reads; the vocabulary of `network` begins with theirs. New
     embeddings have the root mean square of the known ones."""
     initial, scales = network.initial(), dict[str, float]()
@@ -60,15 +60,15 @@ def planned(network: Transformer, read: Read, known: Mapping[str, tuple[int, ...
         if end < first + len(part):
             drawn(name).fill(part[end - first :], name, seed=seed, first=end, total=total)
 
-    return Planned(network, fill, network.tabulate)
+    return MetaModel(network, fill, network.init_buffers)
 
 
-def filled(plan: Planned) -> torch.nn.Module:
-    """The network of a plan with its weights, unsharded, on the CPU."""
-    network = plan.model.to_empty(device="cpu")
+def materialise(meta: MetaModel) -> torch.nn.Module:
+    """The network with its initial weights, unsharded, on the CPU."""
+    network = meta.model.to_empty(device="cpu")
     for name, parameter in network.named_parameters():
-        plan.fill(name, parameter.detach(), 0, len(parameter))
-    plan.tabulate()
+        meta.fill(name, parameter.detach(), 0, len(parameter))
+    meta.init_buffers()
     return network
 
 

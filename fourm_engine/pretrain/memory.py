@@ -61,7 +61,7 @@ def shortage(parts: Mapping[str, float], train: TrainConfig, memory: Memory | No
     """A one-line warning if a run on CPUs, with `parts` per process, needs more memory than is free; otherwise "".
 
     `memory`: the machine's; None: this machine's. Raises ValueError if the run needs more than the machine has."""
-    memory = memory or Memory.here()
+    memory = memory or Memory.detect()
     need, activations = (local_world() * size for size in (sum(parts.values()), parts["activations"]))
     if need <= memory.free:
         return ""

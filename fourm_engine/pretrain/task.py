@@ -27,15 +27,15 @@ from fourm_engine.modalities import Modalities
 from fourm_engine.model import FourM
 from fourm_engine.nn.adapt import plain_state
 from fourm_engine.nn.config import ModelConfig
-from fourm_engine.nn.flops import Learning, forward_flops, training_flops, training_flops_of
+from fourm_engine.nn.flops import TrainedWeights, forward_flops, training_flops, training_flops_of
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.config import LossConfig
-from fourm_engine.pretrain.initial_weights import filled
+from fourm_engine.pretrain.initial_weights import materialise
 from fourm_engine.pretrain.memory import memory_of, shortage
 from fourm_engine.pretrain.pairs import paired
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.distributed import rank, world_size
-from fourm_engine.train.task import Loss, Planned, Task
+from fourm_engine.train.task import Loss, MetaModel, Task
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -60,7 +60,7 @@ class FourMTask(Task):
     """
 
     name = "fourm"
-    best = "held-out loss", False
+    monitor = "held-out loss", False
     replays = True
 
     def __init__(
@@ -101,10 +101,10 @@ class FourMTask(Task):
         return network_of(self.config, self.vocabulary, plain_state(network))
 
     def model(self) -> nn.Module:
-        return filled(self.planned(torch.initial_seed()))
+        return materialise(self.meta_model(torch.initial_seed()))
 
-    def planned(self, seed: int) -> Planned:
-        return planned_network(self.config, self.vocabulary, seed)
+    def meta_model(self, seed: int) -> MetaModel:
+        return meta_model_of(self.config, self.vocabulary, seed)
 
     def batches(self, start_step: int, share: Share) -> Iterator[Batch]:
         # On a CPU, time is proportional to the rows; a GPU and compiled blocks need a constant shape.
@@ -130,12 +130,12 @@ class FourMTask(Task):
         (B, N), M = batch.encoder.mod.shape, batch.decoder.mod.shape[1]
         patches = {name: len(patches.values) for name, patches in batch.continuous.items()}
         sizes: Any = {"B": B, "N": N, "M": M, "targets": batch.target_counts, "patches": patches}
-        if (learning := self.learning) is not None:
-            return training_flops_of(learning, self.config, self.vocabulary, **sizes)
+        if (trained := self.trained_weights) is not None:
+            return training_flops_of(trained, self.config, self.vocabulary, **sizes)
         return training_flops(forward_flops(self.config, self.vocabulary, **sizes))
 
     @property
-    def learning(self) -> Learning | None:
+    def trained_weights(self) -> TrainedWeights | None:
         """The weights that are trained; None: all."""
         return None
 
@@ -162,13 +162,13 @@ class FourMTask(Task):
                 sums[name] = (sums[name][0] + float(loss), sums[name][1] + count)
         return sums
 
-    def compared(self, scores: Mapping[str, float]) -> float:
+    def monitored(self, scores: Mapping[str, float]) -> float:
         """The mean of the modalities' held-out losses, as `fourm runs` shows it, in nats per token."""
         losses = [scores[name] for name in self.count_names if name in scores]
         return fmean(losses) if losses else math.nan
 
     @property
-    def watched(self) -> MaskedSamples | None:
+    def pair_data(self) -> MaskedSamples | None:
         """The held-out samples that `pairs` uses."""
         return self.held_out
 
@@ -179,10 +179,10 @@ class FourMTask(Task):
         if config.pictures_every is not None and self.picture is None:
             raise ValueError(f"{self.name}: pictures_every, and nothing that draws them was given")
         if config.pairs_every is not None:
-            if self.watched is None:
+            if self.pair_data is None:
                 raise ValueError("train.pairs_every needs held-out samples; set data.val, or leave it out")
             specs = {name: modality.spec for name, modality in self.modalities.items()}
-            self._paired = paired(self.watched, specs, config.pairs_inputs)
+            self._paired = paired(self.pair_data, specs, config.pairs_inputs)
             self._pair_samples = config.pairs_samples
         if config.device == "cpu" or not torch.cuda.is_available():
             self._check_memory(config)
@@ -286,7 +286,7 @@ class FourMTask(Task):
         assert isinstance(model, Transformer)
         return [*model.encoder, *model.decoder]
 
-    def above(self, name: str) -> int:
+    def layers_above(self, name: str) -> int:
         """The layer of a parameter, counted from the top: heads, decoder blocks, encoder blocks, embeddings. Norms
         belong to the block below them."""
         part, _, rest = name.partition(".")
@@ -303,7 +303,7 @@ class FourMTask(Task):
         return of_patches or (name != "registers" and not name.startswith("embedding."))
 
 
-def planned_network(config: ModelConfig, vocabulary: Vocabulary, seed: int) -> Planned:
+def meta_model_of(config: ModelConfig, vocabulary: Vocabulary, seed: int) -> MetaModel:
     """The network on the meta device, and its initial weights."""
     with torch.device("meta"):
         network = Transformer(config, vocabulary)
@@ -312,7 +312,7 @@ def planned_network(config: ModelConfig, vocabulary: Vocabulary, seed: int) -> P
     def fill(name: str, part: Tensor, first: int, total: int) -> None:
         initial[name].fill(part, name, seed=seed, first=first, total=total)
 
-    return Planned(network, fill, network.tabulate)
+    return MetaModel(network, fill, network.init_buffers)
 
 
 def network_of(config: ModelConfig, vocabulary: Vocabulary, weights: Mapping[str, Tensor]) -> Transformer:
@@ -320,6 +320,6 @@ def network_of(config: ModelConfig, vocabulary: Vocabulary, weights: Mapping[str
     with torch.device("meta"):
         network = Transformer(config, vocabulary)
     network.to_empty(device="cpu")
-    network.tabulate()
+    network.init_buffers()
     network.load_state_dict(weights)
     return network.eval()

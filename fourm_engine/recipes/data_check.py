@@ -27,7 +27,7 @@ from fourm_engine.data.tokens.indexing import has_tokens
 from fourm_engine.data.views import ViewDrawer
 from fourm_engine.modalities import Modalities, ModalitiesConfig, load_manager, load_modalities
 from fourm_engine.recipes.config import RunConfig, load_config
-from fourm_engine.recipes.tell import Progress, Tell, say
+from fourm_engine.recipes.progress import PrintFn, Progress, print_line
 from fourm_engine.storage.location import Location
 from fourm_engine.storage.url import Url, scheme_of
 from fourm_engine.tokenizers.store import load_fitted
@@ -48,14 +48,14 @@ class Reading:
     seed: int = 0
     workers: int = 0
 
-    def check(self, wanted: Sequence[Wanted], modalities: Modalities, tell: Tell, **options: Any) -> DataCheck:
+    def check(self, wanted: Sequence[Wanted], modalities: Modalities, print_fn: PrintFn, **options: Any) -> DataCheck:
         """See `check_data`."""
         options |= {"samples": self.samples, "seed": self.seed, "workers": self.workers}
-        return check_data(wanted, modalities, progress=lambda part: Progress(part, tell), **options)
+        return check_data(wanted, modalities, progress=lambda part: Progress(part, print_fn), **options)
 
 
-def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = say) -> DataCheck:
-    """Check `data.train`, `data.val` and `data.tokens` of a config. `tell` receives progress.
+def check_config(config: RunConfig, read: Reading = Reading(), *, print_fn: PrintFn = print_line) -> DataCheck:
+    """Check `data.train`, `data.val` and `data.tokens` of a config. `print_fn` receives progress.
 
     Raises ValueError for a config without data, and for plugins that cannot be used."""
     data = config.data
@@ -86,7 +86,7 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
     texts = {name: t for name, t in tokenizers.items() if modalities[name].spec.layout.kind == "sequence"}
     check = DataCheck([], modalities, seed=read.seed)
     if wanted:
-        check = read.check(wanted, modalities, tell, max_bytes=data.max_file_mb << 20, tokenizers=texts)
+        check = read.check(wanted, modalities, print_fn, max_bytes=data.max_file_mb << 20, tokenizers=texts)
     check.findings += unused_splits
     fitted = any((config.tokenizers.folder / space).exists() for space in spaces)
     for space, reason in unusable.items() if fitted or any(has_tokens(folder) for _, folder in tokens) else ():
@@ -110,7 +110,11 @@ def _sets(data: DataConfig, modalities: Modalities) -> list[tuple[str, DataConfi
 
 
 def check_folder(
-    folder: Path | str, settings: ModalitiesConfig | None = None, read: Reading = Reading(), *, tell: Tell = say
+    folder: Path | str,
+    settings: ModalitiesConfig | None = None,
+    read: Reading = Reading(),
+    *,
+    print_fn: PrintFn = print_line,
 ) -> DataCheck:
     """Check a folder of data, the tars that match a pattern, or data opened by a package, with the installed modalities
     as configured by `settings`. The parts of a whole folder are its splits.
@@ -126,7 +130,7 @@ def check_folder(
         modalities = _installed(settings, manager, there, findings)
     except ValueError as error:
         raise ValueError(f"{error}; {instead}" if instead else str(error)) from None
-    check = read.check(_parts(there, findings), modalities, tell)
+    check = read.check(_parts(there, findings), modalities, print_fn)
     check.findings += findings
     if instead:
         check.findings = [replace(one, remedy=instead) if one.kind == "unread" else one for one in check.findings]

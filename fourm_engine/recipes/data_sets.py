@@ -16,14 +16,14 @@ from fourm_engine.data.raw.plugin_root import PluginRoot
 from fourm_engine.data.raw.root import DataRoot, data_root
 from fourm_engine.modalities import ModalitiesConfig, load_manager, load_modalities
 from fourm_engine.recipes.config import load_config
-from fourm_engine.recipes.tell import Progress, Tell, say, warn
+from fourm_engine.recipes.progress import PrintFn, Progress, print_line, warn
 from fourm_engine.storage.url import parse, refuse_remote, scheme_of
 from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
 
 def index(
-    folder: Path | str, *, modalities: Sequence[str] = (), config: Path | None = None, tell: Tell = say
+    folder: Path | str, *, modalities: Sequence[str] = (), config: Path | None = None, print_fn: PrintFn = print_line
 ) -> Catalogue:
     """Write `folder/_index/`, so that later starts need not scan for samples; scans only what has changed.
 
@@ -32,11 +32,11 @@ def index(
         config: a config whose `modalities` section defines how to read the folder, such as the `source` of each.
 
     Raises ValueError for data that cannot be used, Busy and CannotWrite."""
-    there = _open(folder, modalities, config, index=True, tell=tell)
+    there = _open(folder, modalities, config, index=True, print_fn=print_fn)
     assert isinstance(there.root, Path)
     size = sum(path.stat().st_size for path in (there.root / INDEX).rglob("*.npy"))
     per_sample = size / max(1, len(there.names))
-    tell(f"{shown(there.root)}: {_has(there)}; {INDEX}/ takes {per_sample:.0f} bytes per sample")
+    print_fn(f"{shown(there.root)}: {_has(there)}; {INDEX}/ takes {per_sample:.0f} bytes per sample")
     return there
 
 
@@ -47,42 +47,47 @@ def pack(
     samples_per_shard: int = 1000,
     modalities: Sequence[str] = (),
     config: Path | None = None,
-    tell: Tell = say,
+    print_fn: PrintFn = print_line,
 ) -> Packed:
     """Write the samples of `folder` as WebDataset shards in `out`. Existing shards are kept, so an interrupted call
     continues. Raises ValueError and CannotWrite."""
     if samples_per_shard < 1:
         raise ValueError(f"--samples-per-shard {samples_per_shard}: must be at least 1")
-    there = _open(folder, modalities, config, tell=tell)
-    progress = Progress(f"{out}", tell)
+    there = _open(folder, modalities, config, print_fn=print_fn)
+    progress = Progress(f"{out}", print_fn)
     done = pack_shards(there, out, samples_per_shard=samples_per_shard, progress=progress)
     if done.dotted:
         warn(
             f"{counted(len(done.dotted), 'name holds', 'names hold')} a dot, such as {shown(done.dotted[0])}: other "
             "readers of WebDataset take the part before the first dot as the sample's name"
         )
-    return _told(done, there, out, tell)
+    return _told(done, there, out, print_fn)
 
 
 def unpack(
-    folder: Path | str, out: Path, *, modalities: Sequence[str] = (), config: Path | None = None, tell: Tell = say
+    folder: Path | str,
+    out: Path,
+    *,
+    modalities: Sequence[str] = (),
+    config: Path | None = None,
+    print_fn: PrintFn = print_line,
 ) -> Packed:
     """Write the samples of `folder` as `out/<source>/<sample>.<extension>`. Existing files are kept, so an interrupted
     call continues. Raises ValueError and CannotWrite."""
-    there = _open(folder, modalities, config, tell=tell)
-    return _told(unpack_files(there, out, progress=Progress(f"{out}", tell)), there, out, tell)
+    there = _open(folder, modalities, config, print_fn=print_fn)
+    return _told(unpack_files(there, out, progress=Progress(f"{out}", print_fn)), there, out, print_fn)
 
 
-def _told(done: Packed, there: Catalogue, out: Path, tell: Tell) -> Packed:
+def _told(done: Packed, there: Catalogue, out: Path, print_fn: PrintFn) -> Packed:
     for bad in done.bad:
         warn(f"left out {bad}")
     left = counted(len(done.bad), "file")
-    tell(f"{out}: {counted(done.samples, 'sample')} written, {done.kept} kept, {left} left out")
+    print_fn(f"{out}: {counted(done.samples, 'sample')} written, {done.kept} kept, {left} left out")
     return done
 
 
 def _open(
-    folder: Path | str, names: Sequence[str], config: Path | None, *, index: bool | None = None, tell: Tell
+    folder: Path | str, names: Sequence[str], config: Path | None, *, index: bool | None = None, print_fn: PrintFn
 ) -> Catalogue:
     chosen = ModalitiesConfig() if config is None else load_config(config, needed=()).modalities
     chosen = chosen.model_copy(update={"select": list(names)}) if names else chosen
@@ -91,7 +96,7 @@ def _open(
     root, shards = _located(folder, manager)
     if index and isinstance(root, PluginRoot):
         raise ValueError(f"{shown(root)}: opened by {root.origin}; only folders can be indexed")
-    there = open_catalogue(root, specs, shards=shards, index=index, tell=tell)
+    there = open_catalogue(root, specs, shards=shards, index=index, print_fn=print_fn)
     for note in dict.fromkeys([*there.notes, *(note for source in there.sources.values() for note in source.notes)]):
         report(str(note))
     if not there.sources:

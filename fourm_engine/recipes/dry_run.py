@@ -23,7 +23,7 @@ from fourm_engine.finetune.source import check_known, check_shape, describe
 from fourm_engine.finetune.trainable import adapt
 from fourm_engine.masking.budgets import Budgets
 from fourm_engine.modalities import Modalities, load_manager, load_modalities
-from fourm_engine.nn.flops import Learning, forward_flops, training_flops_of
+from fourm_engine.nn.flops import TrainedWeights, forward_flops, training_flops_of
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.memory import memory_of
 from fourm_engine.recipes.check_tokens import check_tokens_exist
@@ -96,7 +96,7 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
         (sum(inputs.values()), sum(targets.values())),
         of_batch,
         flops,
-        training_flops_of(Learning.of(network), config.model, vocabulary, **sizes),
+        training_flops_of(TrainedWeights.of(network), config.model, vocabulary, **sizes),
         memory,
         checkpoint_bytes(config.train, network),
         config.train.plan(config.masking.sample_tokens),

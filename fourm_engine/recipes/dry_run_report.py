@@ -6,7 +6,7 @@ import textwrap
 from dataclasses import dataclass
 
 from fourm_engine.train.config import TrainConfig
-from fourm_engine.train.console import gib, packed, si
+from fourm_engine.train.console import gib, si, wrap
 from fourm_engine.train.disk_space import checkpoints_kept
 from fourm_engine.train.schedule import Plan
 from fourm_engine.train.utilisation import Peak
@@ -52,11 +52,11 @@ class DryRun:
         if self.samples:
             lines.append(f"{samples / self.samples:,.{int(samples < 10 * self.samples)}f} times those found")
         lines.append(f"{si(samples * self.sample_tokens).strip()} tokens with padding")
-        lines = packed([*lines, *rates, f"peak rate {plan.lr:.3g}"])
+        lines = wrap([*lines, *rates, f"peak rate {plan.lr:.3g}"])
         parts = counted(train.accumulate, "micro-batch", "micro-batches")
-        lines += packed([f"each device: {counted(batch // self.processes, 'sample')} per step", f"{parts} of {each}"])
+        lines += wrap([f"each device: {counted(batch // self.processes, 'sample')} per step", f"{parts} of {each}"])
         kept = 1 + checkpoints_kept(train, -(-plan.steps // train.checkpoint_every) - 1)  # 1: being written
-        return lines + packed(
+        return lines + wrap(
             [
                 f"checkpoints: {gib(self.checkpoint)} each",
                 f"every {counted(train.checkpoint_every, 'step')}"
@@ -72,12 +72,12 @@ class DryRun:
         rows = [f"{e.name} {e.size}" if e.size else f"{e.name} (continuous)" for e in self.vocabulary]
         shares = {name: count / total for name, count in self.parameters.items()}
         parts = [f"{name} {si(count).strip()} ({shares[name]:.0%})" for name, count in self.parameters.items()]
-        lines = packed([f"vocabulary: {counted(self.vocabulary.size, 'row')}", *rows])
+        lines = wrap([f"vocabulary: {counted(self.vocabulary.size, 'row')}", *rows])
         learning = [f"learning: {si(self.learning).strip()}"] if self.learning != total else []
-        lines += packed([f"parameters: {si(total).strip()}", *parts, *learning])
-        lines += [line for data in self.data for line in packed(data.split("  "))]
+        lines += wrap([f"parameters: {si(total).strip()}", *parts, *learning])
+        lines += [line for data in self.data for line in wrap(data.split("  "))]
         inputs, targets = self.tokens
-        lines += packed(
+        lines += wrap(
             [
                 f"a step: {counted(self.train.batch_size, 'sample')}",
                 f"{si((inputs + targets) * self.train.batch_size).strip()} tokens",
@@ -86,14 +86,14 @@ class DryRun:
             ]
         )
         forward = sum(self.flops.values())
-        lines += packed(["  forward:", *(f"{name} {part / forward:.0%}" for name, part in self.flops.items() if part)])
-        lines += packed(["  targets:", *(f"{name} {count:,.0f}" for name, count in self.targets.items())])
+        lines += wrap(["  forward:", *(f"{name} {part / forward:.0%}" for name, part in self.flops.items() if part)])
+        lines += wrap(["  targets:", *(f"{name} {count:,.0f}" for name, count in self.targets.items())])
         memory = [f"{name} {gib(part)}" for name, part in self.memory.items()]
-        lines += packed([f"memory per device: {gib(sum(self.memory.values()))} (estimate)", *memory])
+        lines += wrap([f"memory per device: {gib(sum(self.memory.values()))} (estimate)", *memory])
         lines += self._run()
-        lines += packed([f"devices: {self.processes} x {self.peak}"])
+        lines += wrap([f"devices: {self.processes} x {self.peak}"])
         lasts = in_words(self.plan.steps * self.step_seconds)
-        lines += packed(
+        lines += wrap(
             [
                 f"{counted(self.plan.steps, 'step')} at a utilisation (mfu) of {self.mfu:.0%}: {lasts}",
                 f"{self.train.batch_size / self.step_seconds:.3g} samples/s",

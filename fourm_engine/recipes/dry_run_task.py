@@ -12,9 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from fourm_engine.finetune.trainable import adapt
 from fourm_engine.modalities import load_manager
 from fourm_engine.recipes.finetune_task import modalities_of, task_of
+from fourm_engine.recipes.progress import PrintFn, print_line
 from fourm_engine.recipes.task_config import TaskRunConfig
-from fourm_engine.recipes.tell import Tell, say
-from fourm_engine.train.console import packed, si
+from fourm_engine.train.console import si, wrap
 from fourm_engine.transfer.backbone import encoder_alone
 from fourm_engine.transfer.network import TaskBatch, TaskNetwork
 from fourm_engine.transfer.source import open_source
@@ -22,7 +22,7 @@ from fourm_engine.transfer.task import HeadTask
 from fourm_plugins.counting import counted
 
 
-def dry_run(config: TaskRunConfig, *, tell: Tell = say) -> None:
+def dry_run(config: TaskRunConfig, *, print_fn: PrintFn = print_line) -> None:
     """Report what `finetune` would train. Raises the same ValueErrors as it does before training."""
     manager = load_manager(config.modalities)
     inputs, target = modalities_of(config, manager)
@@ -32,16 +32,16 @@ def dry_run(config: TaskRunConfig, *, tell: Tell = say) -> None:
     task.check(config.train)
     network, objective = _network(task), task.objective
     learned = objective.modality.name if objective.modality else counted(objective.outputs, "class", "classes")
-    lines = packed([f"task: {objective.kind} of {', '.join(inputs)}: {learned}", f"head: {config.task.head}"])
+    lines = wrap([f"task: {objective.kind} of {', '.join(inputs)}: {learned}", f"head: {config.task.head}"])
     for part, module in (("encoder", network.backbone), ("head", network.head)):
         total = sum(p.numel() for p in module.parameters())
         learns = sum(p.numel() for p in module.parameters() if p.requires_grad)
         numbers = [si(number).strip() for number in (total, learns, total - learns)]
-        lines += packed(["{}: {} parameters, {} learn, {} are frozen".format(part, *numbers)])
+        lines += wrap(["{}: {} parameters, {} learn, {} are frozen".format(part, *numbers)])
     lines += [f"{part}: {line}" for part, line in zip(("training", "held out"), data)]
     size, plan = config.train.batch_size, config.train.plan()
     sample = task.data.collated([task.data[0]])
-    lines += packed(
+    lines += wrap(
         [
             f"a step: {counted(size, 'sample')}",
             f"{si(size * task.tokens(sample)).strip()} tokens",
@@ -49,9 +49,9 @@ def dry_run(config: TaskRunConfig, *, tell: Tell = say) -> None:
         ]
     )
     epochs = plan.steps * size / len(task.data)
-    lines += packed([f"{counted(plan.steps, 'step')}: {epochs:.3g} times all training samples"])
+    lines += wrap([f"{counted(plan.steps, 'step')}: {epochs:.3g} times all training samples"])
     for line in lines:
-        tell(line)
+        print_fn(line)
 
 
 def _network(task: HeadTask) -> TaskNetwork:

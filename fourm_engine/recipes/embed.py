@@ -14,7 +14,7 @@ from fourm_engine.data.raw.names import shown
 from fourm_engine.features.encoder import Encoder, encoder
 from fourm_engine.features.index import DESCRIPTION, Index, check_free
 from fourm_engine.features.labels import read_labels
-from fourm_engine.features.predicted import Predicted
+from fourm_engine.features.predicted import PredictedFeatures
 from fourm_engine.features.resizing import Size
 from fourm_engine.features.retrieval import Retrieval
 from fourm_engine.features.retrieval import evaluate as measure
@@ -23,7 +23,7 @@ from fourm_engine.files import write_atomically
 from fourm_engine.lock import at_work
 from fourm_engine.model import FourM
 from fourm_engine.recipes.config import manager_of_run
-from fourm_engine.recipes.tell import Progress, Tell, choose_threads, say
+from fourm_engine.recipes.progress import PrintFn, Progress, choose_threads, print_line
 from fourm_plugins.counting import counted
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid
 
@@ -40,7 +40,7 @@ def embed(
     size: Size | Mapping[str, Size] | None = None,
     batch_size: int = 32,
     device: str | None = None,
-    tell: Tell = say,
+    print_fn: PrintFn = print_line,
 ) -> Index:
     """Write an index of the samples of `root` to the folder `out`, replacing any earlier one: the mean feature of each
     sample, computed from whichever `inputs` it has.
@@ -49,7 +49,7 @@ def embed(
         run: folder of a run, an exported model, or a Hub id.
         root: a folder of data, as in `data.train`.
         split: a list in its `splits.json`; only these samples are embedded.
-        predict: a modality whose features are predicted from the inputs and embedded instead, see `Predicted`.
+        predict: a modality whose features are predicted from the inputs and embedded instead, see `PredictedFeatures`.
         size: size of the inputs, see `fourm_engine.features.encoder.encoder`.
 
     Raises ValueError if `out` holds something else, if no sample can be used, or if features are not finite."""
@@ -60,7 +60,7 @@ def embed(
         network = _network(run, inputs, predict, size, device)
         data = DataSamples(network, str(root), split)
         names, features = list[str](), list[np.ndarray]()
-        progress = Progress(str(root), tell)
+        progress = Progress(str(root), print_fn)
         for batch, done in batches(data, data.names, batch_size):
             values = network([sample for _, sample in batch]).float().cpu().numpy()
             if not np.isfinite(values).all():
@@ -73,7 +73,7 @@ def embed(
         sizes = None if size is None else _edges(network)
         Index(names, np.concatenate(features), list(network.inputs), network.fingerprint(), predict, sizes).save(out)
     left = len(data.names) - len(names)
-    tell(
+    print_fn(
         f"{out}: {counted(len(names), 'sample')}, {network.num_features} features each, "
         + (f"{predict} of " if predict else "of ")
         + ", ".join(network.inputs)
@@ -84,9 +84,15 @@ def embed(
 
 @torch.inference_mode()
 def search(
-    folder: Path, run: str | Path, query: Mapping[str, Any], *, k: int = 5, device: str | None = None, tell: Tell = say
+    folder: Path,
+    run: str | Path,
+    query: Mapping[str, Any],
+    *,
+    k: int = 5,
+    device: str | None = None,
+    print_fn: PrintFn = print_line,
 ) -> list[tuple[str, float]]:
-    """The `k` samples of an index nearest to a query by cosine similarity, nearest first. Also reports them to `tell`.
+    """The `k` samples of an index nearest to a query by cosine similarity, nearest first; also printed.
 
     `query`: modality -> value, for any inputs of the model, not only those of the index.
 
@@ -108,7 +114,7 @@ def search(
         raise ValueError("the query is empty; give a modality of the model as NAME=FILE or NAME=words")
     nearest = index.nearest(network([sample])[0].float().cpu().numpy(), k)
     for name, cosine in nearest:
-        tell(f"{cosine:.4f} {shown(name)}")
+        print_fn(f"{cosine:.4f} {shown(name)}")
     return nearest
 
 
@@ -129,16 +135,16 @@ def _network(
     predict: str | None,
     size: Size | Mapping[str, Size] | None,
     device: str | None,
-) -> Encoder | Predicted:
+) -> Encoder | PredictedFeatures:
     if predict is None:
         return encoder(run, inputs, size=size, device=device, manager=manager_of_run(run))
     if size is not None:
         raise ValueError("--predict: predicted features have the sizes that the model was trained at; leave --size out")
     model = FourM.from_pretrained(run, device=device, manager=manager_of_run(run))
-    return Predicted(model, model.reader.input_names if inputs is None else inputs, predict)
+    return PredictedFeatures(model, model.reader.input_names if inputs is None else inputs, predict)
 
 
-def _edges(network: Encoder | Predicted) -> dict[str, tuple[int, int]]:
+def _edges(network: Encoder | PredictedFeatures) -> dict[str, tuple[int, int]]:
     """{input: (height, width)} of inputs that are grids."""
     specs = {name: network.reader.modalities[shown_as].spec for name, shown_as in network.inputs.items()}
     arrays = {name: spec.array for name, spec in specs.items() if isinstance(spec.layout, Grid)}

@@ -28,15 +28,15 @@ from fourm_engine.evaluate.pictures import SamplePictures
 from fourm_engine.evaluate.predict import Predictor
 from fourm_engine.evaluate.report import page_of
 from fourm_engine.evaluate.results import Evaluation, Matrix, TaskResult
+from fourm_engine.evaluate.run_parallel import run_parallel
 from fourm_engine.evaluate.samples import Samples, load_samples
-from fourm_engine.evaluate.side_by_side import side_by_side
 from fourm_engine.evaluate.tasks import Task, resolve_tasks
 from fourm_engine.files import write_together
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import check_settings
 from fourm_engine.model import FourM
 from fourm_engine.recipes.config import BEST, CONFIG, RunConfig, config_beside, load_config, manager_of_run
-from fourm_engine.recipes.tell import choose_threads
+from fourm_engine.recipes.progress import choose_threads
 from fourm_engine.storage.url import Folder
 from fourm_engine.train.metrics import duration
 from fourm_engine.yaml_config import ConfigError
@@ -153,7 +153,7 @@ def _work(
     measured: Matrix | None = None
     # The matrix first, as it takes longest.
     pieces: list[Callable[[], Any]] = [measure] * matrix + [partial(run, task) for task in tasks]
-    for number, result in side_by_side(pieces, jobs):
+    for number, result in run_parallel(pieces, jobs):
         if matrix and number == 0:
             measured = result
             log.info("any-to-any matrix: %d x %d in %.1f s", len(result.inputs), len(result.targets), result.seconds)

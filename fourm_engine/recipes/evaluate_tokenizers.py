@@ -15,7 +15,7 @@ from fourm_engine.evaluate.tokenizers import FOLDER, TokenizerEvaluation
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, load_manager
 from fourm_engine.recipes.config import RunConfig
-from fourm_engine.recipes.tell import choose_threads
+from fourm_engine.recipes.progress import choose_threads
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_plugins.hub import check_there
 

@@ -11,7 +11,7 @@ from fourm_engine.features.export import export as write
 from fourm_engine.features.resizing import Size
 from fourm_engine.lock import at_work
 from fourm_engine.recipes.config import manager_of_run
-from fourm_engine.recipes.tell import Tell, choose_threads, say
+from fourm_engine.recipes.progress import PrintFn, choose_threads, print_line
 
 
 def export(
@@ -21,7 +21,7 @@ def export(
     *,
     format: Format = "onnx",
     size: Size | Mapping[str, Size] | None = None,
-    tell: Tell = say,
+    print_fn: PrintFn = print_line,
 ) -> FileFacts:
     """Write the encoder of a run, model or Hub id to the file `out`, and report its inputs and outputs.
 
@@ -31,8 +31,8 @@ def export(
         network = encoder(run, inputs, size=size, device="cpu", manager=manager_of_run(run))
         facts, difference = write(network, Path(out), format)
     for name, one in facts.inputs.items():
-        tell(f"in:  {name} {one['dtype']} ({', '.join(map(str, one['shape']))})")
+        print_fn(f"in:  {name} {one['dtype']} ({', '.join(map(str, one['shape']))})")
     for name, shape in facts.outputs.items():
-        tell(f"out: {name} ({', '.join(map(str, shape))})")
-    tell(f"{out}: {Path(out).stat().st_size / 1e6:.1f} MB; differs from the encoder by at most {difference:.1e}")
+        print_fn(f"out: {name} ({', '.join(map(str, shape))})")
+    print_fn(f"{out}: {Path(out).stat().st_size / 1e6:.1f} MB; differs from the encoder by at most {difference:.1e}")
     return facts

@@ -10,7 +10,7 @@ from typing import Any
 from fourm_engine import exported
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.data.sets import data_sets
-from fourm_engine.evaluate.watching import pictures_of
+from fourm_engine.evaluate.run_pictures import pictures_of
 from fourm_engine.extend.mixture import as_input, as_target, extended, known, only
 from fourm_engine.extend.report import FILE, Report
 from fourm_engine.extend.source import Extension, find_model
@@ -20,11 +20,11 @@ from fourm_engine.recipes import started
 from fourm_engine.recipes.config import CONFIG, RunConfig, leave_out_missing, parse_config
 from fourm_engine.recipes.fit import RawData, fit_space
 from fourm_engine.recipes.overrides import apply_overrides
-from fourm_engine.recipes.tell import Tell, first_only, say
+from fourm_engine.recipes.progress import PrintFn, first_only, print_line
 from fourm_engine.recipes.tokenize import tokenize_data
 from fourm_engine.train.distributed import processes, sum_numbers
 from fourm_engine.train.loop import Trainer
-from fourm_engine.train.watchdog import trains_in
+from fourm_engine.train.watchdog import exclusive_run
 from fourm_engine.yaml_config import read_yaml
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.tokenizer import Tokenizer
@@ -75,12 +75,12 @@ def _check_out(out: Path, taken: set[Path]) -> None:
         raise ValueError(f"--out {out}: exists, and is not a run of `fourm extend`; choose another folder")
 
 
-def extend(config: RunConfig, *, tell: Tell = say) -> Report:
+def extend(config: RunConfig, *, print_fn: PrintFn = print_line) -> Report:
     """Fit the tokenizers of new token spaces, write missing tokens, train, and compare the predictions before and
     after. Resumes when called again.
 
     `config`: with an `extend` section, from `extension_config`. Raises ValueError for problems that a user can fix."""
-    with trains_in(config.run, config.train.watchdog_s):
+    with exclusive_run(config.run, config.train.watchdog_s):
         extension = open_extension(config)
         with processes(config.train, width=config.model.width):  # joined once for all steps
             extension.check_same()
@@ -88,15 +88,15 @@ def extend(config: RunConfig, *, tell: Tell = say) -> Report:
             if spaces := extension.unfitted:
                 raw = RawData.open(config, extension.modalities)
                 for space in spaces:
-                    fit_space(config, extension.manager, extension.modalities, space, raw, tell=tell)
+                    fit_space(config, extension.manager, extension.modalities, space, raw, print_fn=print_fn)
             modalities, tokenizers = extension.training, extension.tokenizers()
             sets = [one.config for one in data_sets(config.data, modalities)]
             # Remote tokens cannot be written here.
             if any(one.folder is not None and isinstance(one.tokens, Path) for one in sets):
                 present = {name: tokenizers[name] for name in modalities if name in tokenizers}
-                tokenize_data(config, modalities, present, tell=tell)
+                tokenize_data(config, modalities, present, print_fn=print_fn)
                 sum_numbers([0.0])  # a barrier: no process reads tokens before all are written
-            train_extension(config, extension, tell=tell)
+            train_extension(config, extension, print_fn=print_fn)
         # The first process has written the report before training ends in any process.
         return Report.load(config.run / FILE)
 
@@ -111,20 +111,20 @@ def open_extension(config: RunConfig, manager: PluginManager | None = None) -> E
 
 
 def train_extension(
-    config: RunConfig, extension: Extension, *, tell: Tell = say, replay: Path | None = None
+    config: RunConfig, extension: Extension, *, print_fn: PrintFn = print_line, replay: Path | None = None
 ) -> dict[str, float]:
     """Train, or continue, an extension whose tokenizers are fitted; returns the last held-out scores.
 
     Raises ValueError for problems that a user can fix: an unfitted tokenizer, data without a new modality."""
     config.activate(extension.manager, config.train)
-    held = trains_in(config.run, config.train.watchdog_s) if replay is None else nullcontext()
+    held = exclusive_run(config.run, config.train.watchdog_s) if replay is None else nullcontext()
     with held, processes(config.train, width=config.model.width):
         extension.check_same()
-        trainer = _trainer(config, extension, tell)
-        return trainer.run() if replay is None else trainer.replay(replay, tell)
+        trainer = _trainer(config, extension, print_fn)
+        return trainer.run() if replay is None else trainer.replay(replay, print_fn)
 
 
-def _trainer(config: RunConfig, extension: Extension, tell: Tell) -> Trainer:
+def _trainer(config: RunConfig, extension: Extension, print_fn: PrintFn) -> Trainer:
     settings, new = extension.settings, extension.new
     tokenizers = extension.tokenizers()
     masking = config.masking.counted(extension.training.specs)
@@ -138,7 +138,7 @@ def _trainer(config: RunConfig, extension: Extension, tell: Tell) -> Trainer:
     training = _data(config, extension, tokenizers, extended(masking, new, settings.replay_share), training=True)
     held_out = {case: _data(config, extension, tokenizers, mixture, training=False) for case, mixture in cases.items()}
     for part in (training, next(iter(held_out.values()))):
-        first_only(tell)(part.store.describe())
+        first_only(print_fn)(part.store.describe())
     task = ExtendTask(
         extension,
         tokenizers,

@@ -12,12 +12,12 @@ from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.documents import documented
 from fourm_engine.data.views import ViewDrawer
 from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager, load_modalities
+from fourm_engine.recipes.progress import PrintFn, first_only, print_line
 from fourm_engine.recipes.task_config import TaskRunConfig
-from fourm_engine.recipes.tell import Tell, first_only, say
 from fourm_engine.train.distributed import check_same, processes
 from fourm_engine.train.loop import Trainer
-from fourm_engine.train.watchdog import trains_in
-from fourm_engine.transfer.augmentation import altering_of
+from fourm_engine.train.watchdog import exclusive_run
+from fourm_engine.transfer.augmentation import augmentation_of
 from fourm_engine.transfer.classification import Classification
 from fourm_engine.transfer.coco import read_coco
 from fourm_engine.transfer.config import ClassificationConfig, DetectionConfig
@@ -33,13 +33,13 @@ from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
 
 
-def finetune(config: TaskRunConfig, *, tell: Tell = say) -> dict[str, float]:
+def finetune(config: TaskRunConfig, *, print_fn: PrintFn = print_line) -> dict[str, float]:
     """Train, or resume; returns the held-out metrics. Writes the head to `<run>/head/`, and with `train.keep_best` the
     weights of the best evaluation to `<run>/best/head/`.
 
     Raises ValueError for problems that a user can fix: a plugin, the config, the model, labels or data; Busy if another
     process is training in the folder."""
-    with trains_in(config.run, config.train.watchdog_s):
+    with exclusive_run(config.run, config.train.watchdog_s):
         manager = load_manager(config.modalities)
         inputs, target = modalities_of(config, manager)
         activate_kinds(inputs, manager, maskers=False)
@@ -49,7 +49,7 @@ def finetune(config: TaskRunConfig, *, tell: Tell = say) -> dict[str, float]:
         with processes(config.train, width=model.width):
             check_same(identity(inputs, manager))
             source = open_source(config.finetune.source, inputs, manager)
-            task = task_of(config, source, target, manager, tell)
+            task = task_of(config, source, target, manager, print_fn)
             trainer = Trainer(task, config.train, config.run, seed=config.seed, host=manager, accepted=config.store)
             return trainer.run()
 
@@ -80,7 +80,11 @@ def modalities_of(config: TaskRunConfig, manager: PluginManager) -> tuple[Modali
 
 
 def task_of(
-    config: TaskRunConfig, source: TaskSource, target: Modalities, manager: PluginManager, tell: Tell = say
+    config: TaskRunConfig,
+    source: TaskSource,
+    target: Modalities,
+    manager: PluginManager,
+    print_fn: PrintFn = print_line,
 ) -> HeadTask:
     """The task of a config, with its data open. Raises ValueError."""
     inputs, settings = source.training, config.task
@@ -96,7 +100,7 @@ def task_of(
     objectives = _objectives(config, inputs, target, train, val)
     vocabulary = source.inputs
     mixing = mixing_of(settings, vocabulary)
-    altering = altering_of(settings, inputs, config.data, seed=config.seed)
+    augmentation = augmentation_of(settings, inputs, config.data, seed=config.seed)
     samples = []
     for data, objective, training in zip((train, val), objectives, (True, False)):
         if data is None:
@@ -114,11 +118,11 @@ def task_of(
                 training=training,
                 batch_size=config.train.batch_size,
                 mixing=mixing if training else None,
-                altering=altering if training else None,
+                augmentation=augmentation if training else None,
                 dropout=settings.modality_dropout if training else 0.0,
             )
         )
-        first_only(tell)(samples[-1].describe())
+        first_only(print_fn)(samples[-1].describe())
     return HeadTask(
         source,
         config.finetune,

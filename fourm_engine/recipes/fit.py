@@ -26,7 +26,7 @@ from fourm_engine.fit.task import LOGGED
 from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager
 from fourm_engine.recipes.config import CONFIG, RunConfig
-from fourm_engine.recipes.tell import Tell, first_only, say
+from fourm_engine.recipes.progress import PrintFn, first_only, print_line
 from fourm_engine.train.distributed import check_same, processes
 from fourm_engine.train.watchdog import watched
 from fourm_plugins.counting import counted
@@ -61,7 +61,12 @@ class FitReport:
 
 
 def fit(
-    config: RunConfig, *, spaces: Collection[str] = (), jobs: int = 1, refit: bool = False, tell: Tell = say
+    config: RunConfig,
+    *,
+    spaces: Collection[str] = (),
+    jobs: int = 1,
+    refit: bool = False,
+    print_fn: PrintFn = print_line,
 ) -> list[FitReport]:
     """Fit tokenizers into `tokenizers.folder`, keeping up-to-date ones and resuming interrupted ones.
 
@@ -80,11 +85,11 @@ def fit(
     several = rank_and_world()[1] > 1  # one process alone is watched in each run
     if several and (not folder.is_dir() or os.access(folder, os.W_OK)):  # elsewhere all are fitted, or it is an error
         with watched(folder / WATCH, config.tokenizers.fit.watchdog_s, brief=True):
-            return _fit(config, spaces, jobs=jobs, refit=refit, tell=tell)
-    return _fit(config, spaces, jobs=jobs, refit=refit, tell=tell)
+            return _fit(config, spaces, jobs=jobs, refit=refit, print_fn=print_fn)
+    return _fit(config, spaces, jobs=jobs, refit=refit, print_fn=print_fn)
 
 
-def _fit(config: RunConfig, spaces: Collection[str], *, jobs: int, refit: bool, tell: Tell) -> list[FitReport]:
+def _fit(config: RunConfig, spaces: Collection[str], *, jobs: int, refit: bool, print_fn: PrintFn) -> list[FitReport]:
     manager = load_manager(config.modalities)
     modalities = config.load_modalities(manager)
     activate_kinds(modalities, manager, maskers=False)
@@ -104,7 +109,7 @@ def _fit(config: RunConfig, spaces: Collection[str], *, jobs: int, refit: bool, 
         with tempfile.TemporaryDirectory(prefix="fourm-fit-") as folder:
             path = Path(folder) / CONFIG
             config.save(path)
-            fit_in_processes(path, ["--refit"] * refit, chosen, jobs, on_gpu, tell=tell)
+            fit_in_processes(path, ["--refit"] * refit, chosen, jobs, on_gpu, print_fn=print_fn)
         return []
     config.activate(manager, *(config.tokenizers.fit_of(name) for name in chosen))
     manager.freeze()
@@ -115,7 +120,7 @@ def _fit(config: RunConfig, spaces: Collection[str], *, jobs: int, refit: bool, 
     with processes(config.tokenizers.fit):  # joined once for all spaces
         check_same(identity(modalities, manager))
         for name in chosen:
-            reports.append(fit_space(config, manager, modalities, name, raw, refit=refit, tell=tell))
+            reports.append(fit_space(config, manager, modalities, name, raw, refit=refit, print_fn=print_fn))
     return reports
 
 
@@ -161,13 +166,13 @@ def fit_space(
     raw: RawData,
     *,
     refit: bool = False,
-    tell: Tell = say,
+    print_fn: PrintFn = print_line,
 ) -> FitReport:
     """Fit one token space, and report it in the first process. `refit`: see `fit_tokenizer`."""
     with at_work(config.tokenizers.folder / space, replaced=True, needed=False):
         report = _fit_space(config, manager, modalities, space, raw, refit=refit)
     for line in report.lines():
-        first_only(tell)(line)
+        first_only(print_fn)(line)
     return report
 
 
@@ -204,7 +209,13 @@ def _fit_space(
 
 
 def fit_in_processes(
-    config: Path, arguments: list[str], spaces: list[str], jobs: int, on_gpu: Container[str] = (), *, tell: Tell = say
+    config: Path,
+    arguments: list[str],
+    spaces: list[str],
+    jobs: int,
+    on_gpu: Container[str] = (),
+    *,
+    print_fn: PrintFn = print_line,
 ) -> None:
     """Run `fourm tokenizer fit CONFIG ARGUMENTS --space SPACE` for each space, `jobs` at a time. The spaces in `on_gpu`
     see one GPU each.
@@ -223,7 +234,7 @@ def fit_in_processes(
                     environment = {"OMP_NUM_THREADS": str(share), **os.environ}
                     if space in on_gpu and (gpu := least_busy(gpus, taken.values())) is not None:
                         environment["CUDA_VISIBLE_DEVICES"] = taken[space] = gpu
-                        tell(f"tokenizer {space}: on GPU {gpu}")
+                        print_fn(f"tokenizer {space}: on GPU {gpu}")
                     # In a new session: otherwise Ctrl-C would reach it besides our signal, and two kill it at once.
                     running[space] = subprocess.Popen([*command, space], env=environment, start_new_session=True)
                 time.sleep(0.1)

@@ -14,18 +14,18 @@ from fourm_engine.drawing import png
 from fourm_engine.evaluate.animation import Steps, animated, check_animation
 from fourm_engine.evaluate.edit_sheet import edit_sheet, read_given
 from fourm_engine.files import write_atomically
-from fourm_engine.generate.edit import edited
+from fourm_engine.generate.edit import edit_request
 from fourm_engine.generate.guidance import Guide
-from fourm_engine.generate.regions import Regions, weighed
+from fourm_engine.generate.regions import Regions, with_regions
 from fourm_engine.generate.result import Generated, Results
-from fourm_engine.generate.tiles import tiled
+from fourm_engine.generate.tiles import generate_tiled
 from fourm_engine.generate.vary import Variation
 from fourm_engine.lock import at_work
 from fourm_engine.model import FourM
 from fourm_engine.recipes.config import manager_of_run
 from fourm_engine.recipes.generated_record import refuse_recorded
-from fourm_engine.recipes.tell import Tell, choose_threads, say
-from fourm_engine.transfer.answers import Mapped
+from fourm_engine.recipes.progress import PrintFn, choose_threads, print_line
+from fourm_engine.transfer.answers import DenseMap
 from fourm_plugins import calls
 from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
@@ -51,7 +51,7 @@ def generate(
     device: str | None = None,
     tokenizers: Mapping[str, str | Path] | None = None,
     providers: Mapping[str, str] | None = None,
-    tell: Tell = say,
+    print_fn: PrintFn = print_line,
     **options: Any,
 ) -> Results:
     """Write each target to `out`, as files of its modality's format and a picture to look at.
@@ -64,7 +64,7 @@ def generate(
         edit: mask, change, keep and halo of `FourM.edit`, which determine the targets; `targets` is empty.
         explain: only report what would run.
         animate: a .gif or .png of the (first) sample after each step, written beside the results.
-        overlap: tokens shared by neighbouring tiles of a picture that is generated tile by tile (`tiled`).
+        overlap: tokens shared by neighbouring tiles of a picture that is generated tile by tile (`generate_tiled`).
         regions: input -> weights of its regions.
         guide: the weight and the run of a weaker, guiding model.
         tokenizers: modality -> folder or Hub id of a tokenizer that is not stored with the model.
@@ -86,24 +86,24 @@ def generate(
         given = None
         if edit is not None:
             sample = inputs
-            inputs, targets = edited(sample, model.reader.find, **edit)
+            inputs, targets = edit_request(sample, model.reader.find, **edit)
             given = read_given(model, sample, edit.get("change") or {})
-        inputs = weighed(inputs, regions or {})
+        inputs = with_regions(inputs, regions or {})
         steps = Steps(model)
-        with nullcontext() if animate is None else steps.recorded():
+        with nullcontext() if animate is None else steps.record():
             if overlap is None:
                 results = model.generate(inputs, targets, explain=explain, **options)
             else:
                 results = _tiled(model, inputs, targets, overlap=overlap, animate=animate, explain=explain, **options)
         frames = [] if animate is None else steps.frames(inputs, results.samples[0])
         if out is not None and not explain:
-            _write_results(results, out, tell)
+            _write_results(results, out, print_fn)
             if given is not None or len(results.samples) > 1:
                 write_atomically(out / SHEET, png(results.grid() if given is None else edit_sheet(given, results)))
-                tell(str(out / SHEET))
+                print_fn(str(out / SHEET))
         if animate is not None:
             write_atomically(animate, animated(frames, animate))
-            tell(f"{animate}: {counted(len(frames), 'frame')}")
+            print_fn(f"{animate}: {counted(len(frames), 'frame')}")
         return results
 
 
@@ -119,16 +119,16 @@ def vary(
     device: str | None = None,
     tokenizers: Mapping[str, str | Path] | None = None,
     providers: Mapping[str, str] | None = None,
-    tell: Tell = say,
+    print_fn: PrintFn = print_line,
     **options: Any,
 ) -> Variation:
     """Write the sheet of `FourM.vary` to `out`. Raises ValueError for problems that a user can fix."""
     with at_work(out, replaced=True):
         model = open_model(run, device, tokenizers, providers)
         options = {key: value for key, value in {**options, "guide": guided(guide, model)}.items() if value is not None}
-        variation = model.vary(weighed(inputs, regions or {}), targets, vary=axes, **options)
+        variation = model.vary(with_regions(inputs, regions or {}), targets, vary=axes, **options)
         write_atomically(out, png(variation.sheet()))
-    tell(f"{out}: {counted(len(variation.results), 'result')}")
+    print_fn(f"{out}: {counted(len(variation.results), 'result')}")
     return variation
 
 
@@ -164,10 +164,10 @@ def _tiled(
     without = {"n_samples": 1, "reduce": None, "plan": None, "animate": None, "explain": False}
     if idle := [name for name, value in without.items() if options.pop(name, value) != value]:
         raise ValueError(f"--overlap: --{idle[0].replace('_', '-')} has no effect on tiles; leave it out")
-    return Results({targets[0]: tiled(model, inputs, targets[0], overlap=overlap, **options)})
+    return Results({targets[0]: generate_tiled(model, inputs, targets[0], overlap=overlap, **options)})
 
 
-def _write_results(results: Results, out: Path, tell: Tell) -> None:
+def _write_results(results: Results, out: Path, print_fn: PrintFn) -> None:
     """Write all samples, or if they were combined, the result and its spread."""
     made_one = any(one.spread is not None for one in results.values())
     samples = [results] if made_one else results.samples
@@ -175,17 +175,17 @@ def _write_results(results: Results, out: Path, tell: Tell) -> None:
         suffix = f"-{number}" if len(samples) > 1 else ""
         for name, generated in sample.items():
             for path in write(generated, out, f"{name}{suffix}"):
-                tell(str(path))
+                print_fn(str(path))
             picture = generated.render()
             if isinstance(picture, str):
-                tell(f"{name}: {picture}")
+                print_fn(f"{name}: {picture}")
             if remark := generated.remark():
-                tell(f"{name}: {remark}")
+                print_fn(f"{name}: {remark}")
             if generated.decoded_from == "probabilities":
-                tell(f"{name}: decoded from the model's probabilities; --temperature above 0 draws samples")
+                print_fn(f"{name}: decoded from the model's probabilities; --temperature above 0 draws samples")
 
 
-def write(generated: Generated | Mapped, out: Path, stem: str) -> list[Path]:
+def write(generated: Generated | DenseMap, out: Path, stem: str) -> list[Path]:
     """Write the modality's files and a preview, `stem.view.png`; a spread as `stem.spread.npy` and `stem.spread.png`.
     Returns the paths."""
     written = calls.write(generated.modality, generated.value)

@@ -25,13 +25,13 @@ from fourm_engine.data.workers import ahead, preparing_workers
 from fourm_engine.files import write_atomically
 from fourm_engine.generate.guidance import Guide
 from fourm_engine.generate.input_types import Ids
-from fourm_engine.generate.regions import Regions, weighed
+from fourm_engine.generate.regions import Regions, with_regions
 from fourm_engine.generate.result import Results
 from fourm_engine.model import FourM
 from fourm_engine.recipes.generate_reading import Read, Reader
 from fourm_engine.recipes.generated_record import Record, digest_of_model
+from fourm_engine.recipes.progress import PrintFn, Progress, print_line
 from fourm_engine.recipes.sample_inputs import SampleInputs
-from fourm_engine.recipes.tell import Progress, Tell, say
 from fourm_plugins import calls
 from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
@@ -110,7 +110,7 @@ class Job:
                 raise ValueError(f"{other} and {name} would both be written to {self.out / source}; request one")
         return sources
 
-    def run(self, *, tell: Tell = say) -> FilesReport:
+    def run(self, *, print_fn: PrintFn = print_line) -> FilesReport:
         """Raises ValueError if, by the record, `out` was generated with other settings; CannotWrite."""
         sources = self.sources()
         settings = {
@@ -131,7 +131,7 @@ class Job:
         report, bad = FilesReport(), BadFiles("skip")
         mine = sum(len(block) for block in self._blocks())
         workers = preparing_workers(mine) if self.workers is None else self.workers
-        done, progress = 0, Progress(str(self.out), tell)
+        done, progress = 0, Progress(str(self.out), print_fn)
         tasks = self._tasks(record, report)
         with Writer(self.out, record, self.samples) as writer:
             for read in ahead(reader, tasks, workers=workers, setting="--workers"):
@@ -206,7 +206,7 @@ class Job:
                 if isinstance(tokenizer, TextTokenizer):
                     ids = np.asarray(ids)[:most]
                 inputs[i][name] = Ids(ids)
-        return [weighed(given, read.regions) for given, read in zip(inputs, batch, strict=True)]
+        return [with_regions(given, read.regions) for given, read in zip(inputs, batch, strict=True)]
 
 
 def _told(regions: Regions) -> dict[str, list[Any]]:

@@ -24,8 +24,8 @@ from fourm_engine.lock import at_work
 from fourm_engine.recipes.generate import GuidedBy, guided, open_model
 from fourm_engine.recipes.generate_files import FilesReport, Job, summary
 from fourm_engine.recipes.generated_record import FOLDER
+from fourm_engine.recipes.progress import PrintFn, first_only, print_line
 from fourm_engine.recipes.sample_inputs import FileInputs, LineInputs, SampleInputs, describe
-from fourm_engine.recipes.tell import Tell, first_only, say
 from fourm_engine.train.distributed import sum_numbers
 from fourm_plugins.counting import counted
 from fourm_plugins.inputs import looks_like_path, read_file
@@ -60,7 +60,7 @@ def generate_many(
     device: str | None = None,
     tokenizers: Mapping[str, str | Path] | None = None,
     providers: Mapping[str, str] | None = None,
-    tell: Tell = say,
+    print_fn: PrintFn = print_line,
     **options: Any,
 ) -> FilesReport:
     """Generate `targets` for every sample into a data set in `out`; existing files are kept.
@@ -103,7 +103,7 @@ def generate_many(
         shown_as = {name: find(name) for name in names}
         if twice := [n for n in names if sum(m is shown_as[n] for m in shown_as.values()) > 1]:
             raise ValueError(f"{' and '.join(twice)} are both shown as {shown_as[twice[0]].name!r}; give one")
-        first_only(tell)(f"{describe(source)} of {', '.join(names)}")
+        first_only(print_fn)(f"{describe(source)} of {', '.join(names)}")
         job = Job(
             model,
             source,
@@ -121,8 +121,8 @@ def generate_many(
             guide=guided(guide, model),
             options=options,
         )
-        report = job.run(tell=first_only(tell))
-        tell(summary(report, out, targets))
+        report = job.run(print_fn=first_only(print_fn))
+        print_fn(summary(report, out, targets))
         bad = total(report.bad)
     if bad:
         example = f", such as {report.first}" if report.first else ""
@@ -179,7 +179,7 @@ def _marked(regions: Regions, given: Collection[str]) -> dict[str, list[tuple[fl
 def _once(modality: Modality, given: Any) -> Any:
     """A value shared by all samples: the content of a file, read once, or typed text."""
     if isinstance(given, str):
-        if looks_like_path(given, modality.spec.extensions, typed=modality.typed):
+        if looks_like_path(given, modality.spec.extensions, typed=modality.accepts_text):
             return read_file(Path(given), modality.spec.extensions)
         return Typed(given)
     return given

@@ -17,14 +17,14 @@ import numpy as np
 
 from fourm_engine.features.encoder import digest_weights
 from fourm_engine.files import read_object, write_atomically, writing
-from fourm_engine.generate.guidance import Guides
+from fourm_engine.generate.guidance import GuideModel
 from fourm_engine.identity import Difference, compare, refuse
 
 FOLDER, SETTINGS, FORMAT = ".generated", "settings.json", 1
 MAX_BYTES, MAX_LINE = 1 << 20, 1 << 14
 
 
-def digest_of_model(model: Guides) -> str:
+def digest_of_model(model: GuideModel) -> str:
     """16 hex digits of everything that affects what a model generates: weights, tokenizers, settings of its
     modalities."""
     identity = {name: modality.identity() for name, modality in sorted(model.modalities.items())}

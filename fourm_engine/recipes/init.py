@@ -58,7 +58,7 @@ def init(
     unpacked = unpack_tables(Path(folder), manager) if unpack else []
     surveyed = survey(Path(folder), manager)
     chosen = choose_split(surveyed)
-    machine = machine or Machine.here()
+    machine = machine or Machine.detect()
     sizes = Sizes.fitting(surveyed, chosen.train, machine)
     run = f"runs/{out.stem}"
     folders = {"run": run, "tokens": f"{run}/tokens", "tokenizers": f"{run}/tokenizers"}

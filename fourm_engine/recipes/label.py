@@ -16,7 +16,7 @@ from fourm_engine.data.sets import data_sets
 from fourm_engine.device import rank_and_world
 from fourm_engine.modalities import load_manager, load_modalities
 from fourm_engine.recipes.config import RunConfig
-from fourm_engine.recipes.tell import Progress, Tell, choose_threads, first_only, say, warn
+from fourm_engine.recipes.progress import PrintFn, Progress, choose_threads, first_only, print_line, warn
 from fourm_engine.storage.url import parse, refuse_remote
 from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
@@ -50,8 +50,8 @@ def label(
     out: Path | None = None,
     models: Mapping[str, str] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
-    tell: Tell = say,
-    warn: Tell = warn,
+    print_fn: PrintFn = print_line,
+    warn: PrintFn = warn,
 ) -> list[Labelled]:
     """Label `data.train` and `data.val`, keeping existing labels. Under torchrun, processes share the shards.
 
@@ -109,12 +109,12 @@ def label(
                 workers=config.data.workers,
                 rank=rank,
                 world=world,
-                progress=Progress(f"{folder}: {step.target}", first_only(tell)),
+                progress=Progress(f"{folder}: {step.target}", first_only(print_fn)),
             )
             for bad in report.bad:
                 warn(f"skipped {bad}")
             done.append(Labelled(folder, step, report))
-            tell(str(done[-1]))
+            print_fn(str(done[-1]))
     return done
 
 

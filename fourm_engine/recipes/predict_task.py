@@ -13,7 +13,7 @@ from fourm_engine.lock import at_work
 from fourm_engine.recipes.config import manager_of_run
 from fourm_engine.recipes.generate import write
 from fourm_engine.recipes.generated_record import refuse_recorded
-from fourm_engine.recipes.tell import Tell, choose_threads, say
+from fourm_engine.recipes.progress import PrintFn, choose_threads, print_line
 from fourm_engine.transfer.answers import Classes, Detections
 from fourm_engine.transfer.model import load_head
 
@@ -28,7 +28,7 @@ def predict(
     out: Path | None = None,
     k: int = 5,
     device: str | None = None,
-    tell: Tell = say,
+    print_fn: PrintFn = print_line,
 ) -> None:
     """Report the `k` most probable classes of a sample with probabilities, or the `k` highest-scoring objects with
     boxes (x0, y0, x1, y1 in [0, 1]). Writes these, or the predicted map, to the folder `out`, with a picture to view.
@@ -43,29 +43,29 @@ def predict(
     answer = model.predict(sample)
     if isinstance(answer, Classes):
         for name, share in answer.likeliest(k):
-            tell(f"{share:.4f} {name}")
+            print_fn(f"{share:.4f} {name}")
         return
     if isinstance(answer, Detections):
         for score, label, box in zip(answer.scores[:k], answer.labels[:k], answer.boxes[:k]):
-            tell(f"{score:.4f} {label} {' '.join(f'{x:.4f}' for x in box)}")
+            print_fn(f"{score:.4f} {label} {' '.join(f'{x:.4f}' for x in box)}")
         if not len(answer):
-            tell("no object")
+            print_fn("no object")
         if out is not None:
             with at_work(out):
                 for path in _write_objects(answer, model.render(sample), out):
-                    tell(str(path))
+                    print_fn(str(path))
         return
     assert out is not None
     with at_work(out):
         for path in write(answer, out, answer.modality.name):
-            tell(str(path))
+            print_fn(str(path))
 
 
 def _write_objects(answer: Detections, picture: Any, out: Path) -> list[Path]:
     """Write all objects, and the picture with those that score above `SHOWN`."""
     files = {"objects.json": json.dumps(answer.to_json(), indent=1).encode()}
     if picture is not None:
-        files["objects.png"] = png(answer.above(SHOWN).drawn_on(picture))
+        files["objects.png"] = png(answer.threshold(SHOWN).draw_on(picture))
     for name, content in files.items():
         write_atomically(out / name, content)
     return [out / name for name in files]

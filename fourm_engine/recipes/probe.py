@@ -24,7 +24,7 @@ from fourm_engine.features.samples import ClassFolder, DataSamples, Samples
 from fourm_engine.files import write_atomically
 from fourm_engine.lock import at_work
 from fourm_engine.recipes.config import manager_of_run
-from fourm_engine.recipes.tell import Progress, Tell, choose_threads, say
+from fourm_engine.recipes.progress import PrintFn, Progress, choose_threads, print_line
 from fourm_engine.storage.mapped import MappedArray
 from fourm_plugins.counting import counted
 from fourm_plugins.suggest import did_you_mean
@@ -56,7 +56,7 @@ def probe(
     batch_size: int = 32,
     device: str | None = None,
     seed: int = 0,
-    tell: Tell = say,
+    print_fn: PrintFn = print_line,
 ) -> dict[str, Any]:
     """Probe the encoder of a run, model or Hub id; returns the content of `out/probe.json`. Features are kept in
     `out/features` for later probes of the same samples.
@@ -80,7 +80,7 @@ def probe(
         network = encoder(run, inputs, size=size, device=device, manager=manager_of_run(run))
         before = network.fingerprint()
         tokens, files = "attentive" in probes, (labels, val_labels)
-        train, held, left = _samples(network, data, val, files, out, tell, tokens, batch_size)
+        train, held, left = _samples(network, data, val, files, out, print_fn, tokens, batch_size)
         classes = sorted(set(train[1]))
         if len(classes) < 2:
             raise ValueError(f"{data}: all training samples have the class {classes[0]!r}; two classes are needed")
@@ -107,14 +107,14 @@ def probe(
         for name in probes:
             scores, facts = _run(name, network, fit, other, len(classes), epochs, batch_size, seed)
             result["probes"][name] = {**_measured(scores, other), **facts}
-            tell(f"{name}: top-1 {result['probes'][name]['top1']:.3f}")
+            print_fn(f"{name}: top-1 {result['probes'][name]['top1']:.3f}")
         for number in shots:
             drawn = [probing.few_shot(fit, other, len(classes), number, seed=seed + i) for i in range(seeds)]
             result["few_shot"].append({"shots": number, **_spread([probing.accuracy(s, other.labels) for s in drawn])})
         if network.fingerprint() != before:
             raise RuntimeError("a probe changed the encoder")
         write_atomically(out / RESULT, json.dumps(result, indent=1, ensure_ascii=False))
-    tell(f"{out / RESULT}: {counted(len(fit), 'training sample')}, {len(other)} held out; the encoder is unchanged")
+    print_fn(f"{out / RESULT}: {counted(len(fit), 'training sample')}, {len(other)} held out; the encoder is unchanged")
     return result
 
 
@@ -170,7 +170,7 @@ def _samples(
     val: str | Path | None,
     labels: tuple[Path | None, Path | None],
     out: Path,
-    tell: Tell,
+    print_fn: PrintFn,
     tokens: bool,
     batch_size: int,
 ) -> tuple[_Classed, _Classed | None, int]:
@@ -199,10 +199,10 @@ def _samples(
             out / CACHE,
             tokens=tokens,
             batch_size=batch_size,
-            progress=Progress(str(folder), tell),
+            progress=Progress(str(folder), print_fn),
         )
         how = "computed" if cached.computed else "as computed before"
-        tell(f"{folder}: features of {counted(len(cached.names), 'sample')} {how}")
+        print_fn(f"{folder}: features of {counted(len(cached.names), 'sample')} {how}")
         left += len(samples.names) - len(cached.names)
         parts.append((cached.names, [known[name] for name in cached.names], cached.arrays))
     return parts[0], parts[1] if len(parts) > 1 else None, left

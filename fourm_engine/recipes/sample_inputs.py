@@ -161,7 +161,7 @@ class LineInputs:
                             modality = find(key)
                         except ValueError as error:
                             raise ValueError(f"{self._at(number)}: {error}") from None
-                        self._extensions[key] = modality.spec.extensions, modality.typed
+                        self._extensions[key] = modality.spec.extensions, modality.accepts_text
                     begins.append(at)
                     lines.append(number)
                     hashed.append(hash_of(name))

@@ -16,7 +16,7 @@ from fourm_engine.lock import at_work
 from fourm_engine.modalities import Modalities, load_manager
 from fourm_engine.recipes.check_tokens import check_tokens_fresh
 from fourm_engine.recipes.config import RunConfig
-from fourm_engine.recipes.tell import Progress, Tell, choose_threads, first_only, say, warn
+from fourm_engine.recipes.progress import PrintFn, Progress, choose_threads, first_only, print_line, warn
 from fourm_engine.storage.url import refuse_remote
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.tokenizers.store import load_tokenizers
@@ -26,7 +26,12 @@ log = logging.getLogger(__name__)
 
 
 def tokenize(
-    config: RunConfig, *, verify: bool = False, prune: bool = False, tell: Tell = say, warn: Tell = warn
+    config: RunConfig,
+    *,
+    verify: bool = False,
+    prune: bool = False,
+    print_fn: PrintFn = print_line,
+    warn: PrintFn = warn,
 ) -> dict[str, TokenizeReport]:
     """Write new and changed tokens to `data.tokens`, with the tokenizers of `tokenizers.folder`. Under torchrun,
     processes share the shards.
@@ -52,7 +57,7 @@ def tokenize(
                 tokenizer.kind,
                 recipe.kind,
             )
-    return tokenize_data(config, modalities, tokenizers, verify=verify, prune=prune, tell=tell, warn=warn)
+    return tokenize_data(config, modalities, tokenizers, verify=verify, prune=prune, print_fn=print_fn, warn=warn)
 
 
 def tokenize_data(
@@ -62,8 +67,8 @@ def tokenize_data(
     *,
     verify: bool = False,
     prune: bool = False,
-    tell: Tell = say,
-    warn: Tell = warn,
+    print_fn: PrintFn = print_line,
+    warn: PrintFn = warn,
 ) -> dict[str, TokenizeReport]:
     """`tokenize` with given tokenizers, modality -> tokenizer."""
     for tokenizer in {id(t): t for t in tokenizers.values()}.values():
@@ -82,14 +87,14 @@ def tokenize_data(
         part = "train" if training else "val"
         with one.named():
             raw = AlignedData.from_config(one.modalities, data, training=training)
-            first_only(tell)(raw.describe())
+            first_only(print_fn)(raw.describe())
             with at_work(folder / part, needed=False):
                 reports[name] = tokenize_split(
                     raw,
                     folder / part,
                     {modality: tokenizers[modality] for modality in one.modalities if modality in tokenizers},
                     data,
-                    Progress(name, first_only(tell)),
+                    Progress(name, first_only(print_fn)),
                     training=training,
                     seed=config.seed,
                     rank=rank,
@@ -98,7 +103,7 @@ def tokenize_data(
                     prune=prune,
                 )
         for line in reports[name].lines(name, pruned=prune):
-            tell(line)
+            print_fn(line)
         for line in reports[name].unnamed:
             warn(f"left out {line}")
     return reports

@@ -10,8 +10,8 @@ from typing import Any
 
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.data.sets import data_sets, say_unused_lists
+from fourm_engine.evaluate.run_pictures import pictures_of
 from fourm_engine.evaluate.tasks import task_notes
-from fourm_engine.evaluate.watching import pictures_of
 from fourm_engine.finetune.source import Source
 from fourm_engine.finetune.task import FinetuneTask
 from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager
@@ -19,17 +19,17 @@ from fourm_engine.pretrain.task import FourMTask
 from fourm_engine.recipes.check_tokens import check_tokens_exist, check_tokens_fresh
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.extend import open_extension, train_extension
-from fourm_engine.recipes.tell import Tell, first_only, say, warn
+from fourm_engine.recipes.progress import PrintFn, first_only, print_line, warn
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.train.distributed import check_same, processes
 from fourm_engine.train.loop import Trainer
-from fourm_engine.train.watchdog import trains_in
+from fourm_engine.train.watchdog import exclusive_run
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.tokenizer import Tokenizer
 
 
-def train(config: RunConfig, *, tell: Tell = say, replay: Path | None = None) -> dict[str, float]:
+def train(config: RunConfig, *, print_fn: PrintFn = print_line, replay: Path | None = None) -> dict[str, float]:
     """Train on the installed (or selected) modalities, or resume. Returns the held-out nats per token.
 
     A config with a `finetune` section starts from a model's weights; one with an `extend` section continues from `fourm
@@ -41,8 +41,8 @@ def train(config: RunConfig, *, tell: Tell = say, replay: Path | None = None) ->
     if replay is not None:  # hooks need the output of every module, which compiled blocks hide
         config = config.model_copy(update={"train": config.train.model_copy(update={"compile": False})})
     if config.extend is not None:
-        return train_extension(config, open_extension(config), tell=tell, replay=replay)
-    with trains_in(config.run, config.train.watchdog_s) if replay is None else nullcontext():
+        return train_extension(config, open_extension(config), print_fn=print_fn, replay=replay)
+    with exclusive_run(config.run, config.train.watchdog_s) if replay is None else nullcontext():
         manager = load_manager(config.modalities)
         modalities = config.load_modalities(manager)
         activate_kinds(modalities, manager, maskers=True)
@@ -53,8 +53,8 @@ def train(config: RunConfig, *, tell: Tell = say, replay: Path | None = None) ->
             source = None
             if config.finetune is not None:
                 source = Source.open(config.finetune, modalities, config.model, manager)
-            trainer = _trainer(config, modalities, manager, source, tell)
-            return trainer.run() if replay is None else trainer.replay(replay, tell)
+            trainer = _trainer(config, modalities, manager, source, print_fn)
+            return trainer.run() if replay is None else trainer.replay(replay, print_fn)
 
 
 def open_samples(
@@ -81,7 +81,7 @@ def open_samples(
 
 
 def _trainer(
-    config: RunConfig, modalities: Modalities, manager: PluginManager, source: Source | None, tell: Tell
+    config: RunConfig, modalities: Modalities, manager: PluginManager, source: Source | None, print_fn: PrintFn
 ) -> Trainer:
     folder = config.tokenizers.folder
     if source is None:
@@ -96,9 +96,9 @@ def _trainer(
     data = partial(open_samples, config, modalities, tokenizers, manager, vocabulary)
     held_out = data(training=False) if config.data.val is not None else None
     training = data(training=True)
-    first_only(tell)(training.store.describe())
+    first_only(print_fn)(training.store.describe())
     if held_out is not None:
-        first_only(tell)(held_out.store.describe())
+        first_only(print_fn)(held_out.store.describe())
         held_out[0]  # if no sample fits the mixture, fail before training
     parts = training, held_out
     seen = modalities if source is None else source.training

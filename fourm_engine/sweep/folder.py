@@ -19,8 +19,8 @@ import yaml
 
 from fourm_engine.files import remove_leftovers, write_atomically, writing
 from fourm_engine.lock import Busy, at_work, now, one_at_a_time
+from fourm_engine.recipes.progress import PrintFn
 from fourm_engine.recipes.runs import flat, is_run
-from fourm_engine.recipes.tell import Tell
 from fourm_engine.sweep.trial import Trial
 from fourm_engine.yaml_config import ConfigError, read_yaml
 from fourm_plugins.counting import counted
@@ -76,13 +76,13 @@ class SweepFolder:
             return [f"{foreign}: not of this file any more, left out"]
         return []
 
-    def begin(self, trials: Sequence[Trial], notes: Sequence[str], tell: Tell) -> bool:
+    def begin(self, trials: Sequence[Trial], notes: Sequence[str], print_fn: PrintFn) -> bool:
         """Report how many trials are done, and the notes; returns whether any is left."""
         states = [outcome.state for trial in trials if (outcome := self.outcome(trial)) is not None]
         done, failed = states.count(DONE), states.count(FAILED)
         more = f"; {failed} failed and are tried again" if failed else ""
         for line in (f"{self.path}: {counted(len(trials), 'trial')} in {self.out}, {done} done{more}", *notes):
-            tell(line)
+            print_fn(line)
         return done < len(trials)
 
     def _compare(self, trial: Trial) -> None:
@@ -107,7 +107,7 @@ class SweepFolder:
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
 
-    def end(self, trial: Trial, outcome: Outcome) -> None:
+    def record(self, trial: Trial, outcome: Outcome) -> None:
         facts = {"format": FORMAT, **asdict(outcome), "ended": now()}
         write_atomically(self.out / trial.folder / OUTCOME, json.dumps(facts, indent=1) + "\n")
 
@@ -132,7 +132,7 @@ class SweepFolder:
         return path
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
         """Admit one process at a time among those that share the sweep."""
         with writing(self.out):
             self.out.mkdir(parents=True, exist_ok=True)

@@ -105,11 +105,11 @@ def _curves(panel: Any, *, report: Results) -> bool:
     from matplotlib.ticker import MaxNLocator
 
     over, spread = set(report.over), False
-    drawn = [g for g in report.ranked if any(len(r.measured.curve) > 1 for r in g.results)][:MAX_LINES]
+    drawn = [g for g in report.ranked if any(len(r.metrics.curve) > 1 for r in g.results)][:MAX_LINES]
     for number, group in enumerate(drawn):
         at: dict[int, list[float]] = {}
         for result in group.results:
-            for step, terms in result.measured.curve:
+            for step, terms in result.metrics.curve:
                 if values := [value for name, value in terms.items() if name in over]:
                     at.setdefault(step, []).append(mean(values))
         x, colour = sorted(at), f"C{number % 10}"

@@ -17,7 +17,7 @@ from fourm_engine.sweep.config import Measure
 from fourm_engine.sweep.folder import DONE, FAILED, SweepFolder
 from fourm_engine.sweep.trial import Trial, shown
 from fourm_engine.sweep.trial_config import command_of
-from fourm_engine.sweep.trial_metrics import Measured, measured
+from fourm_engine.sweep.trial_metrics import TrialMetrics, read_metrics
 from fourm_plugins.counting import counted
 from fourm_plugins.printable import printable
 
@@ -33,7 +33,7 @@ class Result:
     state: str
     error: str
     cut: int | None
-    measured: Measured
+    metrics: TrialMetrics
     value: float | None
 
     def to_json(self) -> dict[str, Any]:
@@ -46,8 +46,8 @@ class Result:
             "error": self.error,
             "cut_at_step": self.cut,
             "value": self.value,
-            "terms": self.measured.terms,
-            **self.measured.numbers,
+            "terms": self.metrics.terms,
+            **self.metrics.numbers,
         }
 
 
@@ -78,7 +78,7 @@ class Group:
 
     def number(self, name: str) -> float | None:
         """The mean of a number over the runs of the group."""
-        values = [r.measured.numbers[name] for r in self.results if name in r.measured.numbers]
+        values = [r.metrics.numbers[name] for r in self.results if name in r.metrics.numbers]
         return mean(values) if values else None
 
     def to_json(self) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def results_of(trials: Sequence[Trial], folder: SweepFolder, measure: Measure) -
     for trial in trials:
         outcome = folder.outcome(trial)
         done = outcome is not None and outcome.state == DONE
-        numbers = measured(folder.out / trial.folder, measure, trial.result) if done else Measured()
+        numbers = read_metrics(folder.out / trial.folder, measure, trial.result) if done else TrialMetrics()
         ended.append((trial, outcome, numbers))
     terms = [set(numbers.terms) for _, _, numbers in ended if numbers.terms]
     over = set.intersection(*terms) if terms else set()
@@ -206,7 +206,7 @@ def table_of(report: Results) -> tuple[list[str], list[list[str]]]:
     axes = list(dict.fromkeys(key for group in report.groups for key in group.point))
     rows = []
     for group in report.ranked:
-        steps = {int(r.measured.numbers["steps"]) for r in group.results if "steps" in r.measured.numbers}
+        steps = {int(r.metrics.numbers["steps"]) for r in group.results if "steps" in r.metrics.numbers}
         errors = sorted({r.error for r in group.results if r.error})
         waiting = sum(result.state == WAITING for result in group.results)
         errors += [f"{waiting} not trained yet"] if waiting else []

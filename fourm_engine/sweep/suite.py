@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints, model_validator
 
 from fourm_engine.files import write_atomically
-from fourm_engine.recipes.tell import Tell, say
+from fourm_engine.recipes.progress import PrintFn, print_line
 from fourm_engine.storage.url import LocalFolder
 from fourm_engine.sweep.along import along, check_along
 from fourm_engine.sweep.config import RESULT, Key, Label, Measure, Seeds, Settings, Strict, read_file, refuse_kept
@@ -26,14 +26,14 @@ from fourm_engine.sweep.plots import draw_all, draw_along
 from fourm_engine.sweep.results import Group, Results, results_of
 from fourm_engine.sweep.trial import Trial, name_of, slug
 from fourm_engine.sweep.trial_config import check_from, content_of, is_task, read_base, with_settings
-from fourm_engine.sweep.trial_metrics import absence, measured
-from fourm_engine.sweep.workers import Work
+from fourm_engine.sweep.trial_metrics import explain_missing, read_metrics
+from fourm_engine.sweep.workers import TrialRunner
 from fourm_engine.yaml_config import ConfigError, set_key
 from fourm_plugins.suggest import did_you_mean, nearest
 
 ENCODERS, TASKS, SUITE, PICTURES, FORMAT = "encoders", "tasks", "suite.json", "pictures", 1
 #: Placeholders in a command's words.
-FILLED = ("encoder", "seed", "out", "name")
+PLACEHOLDERS = ("encoder", "seed", "out", "name")
 Word = Annotated[str, StringConstraints(max_length=4096)]
 
 
@@ -83,7 +83,7 @@ class TransferTask(Strict):
         if self.command is not None and not self.measure.key.startswith("result."):
             raise ValueError("measure.key of a command is result.KEY, in the JSON that it leaves")
         for name in re.findall(r"\{(\w+)\}", " ".join(self.command or ())):
-            if name not in FILLED and (near := nearest(name, FILLED)):
+            if name not in PLACEHOLDERS and (near := nearest(name, PLACEHOLDERS)):
                 raise ValueError(f"command: {{{name}}} is not filled in; did you mean {{{near}}}?")
         return self
 
@@ -129,8 +129,8 @@ class Suite:
     """The trials of a suite file, and their results so far. Raises ConfigError, before writing anything, for a file or
     config that cannot be used, and for trials of another file in its folder."""
 
-    def __init__(self, path: Path, overrides: Sequence[str] = (), *, tell: Tell = say) -> None:
-        self.path, self.tell, self.notes = path, tell, list[str]()
+    def __init__(self, path: Path, overrides: Sequence[str] = (), *, print_fn: PrintFn = print_line) -> None:
+        self.path, self.print_fn, self.notes = path, print_fn, list[str]()
         self.config = read_file(path, SuiteConfig, overrides)
         self.folder = SweepFolder(self.config.out, path)
         self.encoders = {
@@ -189,7 +189,7 @@ class Suite:
         return trials
 
     def _command(self, task: TransferTask, source: str | None, name: str, seed: int, folder: str) -> dict[str, Any]:
-        filled = dict(zip(FILLED, (source or "", str(seed), str(self.config.out / folder), name), strict=True))
+        filled = dict(zip(PLACEHOLDERS, (source or "", str(seed), str(self.config.out / folder), name), strict=True))
         words = []
         for word in task.command or ():
             for part, text in filled.items():
@@ -222,8 +222,8 @@ class Suite:
 
     def run(self, *, jobs: int = 1) -> SuiteResults:
         """Run missing trials, `jobs` at a time, and report. Other processes may share the work."""
-        if self.folder.begin(self.trials, self.notes, self.tell):
-            Work(self.folder, self.trials, jobs=jobs, describe=self._describe, tell=self.tell).run()
+        if self.folder.begin(self.trials, self.notes, self.print_fn):
+            TrialRunner(self.folder, self.trials, jobs=jobs, describe=self._describe, print_fn=self.print_fn).run()
         return self.report()
 
     def results(self) -> SuiteResults:
@@ -237,7 +237,7 @@ class Suite:
     def report(self) -> SuiteResults:
         """The results so far, written to the folder as JSON and pictures."""
         out = self.config.out
-        with self.folder.alone():
+        with self.folder.exclusive():
             results = self.results()
             write_atomically(out / SUITE, json.dumps(results.to_json(), indent=1, default=str) + "\n")
             try:
@@ -259,5 +259,5 @@ class Suite:
         if trial.folder.startswith(ENCODERS):
             return "trained"
         folder = self.folder.out / trial.folder
-        value = measured(folder, trial.measure, trial.result).value()
-        return absence(folder, trial.measure) if value is None else f"{trial.measure.key} {value:.4g}"
+        value = read_metrics(folder, trial.measure, trial.result).value()
+        return explain_missing(folder, trial.measure) if value is None else f"{trial.measure.key} {value:.4g}"

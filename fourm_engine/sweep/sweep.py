@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from fourm_engine.recipes.tell import Tell, say
+from fourm_engine.recipes.progress import PrintFn, print_line
 from fourm_engine.sweep.config import SweepConfig, read_file
 from fourm_engine.sweep.folder import DONE, FAILED, SweepFolder
 from fourm_engine.sweep.plan import TRIALS, Plan
@@ -20,8 +20,8 @@ from fourm_engine.sweep.results import Results, results_of, write_best, write_re
 from fourm_engine.sweep.search import check_optuna, next_draw
 from fourm_engine.sweep.trial import Trial
 from fourm_engine.sweep.trial_config import command_of
-from fourm_engine.sweep.trial_metrics import MEASURED, absence, measured
-from fourm_engine.sweep.workers import Work
+from fourm_engine.sweep.trial_metrics import MEASURED, explain_missing, read_metrics
+from fourm_engine.sweep.workers import TrialRunner
 from fourm_engine.train.metrics import duration
 from fourm_engine.yaml_config import ConfigError
 from fourm_plugins.suggest import did_you_mean
@@ -31,8 +31,8 @@ class Sweep:
     """The trials of a sweep file, and their results so far. Raises ConfigError, before writing anything, for an
     unusable file, an unknown key, an invalid value, and trials of another file in its folder."""
 
-    def __init__(self, path: Path, overrides: Sequence[str] = (), *, tell: Tell = say) -> None:
-        self.path, self.tell = path, tell
+    def __init__(self, path: Path, overrides: Sequence[str] = (), *, print_fn: PrintFn = print_line) -> None:
+        self.path, self.print_fn = path, print_fn
         self.config = read_file(path, SweepConfig, overrides)
         self.plan = Plan(self.config, path)
         self.folder = SweepFolder(self.config.out, path)
@@ -49,20 +49,20 @@ class Sweep:
 
     def run(self, *, jobs: int = 1) -> Results:
         """Train missing trials, `jobs` at a time, and report. Other processes may share the work."""
-        if self.folder.begin(self.trials, self.notes, self.tell):
-            work = Work(
+        if self.folder.begin(self.trials, self.notes, self.print_fn):
+            work = TrialRunner(
                 self.folder,
                 self.trials,
                 jobs=jobs,
                 minutes=self.config.budget.minutes,
                 complete=self._drawn,
                 describe=self._describe,
-                tell=self.tell,
+                print_fn=self.print_fn,
             )
             try:
                 work.run()
             finally:
-                with self.folder.alone():
+                with self.folder.exclusive():
                     write_results(self.results(), self.config.out)
         return self.report()
 
@@ -76,7 +76,7 @@ class Sweep:
 
     def report(self) -> Results:
         """The results so far, written to the folder as JSON, best config and pictures."""
-        with self.folder.alone():
+        with self.folder.exclusive():
             report = self.results()
             write_results(report, self.config.out)
             best = write_best(report, self.config.out, self.path)
@@ -93,9 +93,9 @@ class Sweep:
 
     def _describe(self, trial: Trial) -> str:
         folder = self.folder.out / trial.folder
-        result = measured(folder, trial.measure)
+        result = read_metrics(folder, trial.measure)
         if (value := result.value()) is None:
-            return absence(folder, trial.measure)
+            return explain_missing(folder, trial.measure)
         took = f", {duration(result.numbers['seconds'])}" if "seconds" in result.numbers else ""
         return f"{trial.measure.key} {value:.4g}{took}"
 
@@ -104,14 +104,14 @@ class Sweep:
         if trial.content or trial.draw is None:
             return trial
         config = self.config
-        with self.folder.alone():
+        with self.folder.exclusive():
             draws = self.folder.draws()
             if trial.draw not in draws:
                 values, goal = self._values(draws), config.measure.goal
                 drawn = next_draw(trial.draw, config.random, draws, values, goal=goal, seed=config.seed)
                 draws[trial.draw] = drawn
                 self.folder.keep_draws(draws)
-                self.tell(f"draw {trial.draw}: " + ", ".join(f"{key} {value}" for key, value in drawn.items()))
+                self.print_fn(f"draw {trial.draw}: " + ", ".join(f"{key} {value}" for key, value in drawn.items()))
         same = next(other for other in self.plan.trials(draws) if other.folder == trial.folder)
         return replace(trial, content=same.content, point=same.point)
 
@@ -123,13 +123,13 @@ class Sweep:
             ended = [self.folder.outcome(trial) for trial in trials]
             if any(outcome is None or outcome.state not in (DONE, FAILED) for outcome in ended):
                 continue
-            results = [measured(self.folder.out / trial.folder, trial.measure).value() for trial in trials]
+            results = [read_metrics(self.folder.out / trial.folder, trial.measure).value() for trial in trials]
             numbers = [value for value in results if value is not None]
             values[number] = mean(numbers) if numbers else None
         return values
 
 
-def sweep(path: Path, overrides: Sequence[str] = (), *, jobs: int = 1, tell: Tell = say) -> Results:
+def sweep(path: Path, overrides: Sequence[str] = (), *, jobs: int = 1, print_fn: PrintFn = print_line) -> Results:
     """Train missing trials of the sweep file at `path`, and report. Raises ValueError for problems that a user can
     fix."""
-    return Sweep(path, overrides, tell=tell).run(jobs=jobs)
+    return Sweep(path, overrides, print_fn=print_fn).run(jobs=jobs)

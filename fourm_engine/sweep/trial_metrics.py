@@ -26,7 +26,7 @@ MEASURED = ("parameters", "steps", "samples", "seconds", "flops")
 
 
 @dataclass(frozen=True)
-class Measured:
+class TrialMetrics:
     """`terms`: name -> number, whose mean is the measure. `curve`: (step, value) for each evaluation. `numbers`: those
     of `MEASURED`."""
 
@@ -40,26 +40,26 @@ class Measured:
         return mean(values) if values else None
 
 
-def measured(folder: Path, measure: Measure, result: str = RESULT) -> Measured:
+def read_metrics(folder: Path, measure: Measure, result: str = RESULT) -> TrialMetrics:
     """Read the files in a trial's folder; `result` is the file that a command writes."""
     run = open_run(folder) if is_run(folder) else None
     kind, _, rest = measure.key.partition(".")
     if kind == "result":
         value = _of_result(folder, result, rest)
-        return Measured({} if value is None else {measure.key: value}, [], _numbers(run))
+        return TrialMetrics({} if value is None else {measure.key: value}, [], _numbers(run))
     if run is None:
-        return Measured()
+        return TrialMetrics()
     curve = [(step, terms) for step, terms in _terms(run, kind, rest) if terms]
     if not curve:
-        return Measured({}, [], _numbers(run))
+        return TrialMetrics({}, [], _numbers(run))
     terms = curve[-1][1]
     if measure.at == "best":
         best = measure.better([mean(terms.values()) for _, terms in curve])
         terms = next(terms for _, terms in curve if mean(terms.values()) == best)
-    return Measured(terms, curve, _numbers(run))
+    return TrialMetrics(terms, curve, _numbers(run))
 
 
-def absence(folder: Path, measure: Measure) -> str:
+def explain_missing(folder: Path, measure: Measure) -> str:
     """The error for a finished trial without a number for the measure, with a suggestion if its key is misspelt."""
     said, (kind, _, rest) = f"done, but left no finite {measure.key}", measure.key.partition(".")
     names = set[str]()

@@ -20,7 +20,7 @@ from fourm_engine.device import rank_and_world, usable_cores
 from fourm_engine.evaluate.metrics_file import NAME as METRICS
 from fourm_engine.evaluate.metrics_file import read_lines
 from fourm_engine.recipes.fit import least_busy, unwinding_on_signals, visible_gpus
-from fourm_engine.recipes.tell import Tell, say
+from fourm_engine.recipes.progress import PrintFn, print_line
 from fourm_engine.sweep.folder import CUT, DONE, FAILED, LOG, Outcome, SweepFolder
 from fourm_engine.sweep.trial import Trial
 from fourm_engine.sweep.trial_config import command_of
@@ -30,15 +30,15 @@ from fourm_plugins.counting import counted
 from fourm_plugins.printable import printable
 
 #: Seconds between checks of running trials, and of other processes.
-LOOK, LOOK_AT_OTHERS = 0.1, 0.5
+POLL_SECONDS, POLL_OTHERS_SECONDS = 0.1, 0.5
 #: The sweep stops after this many failures for the same reason without a success.
-ALIKE = 3
+MAX_SAME_FAILURES = 3
 #: Number of bytes to read from the end of a log.
 MAX_LOG = 1 << 14
 STOPPED = 128 + signal.SIGTERM
 _ERROR = re.compile(r"^fourm: error: (.*)$", re.MULTILINE)
 #: Overrides with which a run that has used up its time is restarted, to evaluate its current state.
-AS_IT_IS = (
+EVALUATE_NOW = (
     "train.samples=null",
     "train.tokens=null",
     "train.schedule=constant",
@@ -53,7 +53,7 @@ AS_IT_IS = (
 class _Running:
     trial: Trial
     process: subprocess.Popen[bytes]
-    held: ExitStack
+    lock: ExitStack
     gpu: str | None
     #: Seconds of training before this process, and the time at which this one started training.
     before: float
@@ -61,7 +61,7 @@ class _Running:
     cut: bool = False
 
 
-class Work:
+class TrialRunner:
     """`run()` runs all `trials`. `complete` draws the values of a trial that has none when it starts; `describe`
     returns the outcome of a finished trial as text."""
 
@@ -74,10 +74,10 @@ class Work:
         minutes: float | None = None,
         complete: Callable[[Trial], Trial] = lambda trial: trial,
         describe: Callable[[Trial], str] = lambda trial: "done",
-        tell: Tell = say,
+        print_fn: PrintFn = print_line,
     ) -> None:
         self.folder, self.trials, self.jobs, self.minutes = folder, list(trials), jobs, minutes
-        self.complete, self.describe, self.tell = complete, describe, tell
+        self.complete, self.describe, self.print_fn = complete, describe, print_fn
         self.pending = list(trials)
         self.running: list[_Running] = []
         # A trial that failed earlier is retried once.
@@ -101,16 +101,16 @@ class Work:
             while self.pending or self.running:
                 self._start()
                 if self.running:
-                    time.sleep(LOOK)
+                    time.sleep(POLL_SECONDS)
                     self._poll()
                 elif self.pending:
                     if not waits:
                         number = counted(len(self.pending), "trial")
-                        self.tell(f"waiting for {number} of other processes, such as {self.pending[0].name}")
+                        self.print_fn(f"waiting for {number} of other processes, such as {self.pending[0].name}")
                     waits = True
-                    time.sleep(LOOK_AT_OTHERS)
+                    time.sleep(POLL_OTHERS_SECONDS)
 
-    def ended(self, trial: Trial) -> bool:
+    def is_finished(self, trial: Trial) -> bool:
         """Whether this process has nothing left to do for the trial."""
         outcome = self.folder.outcome(trial)
         if outcome is None or outcome.state == CUT:
@@ -122,22 +122,22 @@ class Work:
         for trial in list(self.pending):
             if len(self.running) >= self.jobs:
                 return
-            if self.ended(trial):
+            if self.is_finished(trial):
                 self.pending.remove(trial)
                 continue
             if trial.needs is not None and not self._ready(trial):
                 continue
-            held = self.folder.claim(trial)
-            if held is None:
+            lock = self.folder.claim(trial)
+            if lock is None:
                 continue
             try:
-                if self.ended(trial):  # in the meantime
+                if self.is_finished(trial):  # in the meantime
                     self.pending.remove(trial)
-                    held.close()
+                    lock.close()
                     continue
-                self._begin(trial, held)
+                self._begin(trial, lock)
             except BaseException:
-                held.close()
+                lock.close()
                 raise
             self.pending.remove(trial)
 
@@ -145,23 +145,23 @@ class Work:
         """Whether the trial that this one needs is done. If that one failed, this one fails, too."""
         needed = next(other for other in self.trials if other.folder == trial.needs)
         outcome = self.folder.outcome(needed)
-        if outcome is not None and outcome.state == FAILED and self.ended(needed):
+        if outcome is not None and outcome.state == FAILED and self.is_finished(needed):
             self._fail(trial, f"needs {needed.folder}, which failed")
             return False
         return outcome is not None and outcome.state == DONE
 
-    def _begin(self, trial: Trial, held: ExitStack) -> None:
+    def _begin(self, trial: Trial, lock: ExitStack) -> None:
         trial = self.complete(trial)
         path = self.folder.write(trial)
         outcome = self.folder.outcome(trial)
         words = trial.content["command"] if trial.is_command else [command_of(trial.content), str(path)]
         cut = outcome is not None and outcome.state == CUT
         if outcome is not None and cut:  # stopped during its evaluation
-            words = [*words, f"train.steps={max(1, outcome.step or 0)}", *AS_IT_IS]
+            words = [*words, f"train.steps={max(1, outcome.step or 0)}", *EVALUATE_NOW]
         gpu = least_busy(self.gpus, [r.gpu for r in self.running if r.gpu is not None])
         lines = read_lines(self.folder.out / trial.folder / METRICS)
         before = max((line.numbers.get("seconds", 0.0) for line in lines), default=0.0)
-        self.running.append(_Running(trial, self._process(trial, words, gpu), held, gpu, before, cut=cut))
+        self.running.append(_Running(trial, self._process(trial, words, gpu), lock, gpu, before, cut=cut))
 
     def _process(self, trial: Trial, words: Sequence[str], gpu: str | None) -> subprocess.Popen[bytes]:
         environment = {"OMP_NUM_THREADS": str(max(1, usable_cores() // self.jobs)), **os.environ}
@@ -194,16 +194,16 @@ class Work:
                 outcome = self.folder.outcome(running.trial)
                 if code == STOPPED and running.cut and (outcome is None or outcome.state != CUT):
                     step = run_record.read(self.folder.out / running.trial.folder).get("step")
-                    self.folder.end(running.trial, Outcome(CUT, step=step if isinstance(step, int) else None))
+                    self.folder.record(running.trial, Outcome(CUT, step=step if isinstance(step, int) else None))
                     self.pending.insert(0, running.trial)
                 elif code == 0:
                     self.succeeded = True
-                    self.folder.end(running.trial, Outcome(DONE, step=None if outcome is None else outcome.step))
-                    self._say(running.trial, self.describe(running.trial))
+                    self.folder.record(running.trial, Outcome(DONE, step=None if outcome is None else outcome.step))
+                    self._report(running.trial, self.describe(running.trial))
                 else:
                     self._fail(running.trial, self._reason(running.trial, code))
             finally:
-                running.held.close()
+                running.lock.close()
 
     def _limit(self, running: _Running) -> None:
         """Stop a trial that has used up its training time. Time before the first step does not count."""
@@ -218,17 +218,18 @@ class Work:
             running.process.terminate()
 
     def _fail(self, trial: Trial, reason: str) -> None:
-        self.folder.end(trial, Outcome(FAILED, reason, failures=self.failures.get(trial.folder, 0) + 1))
+        self.folder.record(trial, Outcome(FAILED, reason, failures=self.failures.get(trial.folder, 0) + 1))
         if trial in self.pending:
             self.pending.remove(trial)
         log = self.folder.out / trial.folder / LOG
         where = f"; see {log}" if log.is_file() else ""
-        self._say(trial, f"failed: {reason}{where}")
+        self._report(trial, f"failed: {reason}{where}")
         self.reasons.append(reason.replace(trial.name, "TRIAL"))
-        if not self.succeeded and len(self.reasons) >= ALIKE and len(set(self.reasons)) == 1 and self.pending:
+        alike = not self.succeeded and len(self.reasons) >= MAX_SAME_FAILURES and len(set(self.reasons)) == 1
+        if alike and self.pending:
             raise ValueError(
-                f"the first {ALIKE} trials failed for one reason, and {counted(len(self.pending), 'trial')} were not "
-                f"tried: {reason}; fix it, and start again"
+                f"the first {MAX_SAME_FAILURES} trials failed for one reason, and "
+                f"{counted(len(self.pending), 'trial')} were not tried: {reason}; fix it, and start again"
             )
 
     def _reason(self, trial: Trial, code: int) -> str:
@@ -242,9 +243,9 @@ class Work:
             return str(errors[-1])
         return printable(text.rpartition("\n")[2], most=300) or f"exit code {code}"
 
-    def _say(self, trial: Trial, text: str) -> None:
+    def _report(self, trial: Trial, text: str) -> None:
         ended = len(self.trials) - len(self.pending) - len(self.running)
-        self.tell(f"[{ended}/{len(self.trials)}] {trial.name}: {text}")
+        self.print_fn(f"[{ended}/{len(self.trials)}] {trial.name}: {text}")
 
     @contextmanager
     def _ending(self) -> Iterator[None]:
@@ -256,4 +257,4 @@ class Work:
                 running.process.terminate()
             for running in self.running:
                 running.process.wait()
-                running.held.close()
+                running.lock.close()

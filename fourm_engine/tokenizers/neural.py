@@ -81,7 +81,7 @@ class NeuralTokenizer(Tokenizer):
         """Number of ids in a batch of arrays."""
         return len(arrays) * self.spec.layout.num_tokens
 
-    def serving(self, spec: ModalitySpec) -> NeuralTokenizer:
+    def for_spec(self, spec: ModalitySpec) -> NeuralTokenizer:
         """This tokenizer, with the same network, for the arrays of `spec`, a grid of another size."""
         self._check_alike(spec)
         other = copy.copy(self)

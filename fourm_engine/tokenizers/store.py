@@ -109,17 +109,14 @@ def load_tokenizer(
             f"{folder}: tokenizer of kind {document['kind']!r} was saved by {package} {version}, which is not "
             f"usable here (pip install {package}): {error}"
         ) from None
-    stored = []
-    for raw in document["specs"]:
-        try:
-            stored.append(ModalitySpec.model_validate(raw))
-        except ValueError as error:
-            reason = one_line(error)
-            raise ValueError(f"{folder / DOCUMENT}: no spec of a modality: {reason:.300}; fit it again") from None
+    try:
+        stored = [ModalitySpec.model_validate(raw) for raw in document["specs"]]
+    except ValueError as error:
+        reason = one_line(error)
+        raise ValueError(f"{folder / DOCUMENT}: no spec of a modality: {reason:.300}; fit it again") from None
     resizable = _serves_any_size(cls, document["settings"])
     for modality in modalities:
-        changed = settings_changed(document, modality, any_size=resizable)
-        refuse(changed, where=folder, remedy=REFIT)
+        refuse(settings_changed(document, modality, any_size=resizable), where=folder, remedy=REFIT)
     for spec in specs:
         _check_same_arrays(folder, stored, spec, resizable=resizable)
     try:
@@ -167,7 +164,7 @@ def load_tokenizers(
     for space, specs in spaces.items():
         members = [modalities[spec.name] for spec in specs]
         tokenizer = load_tokenizer(folder / space, specs, manager, modalities=members)
-        tokenizers.update((spec.name, tokenizer.serving(spec)) for spec in specs)
+        tokenizers.update((spec.name, tokenizer.for_spec(spec)) for spec in specs)
     return tokenizers
 
 

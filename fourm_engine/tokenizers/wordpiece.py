@@ -163,7 +163,7 @@ class WordPieceTokenizer(TextTokenizer):
         return self._end
 
     @property
-    def scales(self) -> Sequence[range]:
+    def ordinal_ranges(self) -> Sequence[range]:
         """The ids of each coordinate's steps."""
         scales, id_of = list[range](), self._model.token_to_id
         for axis in range(COORDINATES):

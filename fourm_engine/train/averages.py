@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from fourm_engine.device import at_hand
+from fourm_engine.device import on_host
 from fourm_engine.train.distributed import gather_json, local, sum_over_processes, world_size
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Averages:
         self._buffers = {
             name: buffer
             for name, buffer in model.named_buffers()
-            if name in kept and buffer.is_floating_point() and task.averages(name)
+            if name in kept and buffer.is_floating_point() and task.averages_buffer(name)
         }
         self.tensors = {name: tensor.clone() for name, tensor in self._learning().items()}
         device = next((tensor.device for tensor in self.tensors.values()), torch.device("cpu"))
@@ -112,12 +112,12 @@ class Buffers:
         self._forward: list[str] | None = None
         self._copies: dict[str, Tensor] = {}
 
-    def before(self) -> None:
+    def snapshot(self) -> None:
         """Call before the forward passes of a step."""
         names = self._buffers if self._learn or self._forward is None else self._forward
         self._copies = {name: self._buffers[name].clone() for name in names}
 
-    def after(self) -> None:
+    def note_changes(self) -> None:
         """Call after the forward passes of a step, in every process."""
         if self._forward is not None:
             return
@@ -143,7 +143,7 @@ class Buffers:
     @torch.no_grad()
     def undo_unless(self, taken: Tensor) -> None:
         """Restore the buffers if the step was not `taken` (a bool on the device)."""
-        if at_hand(taken) and taken:
+        if on_host(taken) and taken:
             return
         for name, copy in self._copies.items():
             self._buffers[name].copy_(torch.where(taken, self._buffers[name], copy))

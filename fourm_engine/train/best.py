@@ -45,11 +45,11 @@ class Best:
         if config.keep_best and resumed:
             self.score = gather_json(self._read() if rank() == 0 else None)[0]
 
-    def consider(self, step: int, scores: Mapping[str, float]) -> None:
+    def update(self, step: int, scores: Mapping[str, float]) -> None:
         """Export the weights if these scores are the best so far. Every process must call it, with the same scores."""
-        assert self.task.best is not None
-        name, more_is_better = self.task.best
-        score = self.task.compared(scores)
+        assert self.task.monitor is not None
+        name, more_is_better = self.task.monitor
+        score = self.task.monitored(scores)
         if math.isnan(score) or (
             self.score is not None and (score <= self.score if more_is_better else score >= self.score)
         ):
@@ -72,9 +72,9 @@ class Best:
             self.score = score
 
     def _read(self) -> float | None:
-        assert self.task.best is not None
+        assert self.task.monitor is not None
         note = _note(self.folder)
-        score = note.get("score") if note.get("measure") == self.task.best[0] else None
+        score = note.get("score") if note.get("measure") == self.task.monitor[0] else None
         return float(score) if isinstance(score, (int, float)) and not math.isnan(score) else None
 
 
@@ -84,21 +84,21 @@ class HeldOut:
     def __init__(self, task: Task, run: Path, *, earlier: Iterable[tuple[int, Mapping[str, float]]]) -> None:
         self.task, self.folder = task, run / FOLDER
         self.scores: list[tuple[int, float]] = []
-        self.told = False
+        self.reported = False
         for step, scores in earlier:
             self.lines(step, scores, last=False)
 
     def lines(self, step: int, scores: Mapping[str, float], *, last: bool) -> tuple[str, ...]:
         """Lines for the user when the measure no longer improves, once per run; otherwise (). `last`: whether this is
         the final evaluation, after training."""
-        if self.task.best is None or math.isnan(score := self.task.compared(scores)):
+        if self.task.monitor is None or math.isnan(score := self.task.monitored(scores)):
             return ()
         self.scores.append((step, score))
-        name, more_is_better = self.task.best
-        best = passed(self.scores, more_is_better=more_is_better, patience=1 if last else PATIENCE)
-        if best is None or self.told:
+        name, more_is_better = self.task.monitor
+        best = plateau(self.scores, more_is_better=more_is_better, patience=1 if last else PATIENCE)
+        if best is None or self.reported:
             return ()
-        self.told = True
+        self.reported = True
         remedy = (
             f"{self.folder} keeps that step: compare its predictions; more samples help"
             if _note(self.folder).get("step") == best[0]
@@ -116,7 +116,7 @@ def _note(folder: Path) -> dict[str, Any]:
     return note if isinstance(note, dict) else {}
 
 
-def passed(
+def plateau(
     scores: Sequence[tuple[int, float]], *, more_is_better: bool, patience: int = PATIENCE
 ) -> tuple[int, float] | None:
     """The best evaluation (step, score) if none of `patience` later ones reached it and the last is worse by `WORSE`;

@@ -177,7 +177,7 @@ class TrainConfig(BaseModel):
         return Plan(self.schedule, length, peak, self.min_lr, warmup, cooldown)
 
     @model_validator(mode="after")
-    def _consistent(self) -> TrainConfig:
+    def _length_and_rate(self) -> TrainConfig:
         for names in (LENGTHS, RATES):
             given = [name for name in names if getattr(self, name) is not None]
             if len(given) != 1:
@@ -195,6 +195,10 @@ class TrainConfig(BaseModel):
             raise ValueError("schedule='invsqrt' falls from the end of the warm-up on; set warmup or warmup_tokens")
         if self.tokens is None and self.warmup_tokens is None and self.cooldown_tokens is None:
             self.plan()
+        return self
+
+    @model_validator(mode="after")
+    def _reports_and_exports(self) -> TrainConfig:
         if self.profile is not None and not 1 <= self.profile[0] <= self.profile[1] < self.profile[0] + MAX_PROFILED:
             raise ValueError(
                 f"profile={list(self.profile)}: expected the first and the last of at most {MAX_PROFILED} steps, "
@@ -211,6 +215,10 @@ class TrainConfig(BaseModel):
             raise ValueError(f"shard_over={self.shard_over} is for parallel='hybrid', which is {self.parallel!r}")
         if self.export in ("ema", "both") and self.ema is None:
             raise ValueError(f"export={self.export!r}, and the run keeps no averages; set ema, such as 0.999")
+        return self
+
+    @model_validator(mode="after")
+    def _of_optimiser(self) -> TrainConfig:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas={self.betas}: both must be in [0, 1)")
         for name in ("betas", "eps"):

@@ -16,7 +16,7 @@ WIDTH = 79
 BETWEEN = 0.2  # seconds between redraws of the bar
 
 
-def packed(parts: Sequence[str], *, indent: str = "    ", width: int = WIDTH) -> list[str]:
+def wrap(parts: Sequence[str], *, indent: str = "    ", width: int = WIDTH) -> list[str]:
     """Join `parts` with two spaces into lines of at most `width` characters, indented from the second on. A part that
     is too long for a line is truncated."""
     lines, line = list[str](), ""
@@ -57,7 +57,7 @@ class Bar:
             self._drawn = False
 
 
-def tell(lines: Sequence[str], stream: TextIO | None = None) -> None:
+def print_lines(lines: Sequence[str], stream: TextIO | None = None) -> None:
     """Print lines, by default to stdout. A closed pipe requests the run to stop; if the log's disk is full, the run
     continues, and the lines are written once there is space."""
     stream = stream or sys.stdout

@@ -22,7 +22,7 @@ K = TypeVar("K")
 Measure = Callable[[nn.Module, Share], dict[K, tuple[float, float]]]
 
 
-def exchanged(
+def reduce_counts(
     task: Task, micro_batches: list[Any], stop: dict[str, int]
 ) -> tuple[dict[str, float], tuple[float, float], list[int]]:
     """Reduce over all processes, in one call: the counts of a step, (tokens, FLOPs), and the stop signals received by
@@ -40,7 +40,7 @@ def exchanged(
     return dict(zip(counts, numbers, strict=True)), (tokens, flops), signals
 
 
-def measured(measure: Measure[K], learner: Learner, share: Share, seed: int, *, averaged: bool) -> dict[K, float]:
+def evaluate(measure: Measure[K], learner: Learner, share: Share, seed: int, *, averaged: bool) -> dict[K, float]:
     """A task's held-out measures, averaged over all processes, with the weights or their averages."""
     learner.model.eval()
     torch.manual_seed(seed)

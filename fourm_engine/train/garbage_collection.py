@@ -11,7 +11,7 @@ EVERY = 100
 
 
 @contextmanager
-def collected_at_steps() -> Iterator[Callable[[int], None]]:
+def collect_at_steps() -> Iterator[Callable[[int], None]]:
     """Disable automatic collection; yields a function to call with the number of each finished step."""
 
     def collect(step: int) -> None:

@@ -83,7 +83,7 @@ class Heartbeats:
             if end and None in last:  # a process that starts later must be able to read why
                 return
             others = [facts for facts in last if facts is not None]
-            if all(facts["end"] is not None or gone(facts) for facts in others):
+            if all(facts["end"] is not None or is_dead(facts) for facts in others):
                 for path in self.folder.iterdir():
                     if path.suffix != ".stack" or not path.stat().st_size:
                         path.unlink(missing_ok=True)
@@ -100,7 +100,7 @@ class Heartbeats:
         return None
 
 
-def gone(facts: dict[str, Any]) -> bool:
+def is_dead(facts: dict[str, Any]) -> bool:
     """Whether the process is of this machine and has ended, even if its parent has not reaped it."""
     if (lives := process_lives(facts)) is not True:
         return lives is False

@@ -17,7 +17,7 @@ from fourm_engine.train.averages import Averages, Buffers
 from fourm_engine.train.distributed import rank, seed_generators, seed_of, sum_over_processes, world_size
 from fourm_engine.train.optimiser import Optimiser
 from fourm_engine.train.outcome import Pending
-from fourm_engine.train.parallel import Gradients, is_sharded, started
+from fourm_engine.train.parallel import Gradients, build_model, is_sharded
 from fourm_engine.train.schedule import Plan, learning_rate
 from fourm_engine.train.task import Task
 
@@ -34,13 +34,13 @@ class Learner:
     ) -> None:
         self.task, self.config, self.plan, self.device, self.seed = task, config, plan, device, seed
         self.bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
-        self.model = started(task, config, device, seed=seed, bf16=self.bf16)
+        self.model = build_model(task, config, device, seed=seed, bf16=self.bf16)
         self.gradients = Gradients(self.model, sharded=is_sharded(config, device, task.blocks(self.model)))
         self.optimiser = Optimiser(self.model, task, config, host)
         self.schedule = host.schedule(config.schedule)
         self.buffers = Buffers(self.model, learn=type(task).after_step is not Task.after_step)
         self.averages = Averages(self.model, task, config.ema) if config.ema is not None else None
-        self.moved: Callable[[], None] = lambda: None  # called before gradients are reduced over the processes
+        self.before_reduce: Callable[[], None] = lambda: None  # called before gradients are reduced over the processes
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
@@ -69,7 +69,7 @@ class Learner:
         sums = torch.zeros(len(counts) + 1, device=self.device)  # the last: the total loss
         order = {name: i for i, name in enumerate(counts)}
         self.gradients.zero()
-        self.buffers.before()
+        self.buffers.snapshot()
         seed_generators(seed_of(self.seed, step, rank()), self.device)
         for number, batch in enumerate(micro_batches):
             self.gradients.communicate(last=number == len(micro_batches) - 1)
@@ -81,9 +81,9 @@ class Learner:
             for name, value in {**loss.sums, **loss.logs}.items():
                 sums[order[name]] += value.detach().float()
             sums[-1] += total.detach()
-        here = sums[-1].isfinite()
-        self.moved()
-        self.buffers.after()
+        local_finite = sums[-1].isfinite()
+        self.before_reduce()
+        self.buffers.note_changes()
         self.gradients.reduce()
         norm = self.gradients.norm()
         sum_over_processes(sums)
@@ -98,5 +98,5 @@ class Learner:
             self.buffers.undo_unless(taken)
             if self.averages:
                 self.averages.update(taken)
-            numbers = torch.cat([sums[:-1], torch.stack([fact.to(sums.dtype) for fact in (norm, taken, here)])])
+            numbers = torch.cat([sums[:-1], torch.stack([fact.to(sums.dtype) for fact in (norm, taken, local_finite)])])
         return Pending(step, numbers, counts=counts, weights=weights, lr=lr)

@@ -28,27 +28,27 @@ from fourm_engine.train.best import Best, HeldOut
 from fourm_engine.train.checkpoint import Checkpoint, CheckpointError, Progress, load, nearest, state_of
 from fourm_engine.train.checkpoint_manager import CheckpointManager
 from fourm_engine.train.config import LENGTHS, TrainConfig
-from fourm_engine.train.console import tell
+from fourm_engine.train.console import print_lines
 from fourm_engine.train.disk_space import disk_shortage
 from fourm_engine.train.distributed import gathered, processes, rank, seed_of, together, world_size
-from fourm_engine.train.exchange import Measure, exchanged, measured
-from fourm_engine.train.garbage_collection import collected_at_steps
+from fourm_engine.train.exchange import Measure, evaluate, reduce_counts
+from fourm_engine.train.garbage_collection import collect_at_steps
 from fourm_engine.train.learner import Learner
 from fourm_engine.train.metrics import Metrics
 from fourm_engine.train.nonfinite import NotFinite, read_step
 from fourm_engine.train.observers import Observers
 from fourm_engine.train.optimiser import PREFIX as OPTIMISER
 from fourm_engine.train.outcome import AHEAD, MAX_SKIPPED, Diverged, Outcome, Pending
+from fourm_engine.train.pictures import draw, due
 from fourm_engine.train.prefetch import Prefetcher
 from fourm_engine.train.profile import Profile
 from fourm_engine.train.replay import examine
 from fourm_engine.train.run_identity import RunIdentity
-from fourm_engine.train.run_record import recorded
+from fourm_engine.train.run_record import record_run
 from fourm_engine.train.stopping import Stopped, stop_requests
 from fourm_engine.train.task import Task
 from fourm_engine.train.utilisation import describe_devices, memory, peak_of_all
-from fourm_engine.train.watchdog import Watch, watched
-from fourm_engine.train.watching import draw, due
+from fourm_engine.train.watchdog import Watchdog, watched
 from fourm_plugins.counting import counted
 from fourm_plugins.hookspecs import Run
 from fourm_plugins.manager import PluginManager
@@ -80,7 +80,7 @@ class Trainer:
         self.host = host or PluginManager()
         self.accepted = accepted
         self.progress = Progress()
-        self.watch = Watch(run, config.watchdog_s, lambda: self.progress.step)  # replaced in `run`
+        self.watchdog = Watchdog(run, config.watchdog_s, lambda: self.progress.step)  # replaced in `run`
 
     def run(self) -> dict[str, float]:
         """Train, evaluate and export. Returns the final evaluation.
@@ -94,12 +94,12 @@ class Trainer:
 
         The process exits if another process is lost or if there is no progress for `watchdog_s` (see `watchdog`)."""
         watch = watched(self.folder, self.config.watchdog_s, lambda: self.progress.step)
-        with watch as self.watch, processes(self.config) as device, stop_requests() as stop:
+        with watch as self.watchdog, processes(self.config) as device, stop_requests() as stop:
             self._check()
             self._build(device)
             if self.task.evaluates_first:
                 self._evaluate()
-            self.watch.moves("resuming", bounded=False)
+            self.watchdog.report_progress("resuming", bounded=False)
             keep, keep_every = self.config.keep, self.config.keep_every
             checkpoints = CheckpointManager(self.folder / "checkpoints", keep=keep, keep_every=keep_every, report=_warn)
             newest = checkpoints.newest()
@@ -116,31 +116,34 @@ class Trainer:
             saved = None if newest is None else newest.step
             if line := disk_shortage(self.folder, self.config, self.model, steps=self.plan.steps, saved=saved):
                 _warn(line)
-            step, steps = self.progress.step, self.plan.steps
-            first, name = rank() == 0, self.task.name
-            metrics = together(lambda: Metrics(self.folder, step=step, steps=steps, name=name, active=first))
-            devices, facts = describe_devices(device), self._facts()
-            learn = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-            trace = self.folder / "profile"
-            self.profile = Profile(self.config.profile, trace, rank=rank(), device=device, tell=metrics.note)
             try:
-                self.observers = Observers(self.host, facts, active=first)
-                with (
-                    recorded(facts, devices, lambda: self.progress.step, active=first),
-                    self.observers.told(lambda: self.progress.step),
-                ):
-                    metrics.starts(learn, devices)
-                    self.held_out = HeldOut(self.task, self.folder, earlier=metrics.evaluations)
-                    self._loop(metrics, checkpoints, stop)
-                    return self._complete(metrics)
+                return self._train(checkpoints, stop)
             finally:
                 checkpoints.wait()
-                self.profile.close()
-                metrics.close()
 
-    def replay(self, path: Path, tell: Callable[[str], None]) -> dict[str, float]:
+    def _train(self, checkpoints: CheckpointManager, stop: dict[str, int]) -> dict[str, float]:
+        """Train from the current step to the end, with everything that watches a run: metrics, profile, observers."""
+        first, step = rank() == 0, lambda: self.progress.step
+        metrics = together(
+            lambda: Metrics(self.folder, step=step(), steps=self.plan.steps, name=self.task.name, active=first)
+        )
+        devices, facts = describe_devices(self.device), self._facts()
+        self.observers = Observers(self.host, facts, active=first)
+        folder = self.folder / "profile"
+        self.profile = Profile(self.config.profile, folder, rank=rank(), device=self.device, note=metrics.note)
+        try:
+            with record_run(facts, devices, step, active=first), self.observers.announce_run(step):
+                metrics.start(sum(p.numel() for p in self.model.parameters() if p.requires_grad), devices)
+                self.held_out = HeldOut(self.task, self.folder, earlier=metrics.evaluations)
+                self._loop(metrics, checkpoints, stop)
+                return self._complete(metrics)
+        finally:
+            self.profile.close()
+            metrics.close()
+
+    def replay(self, path: Path, print_fn: Callable[[str], None]) -> dict[str, float]:
         """Recompute a step that the run kept in `path`, in one process, with the weights of the nearest checkpoint, and
-        report (through `tell`) where it stops being finite. Raises ValueError for a file that does not fit the run,
+        report (through `print_fn`) where it stops being finite. Raises ValueError for a file that does not fit the run,
         CheckpointError if there is no checkpoint."""
         if rank_and_world()[1] > 1:
             raise ValueError("--replay computes one step in one process; start it without torchrun")
@@ -152,9 +155,9 @@ class Trainer:
             self.identity.check_resumable(checkpoint.folder, state_of(checkpoint))
             weights = {name: t for name, t in self.learner.tensors().items() if name.startswith("model/")}
             load(checkpoint, weights)
-            tell(f"step {kept.step + 1} of rank {kept.rank}, with the weights after step {checkpoint.step}")
+            print_fn(f"step {kept.step + 1} of rank {kept.rank}, with the weights after step {checkpoint.step}")
             for line in examine(self.learner, kept, path):
-                tell(line)
+                print_fn(line)
         return {}
 
     def _facts(self) -> Run:
@@ -178,7 +181,7 @@ class Trainer:
                 f"train.batch_size={self.config.batch_size} does not divide over {world_size()} processes x "
                 f"accumulate={self.config.accumulate}; make it a multiple of {parts}"
             )
-        if self.config.keep_best and self.task.best is None:
+        if self.config.keep_best and self.task.monitor is None:
             raise ValueError(f"train.keep_best: {self.task.name} has no measure to compare evaluations by; remove it")
         together(lambda: self.task.check(self.config))
         self.share = Share(rank(), world_size(), self.config.batch_size, self.config.accumulate, self.task.lanes)
@@ -188,8 +191,8 @@ class Trainer:
         self.device, self.ahead = device, AHEAD if device.type == "cuda" else 0
         self.learner = Learner(self.task, self.config, self.plan, self.host, device=device, seed=self.seed)
         self.model = self.learner.model
-        self.model.register_forward_pre_hook(lambda *_: self.watch.moves())
-        self.learner.moved = self.watch.moves
+        self.model.register_forward_pre_hook(lambda *_: self.watchdog.report_progress())
+        self.learner.before_reduce = self.watchdog.report_progress
 
     def _resume(self, checkpoint: Checkpoint) -> None:
         saved = state_of(checkpoint)
@@ -202,7 +205,7 @@ class Trainer:
         self.learner.optimiser.prepare()
         optional = (OPTIMISER,) if saved["ema"] else (OPTIMISER, "ema/")
         unread = together(lambda: load(checkpoint, self.learner.tensors(), optional=optional, whole=(OPTIMISER,)))
-        self.learner.optimiser.forget(unread)
+        self.learner.optimiser.drop_state(unread)
         self.progress = Progress(checkpoint.step, **saved["progress"])
         if (averages := self.learner.averages) and saved["ema"]:
             averages.number = self.progress.averaged
@@ -225,20 +228,20 @@ class Trainer:
             while len(pending) > ahead:
                 self._settle(*pending.popleft(), metrics)
 
-        with collected_at_steps() as collect:
+        with collect_at_steps() as collect:
             while progress.step < self.plan.steps:
-                self.watch.moves("waiting for data")
-                self.profile.begins(progress.step + 1)
-                micro_batches = feed.step()
-                self.watch.moves("exchanging counts")
-                counts, work, signals = exchanged(self.task, [batch for batch, _ in micro_batches], stop)
+                self.watchdog.report_progress("waiting for data")
+                self.profile.start_step(progress.step + 1)
+                micro_batches = feed.next_step()
+                self.watchdog.report_progress("exchanging counts")
+                counts, work, signals = reduce_counts(self.task, [batch for batch, _ in micro_batches], stop)
                 if signals:
                     settle()
                     self._stop(signals, checkpoints)
                 if work[1] and not metrics.peak:
-                    metrics.compare_with(*peak_of_all(self.device, bf16=self.learner.bf16))
-                self.not_finite.step(progress.step, [batch for batch, _ in micro_batches], counts)
-                self.watch.moves("computing")
+                    metrics.set_peak(*peak_of_all(self.device, bf16=self.learner.bf16))
+                self.not_finite.remember(progress.step, [batch for batch, _ in micro_batches], counts)
+                self.watchdog.report_progress("computing")
                 outcome = self.learner.step(progress.step, [batch for _, batch in micro_batches], counts)
                 pending.append((outcome, counts, work))
                 progress.step += 1
@@ -246,9 +249,9 @@ class Trainer:
                 evaluates = not done and config.eval_every and progress.step % config.eval_every == 0
                 saves = done or progress.step % config.checkpoint_every == 0
                 if not done:
-                    feed.ahead()
+                    feed.prefetch()
                 settle(0 if evaluates or saves else self.ahead)
-                self.profile.ended(progress.step)
+                self.profile.end_step(progress.step)
                 if evaluates:
                     self._report(metrics, self._evaluate())
                 self._show(metrics)
@@ -272,11 +275,11 @@ class Trainer:
             )
         if step == self.plan.steps or step % self.config.log_every == 0:
             most = memory(self.device)
-            line = metrics.line(step, skipped=self.progress.skipped, waited=self.feed.waited, memory=most)
+            line = metrics.log(step, skipped=self.progress.skipped, waited=self.feed.waited, memory=most)
             if line:
                 self.observers("fourm_step", step=step, metrics=line)
         else:
-            metrics.begun(step)
+            metrics.show_progress(step)
 
     def _note(self, outcome: Outcome, metrics: Metrics) -> None:
         """Count and log a skipped step. Raises Diverged after too many in a row."""
@@ -285,8 +288,8 @@ class Trainer:
             return
         self.progress.skipped += 1
         self.progress.in_a_row += 1
-        facts, words = self.not_finite.skipped(outcome)
-        metrics.skipped(outcome.step + 1, facts)
+        facts, words = self.not_finite.record(outcome)
+        metrics.log_skipped(outcome.step + 1, facts)
         if self.progress.in_a_row == MAX_SKIPPED:
             raise Diverged(
                 f"{outcome}, {MAX_SKIPPED} steps in a row; lower train.lr or raise train.warmup, and look at the data "
@@ -297,24 +300,24 @@ class Trainer:
     def _evaluate(self) -> dict[str, float]:
         """Held-out scores of the exported weights. If the averages are exported as well, their scores get the suffix
         " ema". The task keeps the scores of the last call."""
-        self.watch.moves("evaluating")
+        self.watchdog.report_progress("evaluating")
         scores = {what: self._measured(self.task.evaluate, averaged=what == "ema") for what in self.config.exports}
         *beside, exported = scores.values()
         return exported | {f"{name} ema": score for other in beside for name, score in other.items()}
 
     def _measured(self, what: Measure[K], *, averaged: bool) -> dict[K, float]:
-        return measured(what, self.learner, self.share, seed_of(self.seed, 0, -1), averaged=averaged)
+        return evaluate(what, self.learner, self.share, seed_of(self.seed, 0, -1), averaged=averaged)
 
     def _show(self, metrics: Metrics) -> None:
         """Compute the any-to-any matrix and draw pictures, when due."""
         config, step, averaged = self.config, self.progress.step, self.config.exports[-1] == "ema"
         if due(config.pairs_every, step, self.plan.steps):
-            self.watch.moves("evaluating")
+            self.watchdog.report_progress("evaluating")
             began = time.monotonic()
             scores = self._measured(self.task.pairs, averaged=averaged)
-            metrics.pairs(step, scores, time.monotonic() - began)
+            metrics.log_pairs(step, scores, time.monotonic() - began)
         if due(config.pictures_every, step, self.plan.steps):
-            self.watch.moves("drawing pictures", bounded=False)
+            self.watchdog.report_progress("drawing pictures", bounded=False)
             weights = gathered(self.learner.state(averaged=averaged))
             draw(self.task, weights, self.folder, step, self.device, metrics.note)
 
@@ -328,15 +331,15 @@ class Trainer:
             "progress": progress,
             "ema": self.learner.averages is not None,
         }
-        self.watch.moves("saving a checkpoint")
+        self.watchdog.report_progress("saving a checkpoint")
         checkpoints.save(self.progress.step, self.learner.tensors(), state)
 
     def _report(self, metrics: Metrics, scores: dict[str, float]) -> None:
         step, last = self.progress.step, self.progress.step == self.plan.steps
-        self.observers("fourm_evaluated", step=step, scores=metrics.scores(step, scores))
+        self.observers("fourm_evaluated", step=step, scores=metrics.log_scores(step, scores))
         if self.config.keep_best:
-            self.watch.moves("saving the best weights", bounded=False)
-            self.best.consider(step, scores)
+            self.watchdog.report_progress("saving the best weights", bounded=False)
+            self.best.update(step, scores)
         if lines := self.held_out.lines(step, scores, last=last):
             metrics.note(*lines)
 
@@ -359,7 +362,7 @@ class Trainer:
     def _complete(self, metrics: Metrics) -> dict[str, float]:
         scores = self._evaluate()
         self._report(metrics, scores)
-        self.watch.moves("exporting", bounded=False)
+        self.watchdog.report_progress("exporting", bounded=False)
         *beside, exported = (gathered(self.learner.state(averaged=what == "ema")) for what in self.config.exports)
 
         def export() -> None:
@@ -390,4 +393,4 @@ def _warn(text: str) -> None:
 
 def _tell(text: str) -> None:
     if rank() == 0:
-        tell([text], sys.stderr)
+        print_lines([text], sys.stderr)

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from fourm_engine.files import write_atomically, writing
-from fourm_engine.train.console import WIDTH, Bar, packed, si, tell
+from fourm_engine.train.console import WIDTH, Bar, print_lines, si, wrap
 
 #: The console mentions waiting for data from this fraction of the time on.
-TOLD_WAIT = 0.05
+MIN_DATA_WAIT = 0.05
 
 
 class Metrics:
@@ -31,7 +31,7 @@ class Metrics:
         self.steps, self.name, self.peak = steps, name, 0.0
         self._step, self._window = step, _Window(step)
         self._bar = Bar()
-        self._begun = False
+        self._printed = False
         self._start, self._before = time.monotonic(), 0.0  # seconds before the run was resumed
         self.evaluations: list[tuple[int, dict[str, float]]] = []  # before the run was resumed: (step, scores)
         if not active:
@@ -42,17 +42,17 @@ class Metrics:
             self._before, self.evaluations = _truncate(self._path, step, last=step == steps)
             self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 (kept open for the run)
 
-    def starts(self, parameters: int, devices: str) -> None:
+    def start(self, parameters: int, devices: str) -> None:
         """Print the run's first line, before the first batch."""
         if self.active:
             what = f"{self.name}: {si(parameters).strip()} parameters learn".lstrip(": ")
-            tell(packed([what, f"steps {min(self._step + 1, self.steps)} to {self.steps}", devices]))
+            print_lines(wrap([what, f"steps {min(self._step + 1, self.steps)} to {self.steps}", devices]))
 
-    def compare_with(self, peak: float, what: str) -> None:
+    def set_peak(self, peak: float, what: str) -> None:
         """Set the peak FLOP/s that `mfu` refers to, and print its source."""
         self.peak = peak
         if self.active:
-            tell(packed([f"mfu: share of {what}"]))
+            print_lines(wrap([f"mfu: share of {what}"]))
 
     def add(
         self,
@@ -78,7 +78,7 @@ class Metrics:
             window.sums[name] = window.sums.get(name, 0.0) + total
             window.counts[name] = window.counts.get(name, 0.0) + counts[name]
 
-    def line(self, step: int, *, skipped: int, waited: float = 0.0, memory: float = 0.0) -> dict[str, Any] | None:
+    def log(self, step: int, *, skipped: int, waited: float = 0.0, memory: float = 0.0) -> dict[str, Any] | None:
         """Write, print and return the averages since the last line. `skipped`, `waited`: steps skipped and seconds
         spent waiting for data since the start. `memory`: peak GiB of the process."""
         window, self._window = self._window, _Window(step, waited)
@@ -96,21 +96,21 @@ class Metrics:
         self._print(step, row, f"{duration(row['seconds_left'])} left")
         return row
 
-    def begun(self, step: int) -> None:
+    def show_progress(self, step: int) -> None:
         """Call after a step without a line: prints the first step at once, and advances the bar on a terminal."""
         window = self._window
         if not self.active or window.number == 0:
             return
         loss = f"loss {_short(window.loss / window.number)}"
-        if not self._begun:
-            self._begun = True
+        if not self._printed:
+            self._printed = True
             self._print(step, {"loss": window.loss / window.number, "losses": window.losses()}, "first step")
             return
         seconds = (self.steps - step) * window.seconds() / max(1, step - window.step)
         self._bar.draw(step, self.steps, f"{self.name}  {loss}  {duration(seconds)} left")
 
     def _print(self, step: int, row: Mapping[str, Any], last: str) -> None:
-        self._begun = True
+        self._printed = True
         width = len(str(self.steps))
         parts = [f"{self.name or 'step'} {step:{width}d}/{self.steps}", f"loss {_short(row['loss'])}"]
         if "lr" in row:
@@ -120,7 +120,7 @@ class Metrics:
             parts.append(f"{_thousands(row['tokens_per_s'])} tokens/s")
         if "mfu" in row:
             parts.append(f"mfu {row['mfu']:.0%}")
-        if row.get("data_wait", 0.0) >= TOLD_WAIT:
+        if row.get("data_wait", 0.0) >= MIN_DATA_WAIT:
             parts.append(f"data wait {row['data_wait']:.0%}")
         if "memory_gib" in row:
             parts.append(f"{row['memory_gib']:.2g} GiB")
@@ -129,9 +129,9 @@ class Metrics:
         parts.append(last)
         losses = [f"{name} {_short(value)}" for name, value in row["losses"].items()]
         self._bar.clear()
-        tell(packed(parts) + ["    " + line for line in packed(losses, indent="", width=WIDTH - 4)])
+        print_lines(wrap(parts) + ["    " + line for line in wrap(losses, indent="", width=WIDTH - 4)])
 
-    def scores(self, step: int, scores: Mapping[str, float]) -> dict[str, float | None]:
+    def log_scores(self, step: int, scores: Mapping[str, float]) -> dict[str, float | None]:
         """Write, print and return the scores of an evaluation."""
         finite = {name: _finite(value) for name, value in scores.items()}
         if self.active:
@@ -139,10 +139,10 @@ class Metrics:
             if scores:
                 self._bar.clear()
                 title = f"{self.name} held out, step {step}".strip()
-                tell(packed([title, *(f"{name} {_short(value)}" for name, value in scores.items())]))
+                print_lines(wrap([title, *(f"{name} {_short(value)}" for name, value in scores.items())]))
         return finite
 
-    def pairs(self, step: int, scores: Mapping[tuple[str, str], float], seconds: float) -> None:
+    def log_pairs(self, step: int, scores: Mapping[tuple[str, str], float], seconds: float) -> None:
         """Write a matrix of held-out losses, (input, target) -> nats per token, computed in `seconds`, and print the
         most informative input of each target."""
         if not self.active:
@@ -157,15 +157,17 @@ class Metrics:
                 best[target] = min(best.get(target, (math.inf, given)), (score, given))
         self._bar.clear()
         title = f"{self.name} pairs, step {step}, {duration(seconds)}".strip()
-        tell(packed([title, *(f"{given} to {name} {_short(score)}" for name, (score, given) in sorted(best.items()))]))
+        print_lines(
+            wrap([title, *(f"{given} to {name} {_short(score)}" for name, (score, given) in sorted(best.items()))])
+        )
 
     def note(self, text: str, *more: str) -> None:
         """Print an event, with details below it. Paths are never truncated."""
         if self.active:
             self._bar.clear()
-            tell([f"{self.name}: {text}".lstrip(": "), *(f"    {part}" for part in more)])
+            print_lines([f"{self.name}: {text}".lstrip(": "), *(f"    {part}" for part in more)])
 
-    def skipped(self, step: int, facts: Mapping[str, Any]) -> None:
+    def log_skipped(self, step: int, facts: Mapping[str, Any]) -> None:
         """Write a row about a skipped step."""
         if self.active:
             self._write({"step": step, "not_finite": dict(facts)})

@@ -56,15 +56,15 @@ class NotFinite:
         # The outcome of a step may only be known some steps later.
         self._recent: deque[tuple[int, list[Any], dict[str, float]]] = deque(maxlen=AHEAD + 1)
 
-    def step(self, step: int, batches: list[Any], counts: dict[str, float]) -> None:
+    def remember(self, step: int, batches: list[Any], counts: dict[str, float]) -> None:
         """Call before each step, with its micro-batches on the CPU and its global counts."""
         self._recent.append((step, batches, counts))
 
-    def skipped(self, outcome: Outcome) -> tuple[dict[str, Any], str]:
+    def record(self, outcome: Outcome) -> tuple[dict[str, Any], str]:
         """(fields for the metrics, text for the user) about a skipped step. Every process must call it. Failing to
         write the file is not an error."""
-        here = gather_json(outcome.here)
-        concerned = not outcome.here or all(here)
+        here = gather_json(outcome.local_finite)
+        concerned = not outcome.local_finite or all(here)
         batches, counts = next((batches, counts) for step, batches, counts in self._recent if step == outcome.step)
         names = [self.task.sample_names(outcome.step, micro, self.share) for micro in range(len(batches))]
         facts = {"step": outcome.step, "rank": rank(), "counts": counts, "samples": names, "format": FORMAT}

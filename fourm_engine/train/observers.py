@@ -38,7 +38,7 @@ class Observers:
         self._saved: int | None = run.first_step  # step of the last announced checkpoint
 
     @contextmanager
-    def told(self, step: Callable[[], int]) -> Iterator[None]:
+    def announce_run(self, step: Callable[[], int]) -> Iterator[None]:
         """Announce the start of the block, and its end after `step()` steps, whether or not it raises."""
         self("fourm_run_started")
         outcome, error = "finished", ""

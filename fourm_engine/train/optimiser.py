@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fourm_engine.device import at_hand
+from fourm_engine.device import on_host
 from fourm_engine.nn.attention import stacked
 from fourm_engine.train.checkpoint import CheckpointError
 from fourm_plugins.activation import blame
@@ -73,7 +73,7 @@ class Optimiser:
         skips = getattr(self.torch, "_step_supports_amp_scaling", False)
         if skips:
             self.torch.grad_scale, self.torch.found_inf = None, None
-        if skips and not at_hand(taken):
+        if skips and not on_host(taken):
             self.torch.found_inf = (~taken).float()
         elif not taken:
             return
@@ -116,7 +116,7 @@ class Optimiser:
         for parameter, gradient in gradients.items():
             parameter.grad = gradient
 
-    def forget(self, unread: Collection[str]) -> None:
+    def drop_state(self, unread: Collection[str]) -> None:
         """Drop the state of parameters that have none in the checkpoint (`unread`). Raises CheckpointError if only a
         part of a parameter's state is missing."""
         for parameter, state in list(self.torch.state.items()):
@@ -149,7 +149,7 @@ def parameter_groups(model: nn.Module, task: Task, config: TrainConfig) -> list[
             continue
         scale = 1.0
         if config.layer_decay is not None:
-            if (above := task.above(name)) is None:
+            if (above := task.layers_above(name)) is None:
                 raise ValueError(f"train.layer_decay: {task.name} has no order of layers; remove it")
             scale = config.layer_decay**above
         key = id(parameter) not in decays, matrices.get(id(parameter), 0), scale

@@ -25,8 +25,8 @@ class Diverged(ValueError):
 @dataclass(frozen=True)
 class Outcome:
     """The loss, the sum and mean of each term over all processes, the gradients' L2 norm, and the learning rate.
-    `taken`: whether all were finite; otherwise the step was skipped. `here`: whether the loss of this process's samples
-    was finite."""
+    `taken`: whether all were finite; otherwise the step was skipped. `local_finite`: whether the loss of this
+    process's samples was finite."""
 
     step: int
     taken: bool
@@ -35,7 +35,7 @@ class Outcome:
     means: dict[str, float]
     norm: float
     lr: float
-    here: bool = True
+    local_finite: bool = True
 
     def __str__(self) -> str:
         losses = ", ".join(f"{name} {value:.4g}" for name, value in self.means.items())
@@ -61,8 +61,8 @@ class Pending:
         """The outcome. Waits for the device if necessary."""
         if self._copied is not None:
             self._copied.synchronize()
-        *values, norm, taken, here = self._numbers.tolist()
+        *values, norm, taken, local_finite = self._numbers.tolist()
         sums = dict(zip(self._counts, values, strict=True))
         mean = means(sums, self._counts)
         loss = sum(weight * mean[name] for name, weight in self._weights.items() if weight and name in mean)
-        return Outcome(self.step, bool(taken), loss, sums, mean, norm, self._lr, bool(here))
+        return Outcome(self.step, bool(taken), loss, sums, mean, norm, self._lr, bool(local_finite))

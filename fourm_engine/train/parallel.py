@@ -15,26 +15,26 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from fourm_engine.device import at_hand, local_world
+from fourm_engine.device import local_world, on_host
 from fourm_engine.nn.wrappers import checkpoint_blocks, compile_blocks, halve_residual
 from fourm_engine.train.distributed import first_row, local, patience, together, world_size
 from fourm_engine.train.shared_mean import SharedMean
 
 if TYPE_CHECKING:
     from fourm_engine.train.config import TrainConfig
-    from fourm_engine.train.task import Planned, Task
+    from fourm_engine.train.task import MetaModel, Task
 
 #: Types of devices whose autocast computes norms in fp32 even with weights gathered in bf16.
 HALF_ON = ("cuda",)
 
 
-def started(task: Task, config: TrainConfig, device: torch.device, *, seed: int, bf16: bool) -> nn.Module:
+def build_model(task: Task, config: TrainConfig, device: torch.device, *, seed: int, bf16: bool) -> nn.Module:
     """The model with its initial weights, in training mode, sharded according to `train.parallel`. If the task
-    implements `Task.planned`, no process ever allocates more of the model than it keeps. Raises ValueError if the
+    implements `Task.meta_model`, no process ever allocates more of the model than it keeps. Raises ValueError if the
     processes cannot be divided into copies of the model."""
     torch.manual_seed(seed)
-    planned = together(lambda: task.planned(seed))
-    model = together(lambda: task.model().to(device)) if planned is None else planned.model
+    meta = together(lambda: task.meta_model(seed))
+    model = together(lambda: task.model().to(device)) if meta is None else meta.model
     model.train()
     blocks = task.blocks(model)
     if bf16 and config.residual == "bf16":
@@ -42,13 +42,13 @@ def started(task: Task, config: TrainConfig, device: torch.device, *, seed: int,
     checkpoint_blocks(blocks, config.activation_checkpointing)
     if config.compile:
         compile_blocks(blocks)
-    if planned is None:
+    if meta is None:
         _agree(model)
     if is_sharded(config, device, blocks):
         _shard(model, blocks, device, copies=copies(config, world_size()), bf16=bf16, wait=patience(config.watchdog_s))
-    if planned is not None:
+    if meta is not None:
         model.to_empty(device=device)
-        together(lambda: _fill(planned))
+        together(lambda: _fill(meta))
         _agree(model)
     return model
 
@@ -71,10 +71,10 @@ def copies(config: TrainConfig, world: int, *, machine: int | None = None) -> in
     return world // over
 
 
-def _fill(planned: Planned) -> None:
-    for name, parameter in planned.model.named_parameters():
-        planned.fill(name, local(parameter.detach()), first_row(parameter), len(parameter) if parameter.ndim else 1)
-    planned.tabulate()
+def _fill(meta: MetaModel) -> None:
+    for name, parameter in meta.model.named_parameters():
+        meta.fill(name, local(parameter.detach()), first_row(parameter), len(parameter) if parameter.ndim else 1)
+    meta.init_buffers()
 
 
 def _agree(model: nn.Module) -> None:
@@ -155,7 +155,7 @@ class Gradients:
     @torch.no_grad()
     def clip(self, norm: Tensor, most: float) -> None:
         """Scale the gradients to an L2 norm of `most` if their `norm` is larger, without synchronising."""
-        if at_hand(norm) and norm <= most:
+        if on_host(norm) and norm <= most:
             return
         factor = torch.where(norm > most, most / norm, 1.0)
         if self._flat is not None:

@@ -23,7 +23,7 @@ class Prefetcher:
         self._next: list[tuple[Any, Any]] | None = None
         self.waited = 0.0
 
-    def step(self) -> list[tuple[Any, Any]]:
+    def next_step(self) -> list[tuple[Any, Any]]:
         """The micro-batches of the next step: (on the CPU, on the device)."""
         pairs, self._next = self._next or self._fetch(), None
         if self._stream is not None:
@@ -33,7 +33,7 @@ class Prefetcher:
                 batch.record_stream(current)
         return pairs
 
-    def ahead(self) -> None:
+    def prefetch(self) -> None:
         """Fetch the next step's micro-batches. Call while the GPU has work queued, before waiting for it."""
         if self._stream is not None and self._next is None:
             self._next = self._fetch()

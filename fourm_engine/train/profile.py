@@ -17,7 +17,7 @@ import torch
 from torch.profiler import ProfilerActivity, record_function
 
 from fourm_engine.files import write_atomically
-from fourm_engine.train.console import tell
+from fourm_engine.train.console import print_lines
 from fourm_engine.train.utilisation import memory
 
 #: Rows in each table of operators.
@@ -26,7 +26,7 @@ ROWS = 25
 
 class Profile:
     """Traces the steps of `window`, (first, last) counted from 1, into `folder`; None traces nothing. A run that
-    resumes inside the window traces the rest of it. `tell` receives a line when a trace is written or cannot be; ranks
+    resumes inside the window traces the rest of it. `note` receives a line when a trace is written or cannot be; ranks
     other than 0 print errors to stderr."""
 
     def __init__(
@@ -36,14 +36,14 @@ class Profile:
         *,
         rank: int,
         device: torch.device,
-        tell: Callable[..., None],
+        note: Callable[..., None],
     ) -> None:
-        self.window, self.folder, self.rank, self.device, self.tell = window, folder, rank, device, tell
+        self.window, self.folder, self.rank, self.device, self.note = window, folder, rank, device, note
         self._profiler: torch.profiler.profile | None = None
         self._step = ExitStack()
         self._first = self._last = 0
 
-    def begins(self, step: int) -> None:
+    def start_step(self, step: int) -> None:
         """Call before the batch of `step` is fetched."""
         if self.window is None or not self.window[0] <= step <= self.window[1]:
             return
@@ -56,7 +56,7 @@ class Profile:
         self._last = step
         self._step.enter_context(record_function(f"step {step}"))
 
-    def ended(self, step: int) -> None:
+    def end_step(self, step: int) -> None:
         """Call when `step` is done."""
         self._step.close()
         if self._profiler is not None and self.window is not None and step >= self.window[1]:
@@ -78,13 +78,13 @@ class Profile:
             write_atomically(trace.with_name(f"rank-{self.rank}.txt"), self._tables(profiler))
         except OSError as error:
             failed = "failed; the run continues without it"
-            if self.rank:  # whose `tell` is silent
-                tell([f"profile of rank {self.rank}: {failed}: {error}"], sys.stderr)
+            if self.rank:  # whose `note` is silent
+                print_lines([f"profile of rank {self.rank}: {failed}: {error}"], sys.stderr)
             else:
-                self.tell(f"profile: {failed}", str(error))
+                self.note(f"profile: {failed}", str(error))
             return
         steps = f"steps {self._first} to {self._last}"
-        self.tell(f"profile of {steps}; open it at https://ui.perfetto.dev", str(trace))
+        self.note(f"profile of {steps}; open it at https://ui.perfetto.dev", str(trace))
 
     def _tables(self, profiler: torch.profiler.profile) -> str:
         rows, where = profiler.key_averages(), self.device.type

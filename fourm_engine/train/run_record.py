@@ -25,7 +25,7 @@ RUNNING, ENDED, FAILED, STOPPED = "running", "ended", "failed", "stopped"
 
 
 @contextmanager
-def recorded(run: Run, device: str, step: Callable[[], int], *, active: bool = True) -> Iterator[None]:
+def record_run(run: Run, device: str, step: Callable[[], int], *, active: bool = True) -> Iterator[None]:
     """Record the run that the block trains on `device`, and how and after how many steps (`step()`) it ended. Every
     process must call it; only the `active` one, rank 0, writes. Raises CannotWrite if the first write fails."""
     from fourm_engine.train.distributed import describe, together

@@ -19,9 +19,9 @@ _requests: list[dict[str, int]] = []
 
 class Stopped(SystemExit):
     """A stop request ended the run after a checkpoint. The exit code is 128 + signal; the reason is already printed
-    (`told`)."""
+    (`reported`)."""
 
-    told = True
+    reported = True
 
 
 def ask_to_stop(number: signal.Signals) -> bool:

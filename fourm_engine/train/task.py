@@ -44,16 +44,16 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Planned:
+class MetaModel:
     """A model on the meta device, and how to initialise it.
 
     `fill(name, part, first, total)` writes rows [first, first + len(part)) of the `total` rows of a parameter into
-    `part`; `tabulate()` fills all buffers, once the model has memory. The values must not depend on the number of
+    `part`; `init_buffers()` fills all buffers, once the model has memory. The values must not depend on the number of
     processes."""
 
     model: nn.Module
     fill: Callable[[str, Tensor, int, int], None]
-    tabulate: Callable[[], None]
+    init_buffers: Callable[[], None]
 
 
 class Task(ABC):
@@ -64,7 +64,7 @@ class Task(ABC):
     #: Whether to also call `evaluate` with the initial weights when a run starts or resumes; the task keeps the result.
     evaluates_first = False
     #: The held-out measure by which to compare evaluations, if any: (name, whether higher is better).
-    best: tuple[str, bool] | None = None
+    monitor: tuple[str, bool] | None = None
     #: Input and target tokens per sample in the batch's shape, for lengths in tokens; None: no fixed number.
     sample_tokens: int | None = None
     #: Lanes of the sample order, which processes share; see `fourm_engine.data.order`.
@@ -74,7 +74,7 @@ class Task(ABC):
     def model(self) -> nn.Module:
         """The network with its initial weights, on the CPU. Torch is seeded with the run's seed before the call."""
 
-    def planned(self, seed: int) -> Planned | None:
+    def meta_model(self, seed: int) -> MetaModel | None:
         """The same network on the meta device, for models too large for a single process. None: every process creates
         the whole model with `model` before it is sharded."""
         return None
@@ -116,7 +116,7 @@ class Task(ABC):
         step is skipped; only the device knows whether it is, so nothing may be read on the host. Must clear anything
         that forward passes stored outside of buffers."""
 
-    def averages(self, buffer: str) -> bool:
+    def averages_buffer(self, buffer: str) -> bool:
         """Whether the EMA includes this floating-point buffer."""
         return True
 
@@ -129,9 +129,9 @@ class Task(ABC):
         """Held-out measures, name -> (sum, count) in this process; the trainer adds them up and divides. Every process
         must call `model(…)` equally often and return the same names. Runs in evaluation mode, without gradients."""
 
-    def compared(self, scores: Mapping[str, float]) -> float:
-        """The value of the measure `best` in an evaluation; NaN if it was not measured."""
-        return math.nan if self.best is None else scores.get(self.best[0], math.nan)
+    def monitored(self, scores: Mapping[str, float]) -> float:
+        """The value of the measure `monitor` in an evaluation; NaN if it was not measured."""
+        return math.nan if self.monitor is None else scores.get(self.monitor[0], math.nan)
 
     def check(self, config: TrainConfig) -> None:
         """Called in every process before training. Raises ValueError for settings that this task does not support;
@@ -197,7 +197,7 @@ class Task(ABC):
         """Modules to shard individually over several GPUs; []: the model is small and is replicated."""
         return []
 
-    def above(self, name: str) -> int | None:
+    def layers_above(self, name: str) -> int | None:
         """Number of layers above the parameter's, for `train.layer_decay`; None: the layers have no order."""
         return None
 

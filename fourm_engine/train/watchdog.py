@@ -22,7 +22,7 @@ from torch.distributed import DistError
 
 from fourm_engine.lock import GATE, at_work, now, refused, this_process
 from fourm_engine.train.distributed import OtherProcess, describe
-from fourm_engine.train.heartbeat import Heartbeats, gone
+from fourm_engine.train.heartbeat import Heartbeats, is_dead
 from fourm_engine.train.run_folder import check_run_folder
 from fourm_engine.train.stopping import Stopped
 
@@ -39,19 +39,20 @@ LATE = 120.0
 SILENT = 20.0
 STARTS = "starts"
 _CONNECTION = re.compile(r"gloo|nccl|connection|broken pipe|timed? ?out", re.IGNORECASE)
-_active: Watch | None = None
+_active: Watchdog | None = None
 _AGAIN = "checkpoints so far are intact; run the same command again to continue"
 
 
-class Watch:
+class Watchdog:
     """Watches the processes of a run. `seconds`: all processes end after this long without progress; None: they wait
     forever for a stalled process, but still notice one that has ended. `step()`: finished steps of this process.
-    `brief`: of processes that fail with the same error only the first reports it; the others set `told` on theirs."""
+    `brief`: of processes that fail with the same error only the first reports it; the others set
+    `reported` on theirs."""
 
     def __init__(self, run: Path, seconds: float | None, step: Callable[[], int], *, brief: bool = False) -> None:
         self.heartbeats, self.seconds, self.step, self.brief = Heartbeats(run / FOLDER), seconds, step, brief
         self.rank, self.world = self.heartbeats.rank, self.heartbeats.world
-        self._moves, self._doing, self._bounded = 0, STARTS, False
+        self._progress, self._activity, self._bounded = 0, STARTS, False
         self._over = threading.Event()
         self._ending = threading.Lock()  # one thread ends the process
 
@@ -59,10 +60,10 @@ class Watch:
     def _interval(self) -> float:
         return min(INTERVAL, self.seconds / 10) if self.seconds else INTERVAL
 
-    def moves(self, doing: str = "", *, bounded: bool = True) -> None:
-        """Report progress; call at points that all processes pass equally often. `doing`: the action that follows;
+    def report_progress(self, activity: str = "", *, bounded: bool = True) -> None:
+        """Report progress; call at points that all processes pass equally often. `activity`: the action that follows;
         `bounded`: whether the watchdog limits its duration."""
-        self._moves, self._doing, self._bounded = self._moves + 1, doing or self._doing, bounded
+        self._progress, self._activity, self._bounded = self._progress + 1, activity or self._activity, bounded
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -88,7 +89,7 @@ class Watch:
             if self.world > 1 and (isinstance(error, RuntimeError) or isinstance(error.__cause__, DistError)):
                 self._exit_if_lost(error)
             if isinstance(error, (ValueError, OSError)) and self._reported_by_rank_0(error, end):
-                error.told = True  # type: ignore[union-attr]
+                error.reported = True  # type: ignore[union-attr]
             raise
         finally:
             self._over.set()
@@ -102,7 +103,7 @@ class Watch:
         self.heartbeats.beat(self._facts(), end, because)
 
     def _facts(self) -> dict[str, Any]:
-        return this_process() | {"moves": self._moves, "step": self.step(), "doing": self._doing}
+        return this_process() | {"progress": self._progress, "step": self.step(), "activity": self._activity}
 
     def _lost(self, silent: float = float("inf")) -> dict[int, str]:
         """Rank -> description, for processes that ended by themselves or had no heartbeat for `silent` seconds."""
@@ -116,7 +117,7 @@ class Watch:
             if facts["end"] is not None:
                 if facts["end"] and not facts["because"]:
                     lost[number] = f"rank {number} ended: {facts['end']}"
-            elif gone(facts):
+            elif is_dead(facts):
                 lost[number] = f"{who} is lost: it was killed; by the system, if memory was short"
             elif age >= silent:
                 lost[number] = f"{who} is lost: no sign of life for {age:.0f} s"
@@ -164,7 +165,7 @@ class Watch:
         while not self._over.wait(self._interval):
             # Count ticks rather than time: a suspended process must not appear to have been quiet for long.
             self.heartbeats.clock += self._interval
-            still, seen = seen == self._moves, self._moves
+            still, seen = seen == self._progress, self._progress
             quiet = quiet + self._interval if still and self._bounded else 0.0
             self._beat(None)
             silent, grace = float("inf"), GRACE  # until the main thread notices
@@ -187,17 +188,17 @@ class Watch:
         with self._ending:
             faulthandler.cancel_dump_traceback_later()
             facts = self._facts()
-            self._stacks.write(f"{now()} rank {self.rank}, {_where(facts)}: no move for {quiet:.0f} s\n")
+            self._stacks.write(f"{now()} rank {self.rank}, {_where(facts)}: no progress for {quiet:.0f} s\n")
             self._stacks.flush()
             faulthandler.dump_traceback(self._stacks)
             everyone, silent = {self.rank: facts}, set()
             for number, other, age in self.heartbeats.others():
                 if other is not None:
                     everyone[number] = other
-                    if age > 0.75 * quiet or gone(other):
+                    if age > 0.75 * quiet or is_dead(other):
                         silent.add(number)
-            least = min(other["moves"] for other in everyone.values())
-            behind = sorted(silent or {number for number, other in everyone.items() if other["moves"] == least})
+            least = min(other["progress"] for other in everyone.values())
+            behind = sorted(silent or {number for number, other in everyone.items() if other["progress"] == least})
             where = _who_is_behind(everyone, behind, silent)
             words = f"no progress for {quiet:.0f} s: {where}; stacks in {self.heartbeats.folder}"
             self._beat(f"hang: {words}", words)
@@ -210,14 +211,14 @@ class Watch:
 @contextmanager
 def watched(
     run: Path, seconds: float | None, step: Callable[[], int] = lambda: 0, *, brief: bool = False
-) -> Iterator[Watch]:
+) -> Iterator[Watchdog]:
     """Watch this process as one of `run`, from the outermost of nested blocks on; inner ones replace `seconds` and
-    `step` (see `Watch`). Enter it before the first collective, so that no wait is unwatched. Raises ValueError if the
-    folder cannot be a run's."""
+    `step` (see `Watchdog`). Enter it before the first collective, so that no wait is unwatched. Raises ValueError if
+    the folder cannot be a run's."""
     global _active
     check_run_folder(run)
     if _active is None:
-        _active = Watch(run, seconds, step, brief=brief)
+        _active = Watchdog(run, seconds, step, brief=brief)
         try:
             with _active.watching():
                 yield _active
@@ -226,16 +227,16 @@ def watched(
         return
     watch, outer = _active, (_active.seconds, _active.step)
     watch.seconds, watch.step = seconds, step
-    watch.moves(STARTS, bounded=False)
+    watch.report_progress(STARTS, bounded=False)
     try:
         yield watch
     finally:
         watch.seconds, watch.step = outer
-        watch.moves("is between runs", bounded=False)
+        watch.report_progress("is between runs", bounded=False)
 
 
 @contextmanager
-def trains_in(run: Path, seconds: float | None) -> Iterator[None]:
+def exclusive_run(run: Path, seconds: float | None) -> Iterator[None]:
     """Lock the folder `run` for this command (`at_work`) and watch this process, with `brief`, during the block."""
     with at_work(run), watched(run, seconds, brief=True):
         yield
@@ -250,7 +251,7 @@ def _who_is_behind(everyone: dict[int, dict[str, Any]], behind: list[int], silen
 
 
 def _where(facts: dict[str, Any]) -> str:
-    return f"step {facts['step'] + 1}, {facts['doing']} (process {facts['pid']} on {facts['host']})"
+    return f"step {facts['step'] + 1}, {facts['activity']} (process {facts['pid']} on {facts['host']})"
 
 
 def _exit_now() -> NoReturn:

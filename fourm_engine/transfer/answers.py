@@ -31,7 +31,7 @@ class Classes:
 
 
 @dataclass(frozen=True, repr=False)
-class Mapped:
+class DenseMap:
     """`value`: a value of `modality` at the training size, such as class ids (H, W) or metres."""
 
     modality: Modality[Any]
@@ -46,7 +46,7 @@ class Mapped:
         return show(self.modality, self.value, side=side)
 
     def __repr__(self) -> str:
-        return f"<Mapped {self.modality.name!r}: {self.value.dtype} {self.value.shape}>"
+        return f"<DenseMap {self.modality.name!r}: {self.value.dtype} {self.value.shape}>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +61,12 @@ class Detections:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def above(self, score: float) -> Detections:
+    def threshold(self, score: float) -> Detections:
         """The detections with a higher score."""
         n = int((self.scores > score).sum())
         return Detections(self.labels[:n], self.boxes[:n], self.scores[:n])
 
-    def outside(self, view: View) -> Detections:
+    def uncrop(self, view: View) -> Detections:
         """The detections with boxes mapped from a view (without a flip) to the whole picture."""
         corner, size = np.array([view.left, view.top] * 2), np.array([view.width, view.height] * 2)
         return Detections(self.labels, (corner + size * self.boxes).clip(0, 1), self.scores)
@@ -76,7 +76,7 @@ class Detections:
         parts = zip(self.labels, self.boxes.astype(float).round(5).tolist(), self.scores.astype(float).tolist())
         return [{"label": label, "bbox": box, "score": round(score, 5)} for label, box, score in parts]
 
-    def drawn_on(self, picture: Image) -> Image:
+    def draw_on(self, picture: Image) -> Image:
         """A copy of the picture with the boxes, their labels and scores."""
         from PIL import ImageDraw
 
@@ -94,4 +94,4 @@ class Detections:
         return drawn
 
 
-Answer = Classes | Mapped | Detections
+Answer = Classes | DenseMap | Detections

@@ -23,7 +23,7 @@ STEPS = 1001
 HUE = 0.25  # as a fraction of the jitter of brightness, contrast and saturation
 
 
-class Altering:
+class PictureAugmentation:
     """Augments the pictures of a sample. Raises ValueError if no input is a picture, or if a geometric operation would
     break the alignment with another input."""
 
@@ -57,17 +57,18 @@ class Altering:
         return np.asarray(picture)
 
 
-def altering_of(
+def augmentation_of(
     config: TaskConfig, inputs: Mapping[str, Modality[Any]], data: DataConfig, *, seed: int
-) -> Altering | None:
+) -> PictureAugmentation | None:
     """The augmentation of a task, if any. Raises ValueError without `data.augment`, which provides new views of each
     sample, each with a new draw."""
     if not (config.colour_jitter or getattr(config, "rand_augment", None)):
         return None
-    altering = Altering(config, inputs, seed=seed)
+    augmentation = PictureAugmentation(config, inputs, seed=seed)
     if not data.augment:
-        raise ValueError(f"{altering.setting} needs data.augment: true (with data.crop_scale: [1, 1], without crops)")
-    return altering
+        setting = augmentation.setting
+        raise ValueError(f"{setting} needs data.augment: true (with data.crop_scale: [1, 1], without crops)")
+    return augmentation
 
 
 def _is_picture(modality: Modality[Any]) -> bool:

@@ -50,7 +50,7 @@ def learning(
     the setting, for a name that matches no parameter of the encoder."""
     network = encoder_alone(config, inputs)
     network.to_empty(device="cpu")
-    network.tabulate()
+    network.init_buffers()
     network.load_state_dict(weights)
     adapt(network, settings, config)
     if not inputs.size:  # no input has tokens: a table without rows

@@ -16,7 +16,7 @@ from fourm_engine.data.views import SampleViews
 from fourm_engine.transfer.answers import Classes
 from fourm_engine.transfer.config import ClassificationConfig
 from fourm_engine.transfer.labels import Labels
-from fourm_engine.transfer.objective import Metrics, Objective, Sums, Target, of_labels
+from fourm_engine.transfer.objective import Metrics, Objective, SumMetrics, Target, of_labels
 
 #: Number of bins of the logits in [-MOST, MOST], for counting scores of several labels.
 BINS, MOST = 1024, 16.0
@@ -33,7 +33,7 @@ class Classification(Objective):
         self.outputs = len(self.classes)
         self._ids = {label: i for i, label in enumerate(self.classes)}
         self.loss_name = "binary cross-entropy" if config.several else "cross-entropy"
-        self.best = ("mAP" if config.several else "top-1", True)
+        self.monitor = ("mAP" if config.several else "top-1", True)
 
     def target(self, data: AlignedData, name: str, views: SampleViews, number: int) -> tuple[Target, None]:
         ids = [self._ids[label] for label in self.labels[name]]
@@ -43,7 +43,7 @@ class Classification(Objective):
         labels[ids] = 1
         return {"labels": labels}, None
 
-    def has(self, data: AlignedData, row: int) -> bool:
+    def has_target(self, data: AlignedData, row: int) -> bool:
         return data.names[row] in self.labels
 
     def mixed(self, a: Target, b: Target, share: float) -> Target:
@@ -82,13 +82,13 @@ class Classification(Objective):
         return Classes({self.classes[i]: float(shares[i]) for i in order}, several)
 
 
-class _Top(Sums):
+class _Top(SumMetrics):
     """Top-1 and top-5 accuracy."""
 
     def __init__(self, task: Classification) -> None:
         self.task, self.sums = task, np.zeros(4)
 
-    def add(self, output: Tensor, targets: Mapping[str, Tensor], truths: Sequence[Any]) -> None:
+    def update(self, output: Tensor, targets: Mapping[str, Tensor], truths: Sequence[Any]) -> None:
         label = targets["label"]
         first = output.topk(min(TOP, output.shape[1]), dim=1).indices == label[:, None]
         loss = F.cross_entropy(output.float(), label, reduction="sum")
@@ -100,7 +100,7 @@ class _Top(Sums):
         return {"top-1": first / n, **top5, self.task.loss_name: loss / n}
 
 
-class _MeanPrecision(Sums):
+class _MeanPrecision(SumMetrics):
     """Mean average precision over the classes that occur, from histograms of the scores of samples with and without
     each class; the samples of a bin count as ties."""
 
@@ -108,7 +108,7 @@ class _MeanPrecision(Sums):
         self.task, self.sums = task, np.zeros(2 + 2 * task.outputs * BINS)
         self._counts = self.sums[2:].reshape(2, task.outputs, BINS)  # with the class, without it
 
-    def add(self, output: Tensor, targets: Mapping[str, Tensor], truths: Sequence[Any]) -> None:
+    def update(self, output: Tensor, targets: Mapping[str, Tensor], truths: Sequence[Any]) -> None:
         labels = targets["labels"]
         self.sums[:2] += [len(labels), float(self.task.loss(output, targets))]
         bins = ((output.float().clamp(-MOST, MOST) + MOST) / (2 * MOST) * (BINS - 1)).round().long().cpu().numpy()

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.views import SampleViews, view_of
-from fourm_engine.transfer.answers import Mapped
+from fourm_engine.transfer.answers import DenseMap
 from fourm_engine.transfer.config import RegressionConfig, SegmentationConfig
-from fourm_engine.transfer.objective import Metrics, Objective, Sums, Target
+from fourm_engine.transfer.objective import Metrics, Objective, SumMetrics, Target
 from fourm_plugins import calls
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ClassMap, FeatureMap
@@ -38,7 +38,7 @@ class _Dense(Objective):
         assert isinstance(array, (ClassMap, FeatureMap))
         self.size = array.height, array.width
 
-    def has(self, data: AlignedData, row: int) -> bool:
+    def has_target(self, data: AlignedData, row: int) -> bool:
         return self.modality.name in data.has_at(row)
 
     def _read(self, data: AlignedData, name: str, views: SampleViews, number: int) -> tuple[np.ndarray, Any]:
@@ -55,7 +55,7 @@ class _Dense(Objective):
 class Segmentation(_Dense):
     kind = "segmentation"
     loss_name = "cross-entropy"
-    best = ("mIoU", True)
+    monitor = ("mIoU", True)
 
     def __init__(self, config: SegmentationConfig, modality: Modality[Any]) -> None:
         super().__init__(config, modality)
@@ -88,19 +88,19 @@ class Segmentation(_Dense):
     def metrics(self) -> Metrics:
         return _Overlap(self)
 
-    def answer(self, output: Tensor) -> Mapped:
+    def answer(self, output: Tensor) -> DenseMap:
         """The prediction from one sample's output (classes, H, W)."""
-        return Mapped(self.modality, calls.denormalise(self.modality, self.ids[output.argmax(0).cpu().numpy()]))
+        return DenseMap(self.modality, calls.denormalise(self.modality, self.ids[output.argmax(0).cpu().numpy()]))
 
 
-class _Overlap(Sums):
+class _Overlap(SumMetrics):
     """Mean IoU over the classes in the truth, and pixel accuracy."""
 
     def __init__(self, task: Segmentation) -> None:
         self.task, self.sums = task, np.zeros(1 + 3 * task.outputs)
         self._pixels = self.sums[1:].reshape(3, task.outputs)  # right, true, predicted
 
-    def add(self, output: Tensor, targets: Mapping[str, Tensor], truths: Sequence[Any]) -> None:
+    def update(self, output: Tensor, targets: Mapping[str, Tensor], truths: Sequence[Any]) -> None:
         true, predicted = targets["classes"], output.argmax(1)
         known, n = true >= 0, self.task.outputs
         self.sums[0] += float(self.task.loss(output, targets))
@@ -129,7 +129,7 @@ class Regression(_Dense):
         #: Metrics of the modality that are defined for a single sample.
         self.sample_metrics = [metric for metric in calls.metrics(modality) if metric.min_samples == 1]
         first = [(metric.name, metric.higher_is_better) for metric in self.sample_metrics[:1]]
-        self.best = first[0] if first else (self.loss_name, False)
+        self.monitor = first[0] if first else (self.loss_name, False)
         self._difference = F.l1_loss if config.loss == "l1" else F.mse_loss
 
     def target(self, data: AlignedData, name: str, views: SampleViews, number: int) -> tuple[Target, Any]:
@@ -150,18 +150,18 @@ class Regression(_Dense):
     def metrics(self) -> Metrics:
         return _TargetMetrics(self)
 
-    def answer(self, output: Tensor) -> Mapped:
+    def answer(self, output: Tensor) -> DenseMap:
         """The prediction from one sample's output (channels, H, W)."""
-        return Mapped(self.modality, calls.denormalise(self.modality, output.float().cpu().numpy()))
+        return DenseMap(self.modality, calls.denormalise(self.modality, output.float().cpu().numpy()))
 
 
-class _TargetMetrics(Sums):
+class _TargetMetrics(SumMetrics):
     """The modality's metrics of each sample, in its units, averaged over samples."""
 
     def __init__(self, task: Regression) -> None:
         self.task, self.sums = task, np.zeros(3 + len(task.sample_metrics))
 
-    def add(self, output: Tensor, targets: Mapping[str, Tensor], truths: Sequence[Any]) -> None:
+    def update(self, output: Tensor, targets: Mapping[str, Tensor], truths: Sequence[Any]) -> None:
         self.sums[:3] += [len(output), float(self.task.loss(output, targets)), self.task.count(targets)]
         for row, truth in zip(output, truths, strict=True):
             value = self.task.answer(row).value

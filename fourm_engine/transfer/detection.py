@@ -44,7 +44,7 @@ class Detection(Objective):
 
     kind = "detection"
     loss_name = "detection loss"
-    best = ("AP", True)
+    monitor = ("AP", True)
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Detection(Objective):
         object_of = np.where(fits.any(1), areas.argmin(1), -1)
         return object_of, np.concatenate([boxes, np.zeros((1, 4), np.float32)])[object_of]
 
-    def has(self, data: AlignedData, row: int) -> bool:
+    def has_target(self, data: AlignedData, row: int) -> bool:
         return data.names[row] in self.objects
 
     def count(self, targets: Mapping[str, Tensor]) -> int:
@@ -170,7 +170,7 @@ class _Coco(Metrics):
         self.task, self._loss, self._count = task, 0.0, 0
         self._samples: list[tuple[dict[str, Any], list[list[float]]]] = []
 
-    def add(self, output: Tensor, targets: Mapping[str, Tensor], truths: Sequence[Any]) -> None:
+    def update(self, output: Tensor, targets: Mapping[str, Tensor], truths: Sequence[Any]) -> None:
         self._loss += float(self.task.loss(output, targets))
         self._count += self.task.count(targets)
         index = {name: i for i, name in enumerate(self.task.classes)}
@@ -179,7 +179,7 @@ class _Coco(Metrics):
             parts = zip(answer.labels, answer.scores.tolist(), answer.boxes.round(5).tolist())
             self._samples.append((truth, [[index[label], score, *box] for label, score, box in parts]))
 
-    def of_all(self) -> dict[str, float]:
+    def compute(self) -> dict[str, float]:
         parts = gather_json([self._loss, self._count, self._samples])
         loss, count = (sum(part[i] for part in parts) for i in (0, 1))
         truths, answers = list[dict[str, Any]](), list[dict[str, Any]]()

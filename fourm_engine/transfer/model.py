@@ -83,11 +83,11 @@ class TaskModel:
         capacity = max((sum(map(len, parts.values())) for parts in shown), default=0)
         output = self.network(TaskBatch(*pack_inputs(shown, self.vocabulary, capacity, self.device), {}, 0))
         answers = zip(map(self.objective.answer, output.float().cpu()), views, strict=True)
-        return [self._outside(answer, seen) for answer, seen in answers]
+        return [self._uncrop(answer, seen) for answer, seen in answers]
 
-    def _outside(self, answer: Answer, views: SampleViews) -> Answer:
+    def _uncrop(self, answer: Answer, views: SampleViews) -> Answer:
         if isinstance(answer, Detections) and isinstance(self.objective, Detection):
-            return answer.outside(view_of(self.objective.picture.spec, views, 0))
+            return answer.uncrop(view_of(self.objective.picture.spec, views, 0))
         return answer
 
     def render(self, sample: Mapping[str, Any]) -> Any:

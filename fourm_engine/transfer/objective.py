@@ -31,16 +31,16 @@ class Metrics(ABC):
     """The held-out metrics of a task."""
 
     @abstractmethod
-    def add(self, output: Tensor, targets: Mapping[str, Tensor], truths: Sequence[Any]) -> None:
+    def update(self, output: Tensor, targets: Mapping[str, Tensor], truths: Sequence[Any]) -> None:
         """Add the outputs of n samples, their targets, and their true values in the modality's units (None without
         one)."""
 
     @abstractmethod
-    def of_all(self) -> dict[str, float]:
+    def compute(self) -> dict[str, float]:
         """The metrics over all processes, which must all call this."""
 
 
-class Sums(Metrics):
+class SumMetrics(Metrics):
     """Metrics computed from `sums` of this process, which are summed over all."""
 
     sums: np.ndarray
@@ -49,7 +49,7 @@ class Sums(Metrics):
     def scores(self, sums: np.ndarray) -> dict[str, float]:
         """The metrics, from the sums over all processes."""
 
-    def of_all(self) -> dict[str, float]:
+    def compute(self) -> dict[str, float]:
         return self.scores(np.array(sum_numbers(self.sums.tolist())))
 
 
@@ -63,7 +63,7 @@ class Objective(ABC):
     #: Name of the loss, including what it is averaged over.
     loss_name: str
     #: The metric by which to compare evaluations: (name, whether higher is better).
-    best: tuple[str, bool]
+    monitor: tuple[str, bool]
     #: The modality to learn, if the target is one.
     modality: Modality[Any] | None = None
 
@@ -72,7 +72,7 @@ class Objective(ABC):
         """The target of a sample through a view, and its true value in the modality's units (None without one). Raises
         BadFile."""
 
-    def has(self, data: AlignedData, row: int) -> bool:
+    def has_target(self, data: AlignedData, row: int) -> bool:
         """Whether the sample with this number in `data.names` has a target, as far as is known without reading it."""
         return True
 
@@ -102,6 +102,6 @@ def of_labels(config: ClassificationConfig | DetectionConfig, classes: Sequence[
     return {**{f"task.{key}": value for key, value in settings.items()}, "task.classes": list(classes)}
 
 
-def stacked(targets: Sequence[Target]) -> dict[str, Tensor]:
+def stack_targets(targets: Sequence[Target]) -> dict[str, Tensor]:
     """The targets of a batch."""
     return {key: torch.from_numpy(np.stack([target[key] for target in targets])) for key in targets[0]}

@@ -22,11 +22,11 @@ from fourm_engine.data.raw.store import RawStore
 from fourm_engine.data.views import DrawnViews, ViewDrawer
 from fourm_engine.device import rank_and_world
 from fourm_engine.masking.pack import Shown, ordered, pack_inputs
-from fourm_engine.transfer.augmentation import Altering
+from fourm_engine.transfer.augmentation import PictureAugmentation
 from fourm_engine.transfer.classification import Classification
 from fourm_engine.transfer.mixup import Mixing
 from fourm_engine.transfer.network import TaskBatch
-from fourm_engine.transfer.objective import Objective, Target, stacked
+from fourm_engine.transfer.objective import Objective, Target, stack_targets
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
@@ -51,7 +51,7 @@ class TaskSamples(Dataset[TaskSample]):
     Args:
         inputs, tokenizers: name -> modality, and name -> tokenizer for those with tokens.
         vocabulary: of the inputs.
-        mixing: mixup or cutmix of two training samples; `altering`: augmentation of their pictures.
+        mixing: mixup or cutmix of two training samples; `augmentation`: augmentation of their pictures.
         dropout: see `task.modality_dropout`.
 
     Raises ValueError if, judging by names, no sample is usable."""
@@ -70,16 +70,16 @@ class TaskSamples(Dataset[TaskSample]):
         training: bool,
         batch_size: int | None = None,
         mixing: Mixing | None = None,
-        altering: Altering | None = None,
+        augmentation: PictureAugmentation | None = None,
         dropout: float = 0.0,
     ) -> None:
         self.data, self.objective, self.vocabulary, self.seed = data, objective, vocabulary, seed
         self.inputs, self.training = ordered(vocabulary, inputs), training
         self.mixing, self.dropout = mixing, dropout
         seen = DrawnViews(drawer, data, config.views if training else 1)
-        self.store = RawStore(data, tokenizers, seen, cache_bytes=config.cache_mb << 20, alter=altering)
+        self.store = RawStore(data, tokenizers, seen, cache_bytes=config.cache_mb << 20, alter=augmentation)
         names, wanted = range(len(data.names)), set(self.inputs)
-        usable = [row for row in names if wanted & data.has_at(row) and objective.has(data, row)]
+        usable = [row for row in names if wanted & data.has_at(row) and objective.has_target(data, row)]
         self._rows = np.array(usable, np.int64)
         if not usable:
             raise ValueError(
@@ -117,8 +117,8 @@ class TaskSamples(Dataset[TaskSample]):
             return read[position]
 
         if self.mixing is None:
-            return [self._thinned(at(position), position) for position in positions]
-        return [self._thinned(self._mixed(at(p), at(p ^ 1), p), p) for p in positions]
+            return [self._drop_inputs(at(position), position) for position in positions]
+        return [self._drop_inputs(self._mixed(at(p), at(p ^ 1), p), p) for p in positions]
 
     def name(self, position: int) -> str:
         """The name of the sample at a position. Reads the sample, since another one may replace it."""
@@ -130,7 +130,7 @@ class TaskSamples(Dataset[TaskSample]):
 
     def collated(self, samples: Sequence[TaskSample]) -> TaskBatch:
         tokens, continuous = pack_inputs([s.shown for s in samples], self.vocabulary, self.capacity, "cpu")
-        targets = stacked([sample.target for sample in samples])
+        targets = stack_targets([sample.target for sample in samples])
         return TaskBatch(tokens, continuous, targets, self.objective.count(targets))
 
     def empty(self) -> TaskBatch:
@@ -180,7 +180,7 @@ class TaskSamples(Dataset[TaskSample]):
             self.mixing.mixed(a.shown, b.shown, drawn), self.objective.mixed(a.target, b.target, drawn.share)
         )
 
-    def _thinned(self, sample: TaskSample, position: int) -> TaskSample:
+    def _drop_inputs(self, sample: TaskSample, position: int) -> TaskSample:
         """The sample with some inputs dropped, but never all."""
         if not self.dropout or len(sample.shown) < 2:
             return sample

@@ -19,7 +19,7 @@ from fourm_engine.identity import check_identity
 from fourm_engine.modalities import Modalities
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.transformer import Transformer
-from fourm_engine.pretrain.initial_weights import planned
+from fourm_engine.pretrain.initial_weights import warm_start
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.transfer.backbone import encoder_alone, inputs_of
 from fourm_engine.transfer.task_folder import SavedTask, is_task, locate, read_task
@@ -62,10 +62,10 @@ def open_source(name: str, training: Modalities, manager: PluginManager) -> Task
 
     def read() -> dict[str, Tensor]:
         with torch.device("meta"):
-            plan = planned(Transformer(model, source.vocabulary), source.read, source.shapes, seed=0)
+            meta = warm_start(Transformer(model, source.vocabulary), source.read, source.shapes, seed=0)
         state = {name: torch.empty(p.shape) for name, p in encoder_alone(model, source.vocabulary).named_parameters()}
         for name, tensor in state.items():
-            plan.fill(name, tensor, 0, len(tensor))
+            meta.fill(name, tensor, 0, len(tensor))
         return _rows(state.__getitem__, source.vocabulary, inputs, model)
 
     return TaskSource(source.weights, model, training, inputs, source.tokenizers, read)

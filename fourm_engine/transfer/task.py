@@ -65,7 +65,7 @@ class HeadTask(Task):
         self.target, self.host, self.inputs = target, host, source.inputs
         self.spec = head_spec(source.model.width, self.inputs, objective, source.training)
         self.count_names, self.lanes = (objective.loss_name,), data.order.lanes
-        self.name, self.best = objective.kind, objective.best
+        self.name, self.monitor = objective.kind, objective.monitor
         self._digest = digest_of(source.file)
 
     def head(self) -> nn.Module:
@@ -134,11 +134,11 @@ class HeadTask(Task):
             batch = (self.held_out.collated(read) if read else self.held_out.empty()).to(device)
             output = model(batch)
             if read:
-                metrics.add(output, batch.targets, [sample.truth for sample in read])
+                metrics.update(output, batch.targets, [sample.truth for sample in read])
                 used += len(read)
         if not sum_numbers([used])[0]:
             raise ValueError(f"{self.held_out.data.root}: no held-out sample can be used; see the warnings")
-        return {name: (score, 1.0) for name, score in metrics.of_all().items()}
+        return {name: (score, 1.0) for name, score in metrics.compute().items()}
 
     def export(self, weights: dict[str, Tensor], folder: Path, scores: dict[str, float]) -> None:
         parts: dict[str, dict[str, Tensor]] = {"backbone": {}, "head": {}}
@@ -166,7 +166,7 @@ class HeadTask(Task):
         assert isinstance(model, TaskNetwork)
         return model.blocks()
 
-    def above(self, name: str) -> int:
+    def layers_above(self, name: str) -> int:
         """The layer of a parameter, counted from the top: head, encoder blocks, embeddings. The last norm belongs to
         the last block."""
         blocks = self.source.model.encoder_blocks

@@ -195,7 +195,7 @@ def load(
     expected = {name: tuple(tensor.shape) for name, tensor in shape.state_dict().items()}
     with opened(folder / exported.WEIGHTS, expected) as file:
         backbone.to_empty(device="cpu")
-        backbone.tabulate()
+        backbone.init_buffers()
         head = make_head(saved.task.head, saved.task.head_options, spec, manager)
         network = TaskNetwork(backbone, vocabulary, head, spec)
         for name, tensor in network.state_dict().items():

@@ -75,7 +75,7 @@ class ClassGrid(GridModality):
     Settings: ClassVar[type[BaseModel]] = ClassSettings
     extensions = ("png",)
     documents = ("classes.json",)
-    wanted = "class ids, integers (H, W)"
+    accepts = "class ids, integers (H, W)"
     loss: ClassVar[Mapping[str, float]] = {"cross_entropy": 1.0}
     expected_decoding = False
 
@@ -109,7 +109,7 @@ class ClassGrid(GridModality):
         return Recognised(score, f"maps of {len(ids)} class ids{listed}", settings, size)
 
     @classmethod
-    def documented(cls, name: str, content: bytes) -> Mapping[str, Any]:
+    def settings_from_document(cls, name: str, content: bytes) -> Mapping[str, Any]:
         """Names of the classes: a list, {id: name} or {name: id}. An id of 255 or 65535 far from all others means "no
         class"."""
         try:
@@ -158,7 +158,7 @@ class ClassGrid(GridModality):
     def from_array(self, array: np.ndarray) -> np.ndarray:
         """(H, W) of any integer type: class indices, even if files use other ids (`file_ids`); `ignore` and -1 mean "no
         class"."""
-        array = inputs.one_channel(array, self.wants()) if array.ndim != 3 or 1 in array.shape else array
+        array = inputs.one_channel(array, self.accepted_inputs()) if array.ndim != 3 or 1 in array.shape else array
         if array.ndim == 3 or array.dtype.kind == "f":
             raise self.refusal(array, "ids are integers, one a pixel (.argmax of scores, .astype(int) of numbers)")
         ids = self._ids(array)

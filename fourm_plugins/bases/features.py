@@ -41,7 +41,7 @@ class FeatureGrid(GridModality):
 
     Settings: ClassVar[type[BaseModel]] = FeatureSettings
     extensions = ("npy",)
-    wanted = "features, float32 (h, w, channels)"
+    accepts = "features, float32 (h, w, channels)"
     loss: ClassVar[Mapping[str, float]] = {"mse": 1.0, "cosine": 1.0}
 
     @classmethod
@@ -74,7 +74,7 @@ class FeatureGrid(GridModality):
         channels = self.settings.channels
         if array.ndim == 3 and channels not in (array.shape[2], array.shape[0]):
             raise SampleError(f"features of {array.shape[2]} channels {array.shape}; channels is set to {channels}")
-        value = as_float32(inputs.channels_last(array, (channels,), self.wants()), _LARGEST)
+        value = as_float32(inputs.channels_last(array, (channels,), self.accepted_inputs()), _LARGEST)
         if not np.isfinite(value).all():
             row, column, _ = np.argwhere(~np.isfinite(value))[0]
             raise SampleError(f"feature at row {row}, column {column} is NaN or infinite")

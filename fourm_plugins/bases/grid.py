@@ -27,7 +27,7 @@ class GridModality(StandardModality[np.ndarray]):
     loss: ClassVar[Mapping[str, float]] = {"mse": 1.0}
     #: Whether the mean of codes is a better prediction than the most likely code.
     expected_decoding: ClassVar[bool] = True
-    variants = False
+    uses_variant = False
     #: Name in the published format, before "@" and the size.
     published_prefix: ClassVar[str | None] = None
 

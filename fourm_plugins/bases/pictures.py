@@ -26,7 +26,7 @@ class PictureGrid(GridModality):
     """Pictures as tokens or, with `Settings = images.PictureSettings`, as patches of pixels (input only)."""
 
     extensions = ("png", "jpg", "jpeg", "webp")
-    wanted = "a picture, uint8 (H, W, 3) of 0 to 255"
+    accepts = "a picture, uint8 (H, W, 3) of 0 to 255"
     claims = frozenset({"no_directions"})  # colours
 
     @classmethod
@@ -66,7 +66,7 @@ class PictureGrid(GridModality):
         """uint8 (H, W, 3); also grey, (H, W) or (H, W, 1), and with transparency, (H, W, 4); channels first if the last
         axis does not fit. uint16 ranges to 65535, as in a 16-bit file, and floats from 0 to 1."""
         array = array[..., None] if array.ndim == 2 else array
-        array = inputs.channels_last(array, (1, 2, 3, 4), self.wants())
+        array = inputs.channels_last(array, (1, 2, 3, 4), self.accepted_inputs())
         if array.dtype.kind == "f":
             if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
                 raise self.refusal(array, f"floats are 0 to 1, these are {array.min():g} to {array.max():g}")

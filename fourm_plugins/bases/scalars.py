@@ -125,12 +125,12 @@ class ScalarGrid(GridModality):
 
     def from_array(self, array: np.ndarray) -> np.ndarray:
         """(H, W) in the unit. Rejects integers if pictures store counts, since they would be ambiguous."""
-        array = inputs.one_channel(array, self.wants())
+        array = inputs.one_channel(array, self.accepted_inputs())
         if array.dtype == np.bool_ or (array.dtype.kind in "iu" and self.settings.png_unit is not None):
             raise self.refusal(array, "integers may be a picture's counts; give floats, or the picture itself")
         return self._known(as_float32(array))
 
-    def wants(self) -> str:
+    def accepted_inputs(self) -> str:
         return f"{self.unit or 'the quantity'} as float32 (H, W), or a file (.{', .'.join(self.spec.extensions)})"
 
     def _known(self, value: np.ndarray) -> np.ndarray:

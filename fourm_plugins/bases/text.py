@@ -78,7 +78,7 @@ class TextSequence(SequenceModality[Lines]):
 
     Settings: ClassVar[type[BaseModel]] = TextSequenceSettings
     extensions = ("txt",)
-    wanted = "a text, or a list of alternatives"
+    accepts = "a text, or a list of alternatives"
 
     @classmethod
     def recognise(cls, samples: Sequence[Mapping[str, bytes]]) -> Recognised | None:

@@ -74,7 +74,7 @@ class ScalarVector(StandardModality[Row]):
     ignored in losses and metrics."""
 
     Settings: ClassVar[type[BaseModel]] = VectorSettings
-    variants = False
+    uses_variant = False
     extensions = ("json",)
     alignment = None
     gaps: ClassVar[bool] = False
@@ -108,7 +108,7 @@ class ScalarVector(StandardModality[Row]):
         # A null in a file is NaN in a value.
         return self._row({name: None if isinstance(x, float) and math.isnan(x) else x for name, x in numbers.items()})
 
-    def wants(self) -> str:
+    def accepted_inputs(self) -> str:
         names = ", ".join(repr(column.name) for column in self.settings.columns[:6])
         more = ", …" if len(self.settings.columns) > 6 else ""
         return f"{{column: number}} of {names}{more}, its JSON, or a file (.{', .'.join(self.spec.extensions)})"

@@ -97,18 +97,18 @@ def _apart(subject: Subject, draw: Draw, ids: np.ndarray, masked: Masked) -> Non
 
 
 def _true(subject: Subject, draw: Draw, ids: np.ndarray, masked: Masked) -> None:
-    specials = subject.masker.specials
-    if not isinstance(subject.spec.layout, Sequence) or specials is None:
+    special_tokens = subject.masker.special_tokens
+    if not isinstance(subject.spec.layout, Sequence) or special_tokens is None:
         require(np.array_equal(ids[masked.input_pos], masked.input_ids), "an input id is not the one at its position")
         require(np.array_equal(ids[masked.target_pos], masked.labels), "a label is not the id at its position")
         return
-    source = [*ids.tolist(), specials.end][: subject.spec.layout.num_tokens]
+    source = [*ids.tolist(), special_tokens.end_id][: subject.spec.layout.num_tokens]
     target = [*masked.target_ids[:1].tolist(), *masked.labels.tolist()]
-    stray = {*masked.input_ids.tolist(), *target} - {*source, *specials.sentinels}
+    stray = {*masked.input_ids.tolist(), *target} - {*source, *special_tokens.sentinel_ids}
     require(not stray, f"id {min(stray, default=0)} is neither in the source nor a sentinel")
     # Capacity for every token, a sentinel for each and the closing one: nothing may be truncated.
     if draw.input_budget >= len(source) and draw.target_budget >= 2 * len(source) + 2:
-        again = _rebuild(masked.input_ids.tolist(), target, set(specials.sentinels))
+        again = _rebuild(masked.input_ids.tolist(), target, set(special_tokens.sentinel_ids))
         require(again == source, "the target's spans, put into the input's gaps, do not give the source")
 
 
@@ -213,7 +213,7 @@ def ordinary_ids(subject: Subject) -> np.ndarray:
 
 
 def special_ids(masker: Masker) -> set[int]:
-    return {masker.specials.end, *masker.specials.sentinels} if masker.specials else set()
+    return {masker.special_tokens.end_id, *masker.special_tokens.sentinel_ids} if masker.special_tokens else set()
 
 
 CHECKS: tuple[Check, ...] = (

@@ -16,7 +16,7 @@ import numpy as np
 
 from fourm_plugins import calls
 from fourm_plugins.manager import Plugin, PluginManager
-from fourm_plugins.masker import Masker, Specials
+from fourm_plugins.masker import Masker, SpecialTokens
 from fourm_plugins.modality import Metric, Modality
 from fourm_plugins.spec import ModalitySpec, Text, TokenizerRecipe
 from fourm_plugins.suggest import did_you_mean
@@ -283,13 +283,13 @@ class Subject:
         kind = self.spec.masker or ("span" if self.spec.layout.kind == "sequence" else "grid")
         if not any((p.kind, p.name) == ("masker", kind) for p in self.manager.plugins):
             _ = self.harness
-        specials = None
+        special_tokens = None
         if self.spec.layout.kind == "sequence":
             tokenizer = self.tokenizer
             require(isinstance(tokenizer, TextTokenizer), f"a sequence needs a TextTokenizer, not {tokenizer.kind!r}")
             assert isinstance(tokenizer, TextTokenizer)
-            specials = Specials(tokenizer.end_id, tuple(tokenizer.sentinel_ids))
-        return self.manager.masker_class(kind)(self.spec, specials)
+            special_tokens = SpecialTokens(tokenizer.end_id, tuple(tokenizer.sentinel_ids))
+        return self.manager.masker_class(kind)(self.spec, special_tokens)
 
     @property
     def members(self) -> list[Member]:

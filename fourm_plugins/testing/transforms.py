@@ -46,12 +46,12 @@ def augment_is_deterministic(subject: Subject) -> None:
 
 
 def variants_are_stated(subject: Subject) -> None:
-    """Views that differ only in `variant` show the same, unless the class says `variants = True`."""
-    if subject.modality.variants:
+    """Views that differ only in `variant` show the same, unless the class says `uses_variant = True`."""
+    if subject.modality.uses_variant:
         return
     for value, view in zip(subject.values, _views(8), strict=False):
         first, second = (subject.array(value, replace(view, variant=variant)) for variant in (0, 1))
-        require(same(first, second), f"the variants 0 and 1 of {view} differ; set `variants = True` in the class")
+        require(same(first, second), f"the variants 0 and 1 of {view} differ; set `uses_variant = True` in the class")
 
 
 def view_moves_the_picture(subject: Subject) -> None:

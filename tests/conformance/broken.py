@@ -147,7 +147,7 @@ BROKEN = (
     Broken(
         "variants_are_stated",
         _SEEN,
-        "        seen = seen + np.float32(view.variant % 2 / 1e3)\n" + _SEEN + "\n    variants = False\n",
+        "        seen = seen + np.float32(view.variant % 2 / 1e3)\n" + _SEEN + "\n    uses_variant = False\n",
     ),
     Broken(
         "view_moves_the_picture",

@@ -297,7 +297,7 @@ def test_an_index_that_lies_leads_nowhere(tmp_path, hostile):
     path = tmp_path / INDEX / FILE
     path.write_text(sealed(unsealed(path.read_bytes(), FORMAT) | hostile))
     lines: list[str] = []
-    open_catalogue(tmp_path, SPECS, index=True, tell=lines.append)
+    open_catalogue(tmp_path, SPECS, index=True, print_fn=lines.append)
     assert "damaged" in lines[0]
     assert held(tmp_path) == expected(DATA)
 

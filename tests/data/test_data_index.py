@@ -34,7 +34,7 @@ LAYOUTS = ["loose", "tars", "webdataset", "mixed"]
 
 def index(root, **options):
     lines: list[str] = []
-    there = open_catalogue(root, SPECS, index=True, tell=lines.append, **options)
+    there = open_catalogue(root, SPECS, index=True, print_fn=lines.append, **options)
     return there, lines
 
 

@@ -238,11 +238,11 @@ def test_progress_counts_what_is_left(data):
     label(root, source, target, Threshold(), progress=lambda *counts: pytest.fail("nothing was left"))
 
 
-def modalities(**labelled_from):
+def modalities(**label_sources):
     """Modalities of plugins of their own names, each made from the ones given."""
     made = fake_modalities(["a", "b", "words"])
-    for name, sources in labelled_from.items():
-        made[name].labelled_from = lambda model, sources=sources: sources(model) if callable(sources) else sources
+    for name, sources in label_sources.items():
+        made[name].label_sources = lambda model, sources=sources: sources(model) if callable(sources) else sources
     plugins = {name: Plugin("modality", name, "", "fakes", "1", "") for name in made}
     return Modalities(made.values(), plugins)
 

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from fourm_engine.train import checkpoint_manager
 from fourm_engine.train.checkpoint_manager import CheckpointManager
 from fourm_engine.train.distributed import gather_json, processes, rank
-from fourm_engine.train.exchange import exchanged
+from fourm_engine.train.exchange import reduce_counts
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.prefetch import Prefetcher
 from tests.train.toy_task import FEATURES, Network, ToyTask, config
@@ -68,8 +68,8 @@ def start(parallel: str) -> None:
         found = {"drawn": [gather_json(state_of(trainer)), trainer.model.drawn.tolist()]}
         trainer.feed = Prefetcher(trainer.task.batches(0, trainer.share), 1, device)
         for step in range(3):
-            micro_batches = trainer.feed.step()
-            counts, _, _ = exchanged(trainer.task, [batch for batch, _ in micro_batches], {"signal": 0})
+            micro_batches = trainer.feed.next_step()
+            counts, _, _ = reduce_counts(trainer.task, [batch for batch, _ in micro_batches], {"signal": 0})
             trainer.learner.step(step, [batch for _, batch in micro_batches], counts)
         found["learnt"] = gather_json(state_of(trainer))
         # Noise within a step differs between processes.

@@ -28,14 +28,14 @@ def train(data: Path, run: Path, settings: dict[str, Any]) -> Trainer:
     settings = {"schedule": "constant", "batch_size": 4, "steps": 6, "warmup": 0, "clip": None, **settings}
     task = make_task(data, val=None, stem=settings.pop("stem", "linear"))
     if settings.get("precision") != "bf16":
-        planned = task.planned
+        meta_model = task.meta_model
 
         def double(seed: int) -> Any:
-            made = planned(seed)
+            made = meta_model(seed)
             made.model.double()
             return made
 
-        task.planned = double  # type: ignore[method-assign]
+        task.meta_model = double  # type: ignore[method-assign]
     export = FourMTask.export
     task.export = lambda weights, folder, scores: export(  # type: ignore[method-assign]
         task, {name: weight.float() for name, weight in weights.items()}, folder, scores

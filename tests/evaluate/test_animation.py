@@ -22,7 +22,7 @@ def steps(tmp_path, monkeypatch):
 
 
 def recorded(watch, inputs, targets, **options):
-    with watch.recorded():
+    with watch.record():
         results = watch.model.generate(inputs, targets, seed=1, **options)
     return results, watch.frames(inputs, results, cell=64)
 

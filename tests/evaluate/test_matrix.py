@@ -69,7 +69,7 @@ def test_every_cell_is_the_mean_of_what_a_slow_computation_gives(model, held_out
             if given == target:
                 assert target not in matrix.cells[given]
                 continue
-            names = held_out.having([target] if given == NOTHING else [given, target])
+            names = held_out.with_modalities([target] if given == NOTHING else [given, target])
             own = np.array([slow_nats(model, held_out, s, given, target) for s in names])
             nothing = np.array([slow_nats(model, held_out, s, NOTHING, target) for s in names])
             cell = matrix.cells[given][target]

@@ -61,7 +61,7 @@ def test_the_known_part_of_a_picture_stays_as_it_is(model, held_out):
     found, (task,) = predictor(
         model, held_out, {"name": "t", "inputs": ["a", "b"], "targets": ["a"], "keep": {"a": "left"}}, pictures=1
     )
-    names = held_out.having(["a", "b"])
+    names = held_out.with_modalities(["a", "b"])
     for name, predicted in found._predict(task, names).items():
         kept = found.ceiling("a")[name][:, :4]
         assert np.array_equal(predicted["a"][:, :4], kept)
@@ -97,7 +97,7 @@ def test_independent_targets_see_the_inputs_alone(model, held_out):
     values = []
     for entry in (both, alone, chained):
         found, (task,) = predictor(model, held_out, entry)
-        values.append([v["words"] for v in found._predict(task, held_out.having(["a"])).values()])
+        values.append([v["words"] for v in found._predict(task, held_out.with_modalities(["a"])).values()])
     assert values[0] == values[1]
     assert values[0] != values[2]
 
@@ -142,7 +142,7 @@ def test_equal_samples_are_predicted_each_alone(model, held_out):
     found, (task,) = predictor(
         model, held_out, {"name": "t", "inputs": ["a"], "targets": ["b"], "options": {"b": {"temperature": 0}}}
     )
-    first, second = held_out.having(["a"])[:2]
+    first, second = held_out.with_modalities(["a"])[:2]
     found.ids("a")
     for cache in (found.ids("a"), held_out.values["a"]):
         cache[second] = cache[first]
@@ -192,7 +192,8 @@ def test_agreement_is_that_of_what_was_given_with_what_was_made_of_it(model, hel
     assert 0 <= row.cosine <= 1
     unit = np.eye(3)
     perfect = agreement(unit, unit, unit[[1, 2, 0]], given="x", target="y")
-    assert (perfect.cosine, perfect.truth, perfect.others, perfect.found, perfect.truth_found) == (1, 0, 0, 1, 0)
+    assert (perfect.cosine, perfect.truth, perfect.others) == (1, 0, 0)
+    assert (perfect.recall_at_1, perfect.truth_recall_at_1) == (1, 0)
     (alone,), _ = resolve_tasks(EvaluateConfig(tasks=[task | {"inputs": ["a"], "targets": ["b"]}]).tasks, modalities)
     with pytest.raises(ValueError, match="no task has an input and a target that such a model compares"):
         features_of("any", modalities, [alone])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fourm_engine.evaluate.sample_sheet import RED, is_whole, taken, with_crop
+from fourm_engine.evaluate.sample_sheet import RED, is_whole, mask_counts, with_crop
 from fourm_engine.evaluate.sample_sheet import ShownModality as Shown
 from fourm_plugins import View
 
@@ -31,5 +31,5 @@ def test_a_crop_that_shows_all_is_not_drawn():
 
 def test_a_heading_leaves_out_what_is_none():
     one = Shown("a", taken=(0, 3), states=np.array([0, 1, 2]))
-    assert taken(one, zeros=False).startswith("3 target")
-    assert taken(one).startswith("0 input, 3 target")
+    assert mask_counts(one, zeros=False).startswith("3 target")
+    assert mask_counts(one).startswith("0 input, 3 target")

@@ -120,6 +120,6 @@ def test_a_config_trains_on_data_laid_out_as_its_set_is(name, place, tmp_path):
     }
     path = tmp_path / name
     path.write_text(yaml.safe_dump(raw))
-    finetune(load_task_config(path), tell=silent)
+    finetune(load_task_config(path), print_fn=silent)
     measure = {"in": "top-1", "ad": "mIoU", "ny": "delta1", "co": "AP50"}[name[:2]]
     assert 0 <= scores(tmp_path / "run")[measure] <= 1

@@ -34,7 +34,7 @@ def test_the_weights_are_those_of_the_source_in_any_number_of_pieces(folder, tmp
     extension = open_extension(config, Host())
     task = SimpleNamespace(extension=extension, config=extension.source.network.config, vocabulary=extension.vocabulary)
     task.adapt, task.blank = (lambda n: ExtendTask.adapt(task, n)), (lambda: ExtendTask.blank(task))
-    whole, parts = (in_pieces(ExtendTask.planned(task, 5), pieces) for pieces in (1, 3))
+    whole, parts = (in_pieces(ExtendTask.meta_model(task, 5), pieces) for pieces in (1, 3))
     state = plain_state(whole)
     for name, tensor in plain_state(parts).items():
         assert torch.equal(tensor, state[name]), name
@@ -47,7 +47,7 @@ def test_the_weights_are_those_of_the_source_in_any_number_of_pieces(folder, tmp
     assert sizes[0] == pytest.approx(sizes[1], rel=0.3)
     learning = {name for name, p in whole.named_parameters() if p.requires_grad}
     assert not any(name.endswith(".known") for name in learning)
-    other = plain_state(in_pieces(ExtendTask.planned(task, 6), 1))
+    other = plain_state(in_pieces(ExtendTask.meta_model(task, 6), 1))
     changed = {name for name in state if not torch.equal(other[name], state[name])}
     assert "embedding.encoder_table" in changed
     assert "encoder.0.attn.qkv.weight" not in changed

@@ -8,7 +8,7 @@ import torch
 
 import fourm_engine as fm
 from fourm_engine.cli.embed import embed, search
-from fourm_engine.convert.absent import absent
+from fourm_engine.convert.absent import absent_tokenizers
 from fourm_engine.features.encoder import Encoder
 from fourm_engine.features.index import Index
 from fourm_engine.features.resizing import resized
@@ -155,7 +155,7 @@ def pictures(tmp_path):
     plugins = {m.name: manager.find("modality", m.name) for m in found}
     made = Modalities(found, plugins)
     net, vocabulary = network(made)
-    return FourM(net, made, {"depth": absent([made["depth"].spec])}, vocabulary)
+    return FourM(net, made, {"depth": absent_tokenizers([made["depth"].spec])}, vocabulary)
 
 
 def test_a_larger_picture_has_more_tokens_at_interpolated_positions(pictures):

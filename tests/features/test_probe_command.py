@@ -31,7 +31,7 @@ def run(tmp_path, model):
 
 
 def probe(run, folder="photos", **options):
-    options = {"probes": ["knn", "linear"], "seeds": 2, "shots": [1], "tell": silent, **options}
+    options = {"probes": ["knn", "linear"], "seeds": 2, "shots": [1], "print_fn": silent, **options}
     return recipe.probe(run, run.parent / folder, ["colour"], run.parent / "out", **options)
 
 

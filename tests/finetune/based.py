@@ -34,9 +34,9 @@ def prepare(folder: Path) -> None:
     sections = {"tokenizers": {"fit": fitting}, "model": MODEL, "train": TRAIN}
     raw = small(folder, SETTINGS, run=str(folder / "base"), data=data, **sections)
     config = load_config(store(folder / "base.yaml", raw))
-    fit(config, tell=silent)
-    tokenize(config, tell=silent)
-    train(config, tell=silent)
+    fit(config, print_fn=silent)
+    tokenize(config, print_fn=silent)
+    train(config, print_fn=silent)
 
 
 def config_of(folder: Path, out: Path, *, select: Any = ("caption", "depth", "rgb"), **sections: Any) -> Path:

@@ -23,7 +23,7 @@ LORA = {"rank": 2, "alpha": 4.0}
 def finetuned(folder, out, *overrides, **sections):
     sections = {"finetune": {"lora": LORA}} | sections
     config = load_config(config_of(folder, out, **sections), overrides)
-    train(config, tell=silent)
+    train(config, print_fn=silent)
     return config.run
 
 
@@ -68,8 +68,8 @@ def test_at_another_size_the_adapter_brings_the_size_along(folder, tmp_path):
     tokens = str(tmp_path / "tokens")
     data = {"data": {"train": str(folder / "data"), "val": str(folder / "data"), "tokens": tokens}}
     path = config_of(folder, tmp_path, modalities=settings, finetune={"lora": LORA}, **data)
-    tokenize(load_config(path), tell=silent)
-    train(load_config(path), tell=silent)
+    tokenize(load_config(path), print_fn=silent)
+    train(load_config(path), print_fn=silent)
     both = FourM.from_pretrained(folder / "base", adapter=tmp_path / "run", device="cpu")
     assert both.generate({"caption": "a ball"}, "rgb")["rgb"].tokens.size == 36
     same(both, FourM.from_pretrained(tmp_path / "run", device="cpu"))

@@ -20,7 +20,7 @@ from fourm_engine.generate.input_types import Ids
 from fourm_engine.masking.pack import Shown, pack_inputs
 from fourm_engine.modalities import load_manager
 from fourm_engine.model import FourM
-from fourm_engine.nn.adapt import plain_state, take_over
+from fourm_engine.nn.adapt import copy_weights, plain_state
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.task import network_of
 from fourm_engine.recipes.config import load_config
@@ -41,7 +41,7 @@ LORA = {"rank": 2, "alpha": 4.0}
 def finetuned(folder: Path, out: Path, *overrides: str, **sections) -> Path:
     """The run's folder."""
     config = load_config(config_of(folder, out, **sections), overrides)
-    train(config, tell=silent)
+    train(config, print_fn=silent)
     return config.run
 
 
@@ -55,7 +55,7 @@ def started(folder: Path, out: Path, **sections) -> tuple[Source, Transformer]:
     manager = load_manager(config.modalities)
     source = Source.open(config.finetune, config.load_modalities(manager), config.model, manager)
     network = Transformer(config.model, source.vocabulary)
-    take_over(network, FourM.from_pretrained(config.finetune.source, device="cpu", manager=manager).network)
+    copy_weights(network, FourM.from_pretrained(config.finetune.source, device="cpu", manager=manager).network)
     adapt(network, source.settings, source.trained_config)
     return source, network.eval()
 
@@ -163,8 +163,8 @@ def test_at_another_size_positions_are_interpolated_and_the_model_generates(fold
         },
     }
     config = load_config(config_of(folder, tmp_path, select=["rgb@pixels", "depth"], **sections))
-    tokenize(config, tell=silent)
-    train(config, tell=silent)
+    tokenize(config, print_fn=silent)
+    train(config, print_fn=silent)
     model = FourM.from_pretrained(config.run, device="cpu")
     assert model.vocabulary["depth"].position_grid == (4, 4)
     assert model.vocabulary["rgb"].position_grid is None
@@ -246,7 +246,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been_stopped(folder, tmp_path, m
         with pytest.raises(KeyboardInterrupt):
             finetuned(folder, tmp_path / "parts", **sections)
     config = load_config(tmp_path / "parts/run/config.yaml")  # the stored one says all
-    train(config, tell=silent)
+    train(config, print_fn=silent)
     one, other = weights(whole), weights(tmp_path / "parts/run")
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -276,7 +276,7 @@ def test_the_tokenizers_of_the_model_are_never_fitted_again(folder, tmp_path):
     settings = {"settings": {"rgb": {"image_size": 64}}}
     config = load_config(config_of(folder, tmp_path, modalities=settings))
     with pytest.raises(ValueError, match="knows the ids of its tokenizers alone"):
-        fit(config, refit=True, tell=silent)
+        fit(config, refit=True, print_fn=silent)
     assert before == {path: path.read_bytes() for path in before}
 
 
@@ -320,7 +320,7 @@ def test_other_tokenizers_than_the_models_are_refused(folder, tmp_path):
     document = json.loads((other / "rgb/tokenizer.json").read_text())
     shutil.rmtree(other / "rgb")
     config = load_config(folder / "base.yaml", [f"tokenizers.folder={other}", "modalities.select=[rgb]", "seed=5"])
-    fit(config, tell=silent)
+    fit(config, print_fn=silent)
     assert json.loads((other / "rgb/tokenizer.json").read_text())["fingerprint"] != document["fingerprint"]
     with pytest.raises(ValueError, match=r"tokenizer of 'rgb' is not the one that .* was trained with"):
         finetuned(folder, tmp_path, tokenizers={"folder": str(other)})

@@ -12,9 +12,9 @@ from fourm_engine.finetune.source import Source
 from fourm_engine.finetune.trainable import adapt
 from fourm_engine.modalities import load_manager
 from fourm_engine.model import FourM
-from fourm_engine.nn.adapt import take_over
+from fourm_engine.nn.adapt import copy_weights
 from fourm_engine.nn.transformer import Transformer
-from fourm_engine.pretrain.initial_weights import planned
+from fourm_engine.pretrain.initial_weights import warm_start
 from fourm_engine.recipes.config import load_config
 from fourm_engine.recipes.train import train
 from fourm_engine.weights import read_rows
@@ -29,7 +29,7 @@ def filled(source, config, *, seed, pieces):
     with torch.device("meta"):
         network = Transformer(config.model, source.vocabulary)
         adapt(network, source.settings, source.trained_config)
-    return in_pieces(planned(network, source.read, source.shapes, seed=seed), pieces).state_dict()
+    return in_pieces(warm_start(network, source.read, source.shapes, seed=seed), pieces).state_dict()
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_the_weights_are_those_of_the_source_in_any_number_of_pieces(folder, tmp
     source = Source.open(config.finetune, config.load_modalities(manager), config.model, manager)
     whole, parts = (filled(source, config, seed=5, pieces=pieces) for pieces in (1, 3))
     network = Transformer(config.model, source.vocabulary)
-    take_over(network, FourM.from_pretrained(config.finetune.source, device="cpu", manager=manager).network)
+    copy_weights(network, FourM.from_pretrained(config.finetune.source, device="cpu", manager=manager).network)
     adapt(network, source.settings, source.trained_config)
     expected = network.state_dict()
     assert expected.keys() == whole.keys()
@@ -66,7 +66,7 @@ def test_the_weights_are_those_of_the_source_in_any_number_of_pieces(folder, tmp
 
 def test_from_scratch_nothing_but_the_shape_is_the_sources(folder, tmp_path):
     config = load_config(config_of(folder, tmp_path, finetune={"from_scratch": True}), ["train.lr=1e-9", "seed=7"])
-    train(config, tell=silent)
+    train(config, print_fn=silent)
     found, base = (
         FourM.from_pretrained(run, device="cpu").network.state_dict() for run in (config.run, folder / "base")
     )
@@ -80,7 +80,7 @@ def test_from_scratch_nothing_but_the_shape_is_the_sources(folder, tmp_path):
 def test_no_process_reads_the_whole_source(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(exported, "load_network", lambda *_: pytest.fail("the source was loaded whole"))
     config = load_config(config_of(folder, tmp_path, finetune={"lora": LORA}))
-    assert train(config, tell=silent)
+    assert train(config, print_fn=silent)
 
 
 def test_learned_positions_of_another_length_are_interpolated_alike(tmp_path):
@@ -95,14 +95,14 @@ def test_learned_positions_of_another_length_are_interpolated_alike(tmp_path):
         def initial(self):
             return {}
 
-        def tabulate(self):
+        def init_buffers(self):
             pass
 
         def named_parameters(self):
             return ()
 
     read = partial(read_rows, tmp_path / "model.safetensors")
-    plan = planned(Blank(), lambda part, name, first: read(name, part, first), {name: (4, 3)}, seed=0)
+    plan = warm_start(Blank(), lambda part, name, first: read(name, part, first), {name: (4, 3)}, seed=0)
     part = torch.empty(2, 3)
     plan.fill(name, part, 3, 6)
     assert torch.equal(part, resized(torch.arange(12.0).reshape(4, 3), 6)[3:5])

@@ -79,7 +79,7 @@ def test_a_codec_takes_any_grid_with_the_positions_of_its_own_resized():
 
 
 def test_a_tokenizer_serves_another_size_with_the_same_network_and_fingerprint(tokenizer):
-    wide = tokenizer.serving(Sizes(WIDE).spec)
+    wide = tokenizer.for_spec(Sizes(WIDE).spec)
     ids = wide.encode(ramps(2, WIDE))
     assert [row.shape for row in ids] == [(24,)] * 2
     assert [array.shape for array in wide.decode(ids)] == [(3, 12, 32)] * 2
@@ -92,7 +92,7 @@ def test_a_tokenizer_serves_another_size_with_the_same_network_and_fingerprint(t
 
 
 def test_two_grids_of_as_many_tokens_are_told_apart(tokenizer):
-    wide, tall = (tokenizer.serving(Sizes(grid).spec) for grid in ((2, 8), (8, 2)))
+    wide, tall = (tokenizer.for_spec(Sizes(grid).spec) for grid in ((2, 8), (8, 2)))
     ids = wide.encode(ramps(1, (2, 8)))
     assert wide.decode(ids)[0].shape == (3, 8, 32)
     assert tall.decode(ids)[0].shape == (3, 32, 8)
@@ -100,19 +100,19 @@ def test_two_grids_of_as_many_tokens_are_told_apart(tokenizer):
 
 def test_what_one_network_cannot_serve_is_refused(tokenizer):
     with pytest.raises(ValueError, match=r"map has patches of 4x4 pixels, 3 channels, map has patches of 2x2 pixels"):
-        tokenizer.serving(map_spec(features(), tokens=8))
+        tokenizer.for_spec(map_spec(features(), tokens=8))
     with pytest.raises(ValueError, match=r"3 channels, map has patches of 4x4 pixels, 5 classes"):
-        tokenizer.serving(map_spec(classes()))
+        tokenizer.for_spec(map_spec(classes()))
     one_size = VQVAETokenizer([Sizes().spec], **SMALL)
     with pytest.raises(ValueError, match=r"for 16x16 pixels alone, not for the 12x32 of map; fit it with `adapt`"):
-        one_size.serving(Sizes(WIDE).spec)
+        one_size.for_spec(Sizes(WIDE).spec)
 
 
 def test_a_stored_tokenizer_is_loaded_at_any_size(tokenizer, tmp_path):
     save_tokenizer(tokenizer, tmp_path / "map", manager=Host())
     wide = load_tokenizer(tmp_path / "map", [Sizes(WIDE).spec], Host())
     assert wide.fingerprint == tokenizer.fingerprint
-    expected = tokenizer.serving(Sizes(WIDE).spec).encode(ramps(2, WIDE))
+    expected = tokenizer.for_spec(Sizes(WIDE).spec).encode(ramps(2, WIDE))
     assert np.array_equal(wide.encode(ramps(2, WIDE)), expected)
     specs = [Sizes(shared=True).spec, Sizes(WIDE, name="map@wide", shared=True).spec]
     members = {spec.name: Known(spec) for spec in specs}
@@ -175,7 +175,7 @@ def test_modalities_that_share_a_space_share_the_tokenizer_of_the_one_called_as_
 
 
 def test_every_batch_has_one_size_that_follows_from_its_step(tokenizer, tmp_path):
-    sizes = [SizedArrays(tokenizer.serving(Sizes(grid).spec), data(10, grid), None) for grid in ((4, 4), WIDE, (2, 2))]
+    sizes = [SizedArrays(tokenizer.for_spec(Sizes(grid).spec), data(10, grid), None) for grid in ((4, 4), WIDE, (2, 2))]
     task = AdaptTask(tokenizer, sizes, start=tmp_path, steps=9, seed=0)
     batches = task.batches(0, Share(0, 1, 4, 1))
     stream = [next(batches) for _ in range(12)]

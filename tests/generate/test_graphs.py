@@ -47,7 +47,7 @@ def batches():
 def recorded(monkeypatch):
     """A list of what has been recorded, on a device whose numbers the host does not know."""
     made = []
-    monkeypatch.setattr(device, "AT_HAND", ())
+    monkeypatch.setattr(device, "HOST_TYPES", ())
     monkeypatch.setattr(graphs, "RECORDED_ON", ("cpu",))
     monkeypatch.setattr(graphs, "record", lambda work, *_: made.append(work) or work)
     return made
@@ -179,7 +179,7 @@ def test_a_device_that_is_waited_for_draws_the_same(rows, top_p, monkeypatch):
     logits[::2] = logits[::2].round()  # many equals
     uniform, heat = torch.rand(rows, generator=generator), torch.full((1,), 1.5)
     expected = sampling.draw(logits, uniform, temperature=heat, top_p=top_p)
-    monkeypatch.setattr(device, "AT_HAND", ())
+    monkeypatch.setattr(device, "HOST_TYPES", ())
     monkeypatch.setattr(sampling, "_SORTED", 8)
     np.testing.assert_array_equal(sampling.draw(logits, uniform, temperature=heat, top_p=top_p), expected)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from fourm_engine.generate.cached import Cached
-from fourm_engine.generate.guidance import Guide, plain
+from fourm_engine.generate.cached import CachedDecoder
+from fourm_engine.generate.guidance import Guide, single_branch
 from fourm_engine.generate.plan import Stage
 from fourm_engine.modalities import Modalities
 from fourm_engine.model import FourM
@@ -51,8 +51,8 @@ def test_the_next_word_is_that_of_the_logits_led_away_from_those_of_the_guide(to
     stage = Stage("words", scheme="autoregressive", max_tokens=2)
     start = torch.tensor([toys.sampler.sequences["words"].start])
     with torch.inference_mode():
-        plan = plain(stage, {})
-        sides = [Cached(m.network, m.vocabulary, plan.rows([shown]), plan, "words", 2) for m in (toys, guide)]
+        plan = single_branch(stage, {})
+        sides = [CachedDecoder(m.network, m.vocabulary, plan.rows([shown]), plan, "words", 2) for m in (toys, guide)]
         first = [side.logits(start, 0) for side in sides]
         first = (first[1] + 2.5 * (first[0] - first[1])).argmax(-1)
         second = [side.logits(first, 1) for side in sides]
@@ -64,7 +64,10 @@ def test_the_next_word_is_that_of_the_logits_led_away_from_those_of_the_guide(to
             2,
             stop=(),
             uniform_BL=torch.zeros(1, 2),
-            guided=(Guide(guide, 2.5), Cached(guide.network, guide.vocabulary, plan.rows([shown]), plan, "words", 2)),
+            guided=(
+                Guide(guide, 2.5),
+                CachedDecoder(guide.network, guide.vocabulary, plan.rows([shown]), plan, "words", 2),
+            ),
         )
     assert got[0].tolist() == [[int(first), int(second)]]
 

@@ -121,7 +121,7 @@ def test_entropy_keeps_what_is_within_its_bound(seed, bound):
 
 @pytest.mark.parametrize("layout", [Grid(height=4, width=4), Grid(height=3, width=7), Vector(length=5)])
 def test_halton_visits_every_token_once_and_spreads_the_first_ones(layout):
-    scores = Halton(layout).beforehand()
+    scores = Halton(layout).fixed_scores()
     assert sorted((-scores).tolist()) == list(range(layout.num_tokens))
     if layout == Grid(height=4, width=4):
         first = (-scores).argsort()[:4]
@@ -133,7 +133,7 @@ def test_remasking_prefers_what_the_model_was_unsure_of():
     known, n = torch.zeros(1000, dtype=torch.bool), 1000
     uniform = torch.rand(n, generator=torch.Generator().manual_seed(0))
     told = Predicted(2, 4, 1, known, known, confidence, torch.zeros(0, 3), uniform)
-    forgotten = Remask(Vector(length=n), share=0.2).forget(told)
+    forgotten = Remask(Vector(length=n), share=0.2).remask(told)
     assert forgotten.sum() == 200
     assert forgotten[1::2].sum() > 1.5 * forgotten[::2].sum()
 
@@ -185,7 +185,7 @@ import torch
 from fourm_plugins import DecodingOrder
 
 class Eager(DecodingOrder):
-    def forget(self, predicted):
+    def remask(self, predicted):
         return predicted.given
 
 class Misspelt(DecodingOrder):
@@ -198,7 +198,7 @@ def test_a_package_adds_an_order_that_forgets_and_is_told_what_it_may_not(sample
     entries = "[fourm.orders.v1]\neager = acme_eager:Eager\nmisspelt = acme_eager:Misspelt\n"
     install("acme-eager", entries, source=WRONG)
     given = partly(sample(), "height", [0], [1])
-    with pytest.raises(PluginError, match=r"'eager' of acme-eager .* forgets tokens that are given"):
+    with pytest.raises(PluginError, match=r"'eager' of acme-eager .* remasks tokens that are given"):
         sampler.run([given], [stage("eager")], [0])
     with pytest.raises(PluginError, match="score is written"):
         sampler.run([given], [stage("misspelt")], [0])

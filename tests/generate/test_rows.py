@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fourm_engine.generate.plan import Stage
-from fourm_engine.generate.rows import PADDING, distinct, together
+from fourm_engine.generate.rows import PADDING, distinct, group_by_length
 from fourm_engine.masking.pack import Shown
 from tests.generate.test_sampler import GRID, TEXT, partly, sample, sampler  # noqa: F401 (a fixture)
 
@@ -30,7 +30,7 @@ def splits(lengths, count):
 @settings(max_examples=60)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=7))
 def test_at_most_a_tenth_of_what_runs_is_padding_in_as_few_groups_as_that_takes(lengths):
-    groups = together(lengths)
+    groups = group_by_length(lengths)
     assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
     most = sum(lengths) / (1 - PADDING)
     assert slots(lengths, groups) <= most

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fourm_engine.batch import Tokens
-from fourm_engine.generate.guidance import branches
+from fourm_engine.generate.guidance import branches_of
 from fourm_engine.generate.plan import Stage, default_plan
 from fourm_engine.generate.sample import Sample, SequenceIds
 from fourm_engine.generate.sampler import Sampler
@@ -200,7 +200,7 @@ def greedy_without_cache(sampler: Sampler, shown: dict[str, Shown], steps: int) 
 def test_cached_greedy_decoding_equals_running_the_whole_decoder_again(sampler):
     shown = sample(4).shown
     del shown["words"]
-    plan = branches(Stage(target="words", scheme="autoregressive"), [Sample(shown)], IDS)
+    plan = branches_of(Stage(target="words", scheme="autoregressive"), [Sample(shown)], IDS)
     uniform = torch.zeros(1, 20)
     ids, _ = sampler.autoregressive(plan.rows([Sample(shown)]), plan, "words", 20, stop=(), uniform_BL=uniform)
     assert ids[0].tolist() == greedy_without_cache(sampler, shown, 20)
@@ -238,13 +238,15 @@ def test_later_stages_see_what_earlier_ones_made(sampler):
 
 def test_prompt_sentinel_shows_the_sentinel_of_a_sequence_being_made_and_of_one_that_is_hidden(sampler):
     s = sample(names=("words",))
-    grid = branches(Stage(target="height", scheme="parallel", guidance=3.0, prompt_sentinel=True), [s], IDS)
+    grid = branches_of(Stage(target="height", scheme="parallel", guidance=3.0, prompt_sentinel=True), [s], IDS)
     u, c = grid.rows([s])
     assert u["words"].ids.tolist() == [3]
     assert c["words"] is s.shown["words"]
     weighted = Stage(target="height", scheme="parallel", guidance={"words": 3.0}, prompt_sentinel=True)
-    assert branches(weighted, [s], IDS).rows([s])[0] == {}
-    text = branches(Stage(target="words", scheme="autoregressive", guidance=2.0, prompt_sentinel=True), [sample()], IDS)
+    assert branches_of(weighted, [s], IDS).rows([s])[0] == {}
+    text = branches_of(
+        Stage(target="words", scheme="autoregressive", guidance=2.0, prompt_sentinel=True), [sample()], IDS
+    )
     u, c = text.rows([sample()])
     assert u.keys() == {"words"}
     assert u["words"].ids.tolist() == c["words"].ids.tolist() == [3]

@@ -6,7 +6,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fourm_engine.generate.sampling import draw, generators, kept, likeliest, log_probability, most_confident, uniforms
+from fourm_engine.generate.sampling import (
+    draw,
+    filter_top_k_top_p,
+    generators,
+    likeliest,
+    log_probability,
+    most_confident,
+    uniforms,
+)
 
 
 def slow_filter(logits: np.ndarray, top_k: int | None, top_p: float | None) -> set[int]:
@@ -32,7 +40,7 @@ def slow_filter(logits: np.ndarray, top_k: int | None, top_p: float | None) -> s
 def test_filters_keep_what_a_token_by_token_version_keeps(seed, top_k, top_p):
     logits = np.random.default_rng(seed).normal(size=9).astype(np.float32)
     p = torch.from_numpy(logits).softmax(-1)[None]
-    left = kept(p, top_k=top_k, top_p=top_p)[0]
+    left = filter_top_k_top_p(p, top_k=top_k, top_p=top_p)[0]
     assert set(left.nonzero()[:, 0].tolist()) == slow_filter(logits, top_k, top_p)
 
 

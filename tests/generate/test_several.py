@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fourm_engine as fm
-from fourm_engine.convert.absent import absent
+from fourm_engine.convert.absent import absent_tokenizers
 from fourm_engine.generate.input_types import Condition
 from fourm_engine.generate.result import Generated
 from tests.generate.toys import heights, picture
@@ -153,7 +153,7 @@ def test_a_contact_sheet_holds_every_sample_and_the_spread(toys):
 
 
 def test_what_has_no_tokenizer_cannot_be_reduced_and_that_is_said_before_anything_runs(toys, monkeypatch):
-    monkeypatch.setitem(toys.tokenizers, "height", absent([toys.modalities["height"].spec]))
+    monkeypatch.setitem(toys.tokenizers, "height", absent_tokenizers([toys.modalities["height"].spec]))
     monkeypatch.setattr(toys.sampler, "run", None)
     with pytest.raises(ValueError, match="'height' has no tokenizer here"):
         toys.generate(COLOUR, "height", n_samples=2, reduce="mean")

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from fourm_engine.generate.tiles import Tiling, tiled
+from fourm_engine.generate.tiles import Tiling, generate_tiled
 from tests.generate.toys import picture
 
 
@@ -23,7 +23,7 @@ def test_tiles_agree_on_their_seams_and_what_they_decode_to_has_none(toys, monke
         return results
 
     monkeypatch.setattr(toys, "generate_batch", noted)
-    whole = tiled(toys, {"colour": large(14, 20)}, "height", overlap=1, steps=3, temperature=1.0)
+    whole = generate_tiled(toys, {"colour": large(14, 20)}, "height", overlap=1, steps=3, temperature=1.0)
     tokens = whole.tokens.reshape(7, 10)
     tiling = Tiling.of((7, 10), (4, 4), 1)
     corners = [tiling.corners[i] for wave in tiling.waves for i in wave]
@@ -40,7 +40,7 @@ def test_tiles_agree_on_their_seams_and_what_they_decode_to_has_none(toys, monke
 
 def test_tiles_that_are_computed_in_one_step_are_computed_apart_and_blended(toys):
     given = large(8, 12)
-    whole = tiled(toys, {"colour": given}, "height", overlap=2, batch_size=1).value
+    whole = generate_tiled(toys, {"colour": given}, "height", overlap=2, batch_size=1).value
     left, right = (toys.generate({"colour": given[:, at : at + 8]}, "height")["height"].value for at in (0, 4))
     assert np.allclose(whole[:, :4], left[:, :4], atol=1e-4)
     assert np.allclose(whole[:, 8:], right[:, 4:], atol=1e-4)
@@ -56,7 +56,7 @@ def test_each_tile_sees_its_part_of_the_picture_also_where_the_target_has_its_na
         return run(requests, *words, **options)
 
     monkeypatch.setattr(toys, "generate_batch", noted)
-    tiled(toys, {"colour": large(8, 12)}, "colour", overlap=1, temperature=1.0)
+    generate_tiled(toys, {"colour": large(8, 12)}, "colour", overlap=1, temperature=1.0)
     pictures = [[given for given in one.values() if isinstance(given, np.ndarray)] for one in asked]
     assert [[picture.shape for picture in one] for one in pictures] == [[(8, 8, 3)], [(8, 8, 3)]]
     assert len(asked[1]) == 2
@@ -79,13 +79,13 @@ def test_tiles_cover_the_whole_and_those_of_one_wave_lie_apart():
 @pytest.mark.parametrize("options", [{}, {"steps": 3, "temperature": 0}])
 def test_equal_tiles_are_not_taken_for_several_samples_of_one_input(toys, options):
     plain = np.full((8, 16, 3), 90, np.uint8)
-    whole = tiled(toys, {"colour": plain}, "height", overlap=0, **options)
+    whole = generate_tiled(toys, {"colour": plain}, "height", overlap=0, **options)
     tile = toys.generate({"colour": plain[:, :8]}, "height", **options)["height"]
     assert np.allclose(whole.value[:, :8], tile.value, atol=1e-4)
 
 
 def test_one_tile_is_what_generate_makes(toys):
-    one = tiled(toys, {"colour": picture(), "words": "red"}, "height", steps=2, temperature=1.0, seed=5)
+    one = generate_tiled(toys, {"colour": picture(), "words": "red"}, "height", steps=2, temperature=1.0, seed=5)
     same = toys.generate({"colour": picture(), "words": "red"}, "height", steps=2, temperature=1.0, seed=5)["height"]
     assert (one.tokens == same.tokens).all()
     assert np.allclose(one.value, same.value, atol=1e-4)
@@ -103,7 +103,7 @@ def test_one_tile_is_what_generate_makes(toys):
 )
 def test_what_cannot_be_tiled_is_one_line(toys, inputs, target, overlap, message):
     with pytest.raises(ValueError, match=message):
-        tiled(toys, inputs, target, overlap=overlap)
+        generate_tiled(toys, inputs, target, overlap=overlap)
 
 
 def test_a_picture_that_its_modality_cannot_read_is_one_line(toys, monkeypatch):
@@ -112,4 +112,4 @@ def test_a_picture_that_its_modality_cannot_read_is_one_line(toys, monkeypatch):
 
     monkeypatch.setattr(type(toys.modalities["colour"]), "value", value)
     with pytest.raises(ValueError, match=r"input 'colour': .* is not a value of it \(.*no attribute 'shape'\)"):
-        tiled(toys, {"colour": 5}, "height")
+        generate_tiled(toys, {"colour": 5}, "height")

@@ -16,7 +16,7 @@ import torch
 from fourm_engine.batch import Batch
 from fourm_engine.convert import published_model
 from fourm_engine.convert.tensors import Domain, vocabulary_of
-from fourm_engine.generate.guidance import branches
+from fourm_engine.generate.guidance import branches_of
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.sample import Sample
 from fourm_engine.masking.pack import Shown
@@ -120,7 +120,7 @@ def test_the_recorded_tokens_of_every_domain_with_a_plugin_are_generated(tmp_pat
         if target["scheme"] == "parallel":
             found = [f[name].ids for f in model.sampler.run(samples, [stage], [0] * len(samples))]
         else:
-            plan, length = branches(stage, samples, model.sampler.sequences), recorded.shape[1]
+            plan, length = branches_of(stage, samples, model.sampler.sequences), recorded.shape[1]
             uniform = torch.zeros(len(samples), length)
             rows = plan.rows(samples)
             found, _ = model.sampler.autoregressive(rows, plan, name, length, stop=(), uniform_BL=uniform)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fourm_engine.batch import Tokens
-from fourm_engine.generate.guidance import branches
+from fourm_engine.generate.guidance import branches_of
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.sample import Sample
 from fourm_engine.masking.pack import Shown, pack_inputs
@@ -30,7 +30,7 @@ def names_of(model: FourM) -> dict[str, str]:
 
 def raw_caption(model: FourM, samples: list[Sample], stage: Stage, length: int) -> np.ndarray:
     """Ids as they come, beyond any end marker, as the recorded ones."""
-    plan = branches(stage, samples, model.sampler.sequences)
+    plan = branches_of(stage, samples, model.sampler.sequences)
     rows = plan.rows(samples)
     uniform = torch.zeros(len(samples), length)
     return model.sampler.autoregressive(rows, plan, stage.target, length, stop=(), uniform_BL=uniform)[0].numpy()
@@ -67,7 +67,7 @@ def test_a_published_model_generates_the_recorded_tokens_and_guided_logits(case:
     revealed = data["in/tok_rgb_revealed"]
     samples = [Sample({name["depth"]: Shown.tokens(d), name["caption"]: caption}) for d in depth]
     weights = dict(zip((name["depth"], name["caption"]), case.content["weights"], strict=True))
-    plan = branches(Stage(target=target, scheme="parallel", guidance=weights), samples, model.sampler.sequences)
+    plan = branches_of(Stage(target=target, scheme="parallel", guidance=weights), samples, model.sampler.sequences)
     rows = plan.rows(samples)
     for b, row in enumerate(rows):
         row[target] = Shown.tokens(data["in/tok_rgb"][b % len(samples)][revealed], revealed)

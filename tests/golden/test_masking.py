@@ -12,7 +12,7 @@ from fourm_engine.generate.schedules import temperatures, tokens_per_step
 from fourm_engine.masking.budgets import Budgets
 from fourm_engine.masking.config import Component, MaskingConfig
 from fourm_engine.masking.span import SpanMasker, mask_sequences, mask_spans
-from fourm_plugins.masker import Specials
+from fourm_plugins.masker import SpecialTokens
 from fourm_plugins.spec import FeatureMap, Grid, ModalitySpec, Sequence, Text, TokenizerRecipe, TokenSpace
 from tests.golden.cases import CASES, Case, cases
 
@@ -110,7 +110,7 @@ def test_spans_are_masked_as_recorded(case: Case):
 @pytest.mark.parametrize("case", cases("sequence_mask_stats"))
 def test_masked_sequences_are_as_long_as_recorded(case: Case):
     c, rng = case.content, np.random.default_rng(0)
-    masker = SpanMasker(spec_of("text", 256, sequence=True), Specials(end=3, sentinels=tuple(range(4, 204))))
+    masker = SpanMasker(spec_of("text", 256, sequence=True), SpecialTokens(end_id=3, sentinel_ids=tuple(range(4, 204))))
     for stats in c["stats"]:
         ids, n = np.arange(300, 300 + stats["num_ids_with_eos"] - 1), c["samples"]
         budgets = np.full(n, stats["input_budget"]), np.full(n, stats["target_budget"])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fourm_engine.masking.grid import GridMasker
 from fourm_engine.masking.span import SpanMasker, mask_sequences, mask_spans
-from fourm_plugins import MASK, Specials
+from fourm_plugins import MASK, SpecialTokens
 from tests.fakes import END, FIRST_SENTINEL, FIRST_WORD, SENTINELS, fake_modalities
 
 CASES = Path(__file__).parent.parent / "golden/cases"
@@ -24,7 +24,7 @@ SENTINEL_IDS = range(FIRST_SENTINEL, FIRST_WORD)
 def span_masker(max_tokens: int = 34, sentinels: int = SENTINELS) -> SpanMasker:
     words = fake_modalities(["words"])["words"]
     spec = words.spec.model_copy(update={"layout": words.spec.layout.model_copy(update={"max_tokens": max_tokens})})
-    return SpanMasker(spec, Specials(END, tuple(range(FIRST_SENTINEL, FIRST_SENTINEL + sentinels))))
+    return SpanMasker(spec, SpecialTokens(END, tuple(range(FIRST_SENTINEL, FIRST_SENTINEL + sentinels))))
 
 
 def test_spans_are_masked_as_in_the_published_models():

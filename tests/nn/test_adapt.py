@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fourm_engine.batch import Patches
-from fourm_engine.nn.adapt import add_lora, freeze, freeze_known, plain_state, take_over
+from fourm_engine.nn.adapt import add_lora, copy_weights, freeze, freeze_known, plain_state
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.spec import Grid, Sequence, Vector
@@ -30,7 +30,7 @@ def larger(vocabulary) -> Vocabulary:
 def grow(source, vocabulary, larger, how, *, rank=4):
     torch.manual_seed(1)
     network = Transformer(small_config(), larger)
-    take_over(network, source)
+    copy_weights(network, source)
     if how != "all":
         freeze_known(network, vocabulary)
     if how == "lora":
@@ -169,7 +169,7 @@ def test_a_resized_network_computes_from_the_same_weights_at_interpolated_positi
     assert {e.position_grid for e in larger if e.layout.kind == "grid"} == {(3, 4)}
     assert [e.start for e in larger] == [e.start for e in vocabulary]
     network = Transformer(small_config(), larger)
-    take_over(network, model)
+    copy_weights(network, model)
     before, after = model.embedding, network.embedding
     colour = after.fixed_positions[: 6 * 8].view(6, 8, -1).unflatten(-1, (4, -1))
     rows, columns = colour[:, 0, 0, 0].asin(), colour[0, :, 2, 0]

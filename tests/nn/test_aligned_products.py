@@ -18,7 +18,7 @@ def test_an_mlp_whose_width_suits_no_tensor_core_computes_the_same_on_a_gpu(bias
     x = torch.randn(2, MANY_ROWS, 40)
     expected = mlp(x)
     expected.square().sum().backward()
-    monkeypatch.setattr(device, "AT_HAND", ())
+    monkeypatch.setattr(device, "HOST_TYPES", ())
     products, linear = [], torch.nn.functional.linear
     monkeypatch.setattr("torch.nn.functional.linear", lambda *of: [products.append(of[1].shape), linear(*of)][1])
     result = aligned(x)

@@ -32,7 +32,7 @@ def test_each_modality_reads_its_own_positions_from_the_one_table(model, vocabul
         rows = 12 if entry.layout.kind == "sequence" else entry.layout.num_tokens
         pos = torch.arange(rows)[None]
         mod = torch.full_like(pos, entry.index)
-        place = e.place(pos, mod, e.encoder_positions)[0] - e.modality[entry.index]
+        pos_embed = e.position_embedding(pos, mod, e.encoder_positions)[0] - e.modality[entry.index]
         if entry.layout.kind == "grid":
             expected = sine_cosine_2d(3, 4, 32)
         elif entry.layout.kind == "sequence":
@@ -41,17 +41,18 @@ def test_each_modality_reads_its_own_positions_from_the_one_table(model, vocabul
             expected = e.encoder_positions[entry.name]
             asked = e.decoder(torch.full_like(pos, -1), pos, mod)[0] - e.mask_token - e.modality[entry.index]
             torch.testing.assert_close(asked, e.decoder_positions[entry.name], atol=1e-6, rtol=0)
-        torch.testing.assert_close(place, expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(pos_embed, expected, atol=1e-6, rtol=0)
 
 
 def test_content_comes_from_the_tables_the_mask_token_or_the_projection(model):
     e = model.embedding
     t = tokens([[(4, 1, 0, 0), (-1, 2, 2, 0), (20, 0, 3, 0)]])
     patch = torch.randn(1, 5)
-    content, place = e.encoder(t.ids, t.pos, t.mod, {"pixels": Patches(patch, torch.tensor([0]), torch.tensor([1]))})
+    patches = Patches(patch, torch.tensor([0]), torch.tensor([1]))
+    content, pos_embed = e.encoder(t.ids, t.pos, t.mod, {"pixels": patches})
     expected = torch.stack([e.encoder_table[4], e.projections["pixels"].weight @ patch[0], e.encoder_table[20]])
     torch.testing.assert_close(content[0], expected)
-    decoded = e.decoder(t.ids, t.pos, t.mod) - place
+    decoded = e.decoder(t.ids, t.pos, t.mod) - pos_embed
     torch.testing.assert_close(decoded[0], torch.stack([e.decoder_table[4], e.mask_token, e.decoder_table[20]]))
 
 

@@ -6,7 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fourm_engine.nn.adapt import add_lora, freeze, freeze_known
-from fourm_engine.nn.flops import Learning, forward_flops, training_flops, training_flops_of
+from fourm_engine.nn.flops import TrainedWeights, forward_flops, training_flops, training_flops_of
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.nn.wrappers import checkpoint_blocks
 from fourm_engine.vocabulary import Vocabulary
@@ -93,7 +93,7 @@ def test_where_a_part_is_frozen_the_flops_are_those_that_torch_counts(vocabulary
     freeze(model, [*frozen, *(["registers"] if frozen == ALL and config.registers else [])], setting="freeze")
     if lora is not None:
         add_lora(model, rank=3, alpha=1.0, matrices=lora)
-    found = training_flops_of(Learning.of(model), config, vocabulary, **sizes(batch))
+    found = training_flops_of(TrainedWeights.of(model), config, vocabulary, **sizes(batch))
     assert found == counted(model, batch)
     assert (found == training_flops(reckoned(config, vocabulary, batch))) == (not frozen)
 
@@ -102,7 +102,7 @@ def test_new_rows_alone_have_the_flops_that_torch_counts(vocabulary, batch):
     config, known = small_config(), Vocabulary(vocabulary.entries[:-1])
     model = Transformer(config, vocabulary)
     freeze_known(model, known)
-    assert training_flops_of(Learning.of(model), config, vocabulary, **sizes(batch)) == counted(model, batch)
+    assert training_flops_of(TrainedWeights.of(model), config, vocabulary, **sizes(batch)) == counted(model, batch)
 
 
 def test_what_is_computed_again_to_save_memory_is_not_counted(vocabulary, batch):
@@ -112,6 +112,6 @@ def test_what_is_computed_again_to_save_memory_is_not_counted(vocabulary, batch)
         model = Transformer(config, vocabulary)
         checkpoint_blocks((*model.encoder, *model.decoder), how)
         found[how] = counted(model, batch)
-        assert training_flops_of(Learning.of(model), config, vocabulary, **sizes(batch)) == found["none"]
+        assert training_flops_of(TrainedWeights.of(model), config, vocabulary, **sizes(batch)) == found["none"]
     flops = reckoned(config, vocabulary, batch)
     assert found["selective"] == found["none"] < found["full"] <= found["none"] + flops["encoder"] + flops["decoder"]

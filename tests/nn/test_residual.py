@@ -7,7 +7,7 @@ import torch
 
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.nn.wrappers import checkpoint_blocks, halve_residual
-from fourm_engine.train.parallel import started
+from fourm_engine.train.parallel import build_model
 from tests.nn.conftest import lively, small_config
 from tests.train.blocks_task import BlocksTask
 from tests.train.toy_task import config
@@ -40,7 +40,7 @@ def test_a_residual_stream_in_bf16_learns_nearly_the_same_and_is_bf16_from_block
 
 @pytest.mark.parametrize(("residual", "bf16"), [("bf16", True), ("fp32", True), ("bf16", False)])
 def test_the_setting_holds_for_runs_in_bf16_alone(residual, bf16):
-    model = started(BlocksTask(), config(residual=residual), torch.device("cpu"), seed=0, bf16=bf16)
+    model = build_model(BlocksTask(), config(residual=residual), torch.device("cpu"), seed=0, bf16=bf16)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         out = model.blocks[0](torch.randn(2, 3, 8), None)
     assert out.dtype == (torch.bfloat16 if residual == "bf16" and bf16 else torch.float32)

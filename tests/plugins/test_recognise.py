@@ -72,7 +72,7 @@ def test_files_hold_the_ids_that_are_listed_and_values_the_classes():
     with pytest.raises(SampleError, match=r"class id 9 at row 5, column 6 is not one of file_ids \(0, 255\)"):
         masks.read({"png": png(stored)})
     names = {"floor": 0, "thing": 255}
-    assert SemSeg.documented("classes.json", json.dumps(names).encode())["file_ids"] == [0, 255]
+    assert SemSeg.settings_from_document("classes.json", json.dumps(names).encode())["file_ids"] == [0, 255]
     for wrong, says in (
         ({"file_ids": [0, 0]}, "names an id twice"),
         ({"file_ids": [0, 255]}, "ignore 255 is one of the 2 classes"),

@@ -113,7 +113,7 @@ def test_averages_are_a_model_beside_the_model(data, tmp_path):
 def test_layers_are_counted_from_the_heads_down_to_the_embeddings(data):
     task = make_task(data)
     deep, whole = task.config.decoder_blocks, task.config.decoder_blocks + task.config.encoder_blocks
-    above = {name: task.above(name) for name, _ in task.model().named_parameters()}
+    above = {name: task.layers_above(name) for name, _ in task.model().named_parameters()}
     assert above["heads.weight"] == 0
     assert above[f"decoder.{deep - 1}.mlp.fc1.weight"] == above["decoder_norm.weight"] == 1
     assert above["decoder.0.mlp.fc1.weight"] == deep

@@ -56,7 +56,7 @@ def test_all_processes_of_the_machine_count(monkeypatch):
 
 
 def test_a_run_is_refused_before_it_reads_a_batch_or_leaves_a_file(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(memory.Memory, "here", classmethod(lambda cls: machine(16)))
+    monkeypatch.setattr(memory.Memory, "detect", classmethod(lambda cls: machine(16)))
     task = make_task(data, val=None)
     task.batches = None
     with pytest.raises(ValueError, match=r"^train.batch_size=10000000: training takes about 403 GiB of memory"):
@@ -65,7 +65,7 @@ def test_a_run_is_refused_before_it_reads_a_batch_or_leaves_a_file(data, tmp_pat
 
 
 def test_rows_that_no_sample_fills_are_no_reason_to_refuse_a_run_that_trims_them(data, monkeypatch):
-    monkeypatch.setattr(memory.Memory, "here", classmethod(lambda cls: machine(1)))
+    monkeypatch.setattr(memory.Memory, "detect", classmethod(lambda cls: machine(1)))
     task = make_task(data, val=None)
     wide = task.data.masking.model_copy(update={"encoder_capacity": 1 << 24})
     monkeypatch.setattr(MaskedSamples, "masking", wide)
@@ -75,7 +75,7 @@ def test_rows_that_no_sample_fills_are_no_reason_to_refuse_a_run_that_trims_them
 
 
 def test_a_run_that_may_not_fit_goes_on(data, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(memory.Memory, "here", classmethod(lambda cls: machine(16, free=0)))
+    monkeypatch.setattr(memory.Memory, "detect", classmethod(lambda cls: machine(16, free=0)))
     with caplog.at_level(logging.WARNING):
         Trainer(make_task(data, val=None), config(steps=2), tmp_path / "run").run()
     assert "if the system ends the run, raise train.accumulate" in caplog.text

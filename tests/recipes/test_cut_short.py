@@ -17,15 +17,15 @@ __all__ = ["config"]
 
 def trained(config, told):
     try:
-        train(config, tell=silent)
+        train(config, print_fn=silent)
     except ValueError as error:
         told.write_text(str(error))
         os._exit(1)
 
 
 def test_a_token_shard_that_is_cut_short_ends_a_run_with_a_line(config, tmp_path):
-    fit(config, tell=silent)
-    tokenize(config, tell=silent, warn=silent)
+    fit(config, print_fn=silent)
+    tokenize(config, print_fn=silent, warn=silent)
     run, told = tmp_path / "cut", tmp_path / "told"
     settings = config.train.model_copy(update={"steps": 100_000, "checkpoint_every": 1})
     config = config.model_copy(update={"run": run, "train": settings})

@@ -43,7 +43,7 @@ def config(tmp_path):
 
 @pytest.fixture
 def fitted(config):
-    fit(config, tell=silent)
+    fit(config, print_fn=silent)
     return config
 
 

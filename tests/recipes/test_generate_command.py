@@ -13,7 +13,7 @@ from fourm_engine.cli.app import app
 from fourm_engine.evaluate import edit_sheet
 from fourm_engine.generate.guidance import Guide
 from fourm_engine.generate.input_types import Condition
-from fourm_engine.generate.tiles import tiled
+from fourm_engine.generate.tiles import generate_tiled
 from fourm_engine.model import FourM
 from tests.generate.toys import make_model, network, picture
 
@@ -235,7 +235,7 @@ def test_a_large_picture_is_generated_tile_by_tile(run, tmp_path):
     given = ("run", "--input", "colour=large.png", "--target", "height", "--out", "out", "--overlap", "1")
     run("generate", *given, "--seed", "3")
     model = FourM.from_pretrained("run", device="cpu")
-    whole = tiled(model, {"colour": "large.png"}, "height", overlap=1, seed=3)
+    whole = generate_tiled(model, {"colour": "large.png"}, "height", overlap=1, seed=3)
     assert whole.value.shape[:2] == (14, 24)
     assert (tmp_path / "out/height.npy").read_bytes() == whole.modality.write(whole.value)["npy"]
     assert "--overlap: tiles are of one --target; given: height, words" in run("generate", *given, "--target", "words")

@@ -54,7 +54,7 @@ def many(run, tmp_path):
 
     def many(targets=("height", "words"), out="made", inputs=None, **options):
         inputs = {"colour": "photos"} if inputs is None else inputs
-        return generate_many(run, inputs, targets, tmp_path / out, tell=silent, **options)
+        return generate_many(run, inputs, targets, tmp_path / out, print_fn=silent, **options)
 
     return many
 

@@ -63,10 +63,10 @@ def test_a_folder_with_names_of_its_own_is_trained_on_by_the_config_that_init_wr
     train_names, val_names = split(config)
     assert (len(train_names) + len(val_names), bool(set(train_names) & set(val_names))) == (24, False)
     assert 1 <= len(val_names) <= 4
-    assert {report.fresh for report in fit(config, tell=told.append)} == {True}
-    counts = tokenize(config, tell=told.append)
+    assert {report.fresh for report in fit(config, print_fn=told.append)} == {True}
+    counts = tokenize(config, print_fn=told.append)
     assert counts["train"].counts == dict.fromkeys(("caption", "depth", "rgb"), len(train_names))
-    assert train(config, tell=told.append)
+    assert train(config, print_fn=told.append)
     assert (here / "runs/photos/model/config.json").is_file()
 
 

@@ -37,12 +37,12 @@ def config_in(folder):
 def test_fit_and_tokenize_return_reports_and_a_callable_takes_their_lines(config, capfd, monkeypatch):
     monkeypatch.setattr("fourm_engine.data.bad_files.MAX_WARNINGS", 0)  # no file is named when it is met
     told, warned = list[str](), list[str]()
-    (report,) = fit(config, spaces=["rgb"], tell=told.append)
+    (report,) = fit(config, spaces=["rgb"], print_fn=told.append)
     assert (report.space, report.fresh, report.left_out) == ("rgb", True, {"rgb": 1})
     assert told == report.lines()
-    assert [report.fresh for report in fit(config, tell=told.append)] == [True, False]  # depth, rgb
+    assert [report.fresh for report in fit(config, print_fn=told.append)] == [True, False]  # depth, rgb
 
-    reports = tokenize(config, tell=told.append, warn=warned.append)
+    reports = tokenize(config, print_fn=told.append, warn=warned.append)
     assert reports["train"].counts == {"depth": 6, "rgb": 5}
     assert len(warned) == 1
     assert "5.png" in warned[0]
@@ -54,7 +54,7 @@ def test_each_command_says_that_lists_are_not_used_as_it_starts(config, tmp_path
     for command in (fit, tokenize, train):
         monkeypatch.setattr("fourm_engine.data.raw.names._said", set())  # as in another process
         caplog.clear()
-        command(config, tell=silent)
+        command(config, print_fn=silent)
         assert sum("splits.json is not used: data.train_split is not set" in line for line in caplog.messages) == 1
 
 

@@ -38,8 +38,8 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
     write_pictures(folder / "data")
     config = config_in(folder)
-    fit(config, tell=silent)
-    tokenize(config, tell=silent, warn=silent)
+    fit(config, print_fn=silent)
+    tokenize(config, print_fn=silent, warn=silent)
     specs = [modality.spec for modality in config.load_modalities(load_manager(config.modalities)).values()]
     open_catalogue(config.data.train, specs, index=True)
     return folder
@@ -121,7 +121,7 @@ def test_remote_data_is_labelled_into_a_local_folder_as_it_would_be_at_its_place
     settings["data"] |= {"train": f"{web.url}/data", "remote": remote}
     out, path = tmp_path / "labels", tmp_path / "remote.yaml"
     store(path, settings)
-    label(local, "depth", ["normal"], tell=silent)
+    label(local, "depth", ["normal"], print_fn=silent)
     monkeypatch.setattr(sys, "argv", ["fourm", "label", str(path), "--from=depth", "--to=normal", f"--out={out}"])
     for _ in range(2):  # what is there is kept
         with pytest.raises(SystemExit) as ended:
@@ -145,7 +145,7 @@ def contents(folder):
 
 def test_remote_data_is_tokenized_into_a_local_folder(remote, tmp_path):
     local = remote.data.model_copy(update={"tokens": tmp_path / "mine"})
-    reports = tokenize(remote.model_copy(update={"data": local}), tell=silent, warn=silent)
+    reports = tokenize(remote.model_copy(update={"data": local}), print_fn=silent, warn=silent)
     assert reports["train"].counts == {"depth": 6, "rgb": 5}
 
 

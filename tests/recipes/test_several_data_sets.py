@@ -40,10 +40,10 @@ def path(tmp_path):
 @pytest.mark.slow
 def test_tokenizers_are_fitted_to_all_of_them_and_each_is_tokenized_and_trained_on(path, tmp_path):
     config, told = load_config(path), list[str]()
-    (report,) = fit(config, spaces=["rgb"], tell=told.append)
+    (report,) = fit(config, spaces=["rgb"], print_fn=told.append)
     assert [line.split(" (")[0] for line in report.data] == ["train: 6 samples", "train: 4 samples", "val: 3 samples"]
-    fit(config, tell=told.append)
-    reports = tokenize(config, tell=told.append)
+    fit(config, print_fn=told.append)
+    reports = tokenize(config, print_fn=told.append)
     assert {name: report.counts for name, report in reports.items()} == {
         "train.0": {"depth": 6, "rgb": 6},
         "train.1": {"rgb": 4},
@@ -53,7 +53,7 @@ def test_tokenizers_are_fitted_to_all_of_them_and_each_is_tokenized_and_trained_
     measured = evaluate_tokenizers(config, samples=2, pictures=0)
     assert [one.modality for one in measured.tokenizers] == ["depth", "rgb"]
 
-    train(config, tell=told.append)
+    train(config, print_fn=told.append)
     (described,) = [line for line in told if "2 data sets" in line]
     assert "  75.00% 6 samples" in described
     assert "  25.00% 4 samples" in described
@@ -64,9 +64,9 @@ def test_tokenizers_are_fitted_to_all_of_them_and_each_is_tokenized_and_trained_
     assert stored.data == config.data
     again = load_config(path, ["data.train.1.weight=2", "train.steps=3"])
     with pytest.raises(ValueError, match=r"data\.train\.1\.weight was 1\.0, is 2\.0"):
-        train(again, tell=told.append)
+        train(again, print_fn=told.append)
     with pytest.raises(ValueError, match=r"data\.lanes was 1, is 4"):
-        train(config.model_copy(update={"data": config.data.model_copy(update={"lanes": 4})}), tell=told.append)
+        train(config.model_copy(update={"data": config.data.model_copy(update={"lanes": 4})}), print_fn=told.append)
 
 
 @pytest.fixture
@@ -106,14 +106,14 @@ def test_a_source_of_a_modality_that_takes_no_part_or_has_no_sub_folder_is_named
 @pytest.mark.slow
 def test_data_sets_with_sources_of_their_own_are_tokenized_and_trained_on(renamed, tmp_path):
     config = load_config(renamed)
-    fit(config, tell=list[str]().append)
-    reports = tokenize(config, tell=list[str]().append)
+    fit(config, print_fn=list[str]().append)
+    reports = tokenize(config, print_fn=list[str]().append)
     assert reports["train.1"].counts["rgb"] == 4
-    train(config, tell=list[str]().append)
+    train(config, print_fn=list[str]().append)
     changed = load_config(renamed, ["data.train.0.sources.rgb=other", "train.steps=3"])
     (tmp_path / "x/rgb").rename(tmp_path / "x/other")
     with pytest.raises(ValueError, match=r"data\.train\.0\.sources\.rgb was"):
-        train(changed, tell=list[str]().append)
+        train(changed, print_fn=list[str]().append)
 
 
 def test_lists_without_tokens_or_paths_are_errors_of_the_commands_that_need_them(path, tmp_path):

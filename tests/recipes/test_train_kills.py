@@ -21,7 +21,7 @@ MEASURED = ("samples_per_s", "tokens_per_s", "flops_per_s", "mfu", "data_wait", 
 
 
 def trained(config, run):
-    train(config.model_copy(update={"run": run}), tell=silent)
+    train(config.model_copy(update={"run": run}), print_fn=silent)
 
 
 def left(run):
@@ -33,11 +33,11 @@ def left(run):
 
 @pytest.mark.slow
 def test_fifty_kills_change_no_byte_of_the_model_and_no_loss(config, tmp_path):
-    fit(config, tell=silent)
+    fit(config, print_fn=silent)
     data = config.data.model_copy(update={"val": config.data.train})
     settings = config.train.model_copy(update={"steps": 12, "checkpoint_every": 3, "log_every": 1, "eval_every": 4})
     config = config.model_copy(update={"data": data, "train": settings})
-    tokenize(config, tell=silent, warn=silent)
+    tokenize(config, print_fn=silent, warn=silent)
     began = time.monotonic()
     assert ends(600, trained, config, tmp_path / "whole")
     whole, rng, killed = time.monotonic() - began, np.random.default_rng(0), 0

@@ -87,8 +87,8 @@ def sweeps(tmp_path, monkeypatch):
     made = Sweeps(tmp_path)
     path = made.program(BODY)
     monkeypatch.setattr(workers.sys, "executable", str(path))
-    monkeypatch.setattr(workers, "LOOK", 0.01)
-    monkeypatch.setattr(workers, "LOOK_AT_OTHERS", 0.02)
+    monkeypatch.setattr(workers, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(workers, "POLL_OTHERS_SECONDS", 0.02)
     monkeypatch.setattr(workers, "visible_gpus", list)
     for module in (recipe, suite):  # which has its tests
         monkeypatch.setattr(module, "draw_all", lambda *_: [])

@@ -30,7 +30,7 @@ def suite(sweeps):
     def made(**sections):
         raw = {"out": "out", "encoders": {"4m": {"train": "base.yaml"}}, "tasks": {"depth": TASK}, **sections}
         (sweeps.home / "suite.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
-        return Suite(sweeps.home.joinpath("suite.yaml").relative_to(sweeps.home), tell=silent)
+        return Suite(sweeps.home.joinpath("suite.yaml").relative_to(sweeps.home), print_fn=silent)
 
     return made
 
@@ -128,7 +128,7 @@ def test_a_task_with_a_head_is_fine_tuned_from_every_encoder_that_is_a_model(sui
 def test_a_measure_that_no_trial_leaves_is_told_with_the_name_that_was_meant(suite):
     told = []
     made = suite(encoders={"scratch": {}}, tasks={"depth": {**TASK, "measure": {"key": "eval.acuracy"}}})
-    made.tell = told.append
+    made.print_fn = told.append
     made.run()
     assert told[-1].endswith("done, but left no finite eval.acuracy; did you mean 'accuracy'?")
 

@@ -12,7 +12,7 @@ from fourm_engine.cli.app import app
 from fourm_engine.recipes.config import load_config
 from fourm_engine.recipes.runs import open_run
 from fourm_engine.recipes.train import train
-from fourm_engine.sweep.workers import AS_IT_IS
+from fourm_engine.sweep.workers import EVALUATE_NOW
 from tests.finetune.based import config_of, prepare
 from tests.running import silent
 
@@ -90,10 +90,10 @@ def test_a_run_that_was_cut_is_evaluated_with_the_weights_that_it_has(trained, t
     raw["train"] |= {"steps": None, "tokens": 10**9, "warmup": 50}
     raw["run"] = str(tmp_path / "run")
     (tmp_path / "long.yaml").write_text(yaml.safe_dump(raw))
-    train(load_config(tmp_path / "long.yaml", ["train.steps=3", *AS_IT_IS]), tell=silent)
+    train(load_config(tmp_path / "long.yaml", ["train.steps=3", *EVALUATE_NOW]), print_fn=silent)
     weights = (tmp_path / "run/model/model.safetensors").read_bytes()
     for name in ("finished.json", "metrics.jsonl"):  # as where the run was stopped after the step
         (tmp_path / "run" / name).unlink()
-    train(load_config(tmp_path / "long.yaml", ["train.steps=3", *AS_IT_IS]), tell=silent)
+    train(load_config(tmp_path / "long.yaml", ["train.steps=3", *EVALUATE_NOW]), print_fn=silent)
     assert (tmp_path / "run/model/model.safetensors").read_bytes() == weights
     assert open_run(tmp_path / "run").lines[-1].held_out

@@ -29,7 +29,7 @@ KILLS = 6
 def of_sweep(sweeps):
     sweeps.program(WITH_PARENT + "trained(lr + seed / 100)")
     path = sweeps.file(grid={"train.lr": [0.1, 0.2, 0.3]}, seeds=[0, 1])
-    return lambda: sweep(path, jobs=2, tell=silent)
+    return lambda: sweep(path, jobs=2, print_fn=silent)
 
 
 def of_suite(sweeps):
@@ -37,7 +37,7 @@ def of_suite(sweeps):
     raw = {"out": "out", "encoders": {"scratch": {}, "4m": {"train": "base.yaml"}}, "seeds": [0, 1]}
     path = sweeps.home / "suite.yaml"
     path.write_text(yaml.safe_dump(raw | {"tasks": {"depth": TASK, "classes": PROBE}}, sort_keys=False))
-    return lambda: Suite(path.relative_to(sweeps.home), tell=silent).run(jobs=2)
+    return lambda: Suite(path.relative_to(sweeps.home), print_fn=silent).run(jobs=2)
 
 
 def left(out):

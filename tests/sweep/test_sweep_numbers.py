@@ -11,7 +11,7 @@ from fourm_engine.sweep.folder import DONE, Outcome, SweepFolder
 from fourm_engine.sweep.plots import draw_all, power_law
 from fourm_engine.sweep.results import results_of, spread, table_of
 from fourm_engine.sweep.trial import Trial
-from fourm_engine.sweep.trial_metrics import measured
+from fourm_engine.sweep.trial_metrics import read_metrics
 from tests.recipes.test_runs import write
 
 MEASURES = [
@@ -36,20 +36,20 @@ def test_a_measure_is_read_from_what_a_run_or_a_command_left(tmp_path, key, at, 
         file.write(json.dumps({"step": 50, "pairs": {"b": {"a": 2.0}}}) + "\n")
         file.write(json.dumps({"step": 100, "pairs": {"b": {"a": 2.0}, "b + c": {"a": 4.0}}}) + "\n")
     (folder / "result.json").write_text(json.dumps({"tasks": {"top.1": 0.75, "none": None, "yes": True}}))
-    assert measured(folder, Measure(key=key, at=at)).value() == expected
+    assert read_metrics(folder, Measure(key=key, at=at)).value() == expected
 
 
 def test_a_command_may_print_its_result(tmp_path):
     (tmp_path / "output.json").write_text('{"accuracy": 0.5}')
-    assert measured(tmp_path, Measure(key="result.accuracy")).value() == 0.5
+    assert read_metrics(tmp_path, Measure(key="result.accuracy")).value() == 0.5
     (tmp_path / "result.json").write_text("{")  # damaged
-    assert measured(tmp_path, Measure(key="result.accuracy")).value() == 0.5
-    assert measured(tmp_path / "absent", Measure(key="result.accuracy")).value() is None
+    assert read_metrics(tmp_path, Measure(key="result.accuracy")).value() == 0.5
+    assert read_metrics(tmp_path / "absent", Measure(key="result.accuracy")).value() is None
 
 
 def test_what_runs_measure_is_there_for_scaling_plots(tmp_path):
     folder = write(tmp_path / "run", record={"parameters": 1000, "state": "ended"})
-    assert measured(folder, Measure()).numbers == {"parameters": 1000, "steps": 100, "samples": 400, "seconds": 10}
+    assert read_metrics(folder, Measure()).numbers == {"parameters": 1000, "steps": 100, "samples": 400, "seconds": 10}
 
 
 def trial(folder, point, seed, losses, measure, *, parameters=1000):
@@ -61,7 +61,7 @@ def trial(folder, point, seed, losses, measure, *, parameters=1000):
     rows += [{"step": s, "eval": {k: v * f for k, v in losses.items()}} for s, f in ((5, 2), (10, 1))]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (run / "run.json").write_text(json.dumps({"format": 1, "state": "ended", "parameters": parameters}))
-    folder.end(one, Outcome(DONE))
+    folder.record(one, Outcome(DONE))
     return one
 
 

@@ -49,9 +49,9 @@ def test_a_search_that_is_stopped_goes_on_with_its_draws(sweeps, tmp_path):
     random = {"train.lr": {"log_uniform": [1e-3, 1.0]}, "model.heads": {"choice": [1, 2]}}
     path = sweeps.file(random=random, budget={"trials": 4}, sampler="optuna", seeds=[0, 1])
     with pytest.raises(KeyboardInterrupt):
-        sweep(path, tell=stop)
+        sweep(path, print_fn=stop)
     before = json.loads((tmp_path / "out/draws.json").read_text())["draws"]
-    report = sweep(path, tell=silent)
+    report = sweep(path, print_fn=silent)
     after = json.loads((tmp_path / "out/draws.json").read_text())["draws"]
     assert {key: after[key] for key in before} == before
     assert len(after) == 4
@@ -71,6 +71,6 @@ def test_draws_that_do_not_fit_the_file_any_more_are_refused(sweeps):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sweep(file(9.0), tell=stop)
+        sweep(file(9.0), print_fn=stop)
     with pytest.raises(ValueError, match=r"draw 0 is there and does not fit .*choose another `out`"):
-        sweep(file(0.100001), tell=silent)
+        sweep(file(0.100001), print_fn=silent)

@@ -18,7 +18,7 @@ from tests.running import silent
 
 
 def test_trials_are_averaged_over_seeds_ordered_and_written_down(sweeps, tmp_path):
-    report = sweep(sweeps.file(grid={"train.lr": [0.3, 0.1, 0.2]}, seeds=[0, 2]), tell=silent)
+    report = sweep(sweeps.file(grid={"train.lr": [0.3, 0.1, 0.2]}, seeds=[0, 2]), print_fn=silent)
     best = report.ranked[0]
     assert best.point == {"train.lr": 0.1}
     assert best.values == pytest.approx([0.2, 0.24])  # the mean of the held-out losses a and b
@@ -32,19 +32,20 @@ def test_trials_are_averaged_over_seeds_ordered_and_written_down(sweeps, tmp_pat
 
 def test_what_a_killed_sweep_left_beside_a_trial_is_removed(sweeps, tmp_path):
     path = sweeps.file(grid={"train.lr": [0.1]})
-    sweep(path, tell=silent)
+    sweep(path, print_fn=silent)
     (outcome,) = (tmp_path / "out").rglob("outcome.json")
     left = outcome.parent.with_name(f".{outcome.parent.name}.yaml.999999999-1.part")
     outcome.unlink()
     left.touch()
-    sweep(path, tell=silent)
+    sweep(path, print_fn=silent)
     assert outcome.exists()
     assert not left.exists()
 
 
 def test_the_best_config_is_one_that_trains_with_its_settings(sweeps, tmp_path):
     sweep(
-        sweeps.file(grid={"train.lr": [0.3, 0.1]}, settings={"train.batch_size": 4}, budget={"steps": 7}), tell=silent
+        sweeps.file(grid={"train.lr": [0.3, 0.1]}, settings={"train.batch_size": 4}, budget={"steps": 7}),
+        print_fn=silent,
     )
     config = load_config(tmp_path / "out/best.yaml")
     assert (config.train.lr, config.train.batch_size, config.train.steps) == (0.1, 4, 7)
@@ -53,10 +54,10 @@ def test_the_best_config_is_one_that_trains_with_its_settings(sweeps, tmp_path):
 
 
 def test_a_sweep_that_is_done_trains_nothing_and_more_values_train_the_rest(sweeps):
-    sweep(sweeps.file(grid={"train.lr": [0.1]}), tell=silent)
-    sweep(sweeps.file(grid={"train.lr": [0.1]}), tell=silent)
+    sweep(sweeps.file(grid={"train.lr": [0.1]}), print_fn=silent)
+    sweep(sweeps.file(grid={"train.lr": [0.1]}), print_fn=silent)
     assert sweeps.calls() == ["lr=0.1,seed=0"]
-    report = sweep(sweeps.file(grid={"train.lr": [0.1, 0.2]}, seeds=[0, 1]), tell=silent)
+    report = sweep(sweeps.file(grid={"train.lr": [0.1, 0.2]}, seeds=[0, 1]), print_fn=silent)
     assert sorted(sweeps.calls()) == ["lr=0.1,seed=0", "lr=0.1,seed=1", "lr=0.2,seed=0", "lr=0.2,seed=1"]
     assert all(group.whole for group in report.groups)
 
@@ -64,28 +65,28 @@ def test_a_sweep_that_is_done_trains_nothing_and_more_values_train_the_rest(swee
 def test_one_that_fails_is_a_line_and_the_rest_go_on_and_it_is_tried_again(sweeps):
     sweeps.program("if lr == 0.2: sys.exit('fourm: error: no tokens')\n" + "trained(lr)")
     path, lines = sweeps.file(grid={"train.lr": [0.1, 0.2, 0.3]}), list[str]()
-    report = sweep(path, tell=lines.append)
+    report = sweep(path, print_fn=lines.append)
     assert [line for line in lines if "failed" in line] == [
         "[2/3] lr=0.2,seed=0: failed: no tokens; see out/trials/lr=0.2,seed=0/log.txt"
     ]
     assert [group.point["train.lr"] for group in report.ranked if group.rank] == [0.1, 0.3]
     assert report.results[1].error == "no tokens"
     sweeps.program("trained(lr)")
-    report = sweep(path, tell=silent)
+    report = sweep(path, print_fn=silent)
     assert sweeps.calls() == [f"lr={lr},seed=0" for lr in (0.1, 0.2, 0.3, 0.2)]
     assert all(result.state == "done" for result in report.results)
 
 
 def test_one_that_is_killed_is_told_by_its_signal(sweeps):
     sweeps.program("os.kill(os.getpid(), signal.SIGKILL) if lr == 0.2 else trained(lr)")
-    report = sweep(sweeps.file(grid={"train.lr": [0.1, 0.2]}), tell=silent)
+    report = sweep(sweeps.file(grid={"train.lr": [0.1, 0.2]}), print_fn=silent)
     assert report.results[1].error == "killed by SIGKILL"
 
 
 def test_a_sweep_whose_first_trials_fail_for_one_reason_ends(sweeps):
     sweeps.program("sys.exit(f'fourm: error: {folder}: no data')")
     with pytest.raises(ValueError, match=r"first 3 trials failed for one reason, and 2 trials were not tried: "):
-        sweep(sweeps.file(grid={"train.lr": [0.1, 0.2, 0.3, 0.4, 0.5]}), tell=silent)
+        sweep(sweeps.file(grid={"train.lr": [0.1, 0.2, 0.3, 0.4, 0.5]}), print_fn=silent)
     assert len(sweeps.calls()) == 3
 
 
@@ -106,9 +107,9 @@ def test_a_stop_lets_trials_save_and_they_go_on_later(sweeps, tmp_path):
 
     path = sweeps.file(grid={"train.lr": [0.1, 0.2, 0.3]})
     with pytest.raises(KeyboardInterrupt):
-        sweep(path, jobs=2, tell=stop)
+        sweep(path, jobs=2, print_fn=stop)
     assert (tmp_path / "saved").exists()
-    report = sweep(path, tell=silent)
+    report = sweep(path, print_fn=silent)
     calls = [name.removesuffix(",seed=0") for name in sweeps.calls()]
     assert sorted(calls[:2]) == ["lr=0.1", "lr=0.2"]  # both at once
     assert calls[2:] == ["lr=0.1", "lr=0.3"]
@@ -125,7 +126,7 @@ def test_two_sweeps_on_one_folder_share_the_trials(sweeps, tmp_path):
     for _ in range(2):
         if not (child := os.fork()):
             try:
-                report = sweep(path, tell=silent)
+                report = sweep(path, print_fn=silent)
                 os._exit(0 if all(group.whole for group in report.groups) else 3)
             except BaseException:
                 os._exit(4)
@@ -150,9 +151,9 @@ else:
 
 def test_a_trial_that_has_trained_for_its_time_is_evaluated_as_it_is(sweeps, tmp_path):
     sweeps.program(CUT)
-    report = sweep(sweeps.file(grid={"train.lr": [0.1]}, budget={"minutes": 1e-9}), tell=silent)
+    report = sweep(sweeps.file(grid={"train.lr": [0.1]}, budget={"minutes": 1e-9}), print_fn=silent)
     words = [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
-    assert words[1][2:] == ["train.steps=6", *workers.AS_IT_IS]
+    assert words[1][2:] == ["train.steps=6", *workers.EVALUATE_NOW]
     assert report.results[0].value == pytest.approx(0.2)
     assert report.to_json()["trials"][0]["cut_at_step"] == 6
     assert any("budget.minutes" in note for note in report.notes)
@@ -161,10 +162,10 @@ def test_a_trial_that_has_trained_for_its_time_is_evaluated_as_it_is(sweeps, tmp
 def test_one_that_was_cut_when_all_ended_is_not_trained_on(sweeps, tmp_path):
     sweeps.program(CUT)
     path = sweeps.file(grid={"train.lr": [0.1]}, budget={"minutes": 1e-9})
-    trials = Sweep(path, tell=silent)
+    trials = Sweep(path, print_fn=silent)
     trials.folder.write(trials.trials[0])
-    trials.folder.end(trials.trials[0], workers.Outcome("cut", step=4))
-    sweep(path, tell=silent)
+    trials.folder.record(trials.trials[0], workers.Outcome("cut", step=4))
+    sweep(path, print_fn=silent)
     assert [json.loads(line)[2] for line in (tmp_path / "calls").read_text().splitlines()] == ["train.steps=4"]
 
 
@@ -172,7 +173,7 @@ def test_torchrun_is_told_that_trials_have_processes(sweeps, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="type the command without torchrun"):
-        sweep(sweeps.file(grid={"train.lr": [0.1]}), tell=silent)
+        sweep(sweeps.file(grid={"train.lr": [0.1]}), print_fn=silent)
     assert not sweeps.calls()
 
 
@@ -195,32 +196,32 @@ def test_a_trial_stops_when_the_sweep_is_gone():
     ],
 )
 def test_a_base_that_changed_since_is_refused_before_any_work(sweeps, changed, says):
-    sweep(sweeps.file(grid={"train.lr": [0.1]}), tell=silent)
+    sweep(sweeps.file(grid={"train.lr": [0.1]}), print_fn=silent)
     sweeps.base(changed)
     with pytest.raises(ConfigError) as caught:
-        sweep(sweeps.file(grid={"train.lr": [0.1, 0.2]}), tell=silent)
+        sweep(sweeps.file(grid={"train.lr": [0.1, 0.2]}), print_fn=silent)
     said = f"sweep.yaml: lr=0.1,seed=0 is there with {says}; undo the change, or choose another `out`"
     assert str(caught.value) == said
     assert len(sweeps.calls()) == 1
 
 
 def test_a_budget_that_changed_since_is_refused(sweeps):
-    sweep(sweeps.file(grid={"train.lr": [0.1]}, budget={"steps": 5}), tell=silent)
+    sweep(sweeps.file(grid={"train.lr": [0.1]}, budget={"steps": 5}), print_fn=silent)
     with pytest.raises(ConfigError, match=r"train\.steps=5, and now train\.steps would be 6"):
-        sweep(sweeps.file(grid={"train.lr": [0.1]}, budget={"steps": 6}), tell=silent)
+        sweep(sweeps.file(grid={"train.lr": [0.1]}, budget={"steps": 6}), print_fn=silent)
 
 
 def test_a_folder_of_another_sweep_is_refused_and_values_that_are_gone_are_left_out(sweeps):
-    sweep(sweeps.file(grid={"train.lr": [0.1, 0.2]}), tell=silent)
+    sweep(sweeps.file(grid={"train.lr": [0.1, 0.2]}), print_fn=silent)
     with pytest.raises(ConfigError, match=r"out holds 2 trials of another sweep, such as lr=0.1,seed=0, and none"):
-        sweep(sweeps.file(grid={"train.lr": [0.1], "model.width": [16]}), tell=silent)
-    report = sweep(sweeps.file(grid={"train.lr": [0.2]}), tell=silent)
+        sweep(sweeps.file(grid={"train.lr": [0.1], "model.width": [16]}), print_fn=silent)
+    report = sweep(sweeps.file(grid={"train.lr": [0.2]}), print_fn=silent)
     assert [group.point for group in report.groups] == [{"train.lr": 0.2}]
     assert any("not of this file any more" in note for note in report.notes)
 
 
 def test_a_trial_without_a_finite_number_is_said_and_ranks_nowhere(sweeps):
     sweeps.program("leave({'step': 10, 'eval': {'a': None}}) if lr == 0.2 else trained(lr)")
-    report = sweep(sweeps.file(grid={"train.lr": [0.1, 0.2]}), tell=silent)
+    report = sweep(sweeps.file(grid={"train.lr": [0.1, 0.2]}), print_fn=silent)
     assert [group.rank for group in report.groups] == [1, None]
     assert report.results[1].error == "no finite eval"

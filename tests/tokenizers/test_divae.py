@@ -213,7 +213,7 @@ def test_a_fitted_state_holds_no_training_buffers(fitted, tmp_path):
 def test_a_diffusion_decoder_serves_maps_of_other_sizes():
     spec = map_spec(features())
     tokenizer = make(spec, encoder={"width": 32, "blocks": 0, "position_grid": (4, 4)})
-    wide = tokenizer.serving(spec.on_grid(2, 8))
+    wide = tokenizer.for_spec(spec.on_grid(2, 8))
     arrays = list(np.random.default_rng(0).standard_normal((3, 3, 8, 32)).astype(np.float32))
     ids = wide.encode(arrays)
     decoded = wide.decode(ids)
@@ -223,4 +223,4 @@ def test_a_diffusion_decoder_serves_maps_of_other_sizes():
     assert float(tokenizer.network(torch.from_numpy(np.stack(arrays)))[LOSS].detach()) > 0
     assert wide.counts(torch.from_numpy(np.stack(arrays)))[LOSS] == 3 * 8 * 32
     with pytest.raises(ValueError, match="12x12 does not divide by 8"):
-        tokenizer.serving(spec.on_grid(3, 3))
+        tokenizer.for_spec(spec.on_grid(3, 3))

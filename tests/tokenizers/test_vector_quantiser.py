@@ -227,7 +227,7 @@ def test_latents_of_a_skipped_step_teach_nothing_and_the_next_step_teaches_all(s
         q.started.fill_(started)
         if q is skipped:
             buffers = Buffers(q, learn=True)
-            buffers.before()
+            buffers.snapshot()
             q(torch.full((8, 4), seen))
             q.update()
             buffers.undo_unless(torch.tensor(False))

@@ -54,7 +54,7 @@ def test_coordinates_follow_the_number_of_bins(fitted):
 
 
 def test_the_steps_of_each_coordinate_are_a_scale(fitted):
-    assert fitted.scales == tuple(range(204 + axis * BINS, 204 + (axis + 1) * BINS) for axis in range(4))
+    assert fitted.ordinal_ranges == tuple(range(204 + axis * BINS, 204 + (axis + 1) * BINS) for axis in range(4))
 
 
 coordinate = st.integers(0, BINS - 1)

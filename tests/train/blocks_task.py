@@ -48,7 +48,7 @@ class BlocksTask(ToyTask):
     def blocks(self, model):
         return list(model.blocks)
 
-    def above(self, name):
+    def layers_above(self, name):
         part, _, rest = name.partition(".")
         return 2 - int(rest[0]) if part == "blocks" else {"head": 0}.get(part, 3)
 

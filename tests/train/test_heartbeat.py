@@ -11,7 +11,7 @@ import pytest
 from fourm_engine.train.heartbeat import Heartbeats
 
 #: Of a process that lives, and is another one.
-FACTS = {"pid": os.getppid(), "started_tick": None, "moves": 1, "step": 2, "doing": "computing"}
+FACTS = {"pid": os.getppid(), "started_tick": None, "progress": 1, "step": 2, "activity": "computing"}
 
 
 @pytest.fixture

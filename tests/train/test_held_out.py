@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 from safetensors.torch import load_file
 
-from fourm_engine.train.best import passed
+from fourm_engine.train.best import plateau
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.stopping import Stopped
 from tests.train.toy_task import ToyTask, config
@@ -19,7 +19,7 @@ from tests.train.toy_task import ToyTask, config
 class Overfits(ToyTask):
     """Its held-out error falls until step 6 and then rises, whatever it learns."""
 
-    best = "error", False
+    monitor = "error", False
 
     def evaluate(self, model, share):
         step = int(model.seen)
@@ -113,4 +113,4 @@ def test_a_run_goes_on_where_there_is_no_space_for_the_best_weights(tmp_path, ca
     ],
 )
 def test_a_measure_no_longer_improves_after_three_clearly_worse_evaluations(scores, more_is_better, best):
-    assert passed(list(enumerate(scores)), more_is_better=more_is_better) == best
+    assert plateau(list(enumerate(scores)), more_is_better=more_is_better) == best

@@ -32,7 +32,7 @@ class Watched(Learner):
 @pytest.fixture
 def watched(monkeypatch):
     monkeypatch.setattr(loop, "Learner", Watched)
-    monkeypatch.setattr(device, "AT_HAND", ())  # as a GPU
+    monkeypatch.setattr(device, "HOST_TYPES", ())  # as a GPU
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ def test_a_cpu_gets_the_micro_batches_of_each_step_and_nothing_is_fetched_ahead(
     source = numbers()
     feed = Prefetcher(source, 2, torch.device("cpu"))
     for step in range(3):
-        pairs = feed.step()
-        feed.ahead()
+        pairs = feed.next_step()
+        feed.prefetch()
         assert [int(batch[0]) for _, batch in pairs] == [2 * step, 2 * step + 1]
         assert all(host is batch for host, batch in pairs)
     assert int(next(source)[0]) == 6
@@ -42,8 +42,8 @@ def test_a_gpu_gets_the_next_step_while_it_works_on_this_one():
     source = batches()
     feed = Prefetcher(source, 1, torch.device("cuda"))
     for step in range(20):
-        ((host, batch),) = feed.step()
-        feed.ahead()
+        ((host, batch),) = feed.next_step()
+        feed.prefetch()
         assert host.encoder.ids.is_pinned()
         assert batch.continuous["a"].is_cuda
         assert (batch.encoder.ids == step).all()

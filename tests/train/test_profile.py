@@ -39,9 +39,9 @@ def test_a_run_that_fails_within_the_window_leaves_its_trace(tmp_path):
 def test_a_trace_that_another_rank_cannot_write_is_told(tmp_path, capfd):
     (tmp_path / "profile").write_text("no folder")
     device, silent = torch.device("cpu"), lambda *_: None
-    profile = Profile((1, 1), tmp_path / "profile", rank=3, device=device, tell=silent)
-    profile.begins(1)
-    profile.ended(1)
+    profile = Profile((1, 1), tmp_path / "profile", rank=3, device=device, note=silent)
+    profile.start_step(1)
+    profile.end_step(1)
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("profile of rank 3: failed; the run continues without it: ")
     assert str(tmp_path / "profile") in line

@@ -176,7 +176,7 @@ def main() -> None:
     if phase and number == os.environ.get("RANK"):
         freeze(phase, changes["steps"])
     if options.pop("keeps", False):
-        ToyTask.best = "error", False
+        ToyTask.monitor = "error", False
     if (step := options.pop("kill_keeping", None)) is not None:
         stops(best, "write_atomically", lambda _, note: json.loads(note)["step"] >= step, number=signal.SIGKILL)
     watchdog.SILENT = watchdog.LATE = options.pop("silent", watchdog.SILENT)

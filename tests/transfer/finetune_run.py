@@ -6,4 +6,4 @@ from fourm_engine.recipes.finetune_task import finetune
 from fourm_engine.recipes.task_config import load_task_config
 
 if __name__ == "__main__":
-    finetune(load_task_config(sys.argv[1], sys.argv[2:]), tell=lambda line: None)
+    finetune(load_task_config(sys.argv[1], sys.argv[2:]), print_fn=lambda line: None)

@@ -85,7 +85,7 @@ def config(out: Path, source: Path, root: Path, task: dict[str, Any], **sections
 def run(path: Path, *overrides: str) -> Path:
     """Train; the run's folder."""
     loaded = load_task_config(path, overrides)
-    finetune(loaded, tell=silent)
+    finetune(loaded, print_fn=silent)
     return loaded.run
 
 

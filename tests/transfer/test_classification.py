@@ -163,7 +163,7 @@ def test_measures_are_what_they_are_called():
     task = Classification(ClassificationConfig(), [f"{i}" for i in range(9)])
     metrics = task.metrics()
     for part in (slice(0, 15), slice(15, 40)):
-        metrics.add(output[part], {"label": label[part]}, [None] * 40)
+        metrics.update(output[part], {"label": label[part]}, [None] * 40)
     order = output.argsort(1, descending=True)
     found = metrics.scores(metrics.sums)
     assert found["top-1"] == pytest.approx(np.mean((order[:, 0] == label).numpy()))

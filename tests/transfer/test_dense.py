@@ -192,7 +192,7 @@ def test_iou_is_over_all_pixels_of_all_samples_and_leaves_out_what_is_ignored():
     true, guess = torch.tensor(rng.integers(-1, 3, (6, 4, 4))), torch.tensor(rng.integers(0, 3, (6, 4, 4)))
     output, metrics = torch.nn.functional.one_hot(guess, 3).permute(0, 3, 1, 2).float(), task.metrics()
     for part in (slice(0, 2), slice(2, 6)):
-        metrics.add(output[part], {"classes": true[part]}, [None] * 6)
+        metrics.update(output[part], {"classes": true[part]}, [None] * 6)
     known = true >= 0
     iou = [((true == k) & (guess == k)).sum() / (((true == k) | (guess == k)) & known).sum() for k in range(3)]
     found = metrics.scores(metrics.sums)
@@ -213,7 +213,7 @@ def test_unknown_pixels_are_neither_learned_nor_measured():
     assert float(loss.detach()) == pytest.approx(12.8, rel=1e-4)
     assert not output.grad[0, 0, :8].any()
     metrics = task.metrics()
-    metrics.add(torch.tensor(depth.normalise(truth * 1.1))[None].nan_to_num(nan=0.0), {"values": values}, [truth])
+    metrics.update(torch.tensor(depth.normalise(truth * 1.1))[None].nan_to_num(nan=0.0), {"values": values}, [truth])
     found = metrics.scores(metrics.sums)
     assert (found["AbsRel"], found["RMSE"]) == (pytest.approx(0.1, rel=1e-3), pytest.approx(0.2, rel=1e-3))
     with pytest.raises(ValueError, match="'depth' is a feature map, and segmentation learns a class map"):

@@ -40,7 +40,7 @@ def trained(source, place, tmp_path_factory):
     path = detection(tmp_path_factory.mktemp("detection"), source, place)
     train = ["train.steps=60", "train.lr=0.02", "train.batch_size=8", "task.scales=[2]"]
     config = load_task_config(path, [*train, f"data.val={place / 'train2017'}", f"task.val_labels={_labels(place)}"])
-    finetune(config, tell=silent)
+    finetune(config, print_fn=silent)
     return config.run
 
 
@@ -80,8 +80,8 @@ def test_what_is_to_be_found_is_found_where_it_is_and_measured_as_perfect():
     np.testing.assert_allclose([boxes["red"], boxes["blue"]], [RED, BLUE], atol=1e-5)
     tensors = {key: torch.from_numpy(array)[None] for key, array in target.items()}
     metrics = task.metrics()
-    metrics.add(output[None], tensors, [truth])
-    measured = metrics.of_all()
+    metrics.update(output[None], tensors, [truth])
+    measured = metrics.compute()
     assert measured["AP"] == pytest.approx(1)
     assert measured["AR100"] == pytest.approx(1)
     assert measured["AP medium"] == pytest.approx(1)  # 60 x 40 and 80 x 30 pixels of the file, 32² to 96²
@@ -89,8 +89,8 @@ def test_what_is_to_be_found_is_found_where_it_is_and_measured_as_perfect():
     other = output.clone()
     other[:, :2] = output[:, [1, 0]]  # each found as the other class
     metrics = task.metrics()
-    metrics.add(other[None], tensors, [truth])
-    assert metrics.of_all()["AP"] == 0
+    metrics.update(other[None], tensors, [truth])
+    assert metrics.compute()["AP"] == 0
     assert task.loss(output[None], tensors) < 0.2 * task.loss(other[None], tensors)
 
 
@@ -106,7 +106,7 @@ def test_crops_and_flips_move_boxes_and_what_they_hide_is_neither_learned_nor_co
     assert set(seen["classes"].tolist()) == {-1, 1}
     assert truth["classes"] == [1]
     assert truth["size"] == [100, 100]
-    back = task.answer(_output(task, seen)).outside(half)
+    back = task.answer(_output(task, seen)).uncrop(half)
     np.testing.assert_allclose(back.boxes[0], BLUE, atol=1e-5)
 
 
@@ -188,7 +188,7 @@ def test_a_number_too_long_to_read_is_told_with_the_file(tmp_path):
 def test_a_package_that_is_missing_is_named_before_anything_is_trained(module, source, place, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ValueError, match=r"pip install 'fourm-engine\[detect\]'"):
-        finetune(load_task_config(detection(tmp_path, source, place)), tell=silent)
+        finetune(load_task_config(detection(tmp_path, source, place)), print_fn=silent)
     assert not (tmp_path / "run/config.yaml").exists()
 
 
@@ -196,4 +196,4 @@ def test_heads_of_other_tasks_are_refused(source, place, tmp_path):
     for head, wanted in (("linear", "use fcos"), ("pyramid", "use fcos")):
         path = detection(tmp_path / head, source, place, task={"head": head, "head_options": {}})
         with pytest.raises(ValueError, match=wanted):
-            finetune(load_task_config(path), tell=silent)
+            finetune(load_task_config(path), print_fn=silent)

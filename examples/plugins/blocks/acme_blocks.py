@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from fourm_plugins import MASK, Grid, Masked, Masker, ModalitySpec, Specials
+from fourm_plugins import MASK, Grid, Masked, Masker, ModalitySpec, SpecialTokens
 
 SLENDER = 2.0  # a block is at most so many times as high as wide, or as wide as high
 
@@ -16,8 +16,8 @@ SLENDER = 2.0  # a block is at most so many times as high as wide, or as wide as
 class BlockMasker(Masker):
     """Raises ValueError for a modality that is no grid."""
 
-    def __init__(self, spec: ModalitySpec, specials: Specials | None = None) -> None:
-        super().__init__(spec, specials)
+    def __init__(self, spec: ModalitySpec, special_tokens: SpecialTokens | None = None) -> None:
+        super().__init__(spec, special_tokens)
         if not isinstance(spec.layout, Grid):
             raise ValueError(f"{spec.name}: the masker 'blocks' is for grids; this is a {spec.layout.kind}")
         self._rows, self._columns = spec.layout.height, spec.layout.width

@@ -41,7 +41,7 @@ class Spectrogram(GridModality):
     Settings = SpectrogramSettings
     extensions = ("wav",)
     alignment = None  # no crop of a picture changes what is heard
-    variants = True
+    uses_variant = True
     licence = "Apache-2.0"
     description = "sound, as a spectrogram"
 

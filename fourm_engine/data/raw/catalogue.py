@@ -59,14 +59,14 @@ def open_catalogue(
     shards: Sequence[str] | None = None,
     max_bytes: int = MAX_FILE_BYTES,
     index: bool | None = None,
-    tell: Callable[[str], None] | None = None,
+    print_fn: Callable[[str], None] | None = None,
 ) -> Catalogue:
     """Open `root`.
 
     Args:
         shards: the tars in the root to read; None: all.
         index: whether to write the index; None: if there is one already, or the data set is large.
-        tell: called with each line about what was scanned; None: log them.
+        print_fn: called with each line about what was scanned; None: log them.
 
     Raises ValueError for what cannot be trusted, and, if `index` is true, Busy and CannotWrite."""
     specs = list(specs)
@@ -77,7 +77,7 @@ def open_catalogue(
         return Catalogue(root, names, dict[Key, Source](sources), present, notes)
     if isinstance(root, Location):
         return _open_remote(root, claims, chosen, max_bytes)
-    warn, note = tell or say, tell or inform
+    warn, note = print_fn or say, print_fn or inform
     known, indexed = _read(root, warn, note), (root / INDEX).is_dir()
     if known is not None:
         try:

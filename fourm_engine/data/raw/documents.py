@@ -46,7 +46,7 @@ def read_documents(cls: type[Modality], plugin: Plugin, folders: Sequence[Path])
     for path in (folder / name for name in cls.documents for folder in folders):
         try:
             if (content := _content(path)) is not None:
-                read = partial(cls.documented, path.name, content)
+                read = partial(cls.settings_from_document, path.name, content)
                 return dict(run(plugin, "asked about a document", read)), shown(path)
         except (OSError, ValueError) as error:
             say(f"{shown(path)}: not used: {error}")

@@ -63,7 +63,7 @@ def plan(modalities: Modalities, source: str, targets: Iterable[str], models: Ma
         raise ValueError(f"a model for {idle[0]}, which is not among --to")
     made_from = {}
     for target in targets:
-        wanted = modalities[target].labelled_from(models.get(target))
+        wanted = modalities[target].label_sources(models.get(target))
         if not wanted:
             raise ValueError(f"{target} has no labeller: it cannot be made from other modalities")
         there = [name for plugin in wanted for name in (source, *targets) if _provided_by(modalities, name, plugin)]

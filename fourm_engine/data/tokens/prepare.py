@@ -102,7 +102,7 @@ class Preparer:
         seen: View | None = None
         for number in range(self.views):
             view = view_of(plugin.spec, views[number], number)
-            if view.variant and not plugin.variants:
+            if view.variant and not plugin.uses_variant:
                 view = _first_variant(view)
             if arrays and view == seen:
                 arrays.append(None)

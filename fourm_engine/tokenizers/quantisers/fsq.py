@@ -22,15 +22,15 @@ class FiniteScalarQuantiser(Quantiser):
     about 2^10 codes, 7·5·5·5·5 for 2^12, 8·8·8·6·5 for 2^14, 8·8·8·5·5·5 for 2^16."""
 
     levels: Tensor
-    place: Tensor
+    basis: Tensor
     half_range: Tensor
     offset: Tensor
 
     def __init__(self, levels: tuple[int, ...], *, decay: float = 0.99) -> None:
         super().__init__(math.prod(levels), len(levels), decay=decay)
-        place = [math.prod(levels[:i]) for i in range(len(levels))]
+        basis = [math.prod(levels[:i]) for i in range(len(levels))]
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
-        self.register_buffer("place", torch.tensor(place), persistent=False)
+        self.register_buffer("basis", torch.tensor(basis), persistent=False)
         # An even number of levels has no middle one: they are shifted by half a level.
         half = torch.tensor([(n - 1) * (1 + MARGIN) / 2 for n in levels])
         self.register_buffer("half_range", half, persistent=False)
@@ -51,10 +51,10 @@ class FiniteScalarQuantiser(Quantiser):
     def _ids(self, rounded: Tensor) -> Tensor:
         # Non-finite latents belong to a step that the trainer skips.
         digits = torch.nan_to_num(rounded).long() + self.levels // 2
-        return (digits * self.place).sum(-1)
+        return (digits * self.basis).sum(-1)
 
     def lookup(self, ids: Tensor) -> Tensor:
-        digits = ids[..., None] // self.place % self.levels
+        digits = ids[..., None] // self.basis % self.levels
         return (digits / (self.levels // 2)) - 1
 
     def forward(self, z: Tensor) -> Quantised:

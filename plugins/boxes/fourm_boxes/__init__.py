@@ -53,7 +53,7 @@ class Boxes(SequenceModality[list[Box]]):
 
     folders = ("box", "bbox", "detection", "det", "object")
     extensions = ("json",)
-    wanted = 'boxes, [{"label": "cat", "bbox": [x0, y0, x1, y1]}, ...] in [0, 1], typed ones v0=x v1=y v2=x v3=y cat'
+    accepts = 'boxes, [{"label": "cat", "bbox": [x0, y0, x1, y1]}, ...] in [0, 1], typed ones v0=x v1=y v2=x v3=y cat'
     published_name = "det"
     licence = "Apache-2.0"
     description = "labelled bounding boxes"
@@ -217,7 +217,7 @@ class Boxes(SequenceModality[list[Box]]):
             Metric("dropped", dropped, False, "a sample"),
         )
 
-    def labelled_from(self, model: str | None) -> tuple[str, ...]:
+    def label_sources(self, model: str | None) -> tuple[str, ...]:
         return ("rgb",) if model else ("semseg",)
 
     def labeller(self, source: Modality, model: str | None, **options: Any) -> Labeller:

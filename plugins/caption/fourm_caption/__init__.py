@@ -45,7 +45,7 @@ class Caption(TextSequence):
         texts = contrastive(model, install="fourm-caption[label]").texts
         return lambda values: texts([v if isinstance(v, str) else (v or ("",))[0] for v in values])
 
-    def labelled_from(self, model: str | None) -> tuple[str, ...]:
+    def label_sources(self, model: str | None) -> tuple[str, ...]:
         return ("rgb",)
 
     def labeller(self, source: Modality, model: str | None, **options: Any) -> CaptionLabeller:

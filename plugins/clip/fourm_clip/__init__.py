@@ -32,7 +32,7 @@ class CLIP(FeatureGrid):
     licence = "Apache-2.0"
     description = "CLIP feature map"
 
-    def labelled_from(self, model: str | None) -> tuple[str, ...]:
+    def label_sources(self, model: str | None) -> tuple[str, ...]:
         return ("rgb",)
 
     def labeller(self, source: Modality, model: str | None, **options: Any) -> ClipLabeller:

@@ -60,7 +60,7 @@ class Depth(GridModality):
     folders = ("depthmap", "distance", "range", "disparity")
     published_prefix = "tok_depth"
     extensions = ("png", "npy")
-    wanted = "metres, float32 (H, W), NaN or 0 where nothing was measured"
+    accepts = "metres, float32 (H, W), NaN or 0 where nothing was measured"
     loss: ClassVar = {"l1": 1.0}
     licence = "Apache-2.0"
 
@@ -143,7 +143,7 @@ class Depth(GridModality):
 
     def from_array(self, array: np.ndarray) -> np.ndarray:
         """Metres, floats (H, W). Refuses integers: they could be a picture's counts."""
-        depth = inputs.one_channel(array, self.wants())
+        depth = inputs.one_channel(array, self.accepted_inputs())
         if depth.dtype.kind != "f":
             raise self.refusal(array, "integers may be millimetres; give metres as floats, or the picture or its path")
         if (depth < 0).any():
@@ -229,7 +229,7 @@ class Depth(GridModality):
     def constants(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         return dict(zip(("one value", "one image"), constants(images.stack(values)), strict=True))
 
-    def labelled_from(self, model: str | None) -> tuple[str, ...]:
+    def label_sources(self, model: str | None) -> tuple[str, ...]:
         return ("rgb",)
 
     def labeller(self, source: Modality, model: str | None, **options: Any) -> DepthLabeller:

@@ -78,8 +78,8 @@ class _Global(Named, StandardModality[np.ndarray]):
     Settings = GlobalSettings
     extensions = ("npy",)
     alignment = None
-    variants = False
-    wanted = "a feature, float32 (channels,)"
+    uses_variant = False
+    accepts = "a feature, float32 (channels,)"
     licence = "Apache-2.0"
     published_name: ClassVar[str]
 

@@ -84,7 +84,7 @@ class Metadata(SequenceModality[Numbers]):
     published_name = "metadata"
     extensions = ("json",)
     alignment = None
-    wanted = "{kind: number}, such as {'brightness': 120}"
+    accepts = "{kind: number}, such as {'brightness': 120}"
     licence = "Apache-2.0"
     description = "numbers about a picture"
 

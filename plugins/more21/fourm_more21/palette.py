@@ -38,8 +38,8 @@ class ColorPalette(SequenceModality[Palette]):
     published_name = "color_palette"
     extensions = ("json",)
     alignment = None
-    variants = False
-    wanted = "colours, [[r, g, b], ...] of 0 to 255"
+    uses_variant = False
+    accepts = "colours, [[r, g, b], ...] of 0 to 255"
     licence = "Apache-2.0"
     description = "one to seven colours of a picture"
 

@@ -35,7 +35,7 @@ class Normal(GridModality):
 
     folders = ("surface",)
     extensions = ("png",)
-    wanted = "unit vectors, float32 (H, W, 3), NaN where there are none"
+    accepts = "unit vectors, float32 (H, W, 3), NaN where there are none"
     loss: ClassVar = {"mse": 1.0, "cosine": 1.0}  # cosine alone would leave the length free
     published_prefix = "tok_normal"
     licence = "Apache-2.0"
@@ -66,7 +66,7 @@ class Normal(GridModality):
 
     def from_array(self, array: np.ndarray) -> np.ndarray:
         """Unit vectors, floats (H, W, 3), or uint8 as stored. Zero and NaN mean "no normal"."""
-        array = inputs.channels_last(array, (3,), self.wants())
+        array = inputs.channels_last(array, (3,), self.accepted_inputs())
         if array.dtype == np.uint8:
             return _vectors(array)
         if array.dtype.kind != "f":
@@ -128,7 +128,7 @@ class Normal(GridModality):
     def constants(self, values: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         return dict(zip(("one value", "one image"), constants(images.stack(values)), strict=True))
 
-    def labelled_from(self, model: str | None) -> tuple[str, ...]:
+    def label_sources(self, model: str | None) -> tuple[str, ...]:
         return ("depth",)
 
     def labeller(self, source: Modality, model: str | None, **options: Any) -> NormalLabeller:

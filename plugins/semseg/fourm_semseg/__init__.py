@@ -54,7 +54,7 @@ class SemSeg(ClassGrid):
         names = super().class_names()
         return ("none", *names) if names and self.settings.void_first else names
 
-    def labelled_from(self, model: str | None) -> tuple[str, ...]:
+    def label_sources(self, model: str | None) -> tuple[str, ...]:
         return ("rgb",)
 
     def labeller(self, source: Modality, model: str | None, **options: Any) -> SemSegLabeller:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from fourm_engine.data.config import DataConfig
 from fourm_engine.evaluate.config import EvalTask, EvaluateConfig
-from fourm_engine.evaluate.watching import HeldOutPictures
+from fourm_engine.evaluate.run_pictures import HeldOutPictures
 
 
 def test_the_same_samples_are_drawn_each_time_with_truths_that_stay_and_predictions_that_change(model, data, tmp_path):

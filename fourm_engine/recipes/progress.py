@@ -1,5 +1,5 @@
-"""Line-based progress of a recipe. Every recipe takes a callable `tell`, which prints by default; some take `warn` for
-what was left out, by default on stderr."""
+"""Line-based progress of a recipe. Every recipe takes a callable `print_fn` for its lines; some take `warn` for what
+was left out, by default on stderr."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from collections.abc import Callable
 from fourm_engine.device import choose_device, rank_and_world, settle_threads
 
 log = logging.getLogger(__name__)
-Tell = Callable[[str], None]
+PrintFn = Callable[[str], None]
 EVERY = 10.0  # seconds between two lines of progress
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """Print a line, and flush."""
     print(line, flush=True)
 
@@ -25,9 +25,9 @@ def warn(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def first_only(tell: Tell) -> Tell:
-    """`tell` in the first process; does nothing in the others."""
-    return tell if rank_and_world()[0] == 0 else lambda line: None
+def first_only(print_fn: PrintFn) -> PrintFn:
+    """`print_fn` in the first process; does nothing in the others."""
+    return print_fn if rank_and_world()[0] == 0 else lambda line: None
 
 
 def choose_threads(device: str | None = None) -> None:
@@ -39,8 +39,8 @@ def choose_threads(device: str | None = None) -> None:
 class Progress:
     """Called with (done, total) in this process; every ten seconds reports the progress, rate and remaining time."""
 
-    def __init__(self, what: str, tell: Tell = say) -> None:
-        self.what, self.tell = what, tell
+    def __init__(self, what: str, print_fn: PrintFn = print_line) -> None:
+        self.what, self.print_fn = what, print_fn
         self._began = self._last = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
@@ -52,4 +52,4 @@ class Progress:
 
         rate = done / (now - self._began)
         speed = f"{rate:.0f}" if rate >= 10 else f"{rate:.2f}"
-        self.tell(f"{self.what}: {done}/{total}, {speed} samples/s, {duration((total - done) / rate)} left")
+        self.print_fn(f"{self.what}: {done}/{total}, {speed} samples/s, {duration((total - done) / rate)} left")

@@ -2,14 +2,14 @@
 
 import pytest
 
-from fourm_engine.recipes import tell
-from fourm_engine.recipes.tell import Progress, first_only, say
+from fourm_engine.recipes import progress
+from fourm_engine.recipes.progress import Progress, first_only, print_line
 
 
 @pytest.fixture
 def clock(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(tell.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     return now
 
 
@@ -25,9 +25,9 @@ def test_a_line_every_ten_seconds_has_the_rate_and_the_time_left(clock, capsys):
 
 
 def test_slow_work_is_told_in_fractions_and_hours_and_other_processes_are_silent(clock, capsys, monkeypatch):
-    first = Progress("photos: some", first_only(say))
+    first = Progress("photos: some", first_only(print_line))
     monkeypatch.setenv("RANK", "1")
-    second = Progress("photos: some", first_only(say))
+    second = Progress("photos: some", first_only(print_line))
     clock[0] = 10
     for said in (first, second):
         said(0, 9000)

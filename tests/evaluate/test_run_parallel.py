@@ -5,14 +5,14 @@ import signal
 
 import pytest
 
-from fourm_engine.evaluate.side_by_side import side_by_side
+from fourm_engine.evaluate.run_parallel import run_parallel
 
 
 def test_results_come_with_their_numbers_from_processes_of_their_own():
-    found = dict(side_by_side([os.getpid] * 3, 2))
+    found = dict(run_parallel([os.getpid] * 3, 2))
     assert sorted(found) == [0, 1, 2]
     assert len({*found.values(), os.getpid()}) == 4
-    assert list(side_by_side([os.getpid], 1)) == [(0, os.getpid())]
+    assert list(run_parallel([os.getpid], 1)) == [(0, os.getpid())]
 
 
 def test_an_error_of_a_piece_is_raised_and_the_others_end():
@@ -24,12 +24,12 @@ def test_an_error_of_a_piece_is_raised_and_the_others_end():
         raise Unsendable("no", "data")
 
     with pytest.raises(ValueError, match=r"^no data$"):
-        list(side_by_side([fail, signal.pause], 2))
+        list(run_parallel([fail, signal.pause], 2))
 
 
 def test_a_process_that_is_killed_is_told_in_one_line_with_the_remedy():
     with pytest.raises(ValueError, match=r"^one of 2 processes was killed, most likely for lack of memory; .*--jobs"):
-        list(side_by_side([lambda: os.kill(os.getpid(), signal.SIGKILL), os.getpid], 2))
+        list(run_parallel([lambda: os.kill(os.getpid(), signal.SIGKILL), os.getpid], 2))
 
 
 def test_processes_end_when_the_one_that_started_them_is_killed():
@@ -41,7 +41,7 @@ def test_processes_end_when_the_one_that_started_them_is_killed():
 
     if not (parent := os.fork()):
         try:
-            list(side_by_side([begin, begin], 2))
+            list(run_parallel([begin, begin], 2))
         finally:
             os._exit(1)
     os.close(started)

@@ -25,7 +25,7 @@ def due(every: int | None, step: int, steps: int) -> bool:
 
 
 def draw(
-    task: Task, weights: Mapping[str, Tensor], run: Path, step: int, device: torch.device, tell: Callable[..., None]
+    task: Task, weights: Mapping[str, Tensor], run: Path, step: int, device: torch.device, note: Callable[..., None]
 ) -> None:
     """Write `<run>/pictures/step-N.png` on rank 0, the only process that has `weights`, while the others wait. Errors
     are reported and do not end the run. Every process must call it."""
@@ -36,7 +36,7 @@ def draw(
         try:
             with torch.random.fork_rng(devices=devices), torch.no_grad():
                 task.show(dict(weights), path, device)
-            tell(f"pictures, step {step}, {duration(time.monotonic() - began)}", str(path))
+            note(f"pictures, step {step}, {duration(time.monotonic() - began)}", str(path))
         except Exception as error:  # including those of plugins, and a full GPU
-            tell(f"pictures, step {step}: failed; the run continues without them", describe(error))
+            note(f"pictures, step {step}: failed; the run continues without them", describe(error))
     sum_numbers([0.0])

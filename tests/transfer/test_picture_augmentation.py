@@ -7,7 +7,7 @@ import pytest
 
 from fourm_engine.data.config import DataConfig
 from fourm_engine.modalities import ModalitiesConfig, load_manager, load_modalities
-from fourm_engine.transfer.augmentation import altering_of
+from fourm_engine.transfer.augmentation import augmentation_of
 from fourm_engine.transfer.config import ClassificationConfig, RegressionConfig
 from tests.transfer.heads import PIXELS, needs_torchvision, picture
 
@@ -28,8 +28,8 @@ def test_rand_augment_is_drawn_by_sample_and_view_and_is_stronger_the_stronger_i
     alone = {"rgb@pixels": inputs["rgb@pixels"]}
 
     def altered(strength, seed=0):
-        altering = altering_of(ClassificationConfig(rand_augment=strength), alone, FRESH, seed=seed)
-        return np.stack([altering(f"{i}", "rgb@pixels", 3, SHOWN) for i in range(12)])
+        augmentation = augmentation_of(ClassificationConfig(rand_augment=strength), alone, FRESH, seed=seed)
+        return np.stack([augmentation(f"{i}", "rgb@pixels", 3, SHOWN) for i in range(12)])
 
     strong = altered((9, 0.5))
     assert (strong.shape, strong.dtype) == ((12, 32, 32, 3), np.uint8)
@@ -42,14 +42,14 @@ def test_rand_augment_is_drawn_by_sample_and_view_and_is_stronger_the_stronger_i
 
 
 def test_colour_jitter_alters_pictures_alone_and_leaves_what_is_where(inputs):
-    altering = altering_of(RegressionConfig(target="x", colour_jitter=0.4), inputs, FRESH, seed=0)
-    assert altering.pictures == {"rgb@pixels"}
+    augmentation = augmentation_of(RegressionConfig(target="x", colour_jitter=0.4), inputs, FRESH, seed=0)
+    assert augmentation.pictures == {"rgb@pixels"}
     metres = np.ones((32, 32), np.float32)
-    assert altering("a", "depth", 0, metres) is metres
+    assert augmentation("a", "depth", 0, metres) is metres
     half = np.zeros((32, 32, 3), np.uint8)
     half[:, 16:] = 200
     for view in range(4):
-        seen = altering("a", "rgb@pixels", view, half)
+        seen = augmentation("a", "rgb@pixels", view, half)
         assert (seen[:, :15].max(), seen[:, 17:].min() > 50) == (seen[0, 0].max(), True)
         assert not np.array_equal(seen, half)
 
@@ -57,7 +57,7 @@ def test_colour_jitter_alters_pictures_alone_and_leaves_what_is_where(inputs):
 def test_what_cannot_be_altered_is_refused_with_the_setting(inputs):
     jitter = RegressionConfig(target="x", colour_jitter=0.4)
     with pytest.raises(ValueError, match=r"task.colour_jitter is for pictures, and none of the inputs is one"):
-        altering_of(jitter, {"depth": inputs["depth"]}, FRESH, seed=0)
+        augmentation_of(jitter, {"depth": inputs["depth"]}, FRESH, seed=0)
     with pytest.raises(ValueError, match=r"task.colour_jitter needs data.augment: true"):
-        altering_of(jitter, inputs, DataConfig(), seed=0)
-    assert altering_of(RegressionConfig(target="x"), inputs, DataConfig(), seed=0) is None
+        augmentation_of(jitter, inputs, DataConfig(), seed=0)
+    assert augmentation_of(RegressionConfig(target="x"), inputs, DataConfig(), seed=0) is None

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,7 +19,7 @@ from fourm_engine.data.workers import end_with_parent
 T = TypeVar("T")
 
 
-def side_by_side(pieces: Sequence[Callable[[], T]], jobs: int) -> Iterator[tuple[int, T]]:
+def run_parallel(pieces: Sequence[Callable[[], T]], jobs: int) -> Iterator[tuple[int, T]]:
     """Yield (index, result) of each function as it finishes, `jobs` at a time; with 1, in this process and in order.
     Side effects of a function are not visible here. Raises the error of a function, or ValueError if its process was
     killed, and then terminates the others."""
@@ -38,24 +38,30 @@ def side_by_side(pieces: Sequence[Callable[[], T]], jobs: int) -> Iterator[tuple
                 there.close()  # so that it closes with the process
                 running[here] = number, process
             for pipe in [pipe for pipe in wait(list(running)) if isinstance(pipe, Connection)]:
-                number, ended = running[pipe]
-                try:
-                    result, error = pipe.recv()
-                except EOFError:
-                    ended.join()
-                    if ended.exitcode == -signal.SIGKILL:
-                        why = "most likely for lack of memory; run fewer at a time (--jobs)"
-                        raise ValueError(f"one of {jobs} processes was killed, {why}") from None
-                    raise RuntimeError(f"a process was lost: exit code {ended.exitcode}") from None
+                number, ending = running[pipe]
+                result = _receive(pipe, ending, jobs)
                 del running[pipe]
-                ended.join()
-                if error is not None:
-                    raise error
                 yield number, result
     finally:
         for _, left in running.values():
             left.kill()
             left.join()
+
+
+def _receive(pipe: Connection, process: BaseProcess, jobs: int) -> Any:
+    """The result of a process that has ended, or is about to. Raises its error, or that it was killed."""
+    try:
+        result, error = pipe.recv()
+    except EOFError:
+        process.join()
+        if process.exitcode == -signal.SIGKILL:
+            why = "most likely for lack of memory; run fewer at a time (--jobs)"
+            raise ValueError(f"one of {jobs} processes was killed, {why}") from None
+        raise RuntimeError(f"a process was lost: exit code {process.exitcode}") from None
+    process.join()
+    if error is not None:
+        raise error
+    return result
 
 
 def _work(piece: Callable[[], T], pipe: Connection) -> None:

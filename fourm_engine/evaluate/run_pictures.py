@@ -13,7 +13,7 @@ from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.drawing import png
 from fourm_engine.evaluate.config import EvaluateConfig
-from fourm_engine.evaluate.pictures import contact_sheet, stacked
+from fourm_engine.evaluate.pictures import contact_sheet, stack_sheets
 from fourm_engine.evaluate.predict import Predictor
 from fourm_engine.evaluate.samples import load_samples
 from fourm_engine.evaluate.tasks import resolve_tasks
@@ -39,7 +39,7 @@ class HeldOutPictures:
         self.samples = load_samples(files, data, samples=number, seed=config.seed)
         self.config = config.model_copy(update={"pictures": number})
         tasks, notes = resolve_tasks(config.tasks, modalities)
-        self.tasks = [task for task in tasks if self.samples.having(task.inputs.values())][:MAX_TASKS]
+        self.tasks = [task for task in tasks if self.samples.with_modalities(task.inputs.values())][:MAX_TASKS]
         if not self.tasks:
             raise ValueError("\n".join(["train.pictures_every: no held-out sample has the inputs of a task", *notes]))
 
@@ -48,7 +48,7 @@ class HeldOutPictures:
         predictor = Predictor(model, self.samples, {}, self.config)
         sheets = [(task.name, contact_sheet(predictor.pictures(task))) for task in self.tasks]
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, png(stacked(sheets)))
+        write_atomically(path, png(stack_sheets(sheets)))
 
 
 def pictures_of(
