@@ -243,7 +243,7 @@ def _vanished(names: Sequence[str], data: AlignedData, out: Path, number: int) -
     for folder in out.glob("*") if gone else ():
         path = shard_path(folder, number)
         if folder.name != VIEWS_FOLDER and not data.anywhere(folder.name) and path.is_file():
-            tokens = TokenShard(path, len(names), names_digest(names)).column("digest")
+            tokens = TokenShard(path, len(names), names_digest(names)).numbers("digest")
             kept = {name for name, there in zip(names, tokens.tolist()) if there}
             gone = [name for name in gone if name not in kept]
     return frozenset(gone)
