@@ -125,7 +125,7 @@ class RunConfig(StoredConfig):
         for one in data_sets(self.data, modalities) if self.modalities.select == "installed" else ():
             folder, tokens = one.config.folder, one.config.tokens
             roots += [(open_root(folder, one.config, manager), one.modalities)] if folder is not None else []
-            roots += [(DataRoot(one.config.at(tokens / "train"), []), one.modalities)] if tokens is not None else []
+            roots += [(DataRoot(one.config.at(tokens / "train"), ()), one.modalities)] if tokens is not None else []
         if roots:
             modalities = with_data(modalities, *zip(*roots))
         check_token_spaces(modalities.specs)

@@ -185,14 +185,14 @@ def _installed(
     except ValueError:  # perhaps because of a shard, which the check will name
         if not isinstance(root, Path):
             raise
-        return with_data(modalities, [DataRoot(root, trusted_shards(root, modalities, there.shards)[0])])
+        return with_data(modalities, [DataRoot(root, tuple(trusted_shards(root, modalities, there.shards)[0]))])
 
 
 def _parts(there: DataRoot, findings: list[Finding]) -> list[Wanted]:
     root = there.folder
     assert not isinstance(root, Location)  # refused before
     if there.shards is not None:
-        return [Wanted("all", root, shards=tuple(there.shards))]
+        return [Wanted("all", root, shards=there.shards)]
     if isinstance(root, PluginRoot):
         listed = {name: root.split(name) for name in sorted(root.splits)}
     elif not (path := root / SPLITS).is_file():

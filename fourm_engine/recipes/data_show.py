@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from fourm_engine.batch import PackedSample
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.data_store import DataStore
 from fourm_engine.data.mixture import Mixture
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.names import shown
+from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.data.sets import DataSet, data_sets
 from fourm_engine.data.splits import samples_of
 from fourm_engine.data.views import DrawnViews, SampleViews, ViewDrawer, view_of
@@ -24,7 +24,6 @@ from fourm_engine.evaluate.masks import counts, in_words, overlay, spans, states
 from fourm_engine.evaluate.sample_sheet import ShownModality, ShownSample
 from fourm_engine.modalities import Modalities, activate_kinds, load_manager
 from fourm_engine.recipes.config import RunConfig
-from fourm_engine.recipes.drawing_samples import Drawing
 from fourm_engine.recipes.train import open_samples
 from fourm_engine.tokenizers.store import load_fitted
 from fourm_plugins import calls
@@ -58,8 +57,8 @@ def show(
     known = set[str]()
     for part, training in dict.fromkeys((part, training) for part, training, _ in _parts(config, modalities)):
         vocabulary = modalities.vocabulary()
-        drawing = Drawing(open_samples(config, modalities, tokenizers, manager, vocabulary, training=training))
-        whole = drawing.store.inner
+        samples = open_samples(config, modalities, tokenizers, manager, vocabulary, training=training)
+        whole = samples.store
         for at, store in enumerate(whole.stores.values() if isinstance(whole, Mixture) else [whole]):
             assert isinstance(store, DataStore)
             sample = samples_of([name], store.names).get(name)
@@ -68,8 +67,8 @@ def show(
                 continue
             _check_view(view or 0, store.views, part)
             row = store.names.index(sample)
-            packed, position = drawing.draw(whole.row_of(at, row) if isinstance(whole, Mixture) else row, epoch, view)
-            return _shown(config, modalities, tokenizers, drawing, store, row, part, sample, packed, position)
+            position = samples.order.position(whole.row_of(at, row) if isinstance(whole, Mixture) else row, epoch)
+            return _shown(config, modalities, tokenizers, samples, position, view, store, row, part)
     raise _no_sample(name, known)
 
 
@@ -77,25 +76,33 @@ def _shown(
     config: RunConfig,
     modalities: Modalities,
     tokenizers: Mapping[str, Tokenizer],
-    drawing: Drawing,
+    samples: MaskedSamples,
+    position: int,
+    chosen: int | None,
     store: DataStore,
     row: int,
     part: str,
-    sample: str,
-    packed: PackedSample,
-    position: int,
 ) -> ShownSample:
-    drawn, view, vocabulary = drawing.budgets.last, drawing.store.drawn_view % store.views, drawing.vocabulary
-    assert drawn is not None
-    raw = store.raw
-    has = drawing.store.has(drawing.store.row) | (raw.data.has(sample) if raw else set())
+    """The sample at a position of a run, through the `chosen` view. `row`: its row in `store`, the data set that it is
+    of. Raises ValueError if it is never used."""
+    sample, read = store.names[row], samples.read(position, chosen)
+    if read.row != samples.order.row(position):  # another sample replaced it
+        has = ", ".join(sorted(store.has(row))) or "nothing that can be read"
+        raise ValueError(
+            f"{shown(sample)} is never trained on: it has {has}, and no component of masking.mixture has both inputs "
+            f"and targets among these"
+        )
+    packed, drawn = samples.mask([read.sample])[0], read.sample.drawn
+    view, vocabulary, raw = read.view % store.views, samples.vocabulary, store.raw
+    has = store.has(row) | (raw.data.has(sample) if raw else set())
     crops = raw.seen.get(sample, view) if raw is not None and has else {}
     rows = []
     for name in sorted(has):
         spec, remark = modalities[name].spec, ""
         file, crop, seen, reason = _pictures(raw.data if raw else None, sample, name, crops, view)
-        remark = next((bad.reason for bad in drawing.store.bad if bad.modality == name), reason)
-        content, decoded, masked, states_of, words = drawing.contents.get(name), None, None, None, tuple[str, ...]()
+        remark = next((bad.reason for bad in read.bad if bad.modality == name), reason)
+        content, decoded = read.sample.contents.get(name), None
+        masked, states_of, words = None, None, tuple[str, ...]()
         if content is None and not remark and name in store.has(row):
             with suppress(BadFile):
                 content = store.load(row, name, view)
@@ -138,7 +145,7 @@ def _shown(
         _used(crops, modalities, has),
         rows,
         position=position,
-        epoch=position // len(drawing.samples),
+        epoch=position // len(samples),
         component=packed.component,
         totals=(packed.encoder.shape[1], packed.decoder.shape[1]),
         notes=[f"lacks {', '.join(absent)}"] if (absent := sorted(modalities.keys() - has)) else [],

@@ -124,7 +124,7 @@ class ReadableSources:
             alone = copy.copy(listing)
             alone.shards, alone.files = [shard], []
             try:
-                names = TarSource(folder, extensions, max_bytes=self.max_bytes, listing=alone).names
+                names = TarSource(alone, max_bytes=self.max_bytes).names
             except ValueError as error:
                 self._unreadable(str(error), name)
                 continue
@@ -138,12 +138,12 @@ class ReadableSources:
         listing.shards, loose = good, None
         try:
             if listing.files:
-                loose = FolderSource(folder, extensions, max_bytes=self.max_bytes, listing=listing)
+                loose = FolderSource(listing, max_bytes=self.max_bytes)
         except ValueError as error:
             self._unreadable(str(error), name)
         if not (listing.files or listing.shards):
             self._unreadable(listing.no_samples(), name)
-        shards = TarSource(folder, extensions, max_bytes=self.max_bytes, listing=listing) if good else None
+        shards = TarSource(listing, max_bytes=self.max_bytes) if good else None
         return MixedSource(loose, shards) if loose and shards else loose or shards
 
     def _look_beside(self, root: Path, modalities: Mapping[str, Modality]) -> None:

@@ -167,8 +167,8 @@ def label(
             for (shard, names), present in zip(waiting, have):
                 for batch in batched(present, BATCH):
                     read = {name: value for _ in batched(batch, PART) for name, value in next(values).items()}
-                    writer.encode(list(_label(read, files, target, labeller, on_error, report)))
-                writer.write(shard)
+                    writer.later(writer.encode, list(_label(read, files, target, labeller, on_error, report)))
+                writer.later(writer.write, shard)
                 done += len(names)
                 if progress:
                     progress(done, total)

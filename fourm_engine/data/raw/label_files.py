@@ -39,7 +39,7 @@ class ValueReader:
 
 
 class LabelWriter(Background):
-    """Encodes labels and writes them, in a thread."""
+    """Encodes labels and writes them; for use in its thread (`later`)."""
 
     def __init__(self, folder: Path, target: Modality) -> None:
         super().__init__()
@@ -50,27 +50,15 @@ class LabelWriter(Background):
 
     def encode(self, labels: Sequence[tuple[str, Any]]) -> None:
         """Add labels to the next shard or files."""
-        self.later(self._encode, labels)
+        self._encoded += [(name, calls.write(self.target, value)) for name, value in labels]
 
     def write(self, out: Path | None) -> None:
         """Write the added labels to the shard `out`, or, if it is None, to one file each."""
-        self.later(self._write, out)
-
-    def _encode(self, labels: Sequence[tuple[str, Any]]) -> None:
-        self._encoded += [(name, calls.write(self.target, value)) for name, value in labels]
-
-    def _write(self, out: Path | None) -> None:
         samples, self._encoded = self._encoded, []
-        _write_shard(out, self.folder, samples) if out is not None else _write_files(self.folder, samples)
+        if out is not None:
+            below = out.parent.relative_to(self.folder).as_posix() + "/"  # names in a shard are relative to its folder
+            write_shard(out, ((name.removeprefix(below), files) for name, files in samples))
+        for name, files in samples if out is None else ():
+            for extension, content in files.items():
+                write_atomically(self.folder / f"{name}.{extension}", content)
         self.written += len(samples)
-
-
-def _write_shard(path: Path, folder: Path, samples: list[tuple[str, dict[str, bytes]]]) -> None:
-    below = path.parent.relative_to(folder).as_posix() + "/"  # names in a shard are relative to its folder
-    write_shard(path, ((name.removeprefix(below), files) for name, files in samples))
-
-
-def _write_files(folder: Path, samples: list[tuple[str, dict[str, bytes]]]) -> None:
-    for name, files in samples:
-        for extension, content in files.items():
-            write_atomically(folder / f"{name}.{extension}", content)

@@ -36,13 +36,10 @@ def open_source(
 
 
 def _open_listed(listing: Listing, max_bytes: int, scan: Scan) -> FolderSource | TarSource | MixedSource:
-    folder, extensions = listing.folder, listing.extensions
     if not listing.shards:
-        return FolderSource(folder, extensions, max_bytes=max_bytes, listing=listing)
-    shards = TarSource(folder, extensions, max_bytes=max_bytes, listing=listing, scan=scan)
-    if not listing.files:
-        return shards
-    return MixedSource(FolderSource(folder, extensions, max_bytes=max_bytes, listing=listing), shards)
+        return FolderSource(listing, max_bytes=max_bytes)
+    shards = TarSource(listing, max_bytes=max_bytes, scan=scan)
+    return MixedSource(FolderSource(listing, max_bytes=max_bytes), shards) if listing.files else shards
 
 
 class LocalSources:
