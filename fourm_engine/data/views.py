@@ -136,10 +136,6 @@ class ViewDrawer:
                 views[group] = View.centre(source_aspect=source, target_aspect=target, variant=number)
         return views
 
-    def views(self, data: AlignedData, name: str, number: int = 0) -> SampleViews:
-        """Views of a raw sample."""
-        return self.draw(name, number, self.aspects(data, name))
-
 
 class DrawnViews:
     """The views of the samples of `data`, drawn when needed; `RecordedViews` are stored ones. Each sample has `views`

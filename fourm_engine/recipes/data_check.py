@@ -15,13 +15,12 @@ from fourm_engine.data.checks.findings import Finding
 from fourm_engine.data.checks.part import Wanted
 from fourm_engine.data.checks.sources import trusted_shards
 from fourm_engine.data.checks.tokens import Files, TokenCheck
-from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.available import with_data
 from fourm_engine.data.raw.documents import documented
 from fourm_engine.data.raw.names import shown
 from fourm_engine.data.raw.plugin_root import PluginRoot
 from fourm_engine.data.raw.root import DataRoot, data_root
-from fourm_engine.data.sets import data_sets
+from fourm_engine.data.sets import all_sets
 from fourm_engine.data.splits import SPLITS, Split, read_split, unused_lists
 from fourm_engine.data.tokens.indexing import has_tokens
 from fourm_engine.data.views import ViewDrawer
@@ -34,7 +33,6 @@ from fourm_engine.tokenizers.store import load_fitted
 from fourm_engine.yaml_config import ConfigError, apply_override, configs_beside, validated
 from fourm_plugins.errors import one_line
 from fourm_plugins.manager import PluginManager
-from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -62,23 +60,23 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
     manager = load_manager(config.modalities)
     modalities = config.load_modalities(manager)
     wanted, tokens, unused_splits, all_held_out = [], [], list[Finding](), False
-    for key, one, training, readers in _sets(data, modalities):
-        name = key.removeprefix("data.")
-        split = Split.from_config(one, training=training, host=manager)
-        if training and (unused := unused_lists(one, key)) is not None:
+    for one in all_sets(data, modalities):
+        name, folder = one.name, one.config.tokens
+        split = Split.from_config(one.config, training=one.training, host=manager)
+        if one.training and (unused := unused_lists(one.config, one.key)) is not None:
             unused_splits.append(Finding("settings", "note", *unused, part=name))
-        all_held_out |= training and split.held_out is None
-        if isinstance(split.root, Location) or isinstance(one.tokens, Url):
-            raise ValueError(f"{key}: {split.root or one.tokens} is remote; check a local copy, which reads every file")
+        all_held_out |= one.training and split.held_out is None
+        if isinstance(split.root, Location) or isinstance(folder, Url):
+            raise ValueError(f"{one.key}: {split.root or folder} is remote; check a local copy, which reads every file")
         if split.root is not None and (isinstance(split.root, PluginRoot) or split.root.is_dir()):
             held_out = split.held_out or frozenset()  # all samples: reported below
             choose = None if split.share is None else split.select
             part = Wanted(name, split.root, split.listed, held_out, "val", split.name, split.shards, choose)
-            wanted.append(replace(part, modalities=modalities | dict(readers)))
+            wanted.append(replace(part, modalities=modalities | dict(one.modalities)))
         elif split.root is not None:
-            log.warning("%s: %s is not there", key, split.root)
-        if one.tokens is not None:
-            tokens.append((name, one.tokens / ("train" if training else "val")))
+            log.warning("%s: %s is not there", one.key, split.root)
+        if folder is not None:
+            tokens.append((name, folder / one.part))
     if not wanted and not tokens:
         raise ValueError("neither data.train, data.val nor data.tokens is there: name the folder of the samples")
     spaces = modalities.token_spaces
@@ -101,12 +99,6 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
         check.findings.append(Finding("leak", "problem", said, "set data.train_split and data.val_split"))
     _check_tokens(tokens, check, modalities, tokenizers)
     return check
-
-
-def _sets(data: DataConfig, modalities: Modalities) -> list[tuple[str, DataConfig, bool, Mapping[str, Modality]]]:
-    """(setting, its config, whether it is for training, its modalities) for each part of the data."""
-    train = ((one.key, one.config, True, one.modalities) for one in data_sets(data, modalities))
-    return [*train, ("data.val", data, False, modalities)]
 
 
 def check_folder(

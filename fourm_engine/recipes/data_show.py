@@ -17,7 +17,7 @@ from fourm_engine.data.mixture import Mixture
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.names import shown
 from fourm_engine.data.samples import MaskedSamples
-from fourm_engine.data.sets import DataSet, data_sets
+from fourm_engine.data.sets import DataSet, all_sets
 from fourm_engine.data.splits import samples_of
 from fourm_engine.data.views import DrawnViews, SampleViews, ViewDrawer, view_of
 from fourm_engine.evaluate.masks import counts, in_words, overlay, spans, states
@@ -55,7 +55,7 @@ def show(
         return _unmasked(config, modalities, tokenizers, name, view or 0, list(lacking.values()))
     activate_kinds(modalities, manager, maskers=True)
     known = set[str]()
-    for part, training in dict.fromkeys((part, training) for part, training, _ in _parts(config, modalities)):
+    for part, training in dict.fromkeys((one.part, one.training) for one in _sets(config, modalities)):
         vocabulary = modalities.vocabulary()
         samples = open_samples(config, modalities, tokenizers, manager, vocabulary, training=training)
         whole = samples.store
@@ -195,14 +195,14 @@ def _unmasked(
 ) -> ShownSample:
     """The sample's files and crops, without a mask, since masking needs all tokenizers."""
     known = set[str]()
-    for part, training, one in _parts(config, modalities):
-        data = AlignedData.from_config(one.modalities, one.config, training=training)
+    for one in _sets(config, modalities):
+        data = AlignedData.from_config(one.modalities, one.config, training=one.training)
         if (sample := samples_of([name], data.names).get(name)) is None:
             known.update(data.names)
             continue
-        drawer = ViewDrawer.from_config(one.modalities, one.config, training=training, seed=config.seed)
-        seen = DrawnViews(drawer, data, one.config.views if training else 1)
-        _check_view(view, seen.views, part)
+        drawer = ViewDrawer.from_config(one.modalities, one.config, training=one.training, seed=config.seed)
+        seen = DrawnViews(drawer, data, one.config.views if one.training else 1)
+        _check_view(view, seen.views, one.part)
         crops = seen.get(sample, view)
         rows, has = [], data.has(sample)
         for modality in sorted(has):
@@ -217,18 +217,14 @@ def _unmasked(
         notes = [f"no mask: {reason}" for reason in lacking]
         if absent := sorted(one.modalities.keys() - has):
             notes.append(f"lacks {', '.join(absent)}")
-        return ShownSample(sample, part, str(data.root), config.seed, view, seen.views, crops, rows, notes=notes)
+        return ShownSample(sample, one.part, str(data.root), config.seed, view, seen.views, crops, rows, notes=notes)
     raise _no_sample(name, known)
 
 
-def _parts(config: RunConfig, modalities: Modalities) -> list[tuple[str, bool, DataSet]]:
-    """(name of the part, whether it is for training, its data set), for each data set."""
-    parts = []
-    if config.data.train is not None or config.data.tokens is not None:
-        parts += [("train", True, one) for one in data_sets(config.data, modalities)]
-    if config.data.val is not None:
-        parts.append(("val", False, DataSet("data.val", config.data, modalities)))
-    return parts
+def _sets(config: RunConfig, modalities: Modalities) -> list[DataSet]:
+    """The data sets that are there, raw or as tokens."""
+    train = config.data.train is not None or config.data.tokens is not None
+    return [one for one in all_sets(config.data, modalities) if (train if one.training else one.folder is not None)]
 
 
 def _no_sample(name: str, known: Collection[str]) -> ValueError:

@@ -127,8 +127,8 @@ def _network(config: RunConfig, modalities: Modalities, manager: PluginManager) 
 
 def _modalities(config: RunConfig, manager: PluginManager) -> tuple[Modalities, bool]:
     """(modalities, whether their data exists here). Without data, these are all selected modalities."""
-    folders = [path for part in config.data.parts for path in (part.folder, part.tokens) if isinstance(path, Path)]
-    if not any(path.is_dir() for path in folders):
+    parts = [config.data.of(entry) for entry in config.data.sets] or [config.data]
+    if not any(isinstance(path, Path) and path.is_dir() for part in parts for path in (part.folder, part.tokens)):
         return load_modalities(config.modalities, manager), False
     return config.load_modalities(manager), True
 

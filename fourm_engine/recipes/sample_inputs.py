@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -43,33 +43,6 @@ class Given:
     seed: int | None = None
 
 
-class SampleInputs(Protocol):
-    """Names of samples, and the inputs of each. Picklable, and the same in every process."""
-
-    names: Sequence[str]
-    #: Number of samples that lack an input.
-    lacking: int
-    #: Remarks on the files.
-    notes: Sequence[str]
-
-    def given(self, name: str) -> Given:
-        """Read the files of a sample. Raises SampleError (BadFile) for unreadable files."""
-
-    def stamp(self, name: str) -> str:
-        """A fingerprint of the inputs that changes with them: sizes and times of files, and all typed text."""
-
-    def where(self, name: str) -> str:
-        """The sample's files, for messages."""
-
-
-class Files(Protocol):
-    """The files of one input; see `fourm_engine.data.raw.source.Source`."""
-
-    def files(self, name: str) -> dict[str, bytes]: ...
-    def stamp(self, name: str) -> str: ...
-    def where(self, name: str) -> str: ...
-
-
 @dataclass(frozen=True)
 class _OfData:
     """The files of one modality of a data set."""
@@ -91,10 +64,12 @@ class _OfData:
 class FileInputs:
     """Samples with a file in each of `sources` (modality as given -> its files), and `common` inputs for all."""
 
-    sources: Mapping[str, Files]
+    sources: Mapping[str, Source | _OfData]
     names: Sequence[str]
+    #: Number of samples that lack an input.
     lacking: int
     common: dict[str, Any] = field(default_factory=dict)
+    #: Remarks on the files.
     notes: Sequence[str] = ()
 
     @classmethod
@@ -132,12 +107,15 @@ class FileInputs:
         return cls(sources, names, len(data.names) - len(names), dict(common))
 
     def given(self, name: str) -> Given:
+        """Read the files of a sample. Raises SampleError (BadFile) for unreadable files."""
         return Given({key: source.files(name) for key, source in self.sources.items()} | self.common)
 
     def stamp(self, name: str) -> str:
+        """A fingerprint of the inputs that changes with them: sizes and times of files, and all typed text."""
         return repr([source.stamp(name) for source in self.sources.values()] + sorted(map(repr, self.common.items())))
 
     def where(self, name: str) -> str:
+        """The sample's files, for messages."""
         return ", ".join(source.where(name) for source in self.sources.values())
 
 
@@ -244,6 +222,10 @@ class LineInputs:
             return Typed(value[len(TEXT) :])
         extensions, typed = self._extensions[key]
         return self.path.parent / value if looks_like_path(value, extensions, typed=typed) else Typed(value)
+
+
+#: Names of samples, and the inputs of each. Picklable, and the same in every process.
+SampleInputs = FileInputs | LineInputs
 
 
 class _LineNames(LazyNames):

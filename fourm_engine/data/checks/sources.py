@@ -15,7 +15,7 @@ from fourm_engine.data.raw.available import stray_data
 from fourm_engine.data.raw.catalogue import open_catalogue
 from fourm_engine.data.raw.file_bytes import MAX_FILE_BYTES
 from fourm_engine.data.raw.folder import FolderSource, Listing, is_folder
-from fourm_engine.data.raw.local_sources import LocalSources, MixedSource, joined, root_shards
+from fourm_engine.data.raw.local_sources import LocalSources, MixedSource, root_shards
 from fourm_engine.data.raw.names import is_litter, shown
 from fourm_engine.data.raw.notes import Note, NoteKind
 from fourm_engine.data.raw.pairing import unpaired
@@ -104,7 +104,7 @@ class ReadableSources:
                     inside = shared.sources.get(key)
                     if source and inside:
                         try:
-                            source = joined(source, inside)
+                            source = MixedSource(source, inside)
                         except ValueError as twice:
                             self._unreadable(str(twice), name)
                     if either := source or inside:

@@ -26,11 +26,11 @@ _OTHER = "holds something else than its index says; run `fourm tokenize` on the 
 
 
 class ShardFiles:
-    """The files of the shards of `index`, opened lazily by each process; the `limit` most recently used stay open. They
-    are not pickled."""
+    """The files of the shards of `index`, opened lazily by each process; the `OPEN_FILES` most recently used stay open.
+    They are not pickled."""
 
-    def __init__(self, index: Index, *, limit: int = OPEN_FILES) -> None:
-        self.index, self.limit = index, limit
+    def __init__(self, index: Index) -> None:
+        self.index = index
         self._open: OrderedDict[tuple[int, int], tuple[ShardFile, MappedFile | None]] = OrderedDict()
         self._told: OrderedDict[tuple[int, int], None] = OrderedDict()
 
@@ -45,7 +45,7 @@ class ShardFiles:
                 mapped.check()
         else:
             file, _ = self._open[key] = self._fetch(part, shard)
-            while len(self._open) > self.limit:
+            while len(self._open) > OPEN_FILES:
                 self._open.popitem(last=False)  # deleting the object unmaps the file
         return file
 

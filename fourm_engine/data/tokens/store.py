@@ -15,7 +15,7 @@ from fourm_engine.data.tokens.index import OUTDATED
 from fourm_engine.data.tokens.indexing import open_index
 from fourm_engine.data.tokens.recorded_views import RecordedViews
 from fourm_engine.data.tokens.selection import Selection
-from fourm_engine.data.tokens.shard_files import OPEN_FILES, ShardFiles
+from fourm_engine.data.tokens.shard_files import ShardFiles
 from fourm_engine.data.tokens.shards import VIEWS_FOLDER, missing, unusable
 from fourm_engine.storage.location import Readable
 from fourm_plugins.counting import counted
@@ -32,22 +32,14 @@ class TokenStore(Store):
 
     `recorded` has the views of all samples, `parts` the modalities that have tokens.
 
-    Args:
-        open_files: files that each process keeps open.
-
     Raises ValueError if tokens were made by another tokenizer, with other settings, or through other views than
     recorded, or if no file of a modality could be tokenized."""
 
     def __init__(
-        self,
-        folder: Readable,
-        modalities: Mapping[str, Modality],
-        tokenizers: Mapping[str, Tokenizer],
-        *,
-        open_files: int = OPEN_FILES,
+        self, folder: Readable, modalities: Mapping[str, Modality], tokenizers: Mapping[str, Tokenizer]
     ) -> None:
         self.folder, self.index = folder, open_index(folder)
-        self.files = ShardFiles(self.index, limit=open_files)
+        self.files = ShardFiles(self.index)
         self.recorded = RecordedViews(self.index, self.files)
         self.views = self.index.views
         #: Modality -> (its index in `index.parts`, upper bound of its ids).
