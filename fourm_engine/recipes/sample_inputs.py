@@ -119,10 +119,10 @@ class FileInputs:
         return ", ".join(source.where(name) for source in self.sources.values())
 
 
-class LineInputs:
+class LineInputs(LazyNames):
     """One sample per line, `{NAME: "a.jpg", OTHER: "a red cube", "seed": 3, "name": "a"}`: for each modality a path
     (relative to the file's folder), text, or JSON as in the modality's files. "name" defaults to the line's number;
-    "seed" derives from the name."""
+    "seed" derives from the name. Also the sequence of the names, each read on demand."""
 
     def __init__(self, path: Path, find: _Find, common: Mapping[str, Any]) -> None:
         """Reads all lines once. Raises ValueError, naming the line, for a line that is not a sample."""
@@ -153,11 +153,14 @@ class LineInputs:
         if len(twice := np.flatnonzero(self._hashes[1:] == self._hashes[:-1])):
             one, other = (int(self._lines[order[twice[0] + k]]) for k in (0, 1))
             raise ValueError(f"{self._at(other)}: same name as line {one}; give each sample another name")
-        self.names: Sequence[str] = _LineNames(self)
         #: Modalities that any line gives.
         self.keys = sorted(self._extensions)
 
-    def name_at(self, row: int) -> str:
+    @property
+    def names(self) -> Sequence[str]:
+        return self
+
+    def name(self, row: int) -> str:
         return self._parsed(int(self._lines[row]), self._line(row))[0]
 
     def __len__(self) -> int:
@@ -226,19 +229,6 @@ class LineInputs:
 
 #: Names of samples, and the inputs of each. Picklable, and the same in every process.
 SampleInputs = FileInputs | LineInputs
-
-
-class _LineNames(LazyNames):
-    """Names of lines, read on demand."""
-
-    def __init__(self, lines: LineInputs) -> None:
-        self._lines = lines
-
-    def __len__(self) -> int:
-        return len(self._lines)
-
-    def name(self, row: int) -> str:
-        return self._lines.name_at(row)
 
 
 def wrong_name(name: str) -> str:
