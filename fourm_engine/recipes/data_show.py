@@ -24,7 +24,6 @@ from fourm_engine.evaluate.masks import counts, in_words, overlay, spans, states
 from fourm_engine.evaluate.sample_sheet import ShownModality, ShownSample
 from fourm_engine.modalities import Modalities, activate_kinds, load_manager
 from fourm_engine.recipes.config import RunConfig
-from fourm_engine.recipes.train import open_samples
 from fourm_engine.tokenizers.store import load_fitted
 from fourm_plugins import calls
 from fourm_plugins.counting import counted
@@ -57,7 +56,7 @@ def show(
     known = set[str]()
     for part, training in dict.fromkeys((one.part, one.training) for one in _sets(config, modalities)):
         vocabulary = modalities.vocabulary()
-        samples = open_samples(config, modalities, tokenizers, manager, vocabulary, training=training)
+        samples = config.open_samples(modalities, tokenizers, manager, vocabulary, training=training)
         whole = samples.store
         for at, store in enumerate(whole.stores.values() if isinstance(whole, Mixture) else [whole]):
             assert isinstance(store, DataStore)

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fourm_engine.data.background import Background
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw.source import Source
 from fourm_engine.data.raw.write_shards import write_shard
@@ -38,11 +37,10 @@ class ValueReader:
         return values
 
 
-class LabelWriter(Background):
-    """Encodes labels and writes them; for use in its thread (`later`)."""
+class LabelWriter:
+    """Encodes labels and writes them, in a thread of `label`."""
 
     def __init__(self, folder: Path, target: Modality) -> None:
-        super().__init__()
         self.folder, self.target = folder, target
         #: Number of samples.
         self.written = 0

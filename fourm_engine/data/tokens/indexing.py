@@ -234,7 +234,7 @@ class _Builder:
         self.blobs.append(blob)
         self.hashes.append(hashes)
 
-    def _agree(self, settings: dict, views: int, path: Path) -> None:
+    def _agree(self, settings: dict, views: int, path: Readable) -> None:
         if self.facts is None:
             self.facts = settings, views
         if self.facts != (settings, views):

@@ -158,8 +158,8 @@ class ViewRecorder:
         dropped: frozenset[str],
         groups: Sequence[str],
     ) -> ViewShard:
-        path, made = self._path(number), {"settings": self.drawer.settings(), "views": self.views}
-        write_views(path, rows, stamps, dropped=dropped, groups=groups, **made)
+        path, settings = self._path(number), self.drawer.settings()
+        write_views(path, rows, stamps, dropped=dropped, groups=groups, settings=settings, views=self.views)
         return ViewShard(path)
 
 

@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,8 +58,8 @@ class Making:
     def read(cls, file: ShardFile) -> Making:
         """Raises ValueError."""
         try:
-            written = file.metadata
-            made = cls(**{field.name: written[field.name] for field in fields(cls)} | {"views": int(written["views"])})
+            written: dict[str, Any] = {field.name: file.metadata[field.name] for field in fields(cls)}
+            made = cls(**written | {"views": int(written["views"])})
             if made.views < 1:
                 raise ValueError("no views")
         except (KeyError, ValueError) as error:
