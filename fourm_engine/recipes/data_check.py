@@ -6,7 +6,7 @@ import itertools
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +38,9 @@ from fourm_plugins.tokenizer import Tokenizer
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How much to read, and with how many processes: `samples` of each part, drawn with `seed`; by default all."""
-
-    samples: int | None = None
-    seed: int = 0
-    workers: int = 0
-
-    def check(self, wanted: Sequence[Wanted], modalities: Modalities, tell: Tell, **options: Any) -> DataCheck:
-        """See `check_data`."""
-        options |= {"samples": self.samples, "seed": self.seed, "workers": self.workers}
-        return check_data(wanted, modalities, progress=lambda part: Progress(part, tell), **options)
-
-
-def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = say) -> DataCheck:
-    """Check `data.train`, `data.val` and `data.tokens` of a config. `tell` receives progress.
+def check_config(config: RunConfig, *, seed: int = 0, tell: Tell = say, **reading: Any) -> DataCheck:
+    """Check `data.train`, `data.val` and `data.tokens` of a config. `tell` receives progress; `seed` and `reading` say
+    which samples are read, by how many processes, as in `check_data`.
 
     Raises ValueError for a config without data, and for plugins that cannot be used."""
     data = config.data
@@ -82,9 +69,10 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
     spaces = modalities.token_spaces
     tokenizers, unusable = load_fitted(config.tokenizers.folder, spaces, manager, modalities=modalities)
     texts = {name: t for name, t in tokenizers.items() if modalities[name].spec.layout.kind == "sequence"}
-    check = DataCheck([], modalities, seed=read.seed)
+    check = DataCheck([], modalities, seed=seed)
     if wanted:
-        check = read.check(wanted, modalities, tell, max_bytes=data.max_file_mb << 20, tokenizers=texts)
+        options: dict[str, Any] = {"seed": seed, "max_bytes": data.max_file_mb << 20, "tokenizers": texts}
+        check = check_data(wanted, modalities, progress=lambda part: Progress(part, tell), **options, **reading)
     check.findings += unused_splits
     fitted = any((config.tokenizers.folder / space).exists() for space in spaces)
     for space, reason in unusable.items() if fitted or any(has_tokens(folder) for _, folder in tokens) else ():
@@ -102,10 +90,10 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, tell: Tell = s
 
 
 def check_folder(
-    folder: Path | str, settings: ModalitiesConfig | None = None, read: Reading = Reading(), *, tell: Tell = say
+    folder: Path | str, settings: ModalitiesConfig | None = None, *, tell: Tell = say, **reading: Any
 ) -> DataCheck:
     """Check a folder of data, the tars that match a pattern, or data opened by a package, with the installed modalities
-    as configured by `settings`. The parts of a whole folder are its splits.
+    as configured by `settings`. The parts of a whole folder are its splits. `reading`: as for `check_config`.
 
     Raises ValueError if the folder does not exist or holds no data."""
     settings = settings or ModalitiesConfig()
@@ -118,7 +106,8 @@ def check_folder(
         modalities = _installed(settings, manager, there, findings)
     except ValueError as error:
         raise ValueError(f"{error}; {instead}" if instead else str(error)) from None
-    check = read.check(_parts(there, findings), modalities, tell)
+    parts = _parts(there, findings)
+    check = check_data(parts, modalities, progress=lambda part: Progress(part, tell), **reading)
     check.findings += findings
     if instead:
         check.findings = [replace(one, remedy=instead) if one.kind == "unread" else one for one in check.findings]

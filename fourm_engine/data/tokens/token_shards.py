@@ -58,7 +58,8 @@ class Making:
     def read(cls, file: ShardFile) -> Making:
         """Raises ValueError."""
         try:
-            written: dict[str, Any] = {field.name: file.metadata[field.name] for field in fields(cls)}
+            metadata = file.metadata
+            written: dict[str, Any] = {field.name: metadata[field.name] for field in fields(cls)}
             made = cls(**written | {"views": int(written["views"])})
             if made.views < 1:
                 raise ValueError("no views")
