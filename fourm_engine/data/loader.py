@@ -82,7 +82,7 @@ def batches(
 ) -> Iterator[Batch]:
     """The micro-batches of masked samples; see `load`. trim: cut a batch to the length of its longest sample, rounded
     up to a multiple of `ROWS`."""
-    capacity = {"N": data.masking.encoder_tokens, "M": data.masking.decoder_tokens}
+    capacity: dict[str, Any] = {"N": data.masking.encoder_tokens, "M": data.masking.decoder_tokens}
     collate = partial(_collated, trim=trim, vocabulary=data.vocabulary, **capacity)
     return load(data, share, collate, start_step=start_step, workers=workers)
 
