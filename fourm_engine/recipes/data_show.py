@@ -86,9 +86,9 @@ def _shown(
     of. Raises ValueError if it is never used."""
     sample, read = store.names[row], samples.read(position, chosen)
     if read.row != samples.order.row(position):  # another sample replaced it
-        readable = ", ".join(sorted(store.has(row))) or "nothing that can be read"
+        there = ", ".join(sorted(store.has(row))) or "nothing that can be read"
         raise ValueError(
-            f"{shown(sample)} is never trained on: it has {readable}, and no component of masking.mixture has both inputs "
+            f"{shown(sample)} is never trained on: it has {there}, and no component of masking.mixture has both inputs "
             f"and targets among these"
         )
     packed, drawn = samples.mask([read.sample])[0], read.sample.drawn
