@@ -203,7 +203,7 @@ def test_modalities_of_a_group_see_one_crop_and_others_their_own(tmp_path):
 
 def test_without_augmentation_the_view_is_the_largest_centre_crop(tmp_path):
     write_data(tmp_path, MODALITIES, sample_names(1))
-    view = ViewDrawer(MODALITIES).views(AlignedData(tmp_path, MODALITIES), "0000")["image"]
+    view = DrawnViews(ViewDrawer(MODALITIES), AlignedData(tmp_path, MODALITIES), 1).get("0000", 0)["image"]
     assert (view.top, view.left, view.height, view.width, view.flip) == (0, 0.125, 1, 0.75, False)
 
 
