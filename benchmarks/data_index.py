@@ -78,9 +78,9 @@ def build(folder: Path, rows: int, shards: int, modalities: dict[str, Labels]) -
     for number in range(shards):
         names = [f"{number * each + row:0{DIGITS}}" for row in range(each)]
         whole = {group: View() for group in {m.spec.alignment for m in modalities.values()} if group is not None}
-        views = {name: [whole] for name in names}
-        write_views(folder, number, views, [0] * each, groups=sorted(whole), settings={"augment": False}, views=1)
-        seen = ViewShard(folder, number)
+        views, path = {name: [whole] for name in names}, shard_path(folder / VIEWS_FOLDER, number)
+        write_views(path, views, [0] * each, groups=sorted(whole), settings={"augment": False}, views=1)
+        seen = ViewShard(path)
         for modality in modalities.values():
             view = seen.digests_of(group) if (group := modality.spec.alignment) is not None else {}
             content = {name: (Made(1, 1, view.get(name, 0)), ids) for name in names}

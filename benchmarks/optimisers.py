@@ -23,7 +23,6 @@ import torch
 from fourm_engine.modalities import activate_kinds, load_manager
 from fourm_engine.pretrain.task import FourMTask
 from fourm_engine.recipes.config import RunConfig, load_config
-from fourm_engine.recipes.train import open_samples
 from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.train.learner import Learner
 from fourm_engine.train.loop import Trainer
@@ -63,7 +62,7 @@ def score(config: RunConfig, optimiser: str, lr: float, seed: int, seconds: floa
 
     config = config.model_copy(update={"seed": seed})
     samples = [
-        open_samples(config, modalities, tokenizers, manager, modalities.vocabulary(), training=training)
+        config.open_samples(modalities, tokenizers, manager, modalities.vocabulary(), training=training)
         for training in (True, False)
     ]
     task = Timed(modalities, tokenizers, config.model, *samples, loss=config.loss)

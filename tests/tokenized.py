@@ -35,7 +35,7 @@ class Tokens:
         if row is None or modality not in self._has(row):
             raise KeyError(name)
         shard, at = self.index.locate(row)
-        ids = self.files.row(self.index.parts.index(modality), shard, "ids", at * self.index.views + view)
+        ids = self.files.get(self.index.parts.index(modality), shard).row("ids", at * self.index.views + view)
         return ids[ids >= 0].astype(np.int64)
 
     def all_ids(self, modality: str, name: str) -> list[list[int]]:

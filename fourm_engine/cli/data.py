@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -62,7 +62,8 @@ def check(
     from fourm_engine.storage.url import Url, parse, scheme_of
     from fourm_plugins.hub import FILES, check_there
 
-    read = recipe.Reading(samples, seed, usable_cores() if workers is None else workers)
+    workers = usable_cores() if workers is None else workers
+    read: dict[str, Any] = {"samples": samples, "seed": seed, "workers": workers}
     if isinstance(parse(source), Url):
         raise ValueError(f"{source}: remote data is checked through a config that names it; set data.train to this URL")
     path = Path(source)
@@ -72,9 +73,9 @@ def check(
         result = recipe.check_tokens(path)
     elif path.is_dir() or (scheme_of(source) and not path.exists()) or is_pattern(path):
         settings = recipe.settings_of(overrides or [])
-        result = recipe.check_folder(path if path.is_dir() else source, settings, read, print_fn=warn)
+        result = recipe.check_folder(path if path.is_dir() else source, settings, print_fn=warn, **read)
     else:
-        result = recipe.check_config(load_config(path, overrides or [], needed=()), read, print_fn=warn)
+        result = recipe.check_config(load_config(path, overrides or [], needed=()), print_fn=warn, **read)
     print_check(result)
     if json_file is not None:
         write_atomically(json_file, json.dumps(result.to_json(), indent=1, ensure_ascii=False) + "\n")

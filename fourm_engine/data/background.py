@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
-
-Worker = TypeVar("Worker", bound="Background")
+from typing import Any
 
 #: Maximum number of pieces of work that wait.
 WAITING = 4
@@ -22,7 +20,7 @@ class Background:
         self._waiting: deque[Future[None]] = deque()
         self._failed = False
 
-    def __enter__(self: Worker) -> Worker:
+    def __enter__(self) -> Background:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -187,11 +187,6 @@ class DataConfig(BaseModel):
         """The data sets of the list `train`; empty if it is one folder, or not set."""
         return self.train if isinstance(self.train, tuple) else ()
 
-    @property
-    def parts(self) -> list[DataConfig]:
-        """One config for each training data set."""
-        return [self.of(entry) for entry in self.sets] if isinstance(self.train, tuple) else [self]
-
     def of(self, entry: TrainingSet) -> DataConfig:
         """The config with `entry` as its only training data."""
         same = entry.path is not None and self.val is not None and _same(entry.path, self.val)

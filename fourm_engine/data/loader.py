@@ -4,8 +4,7 @@ step s on they equal those of an uninterrupted run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
 from typing import Any
@@ -26,17 +25,33 @@ MAX_WORKERS = 8
 ROWS = 16
 
 
-@dataclass(frozen=True)
-class MicroBatches:
-    """A batch sampler for a DataLoader: endless lists of positions, from step `start_step` on."""
+def micro_batches(share: Share, start_step: int = 0) -> Iterator[list[int]]:
+    """The positions of a process's micro-batches, without end, from step `start_step` on."""
+    for step in count(start_step):
+        for micro in range(share.accumulate):
+            yield share.positions(step, micro)
 
-    share: Share
-    start_step: int = 0
 
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in count(self.start_step):
-            for micro in range(self.share.accumulate):
-                yield list(self.share.positions(step, micro))
+def load(
+    data: Any, share: Share, collate: Callable[[Any], Any], *, start_step: int = 0, workers: int | None = 0
+) -> Iterator[Any]:
+    """An endless iterator of a process's micro-batches of `data`, in order, from step `start_step` on; in pinned memory
+    if the process uses a GPU. Errors of reading are raised unchanged, also those of workers.
+
+    collate: a list of samples, or the error that one raised -> a batch, or the error. workers: worker processes, which
+    prepare two batches each ahead of time; None: `default_workers`."""
+    on_gpu = torch.cuda.is_initialized()
+    loader = DataLoader(
+        ErrorsAsItems(data),
+        batch_sampler=micro_batches(share, start_step),
+        num_workers=default_workers(on_gpu=on_gpu) if workers is None else workers,
+        collate_fn=collate,
+        # Otherwise the loader draws from torch's global generator, more often with workers than without.
+        generator=torch.Generator().manual_seed(0),
+        pin_memory=on_gpu,
+        worker_init_fn=end_with_parent,
+    )
+    yield from items(loader)
 
 
 def _collated(samples: list[PackedSample] | Exception, *, trim: bool, **options: Any) -> Batch | Exception:
@@ -65,29 +80,11 @@ def trimmed(rows: int, capacity: int) -> int:
 def batches(
     data: MaskedSamples, share: Share, *, start_step: int = 0, workers: int | None = 0, trim: bool = False
 ) -> Iterator[Batch]:
-    """An endless iterator of a process's micro-batches, in order, from step `start_step` on; in pinned memory if the
-    process uses a GPU. Errors of reading are raised unchanged, also those of workers.
-
-    workers: worker processes, which prepare two batches each ahead of time; None: `default_workers`. trim: cut a batch
-    to the length of its longest sample, rounded up to a multiple of `ROWS`."""
-    on_gpu = torch.cuda.is_initialized()
-    loader = DataLoader(
-        ErrorsAsItems(data),
-        batch_sampler=MicroBatches(share, start_step),
-        num_workers=default_workers(on_gpu=on_gpu) if workers is None else workers,
-        collate_fn=partial(
-            _collated,
-            trim=trim,
-            vocabulary=data.vocabulary,
-            N=data.masking.encoder_tokens,
-            M=data.masking.decoder_tokens,
-        ),
-        # Otherwise the loader draws from torch's global generator, more often with workers than without.
-        generator=torch.Generator().manual_seed(0),
-        pin_memory=on_gpu,
-        worker_init_fn=end_with_parent,
-    )
-    yield from items(loader)
+    """The micro-batches of masked samples; see `load`. trim: cut a batch to the length of its longest sample, rounded
+    up to a multiple of `ROWS`."""
+    capacity: dict[str, Any] = {"N": data.masking.encoder_tokens, "M": data.masking.decoder_tokens}
+    collate = partial(_collated, trim=trim, vocabulary=data.vocabulary, **capacity)
+    return load(data, share, collate, start_step=start_step, workers=workers)
 
 
 def default_workers(*, on_gpu: bool) -> int:

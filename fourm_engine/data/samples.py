@@ -9,7 +9,7 @@ cannot be read is dropped from its sample, and the budgets are redrawn without i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.utils.data import Dataset
 
@@ -31,6 +31,15 @@ from fourm_plugins.counting import counted
 from fourm_plugins.masker import Masker
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
+
+
+class Read(NamedTuple):
+    """A sample of a store, read through one of its views, and its files that cannot be used."""
+
+    row: int
+    view: int
+    sample: Unmasked
+    bad: list[BadFile]
 
 
 class MaskedSamples(Dataset[PackedSample]):
@@ -125,38 +134,41 @@ class MaskedSamples(Dataset[PackedSample]):
         if self.store.reads_ahead:
             self.store.ahead([self.order.row(position) for position in positions], now=True)
             self.store.ahead([self.order.row(position + self._horizon) for position in positions])
-        return self.mask([self._usable(position)[1] for position in positions])
+        return self.mask([self.read(position).sample for position in positions])
 
     def name(self, position: int) -> str:
         """The name of the sample at a position. Reads the sample, since another one may replace it."""
-        return str(self.store.names[self._usable(position)[0]])
+        return str(self.store.names[self.read(position).row])
 
-    def _usable(self, position: int) -> tuple[int, Unmasked]:
-        """(row, sample) at a position, or the next usable one of its lane. Raises ValueError if there is none."""
+    def read(self, position: int, view: int | None = None) -> Read:
+        """The sample at a position, or the next usable one of its lane, before masking. `view`: instead of the drawn
+        one. Raises ValueError if there is none."""
         epoch, index = divmod(position, len(self))
         tried = 0
         for row in self.order.rows(position):
-            sample, tried = self._draw(row, epoch, index), tried + 1
-            if sample is not None:
-                return row, sample
+            read, tried = self._draw(row, epoch, index, view), tried + 1
+            if read is not None:
+                return read
         raise ValueError(_nothing(tried))
 
-    def _draw(self, row: int, epoch: int, index: int) -> Unmasked | None:
+    def _draw(self, row: int, epoch: int, index: int, view: int | None) -> Read | None:
         # Unusable samples are not remembered: an item must not depend on earlier ones.
-        available = self.store.has(row)
+        available, unusable = self.store.has(row), list[BadFile]()
         while True:
             rng = sample_rng(self.seed, epoch, index)
-            view = int(rng.integers(self.store.views))
+            chosen = int(rng.integers(self.store.views))
+            chosen = chosen if view is None else view
             drawn = self.budgets.draw(rng, available)
             if drawn is None:
                 return None
             try:
-                contents = {modality: self.store.load(row, modality, view) for modality in drawn.modalities}
+                contents = {modality: self.store.load(row, modality, chosen) for modality in drawn.modalities}
             except BadFile as bad:
                 self.store.skip(row, bad)
+                unusable.append(bad)
                 available = available - {bad.modality}
                 continue
-            return Unmasked(contents, drawn, rng)
+            return Read(row, chosen, Unmasked(contents, drawn, rng), unusable)
 
 
 def _nothing(samples: int) -> str:

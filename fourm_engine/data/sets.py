@@ -1,4 +1,4 @@
-"""The data sets that `data.train` names: one folder, or each entry of a list."""
+"""The data sets of a config: the folder that `data.train` names, or each entry of its list, and the held-out one."""
 
 from __future__ import annotations
 
@@ -11,17 +11,31 @@ from fourm_engine.data.config import DataConfig, TrainingSet
 from fourm_engine.data.raw.names import say
 from fourm_engine.data.splits import unused_lists
 from fourm_engine.modalities import Modalities
+from fourm_engine.storage.url import Folder
 from fourm_plugins.modality import Modality
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """One data set to train on."""
+    """One data set."""
 
-    key: str  # the setting that names it, "data.train" or "data.train.0"
+    key: str  # the setting that names it: "data.train", "data.train.0" or "data.val"
     config: DataConfig  # with this data set alone to train on
     modalities: Mapping[str, Modality]  # modalities that are taken from it
     entry: TrainingSet | None = None  # None: `data.train` is no list
+    training: bool = True  # False: held out
+
+    @property
+    def name(self) -> str:
+        return self.key.removeprefix("data.")
+
+    @property
+    def part(self) -> str:
+        return "train" if self.training else "val"
+
+    @property
+    def folder(self) -> Folder | str | None:
+        return self.config.folder if self.training else self.config.val
 
     @contextmanager
     def named(self) -> Iterator[None]:
@@ -52,6 +66,11 @@ def data_sets(config: DataConfig, modalities: Mapping[str, Modality]) -> list[Da
             taken = {name: modality for name, modality in modalities.items() if name in chosen}
         sets.append(DataSet(f"data.train.{index}", config.of(entry), _moved(taken, entry.sources, index), entry))
     return sets
+
+
+def all_sets(config: DataConfig, modalities: Mapping[str, Modality]) -> list[DataSet]:
+    """Those of `data_sets`, then that of `data.val`; those that are not set have no folder."""
+    return [*data_sets(config, modalities), DataSet("data.val", config, modalities, training=False)]
 
 
 def say_unused_lists(sets: Iterable[DataSet]) -> None:

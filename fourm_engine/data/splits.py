@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Collection, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from fourm_engine.data.raw.names import plain, say, shown
 from fourm_engine.data.raw.pairing import difference
 from fourm_engine.data.raw.pipes import open_root
 from fourm_engine.data.raw.plugin_root import PluginRoot
-from fourm_engine.data.raw.root import Root, is_pattern
+from fourm_engine.data.raw.root import DataRoot, Root, is_pattern
 from fourm_engine.storage.location import Readable, content_of
 from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
@@ -160,19 +160,21 @@ class Split:
 
     @classmethod
     def _whole(cls, config: DataConfig, training: bool, host: PluginManager) -> Split:
-        root = _root(config, training, host)
+        path = config.folder if training else config.val
+        root = None if path is None else open_root(path, config, host)
+        folder, shards = root or (None, None)
         if config.held_out is not None:
-            return cls("train" if training else "val", root.folder, None, root.shards, share=config.held_out)
+            return cls("train" if training else "val", folder, None, shards, share=config.held_out)
         if not training:
-            val = None if config.val_split is None else _find(config, "val", config.val_split, root.folder)
-            return cls("val", root.folder, config.val_split, root.shards, val)
-        train = None if config.train_split is None else _find(config, "train", config.train_split, root.folder)
+            val = None if config.val_split is None else _find(config, "val", config.val_split, folder)
+            return cls("val", folder, config.val_split, shards, val)
+        train = None if config.train_split is None else _find(config, "train", config.train_split, folder)
         held_out: frozenset[str] | None = frozenset()
-        if None not in (config.folder, config.val) and (other := _root(config, False, host)).same(root):
+        if root is not None and config.val is not None and _overlap(other := open_root(config.val, config, host), root):
             held_out = None if config.val_split is None else _find(config, "val", config.val_split, other.folder)
         elif config.val_split is not None and config.val is None:
             _find(config, "val", config.val_split, None)
-        return cls("train", root.folder, config.train_split, root.shards, train, held_out)
+        return cls("train", folder, config.train_split, shards, train, held_out)
 
     def select(self, names: Collection[str], *, quiet: bool = False) -> Collection[str]:
         """Those of `names` that belong to the split and are not held out of it. `quiet`: do not warn of overlaps.
@@ -253,29 +255,17 @@ def _those(names: Collection[str], chosen: Callable[[str], bool]) -> Collection[
     return Names(names.table, names.rows[np.fromiter(map(chosen, names), bool, len(names))])
 
 
-class _Root(NamedTuple):
-    folder: Root | None
-    shards: tuple[str, ...] | None
-
-    def same(self, other: _Root) -> bool:
-        """Whether both may contain the same file."""
-        if isinstance(self.folder, PluginRoot) and isinstance(other.folder, PluginRoot):
-            return self.folder == other.folder
-        if self.folder is None or other.folder is None or _absolute(self.folder) != _absolute(other.folder):
-            return False
-        return self.shards is None or other.shards is None or bool(set(self.shards) & set(other.shards))
+def _overlap(one: DataRoot, other: DataRoot) -> bool:
+    """Whether both may contain the same file."""
+    if isinstance(one.folder, PluginRoot) and isinstance(other.folder, PluginRoot):
+        return one.folder == other.folder
+    if _absolute(one.folder) != _absolute(other.folder):
+        return False
+    return one.shards is None or other.shards is None or bool({*one.shards} & {*other.shards})
 
 
 def _absolute(folder: Root) -> str:
     return str(folder.resolve() if isinstance(folder, Path) else folder)
-
-
-def _root(config: DataConfig, training: bool, host: PluginManager) -> _Root:
-    path = config.folder if training else config.val
-    if path is None:
-        return _Root(None, None)
-    folder, shards = open_root(path, config, host)
-    return _Root(folder, None if shards is None else tuple(shards))
 
 
 def _find(config: DataConfig, part: str, split: str, root: Root | None) -> frozenset[str]:

@@ -62,6 +62,7 @@ class ViewDrawer:
                         f"{other} and {name} share the crops of group {spec.alignment!r}, but their arrays have "
                         f"width / height {first:.4g} and {aspect:.4g}; give them one shape, or their own alignment"
                     )
+        self.groups = sorted(self._aligned)
 
     @classmethod
     def from_config(
@@ -70,10 +71,6 @@ class ViewDrawer:
         """Validation (`training=False`) sees centre crops."""
         augment = config.augment and training
         return cls(modalities, augment=augment, crop_scale=config.crop_scale, flip=config.flip, seed=seed)
-
-    @property
-    def groups(self) -> list[str]:
-        return sorted(self._aligned)
 
     def settings(self) -> dict:
         """What a recorded view depends on, JSON-ready, to compare with a later run's."""
@@ -135,10 +132,6 @@ class ViewDrawer:
             else:
                 views[group] = View.centre(source_aspect=source, target_aspect=target, variant=number)
         return views
-
-    def views(self, data: AlignedData, name: str, number: int = 0) -> SampleViews:
-        """Views of a raw sample."""
-        return self.draw(name, number, self.aspects(data, name))
 
 
 class DrawnViews:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from fourm_engine.data.bad_files import BadFile, BadFiles
 from fourm_engine.data.raw.aligned import AlignedData
-from fourm_engine.data.raw.folder import FolderSource
+from fourm_engine.data.raw.folder import FolderSource, Listing
 from fourm_engine.features.encoder import ReadSample
 from fourm_engine.generate.inputs import InputReader
 from fourm_plugins.errors import SampleError, one_line
@@ -77,7 +77,7 @@ class ClassFolder:
         self.modality = encoder.reader.modalities[encoder.inputs[name]]
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder; it should have a sub-folder per class")
-        self._source = FolderSource(folder, self.modality.spec.extensions)
+        self._source = FolderSource(Listing(folder, self.modality.spec.extensions))
         self._bad = BadFiles("skip")
         self.names: Sequence[str] = self._source.names
         for sample in self.names:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from fourm_engine.data.raw.available import in_shards, indexed
 from fourm_engine.data.raw.pipes import open_root
 from fourm_engine.data.raw.root import PIPE, DataRoot
-from fourm_engine.data.sets import data_sets
+from fourm_engine.data.sets import all_sets
 from fourm_engine.installed.doctor import Check
 from fourm_engine.storage.location import Location
 from fourm_engine.tokenizers.store import load_tokenizer, read_document
@@ -34,15 +34,15 @@ def check_assets(config: RunConfig, manager: PluginManager) -> Iterator[Check]:
         yield Check("modalities", "bad", first_line(error), "see the plugins above, or change the config")
         return
     yield Check("modalities", "ok", f"{', '.join(modalities)} take part")
-    sets = [(one.key, one.config.folder, one.modalities) for one in data_sets(config.data, modalities)]
-    for what, folder, readers in [*sets, ("data.val", config.data.val, modalities)]:
+    for one in all_sets(config.data, modalities):
+        what, folder = one.key, one.folder
         if folder is None:
             continue
         if str(folder).startswith(PIPE):
             yield Check(what, "ok", f"{folder}: run when its data is needed")
             continue
         try:
-            sources = _sources(open_root(folder, config.data, manager), readers.values())
+            sources = _sources(open_root(folder, config.data, manager), one.modalities.values())
         except ValueError as error:
             yield Check(what, "bad", first_line(error), f"correct this, or set {what}")
             continue

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from fourm_engine.data.sets import data_sets
+from fourm_engine.data.sets import all_sets, data_sets
 from fourm_engine.data.tokens.stale import check_fresh
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.storage.url import absolute
@@ -37,7 +37,6 @@ def check_tokens_fresh(
     config: RunConfig, modalities: Mapping[str, Modality], tokenizers: Mapping[str, Tokenizer]
 ) -> None:
     """Raise ValueError, naming every stale folder, if tokens were made with other settings or by other tokenizers."""
-    parts = [(one.config, "train", one.modalities) for one in data_sets(config.data, modalities)]
-    parts += [(config.data, "val", modalities)] * (config.data.val is not None)
-    named = [(data, data.tokens / part, chosen) for data, part, chosen in parts if data.tokens is not None]
-    check_fresh([(data.at(folder), chosen) for data, folder, chosen in named], tokenizers)
+    sets = [one for one in all_sets(config.data, modalities) if one.training or one.folder is not None]
+    folders = [(one, one.config.tokens / one.part) for one in sets if one.config.tokens is not None]
+    check_fresh([(one.config.at(folder), one.modalities) for one, folder in folders], tokenizers)

@@ -7,9 +7,9 @@ that they configure. An unknown key is an error that gives its full path and the
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -35,10 +35,15 @@ from fourm_engine.recipes.overrides import apply_overrides
 from fourm_engine.storage.url import LocalFolder
 from fourm_engine.train.best import NOTE as BEST
 from fourm_engine.train.config import TrainConfig
-from fourm_engine.vocabulary import check_token_spaces
+from fourm_engine.vocabulary import Vocabulary, check_token_spaces
 from fourm_engine.yaml_config import ConfigError, read_yaml, validated
 from fourm_plugins.distributions import canonical
 from fourm_plugins.manager import PluginManager
+from fourm_plugins.modality import Modality
+from fourm_plugins.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from fourm_engine.data.samples import MaskedSamples
 
 log = logging.getLogger(__name__)
 CONFIG = "config.yaml"  # in a run's folder
@@ -125,11 +130,35 @@ class RunConfig(StoredConfig):
         for one in data_sets(self.data, modalities) if self.modalities.select == "installed" else ():
             folder, tokens = one.config.folder, one.config.tokens
             roots += [(open_root(folder, one.config, manager), one.modalities)] if folder is not None else []
-            roots += [(DataRoot(one.config.at(tokens / "train"), []), one.modalities)] if tokens is not None else []
+            roots += [(DataRoot(one.config.at(tokens / "train"), ()), one.modalities)] if tokens is not None else []
         if roots:
             modalities = with_data(modalities, *zip(*roots))
         check_token_spaces(modalities.specs)
         return modalities
+
+    def open_samples(
+        self,
+        modalities: Mapping[str, Modality],
+        tokenizers: Mapping[str, Tokenizer],
+        manager: PluginManager,
+        vocabulary: Vocabulary,
+        *,
+        training: bool,
+    ) -> MaskedSamples:
+        """The training or held-out samples of a run. Raises ValueError for data that cannot be used."""
+        from fourm_engine.data.samples import MaskedSamples  # lazy: most commands draw no samples
+
+        return MaskedSamples.from_config(
+            self.data,
+            self.masking,
+            modalities,
+            tokenizers,
+            vocabulary,
+            seed=self.seed,
+            training=training,
+            batch_size=self.train.batch_size,
+            masker_class=manager.masker_class,
+        )
 
 
 def load_config(

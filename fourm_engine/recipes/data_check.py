@@ -6,7 +6,7 @@ import itertools
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,12 @@ from fourm_engine.data.checks.findings import Finding
 from fourm_engine.data.checks.part import Wanted
 from fourm_engine.data.checks.sources import trusted_shards
 from fourm_engine.data.checks.tokens import Files, TokenCheck
-from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.available import with_data
 from fourm_engine.data.raw.documents import documented
 from fourm_engine.data.raw.names import shown
 from fourm_engine.data.raw.plugin_root import PluginRoot
 from fourm_engine.data.raw.root import DataRoot, data_root
-from fourm_engine.data.sets import data_sets
+from fourm_engine.data.sets import all_sets
 from fourm_engine.data.splits import SPLITS, Split, read_split, unused_lists
 from fourm_engine.data.tokens.indexing import has_tokens
 from fourm_engine.data.views import ViewDrawer
@@ -34,59 +33,46 @@ from fourm_engine.tokenizers.store import load_fitted
 from fourm_engine.yaml_config import ConfigError, apply_override, configs_beside, validated
 from fourm_plugins.errors import one_line
 from fourm_plugins.manager import PluginManager
-from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How much to read, and with how many processes: `samples` of each part, drawn with `seed`; by default all."""
-
-    samples: int | None = None
-    seed: int = 0
-    workers: int = 0
-
-    def check(self, wanted: Sequence[Wanted], modalities: Modalities, print_fn: PrintFn, **options: Any) -> DataCheck:
-        """See `check_data`."""
-        options |= {"samples": self.samples, "seed": self.seed, "workers": self.workers}
-        return check_data(wanted, modalities, progress=lambda part: Progress(part, print_fn), **options)
-
-
-def check_config(config: RunConfig, read: Reading = Reading(), *, print_fn: PrintFn = print_line) -> DataCheck:
-    """Check `data.train`, `data.val` and `data.tokens` of a config. `print_fn` receives progress.
+def check_config(config: RunConfig, *, seed: int = 0, print_fn: PrintFn = print_line, **reading: Any) -> DataCheck:
+    """Check `data.train`, `data.val` and `data.tokens` of a config. `print_fn` receives progress; `seed` and `reading` print_line
+    which samples are read, by how many processes, as in `check_data`.
 
     Raises ValueError for a config without data, and for plugins that cannot be used."""
     data = config.data
     manager = load_manager(config.modalities)
     modalities = config.load_modalities(manager)
     wanted, tokens, unused_splits, all_held_out = [], [], list[Finding](), False
-    for key, one, training, readers in _sets(data, modalities):
-        name = key.removeprefix("data.")
-        split = Split.from_config(one, training=training, host=manager)
-        if training and (unused := unused_lists(one, key)) is not None:
+    for one in all_sets(data, modalities):
+        name, folder = one.name, one.config.tokens
+        split = Split.from_config(one.config, training=one.training, host=manager)
+        if one.training and (unused := unused_lists(one.config, one.key)) is not None:
             unused_splits.append(Finding("settings", "note", *unused, part=name))
-        all_held_out |= training and split.held_out is None
-        if isinstance(split.root, Location) or isinstance(one.tokens, Url):
-            raise ValueError(f"{key}: {split.root or one.tokens} is remote; check a local copy, which reads every file")
+        all_held_out |= one.training and split.held_out is None
+        if isinstance(split.root, Location) or isinstance(folder, Url):
+            raise ValueError(f"{one.key}: {split.root or folder} is remote; check a local copy, which reads every file")
         if split.root is not None and (isinstance(split.root, PluginRoot) or split.root.is_dir()):
             held_out = split.held_out or frozenset()  # all samples: reported below
             choose = None if split.share is None else split.select
             part = Wanted(name, split.root, split.listed, held_out, "val", split.name, split.shards, choose)
-            wanted.append(replace(part, modalities=modalities | dict(readers)))
+            wanted.append(replace(part, modalities=modalities | dict(one.modalities)))
         elif split.root is not None:
-            log.warning("%s: %s is not there", key, split.root)
-        if one.tokens is not None:
-            tokens.append((name, one.tokens / ("train" if training else "val")))
+            log.warning("%s: %s is not there", one.key, split.root)
+        if folder is not None:
+            tokens.append((name, folder / one.part))
     if not wanted and not tokens:
         raise ValueError("neither data.train, data.val nor data.tokens is there: name the folder of the samples")
     spaces = modalities.token_spaces
     tokenizers, unusable = load_fitted(config.tokenizers.folder, spaces, manager, modalities=modalities)
     texts = {name: t for name, t in tokenizers.items() if modalities[name].spec.layout.kind == "sequence"}
-    check = DataCheck([], modalities, seed=read.seed)
+    check = DataCheck([], modalities, seed=seed)
     if wanted:
-        check = read.check(wanted, modalities, print_fn, max_bytes=data.max_file_mb << 20, tokenizers=texts)
+        options: dict[str, Any] = {"seed": seed, "max_bytes": data.max_file_mb << 20, "tokenizers": texts}
+        check = check_data(wanted, modalities, progress=lambda part: Progress(part, print_fn), **options, **reading)
     check.findings += unused_splits
     fitted = any((config.tokenizers.folder / space).exists() for space in spaces)
     for space, reason in unusable.items() if fitted or any(has_tokens(folder) for _, folder in tokens) else ():
@@ -103,21 +89,11 @@ def check_config(config: RunConfig, read: Reading = Reading(), *, print_fn: Prin
     return check
 
 
-def _sets(data: DataConfig, modalities: Modalities) -> list[tuple[str, DataConfig, bool, Mapping[str, Modality]]]:
-    """(setting, its config, whether it is for training, its modalities) for each part of the data."""
-    train = ((one.key, one.config, True, one.modalities) for one in data_sets(data, modalities))
-    return [*train, ("data.val", data, False, modalities)]
-
-
 def check_folder(
-    folder: Path | str,
-    settings: ModalitiesConfig | None = None,
-    read: Reading = Reading(),
-    *,
-    print_fn: PrintFn = print_line,
+    folder: Path | str, settings: ModalitiesConfig | None = None, *, print_fn: PrintFn = print_line, **reading: Any
 ) -> DataCheck:
     """Check a folder of data, the tars that match a pattern, or data opened by a package, with the installed modalities
-    as configured by `settings`. The parts of a whole folder are its splits.
+    as configured by `settings`. The parts of a whole folder are its splits. `reading`: as for `check_config`.
 
     Raises ValueError if the folder does not exist or holds no data."""
     settings = settings or ModalitiesConfig()
@@ -130,7 +106,8 @@ def check_folder(
         modalities = _installed(settings, manager, there, findings)
     except ValueError as error:
         raise ValueError(f"{error}; {instead}" if instead else str(error)) from None
-    check = read.check(_parts(there, findings), modalities, print_fn)
+    parts = _parts(there, findings)
+    check = check_data(parts, modalities, progress=lambda part: Progress(part, print_fn), **reading)
     check.findings += findings
     if instead:
         check.findings = [replace(one, remedy=instead) if one.kind == "unread" else one for one in check.findings]
@@ -189,14 +166,14 @@ def _installed(
     except ValueError:  # perhaps because of a shard, which the check will name
         if not isinstance(root, Path):
             raise
-        return with_data(modalities, [DataRoot(root, trusted_shards(root, modalities, there.shards)[0])])
+        return with_data(modalities, [DataRoot(root, tuple(trusted_shards(root, modalities, there.shards)[0]))])
 
 
 def _parts(there: DataRoot, findings: list[Finding]) -> list[Wanted]:
     root = there.folder
     assert not isinstance(root, Location)  # refused before
     if there.shards is not None:
-        return [Wanted("all", root, shards=tuple(there.shards))]
+        return [Wanted("all", root, shards=there.shards)]
     if isinstance(root, PluginRoot):
         listed = {name: root.split(name) for name in sorted(root.splits)}
     elif not (path := root / SPLITS).is_file():

@@ -11,21 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from fourm_engine.batch import PackedSample
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.data_store import DataStore
 from fourm_engine.data.mixture import Mixture
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.names import shown
-from fourm_engine.data.sets import DataSet, data_sets
+from fourm_engine.data.samples import MaskedSamples
+from fourm_engine.data.sets import DataSet, all_sets
 from fourm_engine.data.splits import samples_of
 from fourm_engine.data.views import DrawnViews, SampleViews, ViewDrawer, view_of
 from fourm_engine.evaluate.masks import counts, in_words, overlay, spans, states
 from fourm_engine.evaluate.sample_sheet import ShownModality, ShownSample
 from fourm_engine.modalities import Modalities, activate_kinds, load_manager
 from fourm_engine.recipes.config import RunConfig
-from fourm_engine.recipes.drawing_samples import Drawing
-from fourm_engine.recipes.train import open_samples
 from fourm_engine.tokenizers.store import load_fitted
 from fourm_plugins import calls
 from fourm_plugins.counting import counted
@@ -56,10 +54,10 @@ def show(
         return _unmasked(config, modalities, tokenizers, name, view or 0, list(lacking.values()))
     activate_kinds(modalities, manager, maskers=True)
     known = set[str]()
-    for part, training in dict.fromkeys((part, training) for part, training, _ in _parts(config, modalities)):
+    for part, training in dict.fromkeys((one.part, one.training) for one in _sets(config, modalities)):
         vocabulary = modalities.vocabulary()
-        drawing = Drawing(open_samples(config, modalities, tokenizers, manager, vocabulary, training=training))
-        whole = drawing.store.inner
+        samples = config.open_samples(modalities, tokenizers, manager, vocabulary, training=training)
+        whole = samples.store
         for at, store in enumerate(whole.stores.values() if isinstance(whole, Mixture) else [whole]):
             assert isinstance(store, DataStore)
             sample = samples_of([name], store.names).get(name)
@@ -68,8 +66,8 @@ def show(
                 continue
             _check_view(view or 0, store.views, part)
             row = store.names.index(sample)
-            packed, position = drawing.draw(whole.row_of(at, row) if isinstance(whole, Mixture) else row, epoch, view)
-            return _shown(config, modalities, tokenizers, drawing, store, row, part, sample, packed, position)
+            position = samples.order.position(whole.row_of(at, row) if isinstance(whole, Mixture) else row, epoch)
+            return _shown(config, modalities, tokenizers, samples, position, view, store, row, part)
     raise _no_sample(name, known)
 
 
@@ -77,25 +75,33 @@ def _shown(
     config: RunConfig,
     modalities: Modalities,
     tokenizers: Mapping[str, Tokenizer],
-    drawing: Drawing,
+    samples: MaskedSamples,
+    position: int,
+    chosen: int | None,
     store: DataStore,
     row: int,
     part: str,
-    sample: str,
-    packed: PackedSample,
-    position: int,
 ) -> ShownSample:
-    drawn, view, vocabulary = drawing.budgets.last, drawing.store.drawn_view % store.views, drawing.vocabulary
-    assert drawn is not None
-    raw = store.raw
-    has = drawing.store.has(drawing.store.row) | (raw.data.has(sample) if raw else set())
+    """The sample at a position of a run, through the `chosen` view. `row`: its row in `store`, the data set that it is
+    of. Raises ValueError if it is never used."""
+    sample, read = store.names[row], samples.read(position, chosen)
+    if read.row != samples.order.row(position):  # another sample replaced it
+        there = ", ".join(sorted(store.has(row))) or "nothing that can be read"
+        raise ValueError(
+            f"{shown(sample)} is never trained on: it has {there}, and no component of masking.mixture has both inputs "
+            f"and targets among these"
+        )
+    packed, drawn = samples.mask([read.sample])[0], read.sample.drawn
+    view, vocabulary, raw = read.view % store.views, samples.vocabulary, store.raw
+    has = store.has(row) | (raw.data.has(sample) if raw else set())
     crops = raw.seen.get(sample, view) if raw is not None and has else {}
     rows = []
     for name in sorted(has):
         spec, remark = modalities[name].spec, ""
         file, crop, seen, reason = _pictures(raw.data if raw else None, sample, name, crops, view)
-        remark = next((bad.reason for bad in drawing.store.bad if bad.modality == name), reason)
-        content, decoded, masked, states_of, words = drawing.contents.get(name), None, None, None, tuple[str, ...]()
+        remark = next((bad.reason for bad in read.bad if bad.modality == name), reason)
+        content, decoded = read.sample.contents.get(name), None
+        masked, states_of, words = None, None, tuple[str, ...]()
         if content is None and not remark and name in store.has(row):
             with suppress(BadFile):
                 content = store.load(row, name, view)
@@ -138,7 +144,7 @@ def _shown(
         _used(crops, modalities, has),
         rows,
         position=position,
-        epoch=position // len(drawing.samples),
+        epoch=position // len(samples),
         component=packed.component,
         totals=(packed.encoder.shape[1], packed.decoder.shape[1]),
         notes=[f"lacks {', '.join(absent)}"] if (absent := sorted(modalities.keys() - has)) else [],
@@ -188,14 +194,14 @@ def _unmasked(
 ) -> ShownSample:
     """The sample's files and crops, without a mask, since masking needs all tokenizers."""
     known = set[str]()
-    for part, training, one in _parts(config, modalities):
-        data = AlignedData.from_config(one.modalities, one.config, training=training)
+    for one in _sets(config, modalities):
+        data = AlignedData.from_config(one.modalities, one.config, training=one.training)
         if (sample := samples_of([name], data.names).get(name)) is None:
             known.update(data.names)
             continue
-        drawer = ViewDrawer.from_config(one.modalities, one.config, training=training, seed=config.seed)
-        seen = DrawnViews(drawer, data, one.config.views if training else 1)
-        _check_view(view, seen.views, part)
+        drawer = ViewDrawer.from_config(one.modalities, one.config, training=one.training, seed=config.seed)
+        seen = DrawnViews(drawer, data, one.config.views if one.training else 1)
+        _check_view(view, seen.views, one.part)
         crops = seen.get(sample, view)
         rows, has = [], data.has(sample)
         for modality in sorted(has):
@@ -210,18 +216,14 @@ def _unmasked(
         notes = [f"no mask: {reason}" for reason in lacking]
         if absent := sorted(one.modalities.keys() - has):
             notes.append(f"lacks {', '.join(absent)}")
-        return ShownSample(sample, part, str(data.root), config.seed, view, seen.views, crops, rows, notes=notes)
+        return ShownSample(sample, one.part, str(data.root), config.seed, view, seen.views, crops, rows, notes=notes)
     raise _no_sample(name, known)
 
 
-def _parts(config: RunConfig, modalities: Modalities) -> list[tuple[str, bool, DataSet]]:
-    """(name of the part, whether it is for training, its data set), for each data set."""
-    parts = []
-    if config.data.train is not None or config.data.tokens is not None:
-        parts += [("train", True, one) for one in data_sets(config.data, modalities)]
-    if config.data.val is not None:
-        parts.append(("val", False, DataSet("data.val", config.data, modalities)))
-    return parts
+def _sets(config: RunConfig, modalities: Modalities) -> list[DataSet]:
+    """The data sets that are there, raw or as tokens."""
+    train = config.data.train is not None or config.data.tokens is not None
+    return [one for one in all_sets(config.data, modalities) if (train if one.training else one.folder is not None)]
 
 
 def _no_sample(name: str, known: Collection[str]) -> ValueError:

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from fourm_engine.data.raw.aligned import AlignedData
@@ -128,8 +127,8 @@ def _network(config: RunConfig, modalities: Modalities, manager: PluginManager) 
 
 def _modalities(config: RunConfig, manager: PluginManager) -> tuple[Modalities, bool]:
     """(modalities, whether their data exists here). Without data, these are all selected modalities."""
-    folders = [path for part in config.data.parts for path in (part.folder, part.tokens) if isinstance(path, Path)]
-    if not any(path.is_dir() for path in folders):
+    parts = [config.data.of(entry) for entry in config.data.sets] or [config.data]
+    if not any(isinstance(path, Path) and path.is_dir() for part in parts for path in (part.folder, part.tokens)):
         return load_modalities(config.modalities, manager), False
     return config.load_modalities(manager), True
 
@@ -147,9 +146,8 @@ def _data(config: RunConfig, modalities: Modalities) -> tuple[list[str], Counter
             elif isinstance(tokens, Path) and (tokens / "train").is_dir():
                 index = open_index(tokens / "train", write=False)
                 have = Counter[frozenset[str]]()
-                masks, numbers = np.unique(index.present, return_counts=True)
-                for mask, number in zip(masks.tolist(), numbers.tolist(), strict=True):
-                    have[frozenset(index.modalities_in(mask) & modalities.keys())] += number
+                for names, number in index.count_kinds().items():
+                    have[names & modalities.keys()] += number
                 kinds += have
                 counts = Counter[str]()
                 for names, number in have.items():

@@ -155,18 +155,9 @@ def _trainer(config: RunConfig, extension: Extension, print_fn: PrintFn) -> Trai
 def _data(
     config: RunConfig, extension: Extension, tokenizers: dict[str, Tokenizer], masking: MaskingConfig, *, training: bool
 ) -> MaskedSamples:
-    modalities = extension.training
-    data = MaskedSamples.from_config(
-        config.data,
-        masking,
-        modalities,
-        {name: tokenizers[name] for name in modalities if name in tokenizers},
-        extension.vocabulary,
-        seed=config.seed,
-        training=training,
-        batch_size=config.train.batch_size,
-        masker_class=extension.manager.masker_class,
-    )
+    config, modalities = config.model_copy(update={"masking": masking}), extension.training
+    present = {name: tokenizers[name] for name in modalities if name in tokenizers}
+    data = config.open_samples(modalities, present, extension.manager, extension.vocabulary, training=training)
     for spec in extension.new:
         if not any(spec.name in kind for kind in data.store.kinds()):
             where = "data.train" if training else "data.val"

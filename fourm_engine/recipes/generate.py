@@ -30,8 +30,6 @@ from fourm_plugins import calls
 from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
-#: The weight of a guide (a number or a schedule), and its run.
-GuidedBy = tuple[float | list[float], str | Path]
 #: The contact sheet of several samples, or of an edit.
 SHEET = "sheet.png"
 
@@ -47,17 +45,12 @@ def generate(
     animate: Path | None = None,
     overlap: int | None = None,
     regions: Regions | None = None,
-    guide: GuidedBy | None = None,
-    device: str | None = None,
-    tokenizers: Mapping[str, str | Path] | None = None,
-    providers: Mapping[str, str] | None = None,
     print_fn: PrintFn = print_line,
     **options: Any,
 ) -> Results:
     """Write each target to `out`, as files of its modality's format and a picture to look at.
 
     Args:
-        run: folder of a run, an exported model, or a Hub id.
         inputs: modality -> value, as in `FourM.generate`; `Typed` text is never a path.
         targets: modalities to generate; None: all that are not given.
         out: folder for the files; may be None with `explain`.
@@ -66,10 +59,7 @@ def generate(
         animate: a .gif or .png of the (first) sample after each step, written beside the results.
         overlap: tokens shared by neighbouring tiles of a picture that is generated tile by tile (`generate_tiled`).
         regions: input -> weights of its regions.
-        guide: the weight and the run of a weaker, guiding model.
-        tokenizers: modality -> folder or Hub id of a tokenizer that is not stored with the model.
-        providers: plugin -> the distribution that provides it; by default those that the run chose.
-        options: seed, n_samples, reduce, plan and decoding options, as in `FourM.generate`.
+        options: those of `open_model`; seed, n_samples, reduce, plan and decoding options, as in `FourM.generate`.
 
     Raises ValueError for problems that a user can fix."""
     if animate is not None:
@@ -81,8 +71,7 @@ def generate(
     if out is not None and not explain:
         refuse_recorded(out)
     with nullcontext() if out is None or explain else at_work(out):
-        model = open_model(run, device, tokenizers, providers)
-        options |= {"guide": guided(guide, model)}
+        model, options = open_model(run, **options)
         given = None
         if edit is not None:
             sample = inputs
@@ -115,45 +104,47 @@ def vary(
     out: Path,
     *,
     regions: Regions | None = None,
-    guide: GuidedBy | None = None,
-    device: str | None = None,
-    tokenizers: Mapping[str, str | Path] | None = None,
-    providers: Mapping[str, str] | None = None,
     print_fn: PrintFn = print_line,
     **options: Any,
 ) -> Variation:
-    """Write the sheet of `FourM.vary` to `out`. Raises ValueError for problems that a user can fix."""
+    """Write the sheet of `FourM.vary` to `out`. `options`: those of `open_model` and of `FourM.vary`. Raises ValueError
+    for problems that a user can fix."""
     with at_work(out, replaced=True):
-        model = open_model(run, device, tokenizers, providers)
-        options = {key: value for key, value in {**options, "guide": guided(guide, model)}.items() if value is not None}
+        model, options = open_model(run, **options)
+        options = {key: value for key, value in options.items() if value is not None}
         variation = model.vary(with_regions(inputs, regions or {}), targets, vary=axes, **options)
         write_atomically(out, png(variation.sheet()))
     print_fn(f"{out}: {counted(len(variation.results), 'result')}")
     return variation
 
 
-def guided(guide: GuidedBy | None, model: FourM) -> Guide | None:
-    """Load the weaker model on the device of the one that it guides."""
-    if guide is None:
-        return None
-    weight, run = guide
-    try:
-        weaker = FourM.from_pretrained(run, device=model.device, manager=manager_of_run(run))
-    except ValueError as error:
-        raise ValueError(f"--guide: {error}") from error
-    return Guide(weaker, weight)
-
-
 def open_model(
     run: str | Path,
-    device: str | None,
-    tokenizers: Mapping[str, str | Path] | None,
-    providers: Mapping[str, str] | None,
-) -> FourM:
-    """The model of a run, with the chosen plugins; by default those that the run chose."""
+    *,
+    guide: tuple[float | list[float], str | Path] | None = None,
+    device: str | None = None,
+    tokenizers: Mapping[str, str | Path] | None = None,
+    providers: Mapping[str, str] | None = None,
+    **options: Any,
+) -> tuple[FourM, dict[str, Any]]:
+    """The model of a run, and the other `options`, with its guide.
+
+    Args:
+        run: folder of a run, an exported model, or a Hub id.
+        guide: the weight (a number or a schedule) and the run of a weaker, guiding model.
+        tokenizers: modality -> folder or Hub id of a tokenizer that is not stored with the model.
+        providers: plugin -> the distribution that provides it; by default those that the run chose."""
     manager = PluginManager(providers=providers) if providers else manager_of_run(run)
     choose_threads(device)
-    return FourM.from_pretrained(run, device=device, tokenizers=tokenizers, manager=manager)
+    model = FourM.from_pretrained(run, device=device, tokenizers=tokenizers, manager=manager)
+    if guide is None:
+        return model, {**options, "guide": None}
+    weight, other = guide
+    try:
+        weaker = FourM.from_pretrained(other, device=model.device, manager=manager_of_run(other))
+    except ValueError as error:
+        raise ValueError(f"--guide: {error}") from error
+    return model, {**options, "guide": Guide(weaker, weight)}
 
 
 def _tiled(

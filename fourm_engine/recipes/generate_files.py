@@ -49,11 +49,10 @@ class FilesReport:
     first: str = ""
 
 
-class Writer(Background):
-    """Writes results in a thread: each file atomically, then its line in the record."""
+class Writer:
+    """Writes results: each file atomically, then its line in the record."""
 
     def __init__(self, out: Path, record: Record, samples: int) -> None:
-        super().__init__()
         self.out, self.record, self.samples = out, record, samples
 
     def write(self, batch: Mapping[str, tuple[Read, Sequence[Results]]]) -> None:
@@ -133,7 +132,8 @@ class Job:
         workers = preparing_workers(mine) if self.workers is None else self.workers
         done, progress = 0, Progress(str(self.out), print_fn)
         tasks = self._tasks(record, report)
-        with Writer(self.out, record, self.samples) as writer:
+        writer = Writer(self.out, record, self.samples)
+        with Background() as thread:
             for read in ahead(reader, tasks, workers=workers, setting="--workers"):
                 usable = dict[str, Read]()
                 for name, one in read.items():
@@ -146,11 +146,11 @@ class Job:
                     else:
                         usable[name] = one
                 if usable:
-                    writer.later(writer.write, self._generate(usable))
+                    thread.later(writer.write, self._generate(usable))
                     report.made += len(usable)
                 done = report.made + report.kept + report.bad
                 progress(done, mine)
-            writer.finish()
+            thread.finish()
         return report
 
     def _blocks(self) -> Iterator[range]:

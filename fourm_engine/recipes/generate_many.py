@@ -21,7 +21,7 @@ from fourm_engine.generate.plan import default_plan
 from fourm_engine.generate.regions import Regions
 from fourm_engine.generate.validation import targets_of
 from fourm_engine.lock import at_work
-from fourm_engine.recipes.generate import GuidedBy, guided, open_model
+from fourm_engine.recipes.generate import open_model
 from fourm_engine.recipes.generate_files import FilesReport, Job, summary
 from fourm_engine.recipes.generated_record import FOLDER
 from fourm_engine.recipes.progress import PrintFn, first_only, print_line
@@ -56,10 +56,7 @@ def generate_many(
     seed: int = 0,
     samples: int = 1,
     regions: Regions | None = None,
-    guide: GuidedBy | None = None,
     device: str | None = None,
-    tokenizers: Mapping[str, str | Path] | None = None,
-    providers: Mapping[str, str] | None = None,
     print_fn: PrintFn = print_line,
     **options: Any,
 ) -> FilesReport:
@@ -73,8 +70,8 @@ def generate_many(
         share: (k, n): this is process k (from 0) of the n that share the samples. By default as set by torchrun.
         with_inputs: also write the inputs, as the model sees them.
         regions: input -> weights of regions of each sample; a mask has the size of the pictures.
-        guide: the weight and the run of a weaker, guiding model.
         seed: combined with a sample's name into the sample's seed, unless its line sets one.
+        options: those of `open_model`, and decoding options, as in `FourM.generate`.
 
     Raises ValueError for problems that a user can fix, and at the end if samples could not be used."""
     rank, world = rank_and_world()
@@ -88,7 +85,8 @@ def generate_many(
     targets = targets_of(targets)
     with at_work(out / FOLDER / f"part-{part}-of-{parts}"), _joined() as total:
         device = device or (str(local_device()) if world > 1 else None)
-        model = open_model(run, device, tokenizers, providers)
+        model, options = open_model(run, device=device, **options)
+        guide = options.pop("guide")
         default_plan(targets, model.modalities, **{k: v for k, v in options.items() if v is not None and k != "plan"})
 
         def find(name: str) -> Modality:
@@ -118,7 +116,7 @@ def generate_many(
             parts=parts,
             workers=workers,
             regions=_marked(regions or {}, shown_as),
-            guide=guided(guide, model),
+            guide=guide,
             options=options,
         )
         report = job.run(print_fn=first_only(print_fn))

@@ -12,7 +12,7 @@ from fourm_engine.data.raw.label import label as label_folder
 from fourm_engine.data.raw.pipes import open_root
 from fourm_engine.data.raw.plugin_root import PluginRoot
 from fourm_engine.data.raw.root import Root
-from fourm_engine.data.sets import data_sets
+from fourm_engine.data.sets import all_sets
 from fourm_engine.device import rank_and_world
 from fourm_engine.modalities import load_manager, load_modalities
 from fourm_engine.recipes.config import RunConfig
@@ -70,18 +70,16 @@ def label(
     steps = plan(modalities, source, targets, models)
     choose_threads()
     rank, world = rank_and_world()
-    sets = data_sets(config.data, modalities)
-    given = [(one.key, one.config.folder, one.modalities) for one in sets] + [("data.val", config.data.val, modalities)]
     roots: dict[str, tuple[Root, Mapping[str, Modality]]] = {}
-    for key, root, readers in given:
-        if root is not None:
+    for one in all_sets(config.data, modalities):
+        if (root := one.folder) is not None:
             if out is None:
-                refuse_remote(root, key, OUT)
+                refuse_remote(root, one.key, OUT)
             # The whole folder is labelled, even if only some of its tars are trained on.
             folder = open_root(root, config.data, manager).folder
             if out is None and isinstance(folder, PluginRoot):
-                raise ValueError(f"{key}: {root} is only read from; {OUT}")
-            roots.setdefault(str(folder), (folder, modalities | dict(readers)))
+                raise ValueError(f"{one.key}: {root} is only read from; {OUT}")
+            roots.setdefault(str(folder), (folder, modalities | dict(one.modalities)))
     if not roots:
         raise ValueError("data.train is not set: name the folder to label")
     if out is not None and any(out.resolve() == Path(root).resolve() for root in roots):

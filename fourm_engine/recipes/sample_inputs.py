@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -43,33 +43,6 @@ class Given:
     seed: int | None = None
 
 
-class SampleInputs(Protocol):
-    """Names of samples, and the inputs of each. Picklable, and the same in every process."""
-
-    names: Sequence[str]
-    #: Number of samples that lack an input.
-    lacking: int
-    #: Remarks on the files.
-    notes: Sequence[str]
-
-    def given(self, name: str) -> Given:
-        """Read the files of a sample. Raises SampleError (BadFile) for unreadable files."""
-
-    def stamp(self, name: str) -> str:
-        """A fingerprint of the inputs that changes with them: sizes and times of files, and all typed text."""
-
-    def where(self, name: str) -> str:
-        """The sample's files, for messages."""
-
-
-class Files(Protocol):
-    """The files of one input; see `fourm_engine.data.raw.source.Source`."""
-
-    def files(self, name: str) -> dict[str, bytes]: ...
-    def stamp(self, name: str) -> str: ...
-    def where(self, name: str) -> str: ...
-
-
 @dataclass(frozen=True)
 class _OfData:
     """The files of one modality of a data set."""
@@ -91,10 +64,12 @@ class _OfData:
 class FileInputs:
     """Samples with a file in each of `sources` (modality as given -> its files), and `common` inputs for all."""
 
-    sources: Mapping[str, Files]
+    sources: Mapping[str, Source | _OfData]
     names: Sequence[str]
+    #: Number of samples that lack an input.
     lacking: int
     common: dict[str, Any] = field(default_factory=dict)
+    #: Remarks on the files.
     notes: Sequence[str] = ()
 
     @classmethod
@@ -132,19 +107,22 @@ class FileInputs:
         return cls(sources, names, len(data.names) - len(names), dict(common))
 
     def given(self, name: str) -> Given:
+        """Read the files of a sample. Raises SampleError (BadFile) for unreadable files."""
         return Given({key: source.files(name) for key, source in self.sources.items()} | self.common)
 
     def stamp(self, name: str) -> str:
+        """A fingerprint of the inputs that changes with them: sizes and times of files, and all typed text."""
         return repr([source.stamp(name) for source in self.sources.values()] + sorted(map(repr, self.common.items())))
 
     def where(self, name: str) -> str:
+        """The sample's files, for messages."""
         return ", ".join(source.where(name) for source in self.sources.values())
 
 
-class LineInputs:
+class LineInputs(LazyNames):
     """One sample per line, `{NAME: "a.jpg", OTHER: "a red cube", "seed": 3, "name": "a"}`: for each modality a path
     (relative to the file's folder), text, or JSON as in the modality's files. "name" defaults to the line's number;
-    "seed" derives from the name."""
+    "seed" derives from the name. Also the sequence of the names, each read on demand."""
 
     def __init__(self, path: Path, find: _Find, common: Mapping[str, Any]) -> None:
         """Reads all lines once. Raises ValueError, naming the line, for a line that is not a sample."""
@@ -175,11 +153,14 @@ class LineInputs:
         if len(twice := np.flatnonzero(self._hashes[1:] == self._hashes[:-1])):
             one, other = (int(self._lines[order[twice[0] + k]]) for k in (0, 1))
             raise ValueError(f"{self._at(other)}: same name as line {one}; give each sample another name")
-        self.names: Sequence[str] = _LineNames(self)
         #: Modalities that any line gives.
         self.keys = sorted(self._extensions)
 
-    def name_at(self, row: int) -> str:
+    @property
+    def names(self) -> Sequence[str]:
+        return self
+
+    def name(self, row: int) -> str:
         return self._parsed(int(self._lines[row]), self._line(row))[0]
 
     def __len__(self) -> int:
@@ -246,17 +227,8 @@ class LineInputs:
         return self.path.parent / value if looks_like_path(value, extensions, typed=typed) else Typed(value)
 
 
-class _LineNames(LazyNames):
-    """Names of lines, read on demand."""
-
-    def __init__(self, lines: LineInputs) -> None:
-        self._lines = lines
-
-    def __len__(self) -> int:
-        return len(self._lines)
-
-    def name(self, row: int) -> str:
-        return self._lines.name_at(row)
+#: Names of samples, and the inputs of each. Picklable, and the same in every process.
+SampleInputs = FileInputs | LineInputs
 
 
 def wrong_name(name: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
-from fourm_engine.data.sets import DataSet, data_sets, say_unused_lists
+from fourm_engine.data.sets import DataSet, all_sets, say_unused_lists
 from fourm_engine.data.tokens.tally import TokenizeReport
 from fourm_engine.data.tokens.tokenize import tokenize_split
 from fourm_engine.device import keep_memory, local_device, rank_and_world
@@ -78,24 +78,23 @@ def tokenize_data(
     if local_device().type == "cpu":
         keep_memory()  # also that of the workers, which are forked
     rank, world = rank_and_world()
-    reports, splits = {}, _splits(config.data, modalities)
-    say_unused_lists(one for _, one, training in splits if training)
+    reports, sets = {}, _with_tokens(config.data, modalities)
+    say_unused_lists(one for one in sets if one.training)
     check_tokens_fresh(config, modalities, tokenizers)  # check all before tokenizing the first
-    for name, one, training in splits:
-        folder, data = one.config.tokens, one.config
-        assert isinstance(folder, Path)
-        part = "train" if training else "val"
+    for one in sets:
+        name, data = one.name, one.config
+        assert isinstance(data.tokens, Path)
         with one.named():
-            raw = AlignedData.from_config(one.modalities, data, training=training)
+            raw = AlignedData.from_config(one.modalities, data, training=one.training)
             first_only(print_fn)(raw.describe())
-            with at_work(folder / part, needed=False):
+            with at_work(folder := data.tokens / one.part, needed=False):
                 reports[name] = tokenize_split(
                     raw,
-                    folder / part,
+                    folder,
                     {modality: tokenizers[modality] for modality in one.modalities if modality in tokenizers},
                     data,
                     Progress(name, first_only(print_fn)),
-                    training=training,
+                    training=one.training,
                     seed=config.seed,
                     rank=rank,
                     world=world,
@@ -109,26 +108,18 @@ def tokenize_data(
     return reports
 
 
-def _splits(data: DataConfig, modalities: Modalities) -> list[tuple[str, DataSet, bool]]:
-    """(name, data set, whether it is for training) for everything to tokenize: the training data, or each entry of the
-    list `data.train` that names a folder for its tokens, and the validation data. Raises ValueError if there is
-    none, or if a folder is remote."""
-    sets = data_sets(data, modalities)
-    splits = [
-        (one.key.removeprefix("data."), one, True)
-        for one in sets
-        if one.config.folder is not None and one.config.tokens is not None
-    ]
-    if not splits:
+def _with_tokens(data: DataConfig, modalities: Modalities) -> list[DataSet]:
+    """Everything to tokenize: the training data, or each entry of the list `data.train` that names a folder for its
+    tokens, and the held-out data. Raises ValueError if there is none, or if a folder is remote."""
+    sets = [one for one in all_sets(data, modalities) if one.folder is not None and one.config.tokens is not None]
+    if not any(one.training for one in sets):
         raise ValueError(
             "data.train and data.tokens must be set: the raw data, and where its tokens go"
             if not data.sets
             else "no entry of the list data.train has both path and tokens: the raw data, and where its tokens go"
         )
-    if data.val is not None and data.tokens is not None:
-        splits.append(("val", DataSet("data.val", data, modalities), False))
-    for _, one, _ in splits:
+    for one in sets:
         key = "data.tokens" if one.entry is None else f"{one.key}.tokens"
         assert one.config.tokens is not None
         refuse_remote(one.config.tokens, key, "tokenize into a local folder, then upload that")
-    return splits
+    return sets

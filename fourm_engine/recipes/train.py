@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.data.sets import data_sets, say_unused_lists
 from fourm_engine.evaluate.run_pictures import pictures_of
 from fourm_engine.evaluate.tasks import task_notes
@@ -24,9 +22,7 @@ from fourm_engine.tokenizers.store import load_tokenizers
 from fourm_engine.train.distributed import check_same, processes
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.watchdog import exclusive_run
-from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.manager import PluginManager
-from fourm_plugins.tokenizer import Tokenizer
 
 
 def train(config: RunConfig, *, print_fn: PrintFn = print_line, replay: Path | None = None) -> dict[str, float]:
@@ -57,29 +53,6 @@ def train(config: RunConfig, *, print_fn: PrintFn = print_line, replay: Path | N
             return trainer.run() if replay is None else trainer.replay(replay, print_fn)
 
 
-def open_samples(
-    config: RunConfig,
-    modalities: Modalities,
-    tokenizers: Mapping[str, Tokenizer],
-    manager: PluginManager,
-    vocabulary: Vocabulary,
-    *,
-    training: bool,
-) -> MaskedSamples:
-    """The training or held-out samples of a run. Raises ValueError for data that cannot be used."""
-    return MaskedSamples.from_config(
-        config.data,
-        config.masking,
-        modalities,
-        tokenizers,
-        vocabulary,
-        seed=config.seed,
-        training=training,
-        batch_size=config.train.batch_size,
-        masker_class=manager.masker_class,
-    )
-
-
 def _trainer(
     config: RunConfig, modalities: Modalities, manager: PluginManager, source: Source | None, print_fn: PrintFn
 ) -> Trainer:
@@ -93,7 +66,7 @@ def _trainer(
     vocabulary = modalities.vocabulary() if source is None else source.vocabulary
 
     say_unused_lists(data_sets(config.data, modalities))
-    data = partial(open_samples, config, modalities, tokenizers, manager, vocabulary)
+    data = partial(config.open_samples, modalities, tokenizers, manager, vocabulary)
     held_out = data(training=False) if config.data.val is not None else None
     training = data(training=True)
     first_only(print_fn)(training.store.describe())

@@ -13,12 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from fourm_engine import identity
-from fourm_engine.data.loader import MicroBatches, default_workers
+from fourm_engine.data.loader import load
 from fourm_engine.data.order import Share
-from fourm_engine.data.workers import ErrorsAsItems, ahead, end_with_parent, items
+from fourm_engine.data.workers import ahead
 from fourm_engine.finetune.config import FinetuneConfig
 from fourm_engine.modalities import Modalities
 from fourm_engine.train.config import TrainConfig
@@ -95,17 +94,7 @@ class HeadTask(Task):
             check_output(head.eval()(features), spec, n, self.config.head)
 
     def batches(self, start_step: int, share: Share) -> Iterator[TaskBatch]:
-        on_gpu = torch.cuda.is_initialized()
-        loader = DataLoader(
-            ErrorsAsItems(self.data),
-            batch_sampler=MicroBatches(share, start_step),
-            num_workers=default_workers(on_gpu=on_gpu) if self.workers is None else self.workers,
-            collate_fn=partial(_collated, self.data),
-            generator=torch.Generator().manual_seed(0),
-            pin_memory=on_gpu,
-            worker_init_fn=end_with_parent,
-        )
-        yield from items(loader)
+        return load(self.data, share, partial(_collated, self.data), start_step=start_step, workers=self.workers)
 
     def counts(self, batch: TaskBatch) -> dict[str, float]:
         return {self.objective.loss_name: float(batch.count)}

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from fourm_engine.cli.app import app
@@ -14,7 +15,7 @@ from fourm_engine.data.checks.tokens import Files, TokenCheck
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.tokens.prepare import content_digest
-from fourm_engine.data.tokens.shards import open_shard, save_shard
+from fourm_engine.data.tokens.shards import ShardFile, save_shard
 from fourm_engine.data.tokens.tokenize import tokenize_split
 from tests.configs import small, store
 from tests.fakes import fake_modalities, fake_tokenizers, sample_names, write_data, write_tar
@@ -173,9 +174,8 @@ def check_tokens(tokens, **changes):
 
 
 def rewrite(path, change):
-    file = open_shard(path)
-    columns = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    metadata = {key: value for key, value in file.metadata().items() if key != "format"}
+    columns = load_file(path)
+    metadata = {key: value for key, value in ShardFile(path).metadata.items() if key != "format"}
     change(columns)
     save_shard(path, columns, metadata)
 

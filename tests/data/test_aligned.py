@@ -10,7 +10,7 @@ import pytest
 
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw.aligned import AlignedData
-from fourm_engine.data.views import ViewDrawer, view_of
+from fourm_engine.data.views import DrawnViews, ViewDrawer, view_of
 from fourm_plugins import SampleError, View
 from fourm_plugins.arrays import check_array
 from fourm_plugins.discovery import PluginError
@@ -190,11 +190,11 @@ def test_an_array_that_is_not_what_the_spec_says_never_reaches_the_model(modalit
 def test_modalities_of_a_group_see_one_crop_and_others_their_own(tmp_path):
     write_data(tmp_path, MODALITIES, sample_names(4))
     data = AlignedData(tmp_path, MODALITIES)
-    drawer = ViewDrawer(MODALITIES, augment=True, seed=3)
-    views = [drawer.views(data, "0001", number) for number in range(3)]
+    seen = DrawnViews(ViewDrawer(MODALITIES, augment=True, seed=3), data, 1)
+    views = [seen.get("0001", number) for number in range(3)]
     assert len({v["image"] for v in views}) == 3
-    assert views == [drawer.views(data, "0001", number) for number in range(3)]
-    assert drawer.views(data, "0002", 0) != views[0]
+    assert views == [seen.get("0001", number) for number in range(3)]
+    assert seen.get("0002", 0) != views[0]
     assert view_of(MODALITIES["a"].spec, views[2], 2) is view_of(MODALITIES["b"].spec, views[2], 2)
     assert view_of(MODALITIES["words"].spec, views[2], 2) == View(variant=2)
     crop = views[1]["image"]
@@ -203,7 +203,7 @@ def test_modalities_of_a_group_see_one_crop_and_others_their_own(tmp_path):
 
 def test_without_augmentation_the_view_is_the_largest_centre_crop(tmp_path):
     write_data(tmp_path, MODALITIES, sample_names(1))
-    view = ViewDrawer(MODALITIES).views(AlignedData(tmp_path, MODALITIES), "0000")["image"]
+    view = DrawnViews(ViewDrawer(MODALITIES), AlignedData(tmp_path, MODALITIES), 1).get("0000", 0)["image"]
     assert (view.top, view.left, view.height, view.width, view.flip) == (0, 0.125, 1, 0.75, False)
 
 
@@ -313,8 +313,8 @@ def test_of_one_turned_map_and_right_ones_the_odd_one_is_left_out(tmp_path):
     modalities = {"a": MODALITIES["a"], "b": MODALITIES["b"], "c": Other("c")}
     write_data(tmp_path, modalities, sample_names(1))
     turn(tmp_path / "a/0000.npy")
-    data, drawer = AlignedData(tmp_path, modalities), ViewDrawer(modalities)
-    views = drawer.views(data, "0000")
+    data = AlignedData(tmp_path, modalities)
+    views = DrawnViews(ViewDrawer(modalities), data, 1).get("0000", 0)
     for name in ("b", "c"):
         data.array("0000", name, views["image"])
     with pytest.raises(BadFile, match=r"a/0000\.npy: a: width / height is 0.750, but 1.333 .* as b and c have it"):
@@ -326,7 +326,7 @@ def test_where_one_says_this_and_one_says_that_both_are_named(tmp_path):
     write_data(tmp_path, modalities, sample_names(1))
     turn(tmp_path / "a/0000.npy")
     data = AlignedData(tmp_path, modalities)
-    view = ViewDrawer(modalities).views(data, "0000")["image"]
+    view = DrawnViews(ViewDrawer(modalities), data, 1).get("0000", 0)["image"]
     data.array("0000", "a", view)
     with pytest.raises(BadFile, match=r"b/0000\.npy: b: .* as a has it, .*a/0000\.npy: one of the two is wrong"):
         data.array("0000", "b", view)

@@ -20,7 +20,7 @@ from fourm_engine.data.config import DataConfig
 from fourm_engine.data.data_store import DataStore
 from fourm_engine.data.names_table import NameTable
 from fourm_engine.data.raw.aligned import AlignedData
-from fourm_engine.data.tokens import indexing
+from fourm_engine.data.tokens import indexing, shard_files
 from fourm_engine.data.tokens.folder_scan import scan
 from fourm_engine.data.tokens.index import INDEX_FOLDER, Index
 from fourm_engine.data.tokens.indexing import build, open_index
@@ -47,8 +47,8 @@ def run(root, modalities=MODALITIES, **options):
     return tokenize_split(AlignedData(root / "raw", modalities), root / "tokens", TOKENIZERS, config, **options)
 
 
-def open_store(root, **options):
-    return TokenStore(root / "tokens", MODALITIES, TOKENIZERS, **options)
+def open_store(root):
+    return TokenStore(root / "tokens", MODALITIES, TOKENIZERS)
 
 
 def facts(index):
@@ -218,12 +218,13 @@ def test_one_of_many_that_open_tokens_at_once_makes_the_index(root, monkeypatch)
     assert found == [found[0]] * 6
 
 
-def test_few_shards_are_open_at_a_time_and_those_that_are_not_used_are_closed(root):
+def test_few_shards_are_open_at_a_time_and_those_that_are_not_used_are_closed(root, monkeypatch):
     def mapped():
         with open("/proc/self/maps") as maps:
             return sum(str(root) in line and ".safetensors" in line for line in maps)
 
-    store = open_store(root, open_files=2)
+    monkeypatch.setattr(shard_files, "OPEN_FILES", 2)
+    store = open_store(root)
     for row in range(10):
         for modality in sorted(store.has(row)):
             store.load(row, modality)
@@ -368,12 +369,13 @@ def test_presence_takes_as_few_bytes_as_it_can(modalities, bits):
     assert mask_type(modalities) == np.dtype(f"uint{bits}")
 
 
-def test_many_shards_are_read_with_few_open_files(tmp_path):
+def test_many_shards_are_read_with_few_open_files(tmp_path, monkeypatch):
     write_data(tmp_path / "raw", fake_modalities(["words"]), sample_names(60))
     modalities = fake_modalities(["words"])
     data = AlignedData(tmp_path / "raw", modalities)
     tokenize_split(data, tmp_path / "tokens", TOKENIZERS, DataConfig(shard_size=1))
-    store = TokenStore(tmp_path / "tokens", modalities, TOKENIZERS, open_files=8)
+    monkeypatch.setattr(shard_files, "OPEN_FILES", 8)
+    store = TokenStore(tmp_path / "tokens", modalities, TOKENIZERS)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, len(os.listdir("/proc/self/fd")) + 16), hard))
     try:

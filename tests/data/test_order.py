@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fourm_engine.data.loader import MicroBatches, default_workers
+from fourm_engine.data.loader import default_workers, micro_batches
 from fourm_engine.data.order import FULL_ROWS, LANES, Order, Share, epoch_order, sample_rng
 
 SIZES = st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(sum)
@@ -138,7 +138,7 @@ def test_any_number_of_processes_that_divides_the_lanes_sees_the_same_global_bat
     if lanes > 1 and max(lanes, batch_size) % min(lanes, batch_size):
         batch_size = lanes * accumulate
     parts = [
-        list(islice(MicroBatches(Share(rank, world, batch_size, accumulate, lanes), start), 3 * accumulate))
+        list(islice(micro_batches(Share(rank, world, batch_size, accumulate, lanes), start), 3 * accumulate))
         for rank in range(world)
     ]
     for step in range(3):

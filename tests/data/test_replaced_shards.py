@@ -12,6 +12,7 @@ from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.catalogue import open_catalogue
 from fourm_engine.data.raw.index import INDEX
+from fourm_engine.data.tokens import shard_files
 from fourm_engine.data.tokens.index import INDEX_FOLDER
 from fourm_engine.data.tokens.store import TokenStore
 from fourm_engine.data.tokens.tokenize import tokenize_split
@@ -120,10 +121,11 @@ def test_remote_tokens_that_are_not_those_of_their_index_are_named(web, fast, to
             samples(open_location(Url(web.url), remote))
 
 
-def test_samples_that_are_appended_while_tokens_are_in_use_change_none_of_those_in_use(tokens, tmp_path):
+def test_samples_that_are_appended_while_tokens_are_in_use_change_none_of_those_in_use(tokens, tmp_path, monkeypatch):
     root = tmp_path / "root"
     shutil.copytree(tokens.parent, root, copy_function=shutil.copy2)
-    store = TokenStore(root / "tokens", MODALITIES, TOKENIZERS, open_files=1)
+    monkeypatch.setattr(shard_files, "OPEN_FILES", 1)
+    store = TokenStore(root / "tokens", MODALITIES, TOKENIZERS)
 
     def read():
         rows = range(len(store))

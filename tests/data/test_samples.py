@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fourm_engine.data.loader import MicroBatches, batches
+from fourm_engine.data.loader import batches, micro_batches
 from fourm_engine.data.order import Share, epoch_order
 from fourm_engine.data.raw.cache import ArrayCache
 from fourm_engine.masking.config import Component, MaskingConfig
@@ -144,7 +144,7 @@ def test_reading_batches_leaves_the_global_generator_alone(config):
 def test_the_shares_of_ranks_and_micro_batches_tile_the_global_batch(world, accumulate, micro, start):
     batch_size = world * accumulate * micro
     ranks = [
-        list(islice(MicroBatches(Share(rank, world, batch_size, accumulate), start), 2 * accumulate))
+        list(islice(micro_batches(Share(rank, world, batch_size, accumulate), start), 2 * accumulate))
         for rank in range(world)
     ]
     for s in range(2):

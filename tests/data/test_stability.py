@@ -15,7 +15,7 @@ from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.tokens.recording import new_shards
 from fourm_engine.data.tokens.tokenize import tokenize_split
-from fourm_engine.data.views import ViewDrawer
+from fourm_engine.data.views import DrawnViews, ViewDrawer
 from tests.fakes import LevelsTokenizer, fake_modalities, fake_tokenizers, sample_names, to_npy, write_data
 from tests.tokenized import Tokens
 
@@ -286,5 +286,6 @@ def test_a_picture_without_tokens_of_its_own_that_changes_its_shape_is_noticed(t
     run(tmp_path, modalities=modalities)
     rewrite(tmp_path / "raw/a/0001.npy", 3, shape=(20, 12))
     run(tmp_path, modalities=modalities)
-    fresh = ViewDrawer(modalities, augment=True).views(AlignedData(tmp_path / "raw", modalities), "0001", 1)
+    drawer = ViewDrawer(modalities, augment=True)
+    fresh = DrawnViews(drawer, AlignedData(tmp_path / "raw", modalities), 1).get("0001", 1)
     assert Tokens(tmp_path / "tokens").views.get("0001", 1) == fresh

@@ -18,7 +18,7 @@ from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.tokens.index import Index
-from fourm_engine.data.tokens.shards import open_shard
+from fourm_engine.data.tokens.shards import ShardFile
 from fourm_engine.data.tokens.tokenize import tokenize_split
 from fourm_engine.data.views import view_of
 from tests.fakes import LevelsTokenizer, fake_modalities, fake_tokenizers, sample_names, write_data
@@ -43,7 +43,7 @@ def run(root, config=CONFIG, tokenizers=TOKENIZERS, modalities=MODALITIES, out="
 
 def read(path):
     """All that a shard holds."""
-    return {key: column.tolist() for key, column in load_file(path).items()}, open_shard(path).metadata()
+    return {key: column.tolist() for key, column in load_file(path).items()}, ShardFile(path).metadata
 
 
 def content_of(folder):
@@ -124,7 +124,7 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_shards(root):
     while not in_a_process(lambda: run(root, tokenizers=slow), kill_after=rng.uniform(0, seconds)):
         kills, seconds = kills + 1, seconds * 1.2  # so that it ends, however slow the machine is
         for path in (root / "tokens").rglob("shard-*.safetensors"):  # whatever stands there is whole
-            assert open_shard(path).metadata()["views"] == "3"
+            assert ShardFile(path).metadata["views"] == "3"
     assert kills >= 3
     assert content_of(root / "tokens") == content_of(whole)
 

@@ -21,7 +21,7 @@ from fourm_engine.data.columns import sealed
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.tokens.indexing import open_index
-from fourm_engine.data.tokens.shards import open_shard
+from fourm_engine.data.tokens.shards import ShardFile
 from fourm_engine.data.tokens.store import TokenStore
 from fourm_engine.data.tokens.tokenize import tokenize_split
 from fourm_engine.model import FourM
@@ -266,7 +266,7 @@ def tokens(root: Path, change: Callable[[Path, dict, dict], None] = lambda *_: N
     write_data(root / "raw", modalities, sample_names(3))
     tokenize_split(AlignedData(root / "raw", modalities), root / "tokens", tokenizers, DataConfig())
     path = root / "tokens" / part / "shard-00000.safetensors"
-    columns, metadata = load_arrays(path), open_shard(path).metadata()
+    columns, metadata = load_arrays(path), ShardFile(path).metadata
     change(path, columns, metadata)
     save_arrays(columns, path, metadata)
     return TokenStore(root / "tokens", modalities, tokenizers)

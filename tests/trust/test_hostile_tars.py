@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 
+from fourm_engine.data.raw.folder import Listing
 from fourm_engine.data.raw.tar import TarSource
 from fourm_plugins.modality import SampleError
 
@@ -78,7 +79,7 @@ def test_a_hostile_shard_is_refused_by_name_in_one_line(tmp_path, what):
     folder = shard(tmp_path, REFUSED[what] + END)
     began = time.process_time()
     with pytest.raises(ValueError, match=r"shard-0\.tar|extension") as caught:
-        TarSource(folder, EXTENSIONS)
+        TarSource(Listing(folder, EXTENSIONS))
     assert time.process_time() - began < 5
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 2500
@@ -94,7 +95,7 @@ LINKS = {
 
 @pytest.mark.parametrize("what", LINKS)
 def test_what_is_no_file_is_not_read_and_the_others_are(tmp_path, what):
-    source = TarSource(shard(tmp_path, LINKS[what] + GOOD + END), EXTENSIONS)
+    source = TarSource(Listing(shard(tmp_path, LINKS[what] + GOOD + END), EXTENSIONS))
     assert source.files("good") == {"txt": b"a word"}
     with pytest.raises(SampleError, match="no regular file"):
         source.files("a")
@@ -104,13 +105,13 @@ def test_a_member_is_bounded_as_stored_and_never_inflated(tmp_path):
     """100 times compressed: what a reader would inflate is no file of a modality, or is read as the bytes it is."""
     big = gzip.compress(bytes(1 << 20))
     assert len(big) * 100 < 1 << 20
-    source = TarSource(
-        shard(tmp_path, member("a.txt.gz", big) + member("b.txt", big) + END), EXTENSIONS, max_bytes=2000
-    )
+    folder = shard(tmp_path, member("a.txt.gz", big) + member("b.txt", big) + END)
+    source = TarSource(Listing(folder, EXTENSIONS), max_bytes=2000)
     assert source.names == ["b"]
     assert source.files("b") == {"txt": big}
     (tmp_path / "more").mkdir()
-    source = TarSource(shard(tmp_path / "more", member("c.txt", bytes(2001)) + END), EXTENSIONS, max_bytes=2000)
+    folder = shard(tmp_path / "more", member("c.txt", bytes(2001)) + END)
+    source = TarSource(Listing(folder, EXTENSIONS), max_bytes=2000)
     with pytest.raises(SampleError, match="2001 bytes, more than the 2000 allowed"):
         source.files("c")
 
@@ -120,7 +121,7 @@ def test_a_sparse_map_that_goes_on_beyond_the_end_is_refused(tmp_path):
     head[482] = 1  # more of the map follows
     head[148:156] = b"%06o\0 " % (sum(head[:148]) + 256 + sum(head[156:]))
     with pytest.raises(ValueError, match="truncated or no tar file"):
-        TarSource(shard(tmp_path, bytes(head)), EXTENSIONS)
+        TarSource(Listing(shard(tmp_path, bytes(head)), EXTENSIONS))
 
 
 def test_many_members_take_time_in_proportion(tmp_path):
@@ -128,7 +129,7 @@ def test_many_members_take_time_in_proportion(tmp_path):
         for i in range(5000):
             tar.addfile(tarfile.TarInfo(f"{i}.txt"), io.BytesIO())
     began = time.process_time()
-    assert len(TarSource(shard(tmp_path, (tmp_path / "x.tar").read_bytes()), EXTENSIONS).names) == 5000
+    assert len(TarSource(Listing(shard(tmp_path, (tmp_path / "x.tar").read_bytes()), EXTENSIONS)).names) == 5000
     assert time.process_time() - began < 10
 
 
@@ -136,7 +137,7 @@ def test_a_pipe_called_tar_is_not_waited_for(tmp_path):
     (tmp_path / "words").mkdir()
     os.mkfifo(tmp_path / "words" / "shard-0.tar")
     with pytest.raises(ValueError, match=r"shard-0\.tar: no regular file"):
-        TarSource(tmp_path / "words", EXTENSIONS)
+        TarSource(Listing(tmp_path / "words", EXTENSIONS))
 
 
 def test_random_damage_is_an_error_or_another_file_but_never_an_accident(tmp_path):
@@ -149,4 +150,4 @@ def test_random_damage_is_an_error_or_another_file_but_never_an_accident(tmp_pat
             damaged[at] = rng.integers(0, 256)
         (folder / "shard-0.tar").write_bytes(bytes(damaged[: rng.integers(1, len(whole) + 1)]))
         with contextlib.suppress(ValueError):
-            TarSource(folder, EXTENSIONS)
+            TarSource(Listing(folder, EXTENSIONS))

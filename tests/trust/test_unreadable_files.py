@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from fourm_engine.data.tokens.shards import open_shard
+from fourm_engine.data.tokens.shards import ShardFile
 from fourm_engine.features.index import Index
 from fourm_engine.files import read_object, words_of
 from fourm_engine.tokenizers.store import read_document
@@ -20,7 +20,7 @@ def open_weights(folder):
 
 READERS = {
     "weights": (open_weights, "file"),
-    "a token shard": (lambda folder: open_shard(folder / "file"), "file"),
+    "a token shard": (lambda folder: ShardFile(folder / "file"), "file"),
     "a tokenizer": (read_document, "tokenizer.json"),
     "an index": (Index.load, "index.json"),
     "a record": (lambda folder: read_object(folder / "file", most=9, what="more", remedy="remove it"), "file"),

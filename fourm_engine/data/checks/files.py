@@ -86,11 +86,8 @@ class Reader:
         return Survey({key: np.zeros(samples, COLUMNS) for key in self.sources}, statistics)
 
     def __getitem__(self, task: tuple[Sequence[str], Mapping[str, np.ndarray]]) -> Survey:
-        return self.read(*task)
-
-    def read(self, names: Sequence[str], present: Mapping[str, np.ndarray]) -> Survey:
-        """present: source -> bool (names,), which of the names it has."""
-        survey = self.empty(len(names))
+        """task: names, and source -> bool (names,), which of the names it has."""
+        (names, present), survey = task, self.empty(len(task[0]))
         with _remarks(survey.remarks):
             for row, name in enumerate(names):
                 self._sample(survey, row, name, [key for key in self.sources if present[key][row]])

@@ -15,7 +15,7 @@ from fourm_engine.data.raw.available import stray_data
 from fourm_engine.data.raw.catalogue import open_catalogue
 from fourm_engine.data.raw.file_bytes import MAX_FILE_BYTES
 from fourm_engine.data.raw.folder import FolderSource, Listing, is_folder
-from fourm_engine.data.raw.local_sources import LocalSources, MixedSource, joined, root_shards
+from fourm_engine.data.raw.local_sources import LocalSources, MixedSource, root_shards
 from fourm_engine.data.raw.names import is_litter, shown
 from fourm_engine.data.raw.notes import Note, NoteKind
 from fourm_engine.data.raw.pairing import unpaired
@@ -104,7 +104,7 @@ class ReadableSources:
                     inside = shared.sources.get(key)
                     if source and inside:
                         try:
-                            source = joined(source, inside)
+                            source = MixedSource(source, inside)
                         except ValueError as twice:
                             self._unreadable(str(twice), name)
                     if either := source or inside:
@@ -124,7 +124,7 @@ class ReadableSources:
             alone = copy.copy(listing)
             alone.shards, alone.files = [shard], []
             try:
-                names = TarSource(folder, extensions, max_bytes=self.max_bytes, listing=alone).names
+                names = TarSource(alone, max_bytes=self.max_bytes).names
             except ValueError as error:
                 self._unreadable(str(error), name)
                 continue
@@ -138,12 +138,12 @@ class ReadableSources:
         listing.shards, loose = good, None
         try:
             if listing.files:
-                loose = FolderSource(folder, extensions, max_bytes=self.max_bytes, listing=listing)
+                loose = FolderSource(listing, max_bytes=self.max_bytes)
         except ValueError as error:
             self._unreadable(str(error), name)
         if not (listing.files or listing.shards):
             self._unreadable(listing.no_samples(), name)
-        shards = TarSource(folder, extensions, max_bytes=self.max_bytes, listing=listing) if good else None
+        shards = TarSource(listing, max_bytes=self.max_bytes) if good else None
         return MixedSource(loose, shards) if loose and shards else loose or shards
 
     def _look_beside(self, root: Path, modalities: Mapping[str, Modality]) -> None:

@@ -86,9 +86,9 @@ class TokenCheck:
         self.findings.append(Finding("tokens", level, message, remedy, self.part, name, items or Listed()))
 
     def _views(self, index: Index) -> None:
-        for number in index.shards[:, 0].tolist():
+        for number in range(len(index.shards)):
             try:
-                shard = ViewShard(self.folder, number)
+                shard = ViewShard(index.path(0, number))
                 if len(bad := shard.damaged_rows()):
                     items = Listed(shard.names[row] for row in bad.tolist())
                     what = f"views of {counted(len(bad), 'sample')}, such as {shown(items.items[0])}, are not those"
@@ -134,7 +134,7 @@ class _Tokens:
         assert isinstance(path, Path)  # tokens to check
         tokens = TokenShard(path, int(index.shards[shard, 1]), int(index.shards[shard, 2]))
         ids, bad = tokens.ids(), frozenset(tokens.damaged_rows().tolist())
-        contents, stamps = tokens.column("content").tolist(), tokens.column("stamp").tolist()
+        contents, stamps = tokens.numbers("content").tolist(), tokens.numbers("stamp").tolist()
         for row in np.flatnonzero(index.has(self.name, index.rows_of(shard))).tolist():
             sample = index.names.name(int(index.starts[shard]) + row)
             self.known.add(sample)

@@ -149,19 +149,19 @@ class AlignedData(SampleTable):
 
     def files(self, name: str, modality: str) -> dict[str, bytes]:
         """{extension: content} of a sample. Raises BadFile."""
-        with self._blame(name, modality, "read"):
+        with _Blame(self, name, modality, "read"):
             return self._sources[modality].files(name)
 
     def value(self, name: str, modality: str, files: Mapping[str, bytes] | None = None) -> Any:
         """The value as read, neither cropped nor resized, from `files` if they were read already. Raises BadFile."""
         files = self.files(name, modality) if files is None else files
-        with self._blame(name, modality, "read"), reading(lambda: self.where(name, modality)):
+        with _Blame(self, name, modality, "read"), reading(lambda: self.where(name, modality)):
             return self._value(name, modality, "read", self.modalities[modality].read(files))
 
     def augment(self, name: str, modality: str, value: Any, view: View) -> Any:
         """A value as read, through a view, at the modality's size. Raises BadFile, also if the value's shape differs
         from that of the picture that the view was drawn for: the crop would show something else."""
-        with self._blame(name, modality, "augment"):
+        with _Blame(self, name, modality, "augment"):
             try:
                 check_aspect(self.modalities[modality], value, view)
             except SampleError as error:
@@ -188,7 +188,7 @@ class AlignedData(SampleTable):
 
     def normalise(self, name: str, modality: str, augmented: Any) -> np.ndarray | str:
         """The array of an augmented value, checked against the spec. Raises BadFile."""
-        with self._blame(name, modality, "normalise"):
+        with _Blame(self, name, modality, "normalise"):
             array = self.modalities[modality].normalise(augmented)
             check_array(self.modalities[modality].spec, array)
             return array
@@ -223,9 +223,6 @@ class AlignedData(SampleTable):
         if value is None:  # a forgotten `return`
             raise fault(self.modalities[modality], hook, "None, not a value", self.where(name, modality))
         return value
-
-    def _blame(self, name: str, modality: str, hook: str) -> _Blame:
-        return _Blame(self, name, modality, hook)
 
     def skip(self, name: str, bad: BadFile) -> bool:
         """Apply `on_error` to a file of sample `name`: raise it, or log and count it. Returns whether it was logged."""

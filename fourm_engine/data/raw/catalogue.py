@@ -136,28 +136,19 @@ def open_one(
 ) -> Source | None:
     """The source of one modality; None if it has none. `among`: all active modalities, which share the tars in the
     root. Raises ValueError for invalid data."""
-    if isinstance(root, PluginRoot):
-        return open_catalogue(root, among, max_bytes=max_bytes).sources.get(spec.files)
-    if isinstance(root, Location):
-        return _open_one_remote(root, spec, list(among), max_bytes)
-    key, shards = spec.files, root_shards(root) if root.is_dir() else []
-    if not shards:
-        there = (root / spec.source).is_dir()
-        return open_catalogue(root, [spec], max_bytes=max_bytes, index=False).sources.get(key) if there else None
-    return LocalSources(root, claims_of([*among, spec]), shards, max_bytes=max_bytes, only=key).sources.get(key)
-
-
-def _open_one_remote(
-    root: Location, spec: ModalitySpec, among: Sequence[ModalitySpec], max_bytes: int
-) -> Source | None:
-    """Its index need not contain modalities that are created now."""
-    try:
-        opened = open_catalogue(root, among, max_bytes=max_bytes)
-    except StoreError:
-        raise
-    except ValueError:
-        opened = open_catalogue(root, [spec], max_bytes=max_bytes)
-    return opened.sources.get(spec.files)
+    key, among = spec.files, list(among)
+    if not isinstance(root, Path):
+        try:
+            return open_catalogue(root, among, max_bytes=max_bytes).sources.get(key)
+        except ValueError as error:
+            if isinstance(root, PluginRoot) or isinstance(error, StoreError):
+                raise
+            # An index need not contain modalities that are created now.
+            return open_catalogue(root, [spec], max_bytes=max_bytes).sources.get(key)
+    if shards := root_shards(root) if root.is_dir() else []:
+        return LocalSources(root, claims_of([*among, spec]), shards, max_bytes=max_bytes, only=key).sources.get(key)
+    there = (root / spec.source).is_dir()
+    return open_catalogue(root, [spec], max_bytes=max_bytes, index=False).sources.get(key) if there else None
 
 
 def _read(root: Path, warn: Callable[[str], None], note: Callable[[str], None]) -> DataIndex | None:

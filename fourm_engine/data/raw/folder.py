@@ -91,32 +91,24 @@ class Listing:
 
 
 class FolderSource(FileSource):
-    """`folder/<any sub-folders>/<sample>.<ext>`. Files created by operating systems are ignored; other files are
-    skipped and reported in `notes`.
+    """The files of a listing: `folder/<any sub-folders>/<sample>.<ext>`. Files created by operating systems are
+    ignored; other files are skipped and reported in `notes`.
 
     Raises ValueError if two files of one extension are the same sample, with names that differ only in case, normal
     form or escapes."""
 
-    def __init__(
-        self,
-        folder: Path,
-        extensions: Sequence[str],
-        *,
-        max_bytes: int = MAX_FILE_BYTES,
-        listing: Listing | None = None,
-    ) -> None:
-        self.folder, self.max_bytes = Path(folder), max_bytes
-        listing = listing or Listing(folder, extensions)
-        self.notes = listing.notes
-        named = [(key, path) for path in listing.files if (key := split(path, extensions)) is not None]
+    def __init__(self, listing: Listing, *, max_bytes: int = MAX_FILE_BYTES) -> None:
+        self.folder, self.max_bytes, self.notes = listing.folder, max_bytes, listing.notes
+        named = [(key, path) for path in listing.files if (key := split(path, listing.extensions)) is not None]
         if wrapped := wrapping([name for (name, _), _ in named], shown(self.folder.name)):
             text = f"all files lie in {wrapped} below; their names are what follows it"
-            self.notes.append(Note("wrapped", shown(folder), text))
+            self.notes.append(Note("wrapped", shown(self.folder), text))
         self._files: dict[str, dict[str, str]] = {}  # name -> {extension: path below the folder}
         for (name, extension), path in named:
             other = self._files.setdefault(name[len(wrapped) :], {}).setdefault(extension, path)
             if other != path:
-                raise ValueError(f"{shown(folder)}: {shown(other)} and {shown(path)} are one sample twice; remove one")
+                twice = f"{shown(other)} and {shown(path)} are one sample twice"
+                raise ValueError(f"{shown(self.folder)}: {twice}; remove one")
         self.names = sorted(self._files)
         if not self.names:
             raise ValueError(listing.no_samples())

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fourm_engine.data.background import Background
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw.catalogue import open_one
 from fourm_engine.data.raw.file_bytes import MAX_FILE_BYTES
@@ -163,16 +164,17 @@ def label(
         parts = (part for names in have for batch in batched(names, BATCH) for part in batched(batch, PART))
         workers = preparing_workers(samples) if workers is None else workers
         values = ahead(ValueReader(files, source), parts, workers=workers)
-        with LabelWriter(folder, target) as writer:
+        writer = LabelWriter(folder, target)
+        with Background() as thread:
             for (shard, names), present in zip(waiting, have):
                 for batch in batched(present, BATCH):
                     read = {name: value for _ in batched(batch, PART) for name, value in next(values).items()}
-                    writer.encode(list(_label(read, files, target, labeller, on_error, report)))
-                writer.write(shard)
+                    thread.later(writer.encode, list(_label(read, files, target, labeller, on_error, report)))
+                thread.later(writer.write, shard)
                 done += len(names)
                 if progress:
                     progress(done, total)
-            writer.finish()
+            thread.finish()
         report.labelled = writer.written
         return report
 

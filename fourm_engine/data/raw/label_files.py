@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fourm_engine.data.background import Background
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw.source import Source
 from fourm_engine.data.raw.write_shards import write_shard
@@ -38,11 +37,10 @@ class ValueReader:
         return values
 
 
-class LabelWriter(Background):
-    """Encodes labels and writes them, in a thread."""
+class LabelWriter:
+    """Encodes labels and writes them, in a thread of `label`."""
 
     def __init__(self, folder: Path, target: Modality) -> None:
-        super().__init__()
         self.folder, self.target = folder, target
         #: Number of samples.
         self.written = 0
@@ -50,27 +48,15 @@ class LabelWriter(Background):
 
     def encode(self, labels: Sequence[tuple[str, Any]]) -> None:
         """Add labels to the next shard or files."""
-        self.later(self._encode, labels)
+        self._encoded += [(name, calls.write(self.target, value)) for name, value in labels]
 
     def write(self, out: Path | None) -> None:
         """Write the added labels to the shard `out`, or, if it is None, to one file each."""
-        self.later(self._write, out)
-
-    def _encode(self, labels: Sequence[tuple[str, Any]]) -> None:
-        self._encoded += [(name, calls.write(self.target, value)) for name, value in labels]
-
-    def _write(self, out: Path | None) -> None:
         samples, self._encoded = self._encoded, []
-        _write_shard(out, self.folder, samples) if out is not None else _write_files(self.folder, samples)
+        if out is not None:
+            below = out.parent.relative_to(self.folder).as_posix() + "/"  # names in a shard are relative to its folder
+            write_shard(out, ((name.removeprefix(below), files) for name, files in samples))
+        for name, files in samples if out is None else ():
+            for extension, content in files.items():
+                write_atomically(self.folder / f"{name}.{extension}", content)
         self.written += len(samples)
-
-
-def _write_shard(path: Path, folder: Path, samples: list[tuple[str, dict[str, bytes]]]) -> None:
-    below = path.parent.relative_to(folder).as_posix() + "/"  # names in a shard are relative to its folder
-    write_shard(path, ((name.removeprefix(below), files) for name, files in samples))
-
-
-def _write_files(folder: Path, samples: list[tuple[str, dict[str, bytes]]]) -> None:
-    for name, files in samples:
-        for extension, content in files.items():
-            write_atomically(folder / f"{name}.{extension}", content)

@@ -36,13 +36,10 @@ def open_source(
 
 
 def _open_listed(listing: Listing, max_bytes: int, scan: Scan) -> FolderSource | TarSource | MixedSource:
-    folder, extensions = listing.folder, listing.extensions
     if not listing.shards:
-        return FolderSource(folder, extensions, max_bytes=max_bytes, listing=listing)
-    shards = TarSource(folder, extensions, max_bytes=max_bytes, listing=listing, scan=scan)
-    if not listing.files:
-        return shards
-    return MixedSource(FolderSource(folder, extensions, max_bytes=max_bytes, listing=listing), shards)
+        return FolderSource(listing, max_bytes=max_bytes)
+    shards = TarSource(listing, max_bytes=max_bytes, scan=scan)
+    return MixedSource(FolderSource(listing, max_bytes=max_bytes), shards) if listing.files else shards
 
 
 class LocalSources:
@@ -73,32 +70,28 @@ class LocalSources:
             listing = self.listings[key] = Listing(folder, key[1], others_of(key, (claim.key for claim in claims)))
             if listing.files or listing.shards or inside is None:
                 source = _open_listed(listing, max_bytes, scan)
-                self.sources[key] = source if inside is None else joined(source, inside)
-
-
-def joined(source: FolderSource | TarSource | MixedSource, inside: Shards) -> MixedSource:
-    """The samples of a folder and of tars with all modalities. Raises ValueError for a sample in two shards."""
-    if isinstance(source, FolderSource):
-        return MixedSource(source, inside)
-    if isinstance(source, MixedSource):
-        return MixedSource(source.loose, *source.shards, inside)
-    return MixedSource(None, source, inside)
+                self.sources[key] = source if inside is None else MixedSource(source, inside)
 
 
 class MixedSource(FileSource):
-    """Loose files and shards. If both have a sample, the loose files are used: they may be later corrections. Raises
-    ValueError for a sample in two shards."""
+    """Sources in one: loose files, first, and shards, in a folder or with all modalities. If both have a sample, the
+    loose files are used: they may be later corrections. Raises ValueError for a sample in two shards."""
 
-    def __init__(self, loose: FolderSource | None, *shards: Shards) -> None:
-        self.loose, self.shards, self.max_bytes = loose, shards, shards[0].max_bytes
+    def __init__(self, *sources: FolderSource | Shards | MixedSource) -> None:
+        self.parts: list[FolderSource | Shards] = []
+        for one in sources:
+            self.parts += one.parts if isinstance(one, MixedSource) else [one]
+        self.loose = next((part for part in self.parts if isinstance(part, FolderSource)), None)
+        self.shards = [part for part in self.parts if isinstance(part, Shards)]
+        self.max_bytes = sources[0].max_bytes
         self._of: dict[str, FolderSource | Shards] = {}
-        for source in shards:
+        for source in self.shards:
             for name in source.names:
                 if (other := self._of.setdefault(name, source)) is not source:
                     assert isinstance(other, Shards)
                     raise ValueError(in_two(name, other.sample(name).shard, source.sample(name).shard))
-        self.notes = list(dict.fromkeys(note for part in (loose, *shards) if part is not None for note in part.notes))
-        if loose is not None:
+        self.notes = list(dict.fromkeys(note for part in self.parts for note in part.notes))
+        if (loose := self.loose) is not None:
             if both := [name for name in loose.names if name in self._of]:
                 some = f"{len(both)}, such as {self._of[both[0]].where(both[0])}"
                 text = f"samples both loose and in a shard: {some}; the loose files are used"

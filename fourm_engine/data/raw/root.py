@@ -31,7 +31,7 @@ Root = Readable | PluginRoot
 class DataRoot(NamedTuple):
     folder: Root
     #: Relative paths of the tars to read; None: everything in `folder`.
-    shards: list[str] | None
+    shards: tuple[str, ...] | None
 
 
 def data_root(path: Readable | str) -> DataRoot:
@@ -55,7 +55,7 @@ def data_root(path: Readable | str) -> DataRoot:
         return DataRoot(folder, None)  # reported by whoever needs it
     if missing:
         raise ValueError(f"{shown(path)}: {len(missing)} of {len(paths)} tars are missing, such as {shown(missing[0])}")
-    return DataRoot(folder, sorted({one.relative_to(folder).as_posix() for one in paths}))
+    return DataRoot(folder, tuple(sorted({one.relative_to(folder).as_posix() for one in paths})))
 
 
 def is_pattern(path: Path | str) -> bool:

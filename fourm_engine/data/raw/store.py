@@ -86,8 +86,5 @@ class RawStore(Store):
         drawn = self.seen.identity(self.names) if isinstance(self.seen, DrawnViews) else {}
         return super().identity() | drawn
 
-    def describe(self) -> str:
-        return self.data.describe()
-
     def report(self) -> str:
         return self.data.report()

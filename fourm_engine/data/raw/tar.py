@@ -58,24 +58,15 @@ class Shards(FileSource):
 
 
 class TarSource(Shards):
-    """`folder/**/*.tar`, each read as if it were unpacked in place.
+    """The tars of a listing, `folder/**/*.tar`, each read as if it were unpacked in place.
 
     Raises ValueError, naming the shard, for a truncated or invalid tar file, a path outside the archive (absolute, or
     with `..`), or a sample that another shard contains, too. A member that is too large, or neither a regular file nor
     a link to one in the same shard, only causes an error when its sample is read."""
 
-    def __init__(
-        self,
-        folder: Path,
-        extensions: Sequence[str],
-        *,
-        max_bytes: int = MAX_FILE_BYTES,
-        listing: Listing | None = None,
-        scan: Scan = scan,
-    ) -> None:
-        super().__init__(folder, max_bytes)
-        listing = listing or Listing(folder, extensions)
-        left_out = LeftOut()
+    def __init__(self, listing: Listing, *, max_bytes: int = MAX_FILE_BYTES, scan: Scan = scan) -> None:
+        super().__init__(listing.folder, max_bytes)
+        left_out, extensions = LeftOut(), listing.extensions
         self.notes += listing.notes
         for shard in listing.shards:
             scanned = scan(self.folder / shard)

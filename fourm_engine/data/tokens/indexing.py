@@ -175,7 +175,7 @@ class _Builder:
             samples = self._keep_views(shard, self.before[number])
             views = None
         else:
-            views = ViewShard(self.folder, number)
+            views = ViewShard(shard_path(self.folder / VIEWS_FOLDER, number))
             samples = self._read_views(shard, number, views)
         mask = np.zeros(samples, mask_type(len(self.modalities)))
         for bit, modality in enumerate(self.modalities):
@@ -184,7 +184,7 @@ class _Builder:
             if modality in same:
                 there = self._keep_tokens(shard, bit + 1, modality, self.before[number])
             else:
-                views = views or ViewShard(self.folder, number)
+                views = views or ViewShard(shard_path(self.folder / VIEWS_FOLDER, number))
                 there = self._read_tokens(shard, bit + 1, modality, number, views)
             mask |= there.astype(mask.dtype) << mask.dtype.type(bit)
         self.present.append(mask)
@@ -223,7 +223,7 @@ class _Builder:
         self._add_names(np.asarray(table.offsets), np.asarray(table.blob), hashes)
         self.dropped.append(np.flatnonzero(~views.kept) + self.rows)
         self.shards[shard] = number, len(views.names), names_digest(views.names)
-        self.files[shard, 0, CONTENT] = views.content()
+        self.files[shard, 0, CONTENT] = views.content(len(views.names))
         self.files[shard, 0, MAKING] = self._group(views.groups)
         self._agree(views.settings, views.views, views.path)
         return len(views.names)
@@ -234,7 +234,7 @@ class _Builder:
         self.blobs.append(blob)
         self.hashes.append(hashes)
 
-    def _agree(self, settings: dict, views: int, path: Path) -> None:
+    def _agree(self, settings: dict, views: int, path: Readable) -> None:
         if self.facts is None:
             self.facts = settings, views
         if self.facts != (settings, views):
@@ -253,13 +253,13 @@ class _Builder:
     def _read_tokens(self, shard: int, part: int, modality: str, number: int, views: ViewShard) -> np.ndarray:
         path = shard_path(self.folder / modality, number)
         tokens = TokenShard(path, len(views.names), int(self.shards[shard, 2]))
-        digests = tokens.column("digest")
+        digests = tokens.numbers("digest")
         there, group = digests != 0, tokens.making.alignment
         # Made before the settings of views included its group, or without any views.
         seen = views.digests(group) if group in views.groups else np.zeros_like(digests)
         self.files[shard, part, CONTENT] = digest(digests.tobytes())
         self.files[shard, part, MAKING] = self._way(modality, tokens.making)
-        self.files[shard, part, OUTDATED] = int((there & (tokens.column("view") != seen)).sum())
+        self.files[shard, part, OUTDATED] = int((there & (tokens.numbers("view") != seen)).sum())
         return there
 
     def _way(self, modality: str, made: Making) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fourm_engine.data.tokens.index import Index
 from fourm_engine.data.tokens.shard_files import ShardFiles
-from fourm_engine.data.tokens.view_shards import views_in
+from fourm_engine.data.tokens.view_shards import ViewShard
 from fourm_engine.data.views import SampleViews
 
 
@@ -20,5 +20,6 @@ class RecordedViews:
         if row is None:
             raise KeyError(name)
         shard, at = self.index.locate(row)
-        path, file = self.files.get(0, shard)
-        return {group: views_in(path, file, group, at, number) for group in self.groups}
+        file = self.files.get(0, shard)
+        assert isinstance(file, ViewShard)
+        return {group: file.view(group, at, number) for group in self.groups}

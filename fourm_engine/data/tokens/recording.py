@@ -71,12 +71,14 @@ class ViewRecorder:
 
     def recorded(self, number: int) -> bool:
         """Whether the views of a shard are recorded."""
-        return shard_path(self.out / VIEWS_FOLDER, number).is_file()
+        return self._path(number).is_file()
+
+    def _path(self, number: int) -> Path:
+        return shard_path(self.out / VIEWS_FOLDER, number)
 
     def record(self, number: int, drawn: Mapping[str, list[SampleViews]], dropped: frozenset[str]) -> ViewShard:
         """Record the views of a new shard. drawn: sample -> its views."""
-        self._write(number, drawn, [self._stamp(name) for name in drawn], dropped, self.drawer.groups)
-        return ViewShard(self.out, number)
+        return self._write(number, drawn, [self._stamp(name) for name in drawn], dropped, self.drawer.groups)
 
     def settle(
         self,
@@ -95,7 +97,7 @@ class ViewRecorder:
         if not self.recorded(number):
             drawn = {name: self._draw(name, self.drawer.aspects(self.data, name)) for name in names}
             return self.record(number, drawn, dropped)
-        recorded = ViewShard(self.out, number)
+        recorded = ViewShard(self._path(number))
         if recorded.names != list(names):
             remedy = "remove that folder and run `fourm tokenize` again"
             raise ValueError(f"{recorded.path}: holds other samples than {self.out / INDEX_FOLDER} says; {remedy}")
@@ -115,8 +117,8 @@ class ViewRecorder:
         rows = {name: [recorded.get(name, view) for view in range(self.views)] for name in names}
         for name, again in fresh.items():
             rows[name] = [{**old, **new} for old, new in zip(rows[name], again)]
-        self._write(number, rows, list(stamps.values()), dropped, sorted({*recorded.groups, *self.drawer.groups}))
-        return ViewShard(self.out, number)
+        groups = sorted({*recorded.groups, *self.drawer.groups})
+        return self._write(number, rows, list(stamps.values()), dropped, groups)
 
     def _unfit(
         self, name: str, drawn: SampleViews, aspects: Mapping[str, float], recorded: SampleViews, anchors: list[str]
@@ -155,9 +157,10 @@ class ViewRecorder:
         stamps: Sequence[int],
         dropped: frozenset[str],
         groups: Sequence[str],
-    ) -> None:
-        settings = self.drawer.settings()
-        write_views(self.out, number, rows, stamps, dropped=dropped, groups=groups, settings=settings, views=self.views)
+    ) -> ViewShard:
+        path, settings = self._path(number), self.drawer.settings()
+        write_views(path, rows, stamps, dropped=dropped, groups=groups, settings=settings, views=self.views)
+        return ViewShard(path)
 
 
 def new_shards(names: Sequence[str], taken: Collection[int], size: int) -> dict[int, list[str]]:

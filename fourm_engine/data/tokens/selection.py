@@ -10,7 +10,7 @@ import numpy as np
 from fourm_engine.data.names_table import ENCODING, Names
 from fourm_engine.data.tokens.index import CONTENT, Index
 from fourm_engine.data.tokens.shard_files import ShardFiles
-from fourm_engine.data.tokens.shards import column_of, digest
+from fourm_engine.data.tokens.shards import digest
 
 
 class Selection:
@@ -73,10 +73,9 @@ class Selection:
         return total.hexdigest()[:16]
 
     def _digest(self, part: int, shard: int, rows: np.ndarray) -> int:
-        path, file = self.files.get(part, shard)
+        file, samples = self.files.get(part, shard), int(self.index.shards[shard, 1])
         columns = ["digest"] if part else [f"digest.{group}" for group in self.index.groups]
-        samples = (int(self.index.shards[shard, 1]),)
-        return digest(*(column_of(path, file, column, samples)[rows].tobytes() for column in columns))
+        return digest(*(file.column(column, samples)[rows].tobytes() for column in columns))
 
     def _shards(self) -> Iterator[tuple[int, np.ndarray | None]]:
         """(shard, its selected rows; None: all) of each shard with any."""

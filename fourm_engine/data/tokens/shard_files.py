@@ -11,17 +11,9 @@ from typing import Any
 import numpy as np
 
 from fourm_engine.data.tokens.index import BYTES, CONTENT, INDEX_FOLDER, TIME, Index
-from fourm_engine.data.tokens.shards import (
-    ANEW,
-    check_whole,
-    column_of,
-    digest,
-    open_shard,
-    row_of,
-    stored_names_digest,
-)
-from fourm_engine.data.tokens.view_shards import views_content
-from fourm_engine.storage.location import Location, Readable
+from fourm_engine.data.tokens.shards import ANEW, ShardFile, digest
+from fourm_engine.data.tokens.view_shards import ViewShard
+from fourm_engine.storage.location import Location
 from fourm_engine.storage.mapped import AGAIN, MappedFile
 from fourm_engine.storage.read_ahead import RECENT
 from fourm_engine.storage.remote import Shard
@@ -34,33 +26,28 @@ _OTHER = "holds something else than its index says; run `fourm tokenize` on the 
 
 
 class ShardFiles:
-    """The files of the shards of `index`, opened lazily by each process; the `limit` most recently used stay open. They
-    are not pickled."""
+    """The files of the shards of `index`, opened lazily by each process; the `OPEN_FILES` most recently used stay open.
+    They are not pickled."""
 
-    def __init__(self, index: Index, *, limit: int = OPEN_FILES) -> None:
-        self.index, self.limit = index, limit
-        self._open: OrderedDict[tuple[int, int], tuple[Readable, Any, MappedFile | None]] = OrderedDict()
+    def __init__(self, index: Index) -> None:
+        self.index = index
+        self._open: OrderedDict[tuple[int, int], tuple[ShardFile, MappedFile | None]] = OrderedDict()
         self._told: OrderedDict[tuple[int, int], None] = OrderedDict()
 
-    def get(self, part: int, shard: int) -> tuple[Readable, Any]:
-        """The open file of a part, an index into `index.parts`, of a shard, and its path for messages. Raises
-        ValueError if it is damaged, is not the one that was indexed, or has been changed since."""
+    def get(self, part: int, shard: int) -> ShardFile:
+        """The open file of a part, an index into `index.parts`, of a shard. Raises ValueError if it is damaged, is not
+        the one that was indexed, or has been changed since."""
         key = part, shard
         if key in self._open:
             self._open.move_to_end(key)
-            path, file, mapped = self._open[key]
+            file, mapped = self._open[key]
             if mapped is not None:
                 mapped.check()
         else:
-            path, file, _ = self._open[key] = self._fetch(part, shard)
-            while len(self._open) > self.limit:
+            file, _ = self._open[key] = self._fetch(part, shard)
+            while len(self._open) > OPEN_FILES:
                 self._open.popitem(last=False)  # deleting the object unmaps the file
-        return path, file
-
-    def row(self, part: int, shard: int, column: str, row: int) -> np.ndarray:
-        """One row of a column. Raises ValueError."""
-        path, file = self.get(part, shard)
-        return row_of(path, file, column, row)
+        return file
 
     def ahead(self, parts: Sequence[int], shards: Sequence[int], *, now: bool = False) -> None:
         """Copy these parts of these shards in the background, if they are remote. now: they are needed next."""
@@ -74,43 +61,41 @@ class ShardFiles:
 
     def _known(self, part: int, shard: int) -> Shard:
         """The index's entry for a file."""
-        known, (samples, names) = self.index.files[shard, part], (int(n) for n in self.index.shards[shard, 1:])
-        content = int(known[CONTENT])
-        return Shard(
-            self.index.below(part, shard),
-            int(known[BYTES]),
-            f"index:{names:016x}{content:016x}",
-            _Holds(not part, samples, names, content),
-        )
+        known, holds = self.index.files[shard, part], self._holds(part, shard)
+        identity = f"index:{holds.names:016x}{holds.content:016x}"
+        return Shard(self.index.below(part, shard), int(known[BYTES]), identity, holds)
 
-    def _fetch(self, part: int, shard: int) -> tuple[Readable, Any, MappedFile | None]:
+    def _holds(self, part: int, shard: int) -> _Holds:
+        samples, names = (int(number) for number in self.index.shards[shard, 1:])
+        return _Holds(not part, samples, names, int(self.index.files[shard, part, CONTENT]))
+
+    def _fetch(self, part: int, shard: int) -> tuple[ShardFile, MappedFile | None]:
         path, known = self.index.path(part, shard), self.index.files[shard, part]
+        kind = ShardFile if part else ViewShard
         if isinstance(path, Location):
             indexed = self._known(part, shard)
-            file = open_shard(path, indexed)
-            if not self._fits(path, file, part, shard):
+            file = kind(path, indexed)
+            if not self._fits(file, part, shard):
                 raise ValueError(f"{path}: {_OTHER}")
             copy = path.local(*indexed[1:])  # the same copy, which is not evicted yet
-            return path, file, None if copy is None else MappedFile(copy, copy.stat(), timed=False)
-        file = open_shard(path)
+            return file, None if copy is None else MappedFile(copy, copy.stat(), timed=False)
+        file = kind(path)
         stat = path.stat()
         if (stat.st_size, stat.st_mtime_ns) != (int(known[BYTES]), int(known[TIME])):
             raise ValueError(f"{path}: has changed while it was in use; {AGAIN}")
-        if not self._fits(path, file, part, shard):
+        if not self._fits(file, part, shard):
             where = self.index.folder / INDEX_FOLDER
             raise ValueError(f"{path}: holds something else than {where} says; remove that folder and start again")
-        return path, file, MappedFile(path, stat, cut=ANEW)
+        return file, MappedFile(path, stat, cut=ANEW)
 
-    def _fits(self, path: Readable, file: Any, part: int, shard: int) -> bool:
+    def _fits(self, file: ShardFile, part: int, shard: int) -> bool:
         """Whether an open shard has the samples and the content that were indexed: another one may have the same size
         and time."""
-        index, (samples, names) = self.index, (int(number) for number in self.index.shards[shard, 1:])
-        if not _Holds(not part, samples, names, int(index.files[shard, part, CONTENT])).agrees(path, file):
+        index, holds = self.index, self._holds(part, shard)
+        if not holds.agrees(file):
             return False
-        if not part:
-            return True
-        there = index.has(index.parts[part], index.rows_of(shard))
-        return np.array_equal(there, column_of(path, file, "digest", (samples,)) != 0)
+        there = index.has(index.parts[part], index.rows_of(shard)) if part else None
+        return there is None or np.array_equal(there, file.column("digest", holds.samples) != 0)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": OrderedDict(), "_told": OrderedDict()}
@@ -128,17 +113,16 @@ class _Holds:
     def __call__(self, copy: Path) -> None:
         """Raise ValueError for a copy with other contents, or whose bytes are not those that were written."""
         try:
-            file = open_shard(copy)
+            file = ViewShard(copy) if self.views else ShardFile(copy)
         except ValueError:
             raise ValueError("damaged, or no token shard; upload it again") from None
-        if not self.agrees(copy, file):
+        if not self.agrees(file):
             raise ValueError(_OTHER)
-        check_whole(copy, file)
+        file.check_whole()
 
-    def agrees(self, path: Readable, file: Any) -> bool:
-        if self.views:
-            names, content = stored_names_digest(path, file, self.samples), views_content(path, file, self.samples)
-            return (names, content) == (self.names, self.content)
-        if (file.metadata() or {}).get("rows") != f"{self.names:016x}":
+    def agrees(self, file: ShardFile) -> bool:
+        if isinstance(file, ViewShard):
+            return (file.names_digest(self.samples), file.content(self.samples)) == (self.names, self.content)
+        if file.metadata.get("rows") != f"{self.names:016x}":
             return False
-        return digest(column_of(path, file, "digest", (self.samples,)).tobytes()) == self.content
+        return digest(file.column("digest", self.samples).tobytes()) == self.content

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,22 +51,52 @@ def missing(folder: Readable, part: str, number: int, shards: int) -> str:
     return f"{counted(shards, 'shard')} are missing, such as {path}; their {effect}"
 
 
-def open_shard(path: Readable, known: Shard | None = None) -> Any:
-    """The open file. `known`: the index's entry for a remote one. Raises ValueError for a file that is not a shard of
-    this format."""
-    size = None if known is None else known.size
-    if isinstance(path, Path):
-        check_permitted(path)
-    try:
-        if isinstance(path, Location) and (copy := path.local(*(known or ())[1:])) is None:
-            file: Any = RangedShard(path.open(size))
-        else:
-            file = safe_open(copy if isinstance(path, Location) else path, framework="numpy")
-    except (SafetensorError, OSError) as error:
-        raise unusable(path, f"damaged or no token shard ({error})") from None
-    if (file.metadata() or {}).get("format") != _FORMAT:
-        raise unusable(path, f"no token shard of format {_FORMAT}")
-    return file
+class ShardFile:
+    """An open token shard. `known`: the index's entry for a remote one.
+
+    Raises ValueError for a file that is not a shard of this format; so do the methods for unusable contents."""
+
+    def __init__(self, path: Readable, known: Shard | None = None) -> None:
+        self.path = path
+        if isinstance(path, Path):
+            check_permitted(path)
+        try:
+            if isinstance(path, Location) and (copy := path.local(*(known or ())[1:])) is None:
+                self._file: Any = RangedShard(path.open(None if known is None else known.size))
+            else:
+                self._file = safe_open(copy if isinstance(path, Location) else path, framework="numpy")
+        except (SafetensorError, OSError) as error:
+            raise unusable(path, f"damaged or no token shard ({error})") from None
+        if self.metadata.get("format") != _FORMAT:
+            raise unusable(path, f"no token shard of format {_FORMAT}")
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return self._file.metadata() or {}
+
+    def column(self, key: str, *shape: int, dtype: type = np.uint64) -> np.ndarray:
+        """A column of this shape and dtype. -1: any length."""
+        try:
+            column = self._file.get_tensor(key)
+        except SafetensorError:
+            column = np.zeros(0)
+        fits = column.ndim == len(shape) and all(n in (-1, m) for n, m in zip(shape, column.shape))
+        if column.dtype != dtype or not fits:
+            raise unusable(self.path, f"holds no column {key!r} of {np.dtype(dtype)} {shape}")
+        return column
+
+    def row(self, key: str, row: int) -> np.ndarray:
+        """One row of a column, without reading the others."""
+        try:
+            return self._file.get_slice(key)[row : row + 1][0]
+        except (SafetensorError, IndexError) as error:
+            raise unusable(self.path, f"lacks row {row} of {key!r} ({error})") from None
+
+    def check_whole(self) -> None:
+        """Raise ValueError if the columns of a local file differ from what was written."""
+        assert isinstance(self.path, Path)
+        if self.metadata.get("checksum") not in (None, _checksum(self.path.read_bytes())):
+            raise ValueError("other bytes than were written; upload it again")
 
 
 def save_shard(path: Path, columns: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
@@ -75,12 +104,6 @@ def save_shard(path: Path, columns: dict[str, np.ndarray], metadata: dict[str, s
     # permissions keep other users from reading the shard.
     metadata = {"format": _FORMAT, **metadata}
     write_atomically(path, save(columns, metadata | {"checksum": _checksum(save(columns, metadata))}))
-
-
-def check_whole(path: Path, file: Any) -> None:
-    """Raise ValueError for an open file whose columns differ from what was written."""
-    if (file.metadata() or {}).get("checksum") not in (None, _checksum(path.read_bytes())):
-        raise ValueError("other bytes than were written; upload it again")
 
 
 def _checksum(content: bytes) -> str:
@@ -96,55 +119,16 @@ def damaged(path: Readable, reason: object) -> ValueError:
     return unusable(path, f"damaged ({reason!r:.80})")
 
 
-def column_of(path: Readable, file: Any, key: str, shape: tuple[int, ...], dtype: type = np.uint64) -> np.ndarray:
-    """A column of an open shard. Raises ValueError if it has none of this shape and dtype. -1: any length."""
-    try:
-        column = file.get_tensor(key)
-    except SafetensorError:
-        column = np.zeros(0)
-    fits = column.ndim == len(shape) and all(n in (-1, m) for n, m in zip(shape, column.shape))
-    if column.dtype != dtype or not fits:
-        raise unusable(path, f"holds no column {key!r} of {np.dtype(dtype)} {shape}")
-    return column
-
-
-def row_of(path: Readable, file: Any, key: str, row: int) -> np.ndarray:
-    """One row of a column of an open shard, without reading the others. Raises ValueError."""
-    try:
-        return file.get_slice(key)[row : row + 1][0]
-    except (SafetensorError, IndexError) as error:
-        raise unusable(path, f"lacks row {row} of {key!r} ({error})") from None
-
-
 def names_columns(names: Sequence[str]) -> dict[str, np.ndarray]:
     """The columns with the names: `names` uint8, concatenated UTF-8, and `name_offsets` int64 (samples + 1,)."""
     offsets, blob = joined([name.encode(*ENCODING) for name in names])
     return {"names": blob, "name_offsets": offsets}
 
 
-def names_of(path: Readable, file: Any) -> list[str]:
-    """Inverse of `names_columns`. Raises ValueError."""
-    offsets = column_of(path, file, "name_offsets", (-1,), np.int64)
-    blob = column_of(path, file, "names", (-1,), np.uint8).tobytes()
-    if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(blob) or (np.diff(offsets) < 0).any():
-        raise damaged(path, "names")
-    bounds = offsets.tolist()
-    try:
-        return [blob[start:end].decode(*ENCODING) for start, end in pairwise(bounds)]
-    except UnicodeDecodeError as error:
-        raise damaged(path, error) from None
-
-
 def names_digest(names: Sequence[str]) -> int:
     """Identifies a sequence of samples."""
     columns = names_columns(names)
     return digest(columns["name_offsets"].tobytes(), columns["names"].tobytes())
-
-
-def stored_names_digest(path: Readable, file: Any, samples: int) -> int:
-    """`names_digest` of the names in an open shard. Raises ValueError."""
-    offsets = column_of(path, file, "name_offsets", (samples + 1,), np.int64)
-    return digest(offsets.tobytes(), column_of(path, file, "names", (-1,), np.uint8).tobytes())
 
 
 def digest(*parts: bytes | str) -> int:

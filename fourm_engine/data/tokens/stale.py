@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from fourm_engine.data.tokens.folder_scan import scan_part
 from fourm_engine.data.tokens.index import Index
 from fourm_engine.data.tokens.indexing import has_tokens
-from fourm_engine.data.tokens.shards import open_shard, shard_path
+from fourm_engine.data.tokens.shards import ShardFile, shard_path
 from fourm_engine.data.tokens.token_shards import Making
 from fourm_engine.storage.location import Location, Readable
 from fourm_plugins.modality import Modality
@@ -50,4 +50,4 @@ def _made(folder: Readable, modalities: Mapping[str, Modality]) -> Iterator[tupl
     for name in modalities:
         if shards := scan_part(folder / name):
             path = shard_path(folder / name, min(shards))
-            yield name, path, Making.read(path, open_shard(path).metadata())
+            yield name, path, Making.read(ShardFile(path))

@@ -15,8 +15,8 @@ from fourm_engine.data.tokens.index import OUTDATED
 from fourm_engine.data.tokens.indexing import open_index
 from fourm_engine.data.tokens.recorded_views import RecordedViews
 from fourm_engine.data.tokens.selection import Selection
-from fourm_engine.data.tokens.shard_files import OPEN_FILES, ShardFiles
-from fourm_engine.data.tokens.shards import VIEWS_FOLDER, column_of, missing, unusable
+from fourm_engine.data.tokens.shard_files import ShardFiles
+from fourm_engine.data.tokens.shards import VIEWS_FOLDER, missing, unusable
 from fourm_engine.storage.location import Readable
 from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
@@ -32,22 +32,14 @@ class TokenStore(Store):
 
     `recorded` has the views of all samples, `parts` the modalities that have tokens.
 
-    Args:
-        open_files: files that each process keeps open.
-
     Raises ValueError if tokens were made by another tokenizer, with other settings, or through other views than
     recorded, or if no file of a modality could be tokenized."""
 
     def __init__(
-        self,
-        folder: Readable,
-        modalities: Mapping[str, Modality],
-        tokenizers: Mapping[str, Tokenizer],
-        *,
-        open_files: int = OPEN_FILES,
+        self, folder: Readable, modalities: Mapping[str, Modality], tokenizers: Mapping[str, Tokenizer]
     ) -> None:
         self.folder, self.index = folder, open_index(folder)
-        self.files = ShardFiles(self.index, limit=open_files)
+        self.files = ShardFiles(self.index)
         self.recorded = RecordedViews(self.index, self.files)
         self.views = self.index.views
         #: Modality -> (its index in `index.parts`, upper bound of its ids).
@@ -116,7 +108,7 @@ class TokenStore(Store):
     def load(self, row: int, modality: str, view: int = 0) -> np.ndarray:
         part, size = self.parts[modality]
         shard, at = self.index.locate(self.selection.row(row))
-        ids = self.files.row(part, shard, "ids", at * self.views + view)
+        ids = self.files.get(part, shard).row("ids", at * self.views + view)
         if ids.ndim != 1 or ids.dtype != np.int32 or ids.max(initial=-1) >= size:
             raise unusable(self.index.path(part, shard), f"sample {self.names[row]!r} holds no ids below {size}")
         return ids[ids >= 0].astype(np.int64)
@@ -140,8 +132,7 @@ class TokenStore(Store):
             rows = rows[chosen.holds(rows) & index.has(modality, rows)]
             if len(self) > number:
                 rows = rows[:: -(-len(rows) // each)] if len(rows) else rows
-            path, file = self.files.get(part, shard)
-            stamps = column_of(path, file, "stamp", (int(index.shards[shard, 1]),))
+            stamps = self.files.get(part, shard).column("stamp", int(index.shards[shard, 1]))
             for row in rows.tolist():
                 yield index.names.name(row), int(stamps[row - int(index.starts[shard])])
 

@@ -12,21 +12,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fourm_engine.data.tokens.shards import (
-    column_of,
-    damaged,
-    digest,
-    names_digest,
-    open_shard,
-    save_shard,
-    shard_path,
-    unusable,
-)
+from fourm_engine.data.tokens.shards import ShardFile, damaged, digest, names_digest, save_shard, shard_path, unusable
 from fourm_engine.identity import check_identity
 from fourm_engine.identity import digest as identity_digest
 from fourm_engine.storage.location import Readable
@@ -63,20 +55,16 @@ class Making:
     digest: str
 
     @classmethod
-    def read(cls, path: Path, metadata: Mapping[str, str]) -> Making:
+    def read(cls, file: ShardFile) -> Making:
         """Raises ValueError."""
         try:
-            made = cls(
-                metadata["fingerprint"],
-                int(metadata["views"]),
-                metadata["alignment"],
-                metadata["identity"],
-                metadata["digest"],
-            )
+            metadata = file.metadata
+            written: dict[str, Any] = {field.name: metadata[field.name] for field in fields(cls)}
+            made = cls(**written | {"views": int(written["views"])})
             if made.views < 1:
                 raise ValueError("no views")
         except (KeyError, ValueError) as error:
-            raise damaged(path, error) from None
+            raise damaged(file.path, error) from None
         return made
 
     def check(self, modality: Modality, path: Readable, tokenizer: Tokenizer | None = None) -> None:
@@ -102,31 +90,29 @@ class Making:
             raise ValueError(f"{path}: {what}; {remedy}, or use the tokenizer it was made by")
 
 
-class TokenShard:
+class TokenShard(ShardFile):
     """The tokens of one modality and shard, whose samples are `rows`, by name; see `names_digest`.
 
     Raises ValueError if the file contains other samples."""
 
     def __init__(self, path: Path, samples: int, rows: int) -> None:
-        self.path, self.samples = path, samples
-        self._file = open_shard(path)
-        metadata = self._file.metadata()
-        self.making = Making.read(path, metadata)
-        if metadata.get("rows") != f"{rows:016x}":
+        super().__init__(path)
+        self.samples, self.making = samples, Making.read(self)
+        if self.metadata.get("rows") != f"{rows:016x}":
             raise unusable(path, "holds other samples than the shard of views of this number")
 
-    def column(self, key: str) -> np.ndarray:
-        """uint64 (samples,). Raises ValueError."""
-        return column_of(self.path, self._file, key, (self.samples,))
+    def numbers(self, key: str) -> np.ndarray:
+        """A column of uint64 (samples,)."""
+        return self.column(key, self.samples)
 
     def ids(self) -> np.ndarray:
-        """int32 (samples, views, tokens), padded with -1. Raises ValueError."""
-        table = column_of(self.path, self._file, "ids", (self.samples * self.making.views, -1), np.int32)
+        """int32 (samples, views, tokens), padded with -1."""
+        table = self.column("ids", self.samples * self.making.views, -1, dtype=np.int32)
         return table.reshape(self.samples, self.making.views, table.shape[1])
 
     def damaged_rows(self) -> np.ndarray:
         """int64: rows whose ids differ from those that were written."""
-        digests, ids = self.column("digest").tolist(), self.ids()
+        digests, ids = self.numbers("digest").tolist(), self.ids()
         return np.flatnonzero([row_digest(row) != known for row, known in zip(ids, digests) if known])
 
 
@@ -167,7 +153,7 @@ class TokenShardWriter:
             return {}
         shard = self._open(number, names)
         bad = frozenset(shard.damaged_rows().tolist()) if verify else frozenset[int]()
-        columns = (shard.column(key).tolist() for key in ("digest", "stamp", "content", "view"))
+        columns = (shard.numbers(key).tolist() for key in ("digest", "stamp", "content", "view"))
         rows = enumerate(zip(names, *columns))
         return {name: Made(*made) for row, (name, there, *made) in rows if there and row not in bad}
 
@@ -176,7 +162,7 @@ class TokenShardWriter:
         if not self.exists(number):
             return {}
         shard = self._open(number, names)
-        rows = zip(names, shard.column("digest").tolist(), shard.ids())
+        rows = zip(names, shard.numbers("digest").tolist(), shard.ids())
         return {name: [view[view >= 0] for view in ids] for name, there, ids in rows if there}
 
     def _open(self, number: int, names: Sequence[str]) -> TokenShard:

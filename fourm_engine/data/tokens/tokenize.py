@@ -13,6 +13,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -117,15 +118,17 @@ def tokenize_split(
     return report
 
 
+@dataclass
 class _Shard:
     """One shard being tokenized. `recorded`: its views; None until they are drawn, together with the arrays."""
 
-    def __init__(self, number: int, names: list[str], differences: dict[str, Differences]) -> None:
-        self.number, self.names, self.differences = number, names, differences
-        self.recorded: ViewShard | None = None
-        self.drawn: dict[str, list[SampleViews]] = {}
-        self.encoders: dict[str, Encoder] = {}
-        self.dropped: frozenset[str] = frozenset()
+    number: int
+    names: list[str]
+    differences: dict[str, Differences]
+    encoders: dict[str, Encoder]
+    dropped: frozenset[str]
+    recorded: ViewShard | None = None
+    drawn: dict[str, list[SampleViews]] = field(default_factory=dict)
 
 
 class _Job:
@@ -170,11 +173,10 @@ class _Job:
             m: Differences.find(self.data, m, names, writer.made(number, names, verify=self.verify), self.verify)
             for m, writer in self.writers.items()
         }
-        shard = _Shard(number, names, differing)
-        shard.encoders = {m: Encoder(self.tokenizers[m]) for m in differing}
-        shard.dropped = self.recorder.dropped(number) - there
+        dropped = self.recorder.dropped(number) - there
         if self.prune:
-            shard.dropped |= _vanished(names, self.data, self.recorder.out, number)
+            dropped |= _vanished(names, self.data, self.recorder.out, number)
+        shard = _Shard(number, names, differing, {m: Encoder(self.tokenizers[m]) for m in differing}, dropped)
         if self.recorder.recorded(number) or any(differences.before for differences in differing.values()):
             shard.recorded = self._settle(shard)
             for modality, differences in differing.items():
@@ -243,7 +245,7 @@ def _vanished(names: Sequence[str], data: AlignedData, out: Path, number: int) -
     for folder in out.glob("*") if gone else ():
         path = shard_path(folder, number)
         if folder.name != VIEWS_FOLDER and not data.anywhere(folder.name) and path.is_file():
-            tokens = TokenShard(path, len(names), names_digest(names)).column("digest")
+            tokens = TokenShard(path, len(names), names_digest(names)).numbers("digest")
             kept = {name for name, there in zip(names, tokens.tolist()) if there}
             gone = [name for name in gone if name not in kept]
     return frozenset(gone)

@@ -15,45 +15,70 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from fourm_engine.data.tokens.shards import (
-    VIEWS_FOLDER,
-    column_of,
-    damaged,
-    digest,
-    names_columns,
-    names_of,
-    open_shard,
-    row_of,
-    save_shard,
-    shard_path,
-)
+from fourm_engine.data.names_table import ENCODING
+from fourm_engine.data.tokens.shards import ShardFile, damaged, digest, names_columns, save_shard
 from fourm_engine.data.views import SampleViews
 from fourm_engine.storage.location import Readable
+from fourm_engine.storage.remote import Shard
 from fourm_plugins.view import View
 
 
-class ViewShard:
-    """The views of the samples of one shard, which is read here. Raises ValueError."""
+class ViewShard(ShardFile):
+    """The views of the samples of one shard: `groups` and `views`, their number, drawn with `settings`."""
 
-    def __init__(self, folder: Path, number: int) -> None:
-        self.path = shard_path(Path(folder) / VIEWS_FOLDER, number)
-        self._file = open_shard(self.path)
-        self.settings, self.views, self.groups = made_through(self.path, self._file.metadata())
-        self.names = names_of(self.path, self._file)
-        kept = column_of(self.path, self._file, "kept", (len(self.names),), np.uint8)
-        #: bool (samples,): whether the sample is included.
-        self.kept = kept != 0
-        self.dropped = frozenset(name for name, kept in zip(self.names, self.kept.tolist()) if not kept)
-        self._rows = {name: row for row, name in enumerate(self.names)}
+    def __init__(self, path: Readable, known: Shard | None = None) -> None:
+        super().__init__(path, known)
+        try:
+            metadata = self.metadata
+            self.settings, self.views = json.loads(metadata["settings"]), int(metadata["views"])
+            self.groups: list[str] = json.loads(metadata["groups"])
+            if self.views < 1 or not isinstance(self.settings, dict):
+                raise ValueError("no views")
+            if not (isinstance(self.groups, list) and all(isinstance(group, str) for group in self.groups)):
+                raise ValueError("groups are no list of names")
+        except (KeyError, ValueError, RecursionError) as error:
+            raise damaged(path, error) from None
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Inverse of `names_columns`."""
+        offsets = self.column("name_offsets", -1, dtype=np.int64)
+        blob = self.column("names", -1, dtype=np.uint8).tobytes()
+        if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(blob) or (np.diff(offsets) < 0).any():
+            raise damaged(self.path, "names")
+        try:
+            return [blob[start:end].decode(*ENCODING) for start, end in pairwise(offsets.tolist())]
+        except UnicodeDecodeError as error:
+            raise damaged(self.path, error) from None
+
+    @cached_property
+    def kept(self) -> np.ndarray:
+        """bool (samples,): whether the sample is included."""
+        return self.column("kept", len(self.names), dtype=np.uint8) != 0
+
+    @property
+    def dropped(self) -> frozenset[str]:
+        return frozenset(name for name, kept in zip(self.names, self.kept.tolist()) if not kept)
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.names)}
 
     def get(self, name: str, number: int) -> SampleViews:
-        row = self._rows[name]
-        return {g: views_in(self.path, self._file, g, row, number) for g in self.groups}
+        return {group: self.view(group, self._rows[name], number) for group in self.groups}
+
+    def view(self, group: str, row: int, number: int) -> View:
+        """View `number` of a row."""
+        table = self.row(f"views.{group}", row)
+        if table.ndim != 2 or number >= len(table):
+            raise damaged(self.path, f"views of {group}")
+        return View.from_row(table[number])
 
     def digests_of(self, group: str) -> dict[str, int]:
         """Sample -> digest of its views in a group."""
@@ -61,57 +86,34 @@ class ViewShard:
 
     def digests(self, group: str) -> np.ndarray:
         """uint64 (samples,), of the views in a group."""
-        return column_of(self.path, self._file, f"digest.{group}", (len(self.names),))
+        return self.column(f"digest.{group}", len(self.names))
 
     def damaged_rows(self) -> np.ndarray:
         """int64: rows whose views differ from those that were written."""
         bad = np.zeros(len(self.names), bool)
         for group in self.groups:
-            shape = (len(self.names), self.views, 6)
-            rows = column_of(self.path, self._file, f"views.{group}", shape, np.float64)
+            rows = self.column(f"views.{group}", len(self.names), self.views, 6, dtype=np.float64)
             bad |= [digest(row.tobytes()) != known for row, known in zip(rows, self.digests(group).tolist())]
         return np.flatnonzero(bad)
 
     def stamps(self) -> list[int]:
-        return column_of(self.path, self._file, "stamp", (len(self.names),)).tolist()
+        return self.column("stamp", len(self.names)).tolist()
 
-    def content(self) -> int:
-        return views_content(self.path, self._file, len(self.names))
+    def names_digest(self, samples: int) -> int:
+        """`names_digest` of the names, read from the columns."""
+        offsets = self.column("name_offsets", samples + 1, dtype=np.int64)
+        return digest(offsets.tobytes(), self.column("names", -1, dtype=np.uint8).tobytes())
 
-
-def views_in(path: Readable, file: Any, group: str, row: int, number: int) -> View:
-    """View `number` of a row of an open shard. Raises ValueError."""
-    table = row_of(path, file, f"views.{group}", row)
-    if table.ndim != 2 or number >= len(table):
-        raise damaged(path, f"views of {group}")
-    return View.from_row(table[number])
-
-
-def views_content(path: Readable, file: Any, samples: int) -> int:
-    """A digest of the views of an open shard. Raises ValueError."""
-    parts: list[bytes | str] = [(column_of(path, file, "kept", (samples,), np.uint8) != 0).tobytes()]
-    for group in made_through(path, file.metadata())[2]:
-        parts += [group, column_of(path, file, f"digest.{group}", (samples,)).tobytes()]
-    return digest(*parts)
-
-
-def made_through(path: Readable, metadata: Mapping[str, str]) -> tuple[dict, int, list[str]]:
-    """(settings, number of views, groups) of a shard. Raises ValueError."""
-    try:
-        settings, views, groups = json.loads(metadata["settings"]), int(metadata["views"]), metadata["groups"]
-        parsed = json.loads(groups)
-        if views < 1 or not isinstance(settings, dict):
-            raise ValueError("no views")
-        if not (isinstance(parsed, list) and all(isinstance(group, str) for group in parsed)):
-            raise ValueError("groups are no list of names")
-    except (KeyError, ValueError, RecursionError) as error:
-        raise damaged(path, error) from None
-    return settings, views, parsed
+    def content(self, samples: int) -> int:
+        """A digest of the views."""
+        parts: list[bytes | str] = [(self.column("kept", samples, dtype=np.uint8) != 0).tobytes()]
+        for group in self.groups:
+            parts += [group, self.column(f"digest.{group}", samples).tobytes()]
+        return digest(*parts)
 
 
 def write_views(
-    folder: Path,
-    number: int,
+    path: Path,
     rows: Mapping[str, Sequence[SampleViews]],
     stamps: Sequence[int],
     *,
@@ -129,4 +131,4 @@ def write_views(
         columns[f"views.{group}"] = table = table.reshape(len(rows), views, 6)
         columns[f"digest.{group}"] = np.array([digest(row.tobytes()) for row in table], np.uint64)
     metadata = {"views": str(views), "settings": json.dumps(settings), "groups": json.dumps(list(groups))}
-    save_shard(shard_path(Path(folder) / VIEWS_FOLDER, number), columns, metadata)
+    save_shard(path, columns, metadata)
