@@ -39,8 +39,8 @@ log = logging.getLogger(__name__)
 
 
 def check_config(config: RunConfig, *, seed: int = 0, print_fn: PrintFn = print_line, **reading: Any) -> DataCheck:
-    """Check `data.train`, `data.val` and `data.tokens` of a config. `print_fn` receives progress; `seed` and `reading` print_line
-    which samples are read, by how many processes, as in `check_data`.
+    """Check `data.train`, `data.val` and `data.tokens` of a config. `print_fn` receives progress; `seed` and `reading`
+    say which samples are read, by how many processes, as in `check_data`.
 
     Raises ValueError for a config without data, and for plugins that cannot be used."""
     data = config.data

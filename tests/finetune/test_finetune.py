@@ -215,7 +215,7 @@ def test_a_stem_can_be_added_and_changes_nothing_until_it_learns(folder, tmp_pat
         folder, tmp_path / "again", select=["depth"], finetune={"source": str(run)}, model={"stem": "linear"}
     )
     with pytest.raises(ValueError, match=r"model\.stem is 'linear', but 'conv' in"):
-        train(load_config(config), tell=silent)
+        train(load_config(config), print_fn=silent)
 
 
 def test_blocks_can_be_added_and_change_nothing_until_they_learn(folder, tmp_path):
