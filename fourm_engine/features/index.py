@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,10 +108,20 @@ class Index:
             cosines = block @ (query / _length(query)) / _length(block)
             return [(self.names[rows[i]], float(cosines[i])) for i in np.argsort(-cosines, kind="stable")]
         unit, scores = query / _length(query), np.empty(len(self.names), np.float32)
-        for start in range(0, len(scores), _BLOCK):
-            block = self._rows(slice(start, start + _BLOCK))
-            scores[start : start + _BLOCK] = block @ unit / _length(block)
+        for rows in self._blocks():
+            block = self._rows(rows)
+            scores[rows] = block @ unit / _length(block)
         return [(self.names[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")[:k]]
+
+    def read(self) -> Float[np.ndarray, "n D"]:
+        """All features, in memory. Raises ValueError if their file has been changed since `load`."""
+        features = np.empty(self.features.shape, np.float32)
+        for rows in self._blocks():
+            features[rows] = self._rows(rows)
+        return features
+
+    def _blocks(self) -> Iterator[slice]:
+        return (slice(start, start + _BLOCK) for start in range(0, len(self.names), _BLOCK))
 
     def _rows(self, rows: slice | np.ndarray) -> np.ndarray:
         if self.mapped is not None:

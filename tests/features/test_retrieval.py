@@ -199,6 +199,8 @@ def test_features_that_are_cut_short_while_they_are_searched_are_named(tmp_path,
     os.truncate(path, 200)  # without a check, reading the map would end this process
     with pytest.raises(ValueError, match=r"features\.npy: was cut short .*; make it again with `fourm embed`"):
         loaded.nearest(query, 1)
+    with pytest.raises(ValueError, match=r"features\.npy: was cut short .*; make it again with `fourm embed`"):
+        evaluate(index(random(4000), "a"), loaded)
 
 
 def test_cached_features_that_are_cut_short_while_they_are_in_use_are_named(tmp_path, monkeypatch):
