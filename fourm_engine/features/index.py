@@ -86,7 +86,7 @@ class Index:
         try:
             features = np.load(folder / FEATURES, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            why = one_line(error)
+            why = getattr(error, "strerror", None) or one_line(error)
             raise ValueError(f"{folder / FEATURES}: missing or damaged ({why:.200}); {_REMEDY}") from None
         if not isinstance(features, np.ndarray) or features.ndim != 2 or features.dtype != np.float32:
             raise ValueError(f"{folder / FEATURES}: not float32 (n, D); {_REMEDY}")
@@ -114,7 +114,7 @@ class Index:
         return [(self.names[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")[:k]]
 
     def read(self) -> Float[np.ndarray, "n D"]:
-        """All features, in memory. Raises ValueError if their file has been changed since `load`."""
+        """All features, in memory. Raises ValueError if their file has changed since `load`, or is damaged."""
         features = np.empty(self.features.shape, np.float32)
         for rows in self._blocks():
             features[rows] = self._rows(rows)
@@ -126,7 +126,11 @@ class Index:
     def _rows(self, rows: slice | np.ndarray) -> np.ndarray:
         if self.mapped is not None:
             self.mapped.check()
-        return np.asarray(self.features[rows])
+        features = np.asarray(self.features[rows])
+        if not np.isfinite(features).all():
+            where = f"{self.mapped.path}: " if self.mapped is not None else ""
+            raise ValueError(f"{where}features that are not finite; {_REMEDY}")
+        return features
 
     def _near(self, query: np.ndarray, k: int) -> np.ndarray | None:
         """Rows from the graph; None if it cannot be used."""
