@@ -76,6 +76,8 @@ def _decode(content: bytes) -> Image.Image:
     except Exception as error:
         if isinstance(error, UnidentifiedImageError):
             raise SampleError(f"not a PNG, JPEG or WebP picture ({len(content)} bytes)") from None
+        if isinstance(error, Image.DecompressionBombError):
+            raise SampleError(f"picture of more pixels than the {MAX_PIXELS // 10**6} million that are read") from None
         raise SampleError(f"picture cannot be decoded: {error}") from error
 
 

@@ -175,6 +175,8 @@ def read_file(path: Path, extensions: Sequence[str]) -> dict[str, bytes]:
         if not path.is_file():
             if _URL.match(str(path)):  # the user and password of a URL are not for logs
                 raise SampleError("files are not read from a URL; download it")
+            if path.exists():
+                raise SampleError(f"{path} is a device or pipe; give a file ({_dotted(extensions)})")
             near = nearest_path(path)
             raise SampleError(f"no such file: {path}" + (f"; did you mean {near}?" if near else ""))
         extension = next((e for e in extensions if path.name.lower().endswith(f".{e.lower()}")), None)

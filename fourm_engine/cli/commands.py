@@ -83,11 +83,16 @@ class Commands(HelpPage, TyperGroup):
             if not reported_elsewhere(error) and (line := misused(error)):
                 tell_error(line)
             sys.exit(error.exit_code)
+        except SystemExit as end:
+            if isinstance(end.__context__, BrokenPipeError):  # with the 1 of click or rich, which also help is shown by
+                end.code = 128 + signal.SIGPIPE
+            raise
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: Any) -> Any:
         try:
             super().invoke(ctx)
+            sys.stdout.flush()  # at the end of the process, what cannot be written is no longer an error
             return None  # what a command returns, such as a count, is no exit code
         except _USAGE as error:
             from fourm_plugins.explain import plain  # lazy: pydantic takes longer than a listing

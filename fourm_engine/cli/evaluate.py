@@ -26,7 +26,7 @@ def evaluate(
         Path | None, typer.Option(metavar="FOLDER", help="Folder for the report. Default: RUN/evaluation.")
     ] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Held-out samples to predict.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the samples and the generated tokens.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the samples and the generated tokens.")] = None,
     features: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Vision network (folder, Hub id) for Fréchet distances.")
     ] = None,

@@ -42,9 +42,11 @@ _STOPS = {128 + number: number for number in (signal.SIGINT, signal.SIGTERM, sig
 
 def stopped(end: SystemExit, arguments: Sequence[str]) -> str | None:
     """The line for a command with these `arguments` that a signal ended; None where something else did, or where the
-    line has been printed (`end.reported`), and for a listing that nobody reads to its end."""
+    line has been printed (`end.reported`), and for a listing or help page that nobody reads to its end."""
     number = _STOPS.get(end.code) if isinstance(end.code, int) else None
     if number is None or getattr(end, "reported", False) or rank_and_world()[0] != 0:
+        return None
+    if number == signal.SIGPIPE and not {"-h", "--help"}.isdisjoint(arguments):
         return None
     kept = KEPT.get(" ".join(arguments[:2])) or KEPT.get(arguments[0] if arguments else "")
     if kept is None:

@@ -30,7 +30,7 @@ Given = Annotated[
         "NAME=text:words is never a path. Repeatable.",
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of all draws; same seed, same result.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all draws; same seed, same result.")]
 Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="cpu or cuda. Default: a GPU if there is one.")]
 Tokenizers = Annotated[
     list[str] | None, typer.Option(metavar="NAME=SOURCE", help="MODALITY=SOURCE of a tokenizer it lacks; repeatable.")

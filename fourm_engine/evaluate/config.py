@@ -71,7 +71,7 @@ class EvaluateConfig(BaseModel):
     #: Samples per forward pass.
     batch_size: int = Field(default=32, ge=1)
     #: Seed of the choice of samples, and of what is drawn.
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
 
     @model_validator(mode="after")
     def _names(self) -> EvaluateConfig:

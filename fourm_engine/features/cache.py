@@ -112,6 +112,8 @@ def _load(folder: Path) -> CachedFeatures | None:
             if (folder / kind).stat().st_size != count * np.dtype(_TYPES[kind]).itemsize:
                 return None
             arrays[kind] = _array(folder / kind, kind, tuple(shape))
+        if not np.isfinite(arrays["pooled"]).all():
+            return None
         names = [str(name) for name in facts["names"]]
         return CachedFeatures(names, arrays, False) if len(names) == len(arrays["pooled"]) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

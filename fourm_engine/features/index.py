@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +86,7 @@ class Index:
         try:
             features = np.load(folder / FEATURES, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            why = one_line(error)
+            why = getattr(error, "strerror", None) or one_line(error)
             raise ValueError(f"{folder / FEATURES}: missing or damaged ({why:.200}); {_REMEDY}") from None
         if not isinstance(features, np.ndarray) or features.ndim != 2 or features.dtype != np.float32:
             raise ValueError(f"{folder / FEATURES}: not float32 (n, D); {_REMEDY}")
@@ -107,15 +108,29 @@ class Index:
             cosines = block @ (query / _length(query)) / _length(block)
             return [(self.names[rows[i]], float(cosines[i])) for i in np.argsort(-cosines, kind="stable")]
         unit, scores = query / _length(query), np.empty(len(self.names), np.float32)
-        for start in range(0, len(scores), _BLOCK):
-            block = self._rows(slice(start, start + _BLOCK))
-            scores[start : start + _BLOCK] = block @ unit / _length(block)
+        for rows in self._blocks():
+            block = self._rows(rows)
+            scores[rows] = block @ unit / _length(block)
         return [(self.names[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")[:k]]
+
+    def read(self) -> Float[np.ndarray, "n D"]:
+        """All features, in memory. Raises ValueError if their file has changed since `load`, or is damaged."""
+        features = np.empty(self.features.shape, np.float32)
+        for rows in self._blocks():
+            features[rows] = self._rows(rows)
+        return features
+
+    def _blocks(self) -> Iterator[slice]:
+        return (slice(start, start + _BLOCK) for start in range(0, len(self.names), _BLOCK))
 
     def _rows(self, rows: slice | np.ndarray) -> np.ndarray:
         if self.mapped is not None:
             self.mapped.check()
-        return np.asarray(self.features[rows])
+        features = np.asarray(self.features[rows])
+        if not np.isfinite(features).all():
+            where = f"{self.mapped.path}: " if self.mapped is not None else ""
+            raise ValueError(f"{where}features that are not finite; {_REMEDY}")
+        return features
 
     def _near(self, query: np.ndarray, k: int) -> np.ndarray | None:
         """Rows from the graph; None if it cannot be used."""

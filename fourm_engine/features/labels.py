@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
+from fourm_engine.data.raw.tables import csv_rows
 from fourm_plugins.counting import counted
 
 
@@ -13,7 +13,7 @@ def read_labels(path: Path) -> dict[str, str]:
     """{sample: class} from a JSON object, or from a CSV file of two columns, with or without the header `sample,class`.
     Raises ValueError if it is neither, or gives a sample two classes."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot be read ({error}); --labels is a JSON or CSV file") from None
     if path.suffix.lower() == ".json":
@@ -25,7 +25,7 @@ def read_labels(path: Path) -> dict[str, str]:
             raise ValueError(f"{path}: expected an object {{sample: class}} whose classes are text or integers")
         return {name: str(label) for name, label in table.items()}
     classes: dict[str, str] = {}
-    for number, row in enumerate(csv.reader(text.splitlines()), start=1):
+    for number, row in csv_rows(text, path):
         if not row or (number == 1 and [cell.strip().lower() for cell in row] == ["sample", "class"]):
             continue
         if len(row) != 2:

@@ -56,7 +56,7 @@ def evaluate(queries: Index, index: Index, labels: Mapping[str, str] | None = No
             f"--evaluate: both indexes are of {', '.join(index.inputs)}, and every sample finds itself; give one of "
             "other inputs, or --labels"
         )
-    x, y = np.asarray(queries.features), np.asarray(index.features)
+    x, y = queries.read(), index.read()
     answers = _Answers.of(queries.names, index.names, labels)
     if not len(answers.rows):
         what = "sample" if labels is None else "class with another sample"

@@ -30,10 +30,13 @@ def read_mask(given: Any, *, what: str = "mask", where: str = "the edit is") -> 
     picture, named = given, what
     if isinstance(given, (str, os.PathLike)):
         named = f"{what} {os.fspath(given)!r}"
+        about = what  # errors of `read_file` name the file
         try:
-            picture = decode_picture(next(iter(read_file(Path(given), ("png", "jpg", "jpeg", "webp")).values())))
+            content = next(iter(read_file(Path(given), ("png", "jpg", "jpeg", "webp")).values()))
+            about = named
+            picture = decode_picture(content)
         except SampleError as error:
-            raise ValueError(f"{what}: {error}") from error
+            raise ValueError(f"{about}: {error}") from error
     if is_picture(picture):
         mask = np.asarray(upright(picture).convert("L")) >= 128
     else:

@@ -75,6 +75,8 @@ def probe(
     out = Path(out)
     if wrong := [name for name in probes if name not in PROBES]:
         raise ValueError(f"--probe {wrong[0]!r}: {did_you_mean(wrong[0], PROBES, otherwise='there are')}")
+    if not 0 <= seed < 1 << 63:
+        raise ValueError(f"--seed {seed}: not in [0, 2^63)")
     with at_work(out):
         choose_threads(device)
         network = encoder(run, inputs, size=size, device=device, manager=manager_of_run(run))

@@ -6,8 +6,6 @@ Out: name -> its labels.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -15,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fourm_engine.data.raw.names import shown
-from fourm_engine.data.raw.tables import check_coco_ids
+from fourm_engine.data.raw.tables import check_coco_ids, csv_rows
 from fourm_engine.data.splits import samples_of
 from fourm_plugins.counting import counted
 
@@ -86,7 +84,7 @@ def is_coco(document: Any) -> bool:
 
 def _csv(path: Path) -> dict[str, tuple[str, ...]]:
     rows: dict[str, tuple[str, ...]] = {}
-    for number, row in enumerate(csv.reader(io.StringIO(_read(path), newline="")), start=1):
+    for number, row in csv_rows(_read(path), path):
         if not row or (number == 1 and [cell.strip().lower() for cell in row[:2]] in _HEADERS):
             continue
         if len(row) != 2 or not row[0].strip():

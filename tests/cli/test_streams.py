@@ -90,6 +90,21 @@ def test_errors_that_nobody_reads_end_a_command_as_well(tmp_path):
     assert (done.returncode, done.stdout) == (141, b"")
 
 
+@pytest.mark.parametrize("words", [(), ("--help",), ("train", "-h"), ("--version",), ("plugins", "list")])
+def test_output_that_nobody_reads_ends_quietly(tmp_path, words):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "fourm_engine.cli", *words]
+    done = subprocess.run(command, cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_output_that_does_not_fit_on_the_disk_is_one_line(tmp_path):
+    done = fourm("plugins", "list", cwd=tmp_path, close=">/dev/full")
+    assert (done.returncode, done.stderr) == (1, "fourm: error: No space left on device; free space\n")
+
+
 def test_a_current_folder_that_was_removed_is_named(tmp_path):
     gone = tmp_path / "gone"
     gone.mkdir()

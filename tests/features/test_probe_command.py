@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fourm_engine.features.encoder import Encoder
+from fourm_engine.features.labels import read_labels
 from fourm_engine.recipes import probe as recipe
 from tests.running import fourm, refused, silent
 
@@ -74,6 +75,11 @@ def test_features_are_computed_once_and_again_when_a_file_has_changed(run, monke
         path.write_bytes(path.read_bytes()[:100])
     probe(run)  # a damaged cache is no cache
     assert sum(counted) == 20
+    counted.clear()
+    for path in (run.parent / "out/features").glob("*/pooled"):
+        np.full(path.stat().st_size // 4, np.nan, np.float32).tofile(path)
+    probe(run)
+    assert sum(counted) == 20
 
 
 def test_validation_folders_are_held_out_and_labels_decide(run):
@@ -125,6 +131,7 @@ def test_what_cannot_be_probed_is_one_line(run):
 
     photos, data = [root / "photos", "--input", "colour"], [root / "data", "--input", "colour"]
     told("--probe 'knnn'", *photos, "--probe", "knnn")
+    told("--seed 9223372036854775808: not in [0, 2^63)", *photos, "--seed", 1 << 63)
     told("--shots 9: class 'bright' has 8 training samples; lower it", *photos, "--shots", 9, "--probe", "knn")
     told("lies in no class", root / "one", "--input", "colour")
     told("all training samples have the class '1'", *data, "--labels", _labels(root, {"dark1": 1, "dark2": 1}))
@@ -133,6 +140,14 @@ def test_what_cannot_be_probed_is_one_line(run):
     told("none of the samples", *data, "--labels", root / "other.json")
     told("line 2: 'dark1' is of class 'a'", *data, "--labels", root / "twice.csv")
     told("cannot be read", *data, "--labels", root / "nowhere.csv")
+    (root / "long.csv").write_text(f'dark1,a\n"{"x" * 200_000}",a\n')
+    told("long.csv: line 2: field larger than field limit (131072); correct it", *data, "--labels", root / "long.csv")
+
+
+def test_a_table_of_labels_may_begin_with_a_byte_order_mark(tmp_path):
+    for name, text in (("a.csv", "dark1,a\n"), ("a.json", '{"dark1": "a"}')):
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+        assert read_labels(tmp_path / name) == {"dark1": "a"}
 
 
 def _labels(root, table):

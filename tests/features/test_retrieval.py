@@ -199,6 +199,22 @@ def test_features_that_are_cut_short_while_they_are_searched_are_named(tmp_path,
     os.truncate(path, 200)  # without a check, reading the map would end this process
     with pytest.raises(ValueError, match=r"features\.npy: was cut short .*; make it again with `fourm embed`"):
         loaded.nearest(query, 1)
+    with pytest.raises(ValueError, match=r"features\.npy: was cut short .*; make it again with `fourm embed`"):
+        evaluate(index(random(4000), "a"), loaded)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_features_that_are_not_finite_are_no_answer(tmp_path, wrong):
+    features = random(7)
+    index(features).save(tmp_path / "index")
+    features[4, 2] = wrong
+    np.save(tmp_path / "index/features.npy", features.astype(np.float32))
+    for read in (
+        lambda damaged: damaged.nearest(np.ones(8), 1),
+        lambda damaged: evaluate(index(random(7), "a"), damaged),
+    ):
+        with pytest.raises(ValueError, match=r"features\.npy: features that are not finite; make it again with"):
+            read(Index.load(tmp_path / "index"))
 
 
 def test_cached_features_that_are_cut_short_while_they_are_in_use_are_named(tmp_path, monkeypatch):

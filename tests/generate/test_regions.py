@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fourm_engine.generate.input_types import Condition, Ids
+from fourm_engine.generate.masks import read_mask
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.sample import Region, Sample
 from tests.generate.test_sampler import grid_logits, sample, sampler  # noqa: F401 (a fixture)
@@ -20,6 +21,13 @@ TARGETS = ["height"]
 
 def ids(model, condition, **options) -> list[int]:
     return model.generate({"colour": condition}, TARGETS, temperature=0, steps=4, **options)["height"].tokens.tolist()
+
+
+def test_a_mask_that_is_no_picture_is_named_with_its_file(tmp_path):
+    path = tmp_path / "mask.png"
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match=rf"^mask '{path}': not a PNG, JPEG or WebP picture"):
+        read_mask(path)
 
 
 def test_a_region_is_weighed_against_the_same_without_it(sampler):  # noqa: F811

@@ -14,6 +14,7 @@ from PIL import Image
 
 from fourm_plugins import SampleError, decoding, notes
 from tests.plugins.instances import CLASSES, modality, npy, png
+from tests.trust import hostile_files
 
 
 def encode(picture, form="PNG", **options):
@@ -159,6 +160,12 @@ REFUSED = [
     ("rgb", Image.fromarray(FLOATS[..., 0].astype(np.float32)), "mode F"),
     ("rgb", "nowhere.png", "no such file: nowhere.png"),
     ("rgb", ".", "is a folder"),
+    ("rgb", "/dev/null", r"/dev/null is a device or pipe; give a file \(.png"),
+    (
+        "rgb",
+        hostile_files.PICTURES["png of 60,000 x 60,000"],
+        "picture of more pixels than the 64 million that are read",
+    ),
     ("rgb", __file__, "expected a file that ends in .png"),
     ("rgb", None, "given: None"),
     ("rgb", npy(np.zeros(3)), "bytes of a .npy file"),

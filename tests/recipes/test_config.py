@@ -97,6 +97,7 @@ def test_what_is_saved_loads_as_the_same_config(path, tmp_path):
         ("train.steps=0", r"train\.steps: .*greater than or equal to 1 \(given: 0\)"),
         ("model.size=Q", r"model\.size: .*'Ti'"),
         ("seed=-1", r"seed: .*greater than or equal to 0"),
+        ("evaluate.seed=-1", r"evaluate\.seed: .*greater than or equal to 0"),
         ("train", "expected section.key=value"),
         ("run.x=1", "'run' is not a section"),
     ],

@@ -151,6 +151,12 @@ def test_labels_are_read_as_sets_have_them(tmp_path, file, text):
         of_file(tmp_path / file, ["a", "b"], several=False)
 
 
+def test_a_table_of_labels_that_is_no_csv_is_named_with_its_line(tmp_path):
+    (tmp_path / "x.csv").write_text(f'a,dog\nb,"{"x" * 200_000}"\n')
+    with pytest.raises(ValueError, match=r"x\.csv: line 2: field larger than field limit \(131072\); correct it"):
+        of_file(tmp_path / "x.csv", ["a", "b"], several=True)
+
+
 def test_a_picture_that_is_listed_twice_is_named_rather_than_merged(tmp_path):
     (tmp_path / "x.json").write_text(json.dumps(COCO | {"images": [*COCO["images"], {"id": 9, "file_name": "d.jpg"}]}))
     with pytest.raises(ValueError, match=r"x\.json: images\[3\] has the id of images\[1\], 9; remove one, or give it"):

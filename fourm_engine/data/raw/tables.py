@@ -7,8 +7,10 @@ with a file per sample. Sizes of lines, files and names are bounded; nothing is 
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -216,11 +218,25 @@ def _separated(path: Path) -> Iterator[Mapping[str, Any]]:
         file.seek(0)
         delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;|\t", key=head.count)
         reader = csv.DictReader(_lines(file, path), delimiter=delimiter)
-        try:
+        with _naming_line(reader, path):
             for row in reader:
                 yield {key: value for key, value in row.items() if isinstance(key, str)}
-        except csv.Error as error:
-            raise ValueError(f"{shown(path)}: line {reader.line_num}: {error}; correct it") from None
+
+
+def csv_rows(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line, cells) of the rows of a CSV file with this text. Raises ValueError that names file and line."""
+    reader = csv.reader(io.StringIO(text, newline=""))
+    with _naming_line(reader, path):
+        for row in reader:
+            yield reader.line_num, row
+
+
+@contextmanager
+def _naming_line(reader: Any, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except csv.Error as error:
+        raise ValueError(f"{shown(path)}: line {reader.line_num}: {error}; correct it") from None
 
 
 def _lines(file: IO[AnyStr], path: Path) -> Iterator[AnyStr]:
