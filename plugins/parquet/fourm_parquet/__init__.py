@@ -32,7 +32,8 @@ _PART = re.compile(r"^(.*?)[-_.]?\d+(-of-\d+)?$")
 
 
 class ParquetSource(SampleSource):
-    """`columns` maps modality to column; the default is the column named like the modality, or like its source."""
+    """`columns` maps modality, or the source that several modalities read, to column; the default is the column named
+    like the modality, or like its source."""
 
     def __init__(self, location: str, specs: Sequence[ModalitySpec], **columns: str) -> None:
         self._pq = optional("pyarrow.parquet", what="Parquet files need", install="fourm-parquet")
@@ -60,7 +61,7 @@ class ParquetSource(SampleSource):
             if column not in present:
                 raise ValueError(f"{modality}={column}: no such column; {did_you_mean(column, present)}")
         self._columns = {
-            name: next((c for c in (columns.get(name), name, spec.source) if c in present), None)
+            name: next((c for c in (columns.get(name), columns.get(spec.source), name, spec.source) if c in present), None)
             for name, spec in self._specs.items()
         }
         if specs and not any(self._columns.values()):
@@ -68,7 +69,8 @@ class ParquetSource(SampleSource):
                 f"none of the columns {', '.join(present)} is called like one of {', '.join(self._specs)}; add "
                 f"?MODALITY=COLUMN, such as ?{next(iter(self._specs))}={present[0] if present else 'COLUMN'}"
             )
-        if apart := [name for name in columns if name not in self._specs]:
+        read = {*self._specs, *(spec.source for spec in specs)}
+        if apart := [name for name in columns if name not in read]:
             self.notes = [f"no modality {name!r} takes part, column {columns[name]} is not read" for name in apart]
 
     @cached_property
