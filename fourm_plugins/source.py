@@ -37,8 +37,8 @@ class SampleSource(ABC):
 
     @abstractmethod
     def present(self, modality: str) -> Bool[np.ndarray, " samples"]:
-        """Which of `names`, in that order, have `modality`, the name of one of `specs`. Those with the same `spec.files`
-        (`source` and extensions), such as `rgb` and `rgb@pixels`, read the same data."""
+        """Which of `names`, in that order, have `modality`, the name of one of `specs`. Modalities with equal
+        `spec.files`, such as `rgb` and `rgb@pixels`, read the same data."""
 
     @abstractmethod
     def files(self, name: str, modality: str) -> Mapping[str, bytes]:

@@ -115,10 +115,11 @@ def describe_class(plugin: Plugin, cls: type) -> dict[str, Any]:
 def describe_hook(plugin: Plugin, provided: Any) -> dict[str, Any]:
     """What docs/hooks.md describes: an optimiser, an observer, a command, and so on. `provided`: the object that the
     entry point names. Options are the parameters with defaults; a command explains its own with `--help`."""
+    app = plugin.kind == "command" and not inspect.isroutine(provided)  # a Typer app, with typer's docstring
     described = {
         **asdict(plugin),
         "used as": _USE[plugin.kind].format(name=plugin.name),
-        "about": inspect.cleandoc(provided.__doc__ or "") if inspect.isroutine(provided) or inspect.isclass(provided) else "",
+        "about": "" if app else inspect.cleandoc(provided.__doc__ or ""),
         "settings": [],
     }
     if plugin.kind == "observer":

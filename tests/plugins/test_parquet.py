@@ -117,6 +117,14 @@ def test_a_column_is_the_modality_that_is_called_like_it_and_nulls_are_absent(tm
     assert "no modality 'b' takes part, column other is not read" in caplog.text
 
 
+def test_a_column_named_for_a_source_is_that_of_every_modality_that_reads_it(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    write(tmp_path / "some", {"image": images(4)})
+    pixels = {"rgb@pixels": PluginManager().modality("rgb@pixels", **SMALL)}
+    assert opened(f"parquet:{tmp_path}/some?rgb=image", pixels).counts == {"rgb@pixels": 4}
+    assert "takes part" not in caplog.text
+
+
 def test_splits_are_those_of_the_files_names(tmp_path):
     for split, n in (("train", 6), ("validation", 4)):
         write(tmp_path / "all/data", {"words": ["red"] * n}, split=split)

@@ -61,7 +61,7 @@ class ParquetSource(SampleSource):
             if column not in present:
                 raise ValueError(f"{modality}={column}: no such column; {did_you_mean(column, present)}")
         self._columns = {
-            name: next((c for c in (columns.get(name), columns.get(spec.source), name, spec.source) if c in present), None)
+            name: next((c for n in (name, spec.source) for c in (columns.get(n), n) if c in present), None)
             for name, spec in self._specs.items()
         }
         if specs and not any(self._columns.values()):
