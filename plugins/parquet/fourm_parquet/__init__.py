@@ -67,7 +67,7 @@ class ParquetSource(SampleSource):
         if specs and not any(self._columns.values()):
             raise ValueError(
                 f"none of the columns {', '.join(present)} is called like one of {', '.join(self._specs)}; add "
-                f"?MODALITY=COLUMN, such as ?{next(iter(self._specs))}={present[0] if present else 'COLUMN'}"
+                f"?MODALITY=COLUMN, such as ?{_likely(schema, specs) or f'{specs[0].name}=COLUMN'}"
             )
         read = {*self._specs, *(spec.source for spec in specs)}
         if apart := [name for name in columns if name not in read]:
@@ -176,6 +176,18 @@ class ParquetSource(SampleSource):
                 self._groups.popitem(last=False)
         self._groups.move_to_end(key)
         return self._groups[key]
+
+
+def _likely(schema: Any, specs: Sequence[ModalitySpec]) -> str:
+    """A modality for the pictures, and one for the texts, as settings: `rgb=image&caption=text`."""
+    kinds = {"struct<bytes": "jpg", "binary": "jpg", "large_binary": "jpg", "string": "txt", "large_string": "txt"}
+    pairs: dict[str, str] = {}  # extension -> setting
+    for column in schema:
+        extension = next((end for kind, end in kinds.items() if str(column.type).startswith(kind)), "")
+        name = next((spec.name for spec in specs if extension in spec.extensions), None)
+        if name is not None:
+            pairs.setdefault(extension, f"{name}={column.name}")
+    return "&".join(pairs.values())
 
 
 def _classes(schema: Any) -> dict[str, list[str]]:
