@@ -231,7 +231,7 @@ class FourM:
         Args:
             inputs: name -> anything that `Modality.value` reads (path, bytes, picture, array, tensor, text), token ids
                 as `Ids`, or a `Condition`; may be empty.
-            targets: names, or one name; by default all modalities that are not inputs.
+            targets: names, or one name; by default those of the `plan`, or all modalities that are not inputs.
             seed: random seed; sample i of several has seed + i.
             n_samples: number of samples to draw from one encoding of the inputs; see `Results.samples`.
             reduce: "mean", "median" or "vote" over the samples, or {target: one of them}; the result has a `spread`.

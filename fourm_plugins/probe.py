@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -45,10 +46,17 @@ class Probe:
     detail: str = ""
 
 
-def probe_all(plugins: list[Plugin], *, timeout: float = TIMEOUT) -> list[Probe]:
-    """Probe each plugin that is ok so far, in parallel, one per processor; return the others unchanged."""
+def probe_all(
+    plugins: list[Plugin], *, timeout: float = TIMEOUT, progress: Callable[[int, int], None] = lambda done, total: None
+) -> list[Probe]:
+    """Probe each plugin that is ok so far, in parallel, one per processor; return the others unchanged. `progress` is
+    called with the number of plugins done, and of all."""
+    probes = []
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        return list(pool.map(lambda plugin: probe(plugin, timeout=timeout), plugins))
+        for one in pool.map(lambda plugin: probe(plugin, timeout=timeout), plugins):
+            probes.append(one)
+            progress(len(probes), len(plugins))
+    return probes
 
 
 def probe(plugin: Plugin, *, timeout: float = TIMEOUT) -> Probe:

@@ -37,7 +37,8 @@ class SampleSource(ABC):
 
     @abstractmethod
     def present(self, modality: str) -> Bool[np.ndarray, " samples"]:
-        """Which of `names`, in that order, have `modality`, one of `specs`."""
+        """Which of `names`, in that order, have `modality`, the name of one of `specs`. Modalities with equal
+        `spec.files`, such as `rgb` and `rgb@pixels`, read the same data."""
 
     @abstractmethod
     def files(self, name: str, modality: str) -> Mapping[str, bytes]:

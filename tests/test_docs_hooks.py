@@ -8,6 +8,7 @@ import sqlite3
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -19,7 +20,7 @@ from fourm_engine.train.loop import Trainer
 from fourm_plugins import hookspecs
 from fourm_plugins.distributions import GROUPS
 from fourm_plugins.manager import PluginManager
-from tests.fakes import fake_modalities
+from tests.fakes import fake_modalities, to_npy
 from tests.generate.test_sampler import sample, sampler  # noqa: F401 (a fixture)
 from tests.installing import install
 from tests.running import losses
@@ -70,12 +71,17 @@ def test_its_source_reads_a_database_in_every_process(install_from, tmp_path):
         db.execute("CREATE TABLE samples (name, modality, extension, content, version)")
         rows = [(f"{i:02d}", "words", "txt", f"red {i}".encode(), 1) for i in range(6)]
         db.executemany("INSERT INTO samples VALUES (?, ?, ?, ?, ?)", rows)
+        picture = to_npy(np.zeros((4, 4, 3), np.uint8))
+        db.execute("INSERT INTO samples VALUES (?, ?, ?, ?, ?)", ("00", "a", "npy", picture, 1))
     db.close()
     modalities = fake_modalities(("words",))
     data = AlignedData.from_config(modalities, DataConfig(train=f"table:{tmp_path}/photos.db"), training=True)
     for one in (data, pickle.loads(pickle.dumps(data))):
         assert [one.files(name, "words") for name in one.names] == [{"txt": row[3]} for row in rows]
         assert one.stamp("03", "words") == "[(1,)]"
+    pixels = fake_modalities(("a@pixels",))  # which read the files of `a`
+    data = AlignedData.from_config(pixels, DataConfig(train=f"table:{tmp_path}/photos.db"), training=True)
+    assert data.files("00", "a@pixels") == {"npy": picture}
     with pytest.raises(ValueError, match=r"no such database: nowhere.db \(source 'table' of acme-table 1.0.0\)"):
         AlignedData.from_config(modalities, DataConfig(train="table:nowhere.db"), training=True)
 

@@ -50,9 +50,10 @@ def list_plugins(
     plugins = mark_taken(manager.plugins)
     rows: list[dict[str, Any]] = [asdict(plugin) for plugin in plugins]
     if load:
+        from fourm_engine.recipes.tell import Progress, warn
         from fourm_plugins.probe import probe_all
 
-        probes = probe_all(plugins, timeout=timeout)
+        probes = probe_all(plugins, timeout=timeout, progress=Progress("importing plugins", warn, unit="plugins"))
         plugins = [probe.plugin for probe in probes]
         rows = [
             asdict(p.plugin) | {"seconds": round(p.seconds, 2), "printed": p.printed, "detail": p.detail}

@@ -61,6 +61,8 @@ def prepare(
     inputs = validation.inputs_of(inputs)
     if type(n_samples) is not int or n_samples < 1:
         raise ValueError(f"n_samples is at least 1; given: {n_samples!r:.80}")
+    if targets is None and plan is not None and not isinstance(plan, str):
+        targets = _planned(plan)
     given = _given(inputs, reader) if targets is None or plan == "auto" else []
     targets = _others(inputs, given, modalities) if targets is None else validation.targets_of(targets)
     seeds = validation.seeds_of(len(inputs) * n_samples, seed, seeds)
@@ -100,6 +102,12 @@ def prepare(
     repeated = [(*both, plan) for both, plan in zip(read, plans, strict=True) for _ in range(n_samples)]
     samples, shown_names, all_plans = (list(column) for column in zip(*repeated)) if repeated else ([], [], [])
     return Prepared(targets, samples, all_plans, seeds, shown_names, remarks)
+
+
+def _planned(plan: Any) -> list[str] | None:
+    """The modalities that a user's plan generates, in order; None for a plan that `_chosen` refuses."""
+    names = [step.target if isinstance(step, Stage) else step for step in ([plan] if isinstance(plan, Stage) else plan)]
+    return list(dict.fromkeys(names)) if names and all(isinstance(name, str) for name in names) else None
 
 
 def _chosen(

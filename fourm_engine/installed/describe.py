@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fourm_engine.installed.settings import describe_settings
+from fourm_engine.installed.settings import describe_options, describe_settings
 from fourm_engine.tokenizers.store import read_document
+from fourm_plugins.activation import activate
 from fourm_plugins.distributions import find_distribution
 from fourm_plugins.hub import check_there
 from fourm_plugins.manager import Plugin, PluginError, PluginManager
@@ -33,6 +34,16 @@ if TYPE_CHECKING:
 #: The report of the conformance kit, inside a plugin's package.
 CONFORMANCE = "fourm-conformance.json"
 _MAX_REPORT = 1 << 22
+#: How a user selects what the package provides.
+_USE = {
+    "observer": "observers: [{name}]",
+    "optimiser": "train.optimiser={name}",
+    "schedule": "train.schedule={name}",
+    "order": "--scheme {name}",
+    "head": "task.head={name}",
+    "source": "data.train={name}:LOCATION",
+    "command": "fourm {name} --help",
+}
 _ORDERS = {"grid": "unordered, decoded in parallel", "vector": "unordered, decoded in parallel"}
 
 
@@ -48,6 +59,8 @@ def describe(name: str, config: RunConfig | None, manager: PluginManager, run: P
         if kind == "modality":
             modality = manager.modality(name, plugin=entry_point, **settings)
             descriptions.append(describe_modality(manager, modality, plugin, folder))
+        elif kind in _USE:
+            descriptions.append(describe_hook(plugin, activate(plugin)))
         else:
             cls = manager.tokenizer_class(name) if kind == "tokenizer" else manager.masker_class(name)
             descriptions.append(describe_class(plugin, cls))
@@ -97,6 +110,23 @@ def describe_class(plugin: Plugin, cls: type) -> dict[str, Any]:
         "settings": [asdict(setting) for setting in describe_settings(settings)] if settings else [],
         "conformance": conformance(plugin),
     }
+
+
+def describe_hook(plugin: Plugin, provided: Any) -> dict[str, Any]:
+    """What docs/hooks.md describes: an optimiser, an observer, a command, and so on. `provided`: the object that the
+    entry point names. Options are the parameters with defaults; a command explains its own with `--help`."""
+    app = plugin.kind == "command" and not inspect.isroutine(provided)  # a Typer app, with typer's docstring
+    described = {
+        **asdict(plugin),
+        "used as": _USE[plugin.kind].format(name=plugin.name),
+        "about": "" if app else inspect.cleandoc(provided.__doc__ or ""),
+        "settings": [],
+    }
+    if plugin.kind == "observer":
+        described["hooks"] = [name for name in dir(provided) if name.startswith("fourm_")]
+    elif plugin.kind != "command":
+        described["settings"] = [asdict(setting) for setting in describe_options(provided)]
+    return described
 
 
 def _origin(plugin: Plugin, cls: type) -> dict[str, Any]:
@@ -232,7 +262,9 @@ def print_description(description: dict[str, Any]) -> None:
     for what, numbers in (normalisation.get("example") or {}).items():
         _line(f"  {what}" if len(what) < _WIDTH else "  round trip", numbers)
     _line("spec fingerprint", description.get("spec fingerprint"))
-    _line("conformance", _plain(description.get("conformance")) or "no report")
+    _line("hooks", ", ".join(description.get("hooks", ())))
+    if "conformance" in description:
+        _line("conformance", _plain(description["conformance"]) or "no report")
     if description["about"]:
         print("\n" + "\n".join(f"  {line}" for line in description["about"].splitlines()))
     if description["settings"]:

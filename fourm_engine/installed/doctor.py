@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from fourm_engine.recipes.tell import Progress, warn
 from fourm_plugins.discovery import ENGINE, Plugin
 from fourm_plugins.distributions import Leftover, canonical, find_distribution
 from fourm_plugins.hub import check_there
@@ -98,7 +99,8 @@ def check_plugins(plugins: Iterable[Plugin], selected: set[tuple[str, str]], *, 
     """Activate every plugin in `selected`, (kind, name), and report the state of others that are not ok."""
     plugins = list(plugins)
     chosen = [p for p in plugins if (p.kind, p.name) in selected]
-    for probe in probe_all(chosen, timeout=timeout):
+    progress = Progress("importing plugins", warn, unit="plugins")
+    for probe in probe_all(chosen, timeout=timeout, progress=progress):
         p = probe.plugin
         name, origin = f"{p.kind} {p.name}", f"{p.distribution} {p.version}"
         if p.state == "ok":

@@ -1,13 +1,14 @@
-"""The settings of a plugin's class: names, types, defaults and descriptions.
+"""The settings of a plugin: names, types, defaults and descriptions.
 
-In: a pydantic model whose fields have `#:` comments above them (the style of this project) or descriptions. Out: a list
-of `Setting`, with dotted names for nested sections.
+In: a pydantic model whose fields have `#:` comments above them (the style of this project) or descriptions, or a
+function. Out: a list of `Setting`, with dotted names for nested sections.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,18 @@ def describe_settings(model: type[BaseModel], instance: BaseModel | None = None)
     return _describe(model, None, instance, "")
 
 
+def describe_options(make: Callable[..., Any]) -> list[Setting]:
+    """The parameters of a function or class that have defaults, in order."""
+    options = []
+    for name, parameter in inspect.signature(make).parameters.items():
+        default = parameter.default
+        if default is parameter.empty:
+            continue
+        annotation = type(default) if parameter.annotation is parameter.empty else parameter.annotation
+        options.append(Setting(name, _type(annotation), False, _plain(default), _plain(default), ""))
+    return options
+
+
 def _describe(
     model: type[BaseModel], defaults: BaseModel | None, instance: BaseModel | None, prefix: str
 ) -> list[Setting]:
@@ -48,11 +61,15 @@ def _describe(
             settings += _describe(type(default), default, value, f"{prefix}{name}.")
             continue
         meaning = field.description or meanings.get(name, "")
-        annotation = field.annotation
-        text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-        kind = re.sub(r"\b[\w.]+\.(\w+)", r"\1", text)
+        kind = _type(field.annotation)
         settings.append(Setting(prefix + name, kind, required, _plain(default), _plain(value), meaning))
     return settings
+
+
+def _type(annotation: Any) -> str:
+    """A type's name, without modules."""
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    return re.sub(r"\b[\w.]+\.(\w+)", r"\1", text)
 
 
 def _plain(value: Any) -> Any:

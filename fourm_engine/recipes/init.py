@@ -53,7 +53,10 @@ def init(
     if out.exists() and not force:
         raise ValueError(f"{out}: already exists; choose another name with --out, or replace it with --force")
     if scheme_of(str(folder)) is not None and not Path(folder).exists():
-        raise ValueError(f"{folder}: not a folder to look at; name it in an existing config, as data.train: {folder}")
+        raise ValueError(
+            f"{folder}: not a folder to look at; make one of it (fourm data unpack '{folder}' FOLDER), or name it in a "
+            f"config, as data.train: {folder}"
+        )
     manager = PluginManager()
     unpacked = unpack_tables(Path(folder), manager) if unpack else []
     surveyed = survey(Path(folder), manager)

@@ -39,8 +39,8 @@ def choose_threads(device: str | None = None) -> None:
 class Progress:
     """Called with (done, total) in this process; every ten seconds reports the progress, rate and remaining time."""
 
-    def __init__(self, what: str, print_fn: PrintFn = print_line) -> None:
-        self.what, self.print_fn = what, print_fn
+    def __init__(self, what: str, print_fn: PrintFn = print_line, *, unit: str = "samples") -> None:
+        self.what, self.print_fn, self.unit = what, print_fn, unit
         self._began = self._last = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
@@ -52,4 +52,4 @@ class Progress:
 
         rate = done / (now - self._began)
         speed = f"{rate:.0f}" if rate >= 10 else f"{rate:.2f}"
-        self.print_fn(f"{self.what}: {done}/{total}, {speed} samples/s, {duration((total - done) / rate)} left")
+        self.print_fn(f"{self.what}: {done}/{total}, {speed} {self.unit}/s, {duration((total - done) / rate)} left")

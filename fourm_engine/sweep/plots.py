@@ -32,19 +32,25 @@ _METADATA: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}}
 Point = tuple[float, float, float]
 
 
-def draw_all(report: Results, out: Path, scaling: Sequence[str] = ()) -> list[Path]:
-    """Write the pictures to `out`; returns the PNGs. `scaling`: axes, or names of `MEASURED`, along which to draw the
-    measure on logarithmic scales. Raises ValueError if matplotlib is not installed."""
+def draw_all(report: Results, out: Path, scaling: Sequence[str] = ()) -> tuple[list[Path], list[str]]:
+    """Write the pictures to `out`; returns the PNGs, and for each picture without content a line that says why.
+    `scaling`: axes, or names of `MEASURED`, along which to draw the measure on logarithmic scales. Raises ValueError if
+    matplotlib is not installed."""
     check_matplotlib()
     axes = list(dict.fromkeys(key for group in report.groups for key in group.point))
     short, numeric = short_names(axes), numeric_axes(report.groups)
-    written = _write(out / "curves", partial(_curves, report=report))
+    written, empty = _write(out / "curves", partial(_curves, report=report)), list[str]()
+    if not written and any(result.measured.curve for group in report.groups for result in group.results):
+        empty.append("no picture of curves: no trial has two evaluations; lower train.eval_every")
     for key in axes:
         draw = partial(_numbers if key in numeric else _names, report=report, key=key)
         written += _write(out / f"by-{_file(short[key])}", draw)
     for what in scaling:
-        written += _write(out / f"scaling-{_file(short.get(what, what))}", partial(_scaling, report=report, what=what))
-    return written
+        drawn = _write(out / f"scaling-{_file(short.get(what, what))}", partial(_scaling, report=report, what=what))
+        written += drawn
+        if not drawn and any(group.mean is not None for group in report.groups):
+            empty.append(f"no picture of scaling: fewer than two trials differ in {what}")
+    return written, empty
 
 
 def draw_along(report: Results, key: str, stem: Path) -> list[Path]:

@@ -242,7 +242,8 @@ class Suite:
             write_atomically(out / SUITE, json.dumps(results.to_json(), indent=1, default=str) + "\n")
             try:
                 for label, report in results.tasks.items():
-                    pictures = draw_all(report, out / PICTURES / slug(label))
+                    pictures, empty = draw_all(report, out / PICTURES / slug(label))
+                    results.notes += [f"{label}: {line}" for line in empty]
                     results.notes += [f"pictures: {', '.join(map(str, pictures))} (and .svg)"] if pictures else []
                 for key in self.config.along:
                     pictures = []

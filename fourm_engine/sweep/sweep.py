@@ -81,7 +81,8 @@ class Sweep:
             write_results(report, self.config.out)
             best = write_best(report, self.config.out, self.path)
             try:
-                pictures = draw_all(report, self.config.out, self.config.scaling)
+                pictures, empty = draw_all(report, self.config.out, self.config.scaling)
+                report.notes += empty
             except ValueError as error:  # without matplotlib
                 pictures = []
                 report.notes.append(f"no pictures: {error}")

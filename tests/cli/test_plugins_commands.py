@@ -260,6 +260,33 @@ def test_info_shows_the_report_of_the_conformance_kit(fourm, install, tmp_path):
         fourm("plugins", "info", "thermal")
 
 
+HOOKS = """
+from fourm_plugins import hookimpl
+class Best:
+    "Keeps the best."
+    @hookimpl
+    def fourm_evaluated(self, run, step, scores): pass
+def rate(step, *, steps, lr, min_lr, warmup, cooldown): return lr
+def best(run: str):
+    "Shows the best."
+"""
+
+
+def test_info_of_a_hook_says_how_a_config_names_it_and_its_options(fourm, install):
+    entries = "[fourm.observers.v1]\nbest = acme_best:Best\n[fourm.commands.v1]\nbest = acme_best:best\n"
+    entries += "[fourm.schedules.v1]\nflat = acme_best:rate\n"
+    install("acme-best", entries, source=HOOKS)
+    text = fourm("plugins", "info", "best")[1]
+    assert "observer best: acme-best 1.2" in text
+    assert "observers: [best]\nhooks             fourm_evaluated\n\n  Keeps the best." in text
+    assert "fourm best --help\n\n  Shows the best." in text
+    assert "train.schedule=flat" in fourm("plugins", "info", "flat")[1]
+    assert "convolutions (int, default 4)" in fourm("plugins", "info", "fcos")[1]
+    (found,) = json.loads(fourm("plugins", "info", "muon", "--json")[1])
+    assert found["used as"] == "train.optimiser=muon"
+    assert {"name": "momentum", "default": 0.95}.items() <= found["settings"][3].items()
+
+
 def test_info_of_a_tokenizer_and_of_what_is_not_there(fourm):
     text = fourm("plugins", "info", "wordpiece")[1]
     assert text.startswith("tokenizer wordpiece: fourm-engine")

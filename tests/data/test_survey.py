@@ -173,6 +173,10 @@ def test_what_is_not_read_is_named_with_the_remedy(tmp_path):
             lambda root: files(root, "images/a.HEIC", "images/b.HEIC"),
             "images/ is not read: 2 .heic files; save them as .png",
         ),
+        (
+            lambda root: files(root, "a.parquet", "b.parquet"),
+            "2 .parquet files; read where they lie with fourm-parquet, data.train: parquet:FOLDER",
+        ),
         (lambda root: files(root, "a.exr"), "data/ is not read: 1 .exr file; save their arrays as .npy"),
         (
             lambda root: files(root, "x/a.dat"),

@@ -71,6 +71,8 @@ def test_what_is_generated_first_changes_what_follows_and_is_not_returned_unless
     after = toys.generate(COLOUR, "words", plan=["height", "words"], temperature=0)
     both = toys.generate(COLOUR, ["height", "words"], temperature=0)
     assert list(after) == ["words"]
+    assert list(toys.generate(COLOUR, plan=["height", "words"], temperature=0)) == ["height", "words"]
+    assert list(toys.generate(COLOUR, plan=[Stage("height", steps=2), Stage("height")])) == ["height"]
     assert after["words"].tokens.tolist() == both["words"].tokens.tolist() != alone["words"].tokens.tolist()
 
 

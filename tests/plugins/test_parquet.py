@@ -117,6 +117,22 @@ def test_a_column_is_the_modality_that_is_called_like_it_and_nulls_are_absent(tm
     assert "no modality 'b' takes part, column other is not read" in caplog.text
 
 
+def test_columns_of_other_names_are_proposed_to_the_modalities_that_read_their_kind(tmp_path):
+    write(tmp_path / "some", {"label": [1, 2], "image": images(2), "thumbnail": images(2), "text": ["a", "b"]})
+    host = PluginManager()
+    modalities = {name: host.modality(name) for name in ("boxes", "caption", "depth", "rgb", "rgb@pixels")}
+    with pytest.raises(PluginError, match=r"such as \?rgb=image&caption=text \("):
+        opened(f"parquet:{tmp_path}/some", modalities)
+
+
+def test_a_column_named_for_a_source_is_that_of_every_modality_that_reads_it(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    write(tmp_path / "some", {"image": images(4)})
+    pixels = {"rgb@pixels": PluginManager().modality("rgb@pixels", **SMALL)}
+    assert opened(f"parquet:{tmp_path}/some?rgb=image", pixels).counts == {"rgb@pixels": 4}
+    assert "takes part" not in caplog.text
+
+
 def test_splits_are_those_of_the_files_names(tmp_path):
     for split, n in (("train", 6), ("validation", 4)):
         write(tmp_path / "all/data", {"words": ["red"] * n}, split=split)

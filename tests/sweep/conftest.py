@@ -91,5 +91,5 @@ def sweeps(tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "POLL_OTHERS_SECONDS", 0.02)
     monkeypatch.setattr(workers, "visible_gpus", list)
     for module in (recipe, suite):  # which has its tests
-        monkeypatch.setattr(module, "draw_all", lambda *_: [])
+        monkeypatch.setattr(module, "draw_all", lambda *_: ([], []))
     return made

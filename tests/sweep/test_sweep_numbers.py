@@ -116,7 +116,8 @@ def test_pictures_have_axes_and_error_bars_and_name_every_line(folder):
         for seed in (0, 1)
     ]
     report = results_of(trials, folder, measure)
-    written = draw_all(report, folder.out, ["parameters"])
+    written, empty = draw_all(report, folder.out, ["parameters"])
+    assert empty == []
     assert [path.name for path in written] == ["curves.png", "by-width.png", "by-task.png", "scaling-parameters.png"]
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in written)
     texts = {path.stem: path.with_suffix(".svg").read_text() for path in written}
@@ -130,5 +131,18 @@ def test_pictures_have_axes_and_error_bars_and_name_every_line(folder):
 
 def test_without_any_number_no_picture_is_drawn(folder):
     report = results_of([Trial("trials/x", {"k": 1}, 0)], folder, Measure())
-    assert draw_all(report, folder.out, ["parameters"]) == []
+    assert draw_all(report, folder.out, ["parameters"]) == ([], [])
     assert not folder.out.exists()
+
+
+def test_what_cannot_be_drawn_is_told_with_the_reason(folder):
+    trials = [trial(folder, {"train.lr": lr}, 0, {"a": lr}, Measure(), parameters=100) for lr in (1.0, 2.0)]
+    for one in trials:
+        metrics = folder.out / one.folder / "metrics.jsonl"
+        metrics.write_text(metrics.read_text().splitlines()[-1] + "\n")
+    written, empty = draw_all(results_of(trials, folder, Measure()), folder.out, ["parameters"])
+    assert [path.name for path in written] == ["by-lr.png"]
+    assert empty == [
+        "no picture of curves: no trial has two evaluations; lower train.eval_every",
+        "no picture of scaling: fewer than two trials differ in parameters",
+    ]

@@ -32,6 +32,7 @@ _REMEDIES = {
     "save them as .png or .jpg": "avif bmp cr2 dng gif heic heif jp2 nef pgm ppm raw tga",
     "save them as .png, or numbers as .npy": "tif tiff",
     "save their arrays as .npy": "bin exr h5 hdf5 hdr mat npz pfm pkl pt pth zarr",
+    "read where they lie with fourm-parquet, data.train: parquet:FOLDER": "parquet",
     "save their frames as .jpg, one folder per video": "avi m4v mkv mov mp4 mpeg mpg webm",
 }
 _REMEDY_OF = {extension: remedy for remedy, extensions in _REMEDIES.items() for extension in extensions.split()}

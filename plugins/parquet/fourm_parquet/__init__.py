@@ -32,7 +32,8 @@ _PART = re.compile(r"^(.*?)[-_.]?\d+(-of-\d+)?$")
 
 
 class ParquetSource(SampleSource):
-    """`columns` maps modality to column; the default is the column named like the modality, or like its source."""
+    """`columns` maps modality, or the source that several modalities read, to column; the default is the column named
+    like the modality, or like its source."""
 
     def __init__(self, location: str, specs: Sequence[ModalitySpec], **columns: str) -> None:
         self._pq = optional("pyarrow.parquet", what="Parquet files need", install="fourm-parquet")
@@ -60,15 +61,16 @@ class ParquetSource(SampleSource):
             if column not in present:
                 raise ValueError(f"{modality}={column}: no such column; {did_you_mean(column, present)}")
         self._columns = {
-            name: next((c for c in (columns.get(name), name, spec.source) if c in present), None)
+            name: next((c for n in (name, spec.source) for c in (columns.get(n), n) if c in present), None)
             for name, spec in self._specs.items()
         }
         if specs and not any(self._columns.values()):
             raise ValueError(
                 f"none of the columns {', '.join(present)} is called like one of {', '.join(self._specs)}; add "
-                f"?MODALITY=COLUMN, such as ?{next(iter(self._specs))}={present[0] if present else 'COLUMN'}"
+                f"?MODALITY=COLUMN, such as ?{_likely(schema, specs) or f'{specs[0].name}=COLUMN'}"
             )
-        if apart := [name for name in columns if name not in self._specs]:
+        read = {*self._specs, *(spec.source for spec in specs)}
+        if apart := [name for name in columns if name not in read]:
             self.notes = [f"no modality {name!r} takes part, column {columns[name]} is not read" for name in apart]
 
     @cached_property
@@ -174,6 +176,18 @@ class ParquetSource(SampleSource):
                 self._groups.popitem(last=False)
         self._groups.move_to_end(key)
         return self._groups[key]
+
+
+def _likely(schema: Any, specs: Sequence[ModalitySpec]) -> str:
+    """A modality for the pictures, and one for the texts, as settings: `rgb=image&caption=text`."""
+    kinds = {"struct<bytes": "jpg", "binary": "jpg", "large_binary": "jpg", "string": "txt", "large_string": "txt"}
+    pairs: dict[str, str] = {}  # extension -> setting
+    for column in schema:
+        extension = next((end for kind, end in kinds.items() if str(column.type).startswith(kind)), "")
+        name = next((spec.name for spec in specs if extension in spec.extensions), None)
+        if name is not None:
+            pairs.setdefault(extension, f"{name}={column.name}")
+    return "&".join(pairs.values())
 
 
 def _classes(schema: Any) -> dict[str, list[str]]:
