@@ -70,7 +70,7 @@ def generated(folder: Path):
 
 
 def metrics(folder: Path):
-    return lambda: Metrics(folder / "run", step=1, steps=9).scores(1, {"loss": 1.0})
+    return lambda: Metrics(folder / "run", step=1, steps=9).log_scores(1, {"loss": 1.0})
 
 
 def package(folder: Path):

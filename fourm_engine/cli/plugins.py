@@ -50,7 +50,7 @@ def list_plugins(
     plugins = mark_taken(manager.plugins)
     rows: list[dict[str, Any]] = [asdict(plugin) for plugin in plugins]
     if load:
-        from fourm_engine.recipes.tell import Progress, warn
+        from fourm_engine.recipes.progress import Progress, warn
         from fourm_plugins.probe import probe_all
 
         probes = probe_all(plugins, timeout=timeout, progress=Progress("importing plugins", warn, unit="plugins"))

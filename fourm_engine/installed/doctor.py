@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from fourm_engine.recipes.tell import Progress, warn
+from fourm_engine.recipes.progress import Progress, warn
 from fourm_plugins.discovery import ENGINE, Plugin
 from fourm_plugins.distributions import Leftover, canonical, find_distribution
 from fourm_plugins.hub import check_there

@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from fourm_engine.batch import Patches, Tokens
-from fourm_engine.nn.flops import Learning, forward_flops, training_flops, training_flops_of
+from fourm_engine.nn.flops import TrainedWeights, forward_flops, training_flops, training_flops_of
 from fourm_engine.nn.memory import activation_bytes
 from fourm_engine.nn.stem import layers
 from fourm_engine.nn.transformer import Transformer
@@ -141,7 +141,7 @@ def test_the_flops_of_a_stem_are_those_that_torch_counts(pixels, batch):
     assert sum(flops.values()) == forward.get_total_flops()
     total = forward.get_total_flops() + backward.get_total_flops()
     assert training_flops(flops) == total
-    assert training_flops_of(Learning.of(model), config, pixels, **sizes(batch)) == total
+    assert training_flops_of(TrainedWeights.of(model), config, pixels, **sizes(batch)) == total
 
 
 def test_the_estimate_of_memory_covers_the_stem(pixels, batch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.masking.grid import GridMasker
 from fourm_engine.masking.pack import build_maskers
 from fourm_engine.modalities import activate_kinds, load_manager, load_modalities
@@ -122,7 +123,7 @@ def test_the_registry_is_frozen_before_a_run_reads_data(install, config, monkeyp
 
     install("acme-thermal", entry("thermal", "acme_thermal:Thermal"))
     monkeypatch.setattr(run, "load_tokenizers", lambda *_, **__: {})
-    monkeypatch.setattr(run.MaskedSamples, "from_config", from_config)
+    monkeypatch.setattr(MaskedSamples, "from_config", from_config)
     with pytest.raises(Reached):
         train(config(select=["thermal"]))
 
