@@ -103,10 +103,10 @@ class Index:
     def nearest(self, query: Float[np.ndarray, " D"], k: int) -> list[tuple[str, float]]:
         """(name, cosine similarity) of the `k` samples nearest to `query`, nearest first; all samples if there are
         fewer. Compares every sample, unless there is a graph."""
-        if self.graph is not None and (rows := self._near(query, k)) is not None:
-            block = self._rows(rows)
+        if self.graph is not None and (near := self._near(query, k)) is not None:
+            block = self._rows(near)
             cosines = block @ (query / _length(query)) / _length(block)
-            return [(self.names[rows[i]], float(cosines[i])) for i in np.argsort(-cosines, kind="stable")]
+            return [(self.names[near[i]], float(cosines[i])) for i in np.argsort(-cosines, kind="stable")]
         unit, scores = query / _length(query), np.empty(len(self.names), np.float32)
         for rows in self._blocks():
             block = self._rows(rows)

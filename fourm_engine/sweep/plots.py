@@ -40,7 +40,7 @@ def draw_all(report: Results, out: Path, scaling: Sequence[str] = ()) -> tuple[l
     axes = list(dict.fromkeys(key for group in report.groups for key in group.point))
     short, numeric = short_names(axes), numeric_axes(report.groups)
     written, empty = _write(out / "curves", partial(_curves, report=report)), list[str]()
-    if not written and any(result.measured.curve for group in report.groups for result in group.results):
+    if not written and any(result.metrics.curve for group in report.groups for result in group.results):
         empty.append("no picture of curves: no trial has two evaluations; lower train.eval_every")
     for key in axes:
         draw = partial(_numbers if key in numeric else _names, report=report, key=key)
