@@ -16,7 +16,7 @@ from fourm_plugins.discovery import PluginError
 from fourm_plugins.modality import Metric, Modality
 
 #: Version of the layout of `evaluation.json`.
-FORMAT = 2
+FORMAT = 3
 
 #: Name of the matrix row without any input.
 NOTHING = "nothing"

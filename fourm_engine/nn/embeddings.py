@@ -184,6 +184,9 @@ class Embedding(nn.Module):
         """The stem's embeddings of K patches, at the positions `pos` of the grids of B samples."""
         stem = self.stems[name]
         assert isinstance(stem, ConvStem)
+        if row.device.type == "cpu":  # elsewhere, the host would wait for their number
+            rows, row = row.unique(return_inverse=True)
+            B = len(rows)  # only samples that show some
         cells = row * stem.cells + pos
         patches = values.new_zeros(B * stem.cells, values.shape[1]).index_copy(0, cells, values)
         shown = torch.zeros(B * stem.cells, dtype=torch.bool, device=values.device).index_fill(0, cells, True)

@@ -19,7 +19,7 @@ from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.stem import stem_flops
 
 if TYPE_CHECKING:
-    from fourm_engine.vocabulary import Entry, Vocabulary
+    from fourm_engine.vocabulary import Vocabulary
 
 
 def forward_flops(
@@ -39,14 +39,14 @@ def forward_flops(
         patches: modality -> patches of continuous inputs of the whole batch."""
     patches, N = patches or {}, N + config.registers
     D, n, m = config.width, B * N, B * M
-    stems = [stem_flops(e, D) for e in _stems(config, vocabulary) if patches.get(e.name)]
+    stems = _stems(config, vocabulary, patches)
     encoder = n * _block(config) + 4 * B * N * N * D
     # Queries and outputs of the cross-attention are over M tokens, its keys and values over N.
     decoder = m * (_block(config) + 4 * D * D) + n * 4 * D * D + 4 * B * M * (M + N) * D
     return {
         "patches": float(sum(2 * patches.get(e.name, 0) * e.patch_dim * D for e in vocabulary if e.patch_dim))
-        + B * sum(first for first, _ in stems),
-        **({"stems": B * sum(others for _, others in stems)} if stems else {}),
+        + sum(first for first, _ in stems.values()),
+        **({"stems": sum(others for _, others in stems.values())} if stems else {}),
         "encoder": float(config.encoder_blocks * encoder),
         "context": float(2 * n * D * D),
         "decoder": float(config.decoder_blocks * decoder),
@@ -137,10 +137,9 @@ def training_flops_of(
     for entry in vocabulary:
         if entry.patch_dim and f"embedding.projections.{entry.name}.weight" in names:
             back.total += 2 * (patches or {}).get(entry.name, 0) * entry.patch_dim * D
-    for entry in _stems(config, vocabulary):
-        if (patches or {}).get(entry.name) and f"embedding.stems.{entry.name}" in names:
-            first, others = stem_flops(entry, D)
-            back.total += B * (first + 2 * others)
+    for name, (first, others) in _stems(config, vocabulary, patches or {}).items():
+        if f"embedding.stems.{name}" in names:
+            back.total += first + 2 * others
     placed = any(f"embedding.{part}" in names for part in ("modality", "encoder_positions"))
     inputs = ("embedding.encoder_table", "embedding.projections", "embedding.stems", "registers")
     live = placed or any(part in names for part in inputs)
@@ -166,8 +165,15 @@ def training_flops_of(
     return sum(forward.values()) + back.total + trained.adapter_flops
 
 
-def _stems(config: ModelConfig, vocabulary: Vocabulary) -> list[Entry]:
-    return [entry for entry in vocabulary if entry.patch is not None] if config.stem == "conv" else []
+def _stems(config: ModelConfig, vocabulary: Vocabulary, patches: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """Modality -> FLOPs of its stem's first convolution, and of the others, for the share of pictures that is shown."""
+    flops = {}
+    for entry in vocabulary:
+        if config.stem == "conv" and entry.patch is not None and (shown := patches.get(entry.name)):
+            first, others = stem_flops(entry, config.width)
+            pictures = shown / entry.layout.num_tokens
+            flops[entry.name] = first * pictures, others * pictures
+    return flops
 
 
 def _block(config: ModelConfig) -> int:

@@ -130,7 +130,15 @@ def test_channels_double_up_to_256(pixels):
 
 
 def test_the_flops_of_a_stem_are_those_that_torch_counts(pixels, batch):
-    config = small_config(stem="conv")
+    """For one whole picture; the other sample shows none."""
+    config, index = small_config(stem="conv"), pixels["pixels"].index
+    others = torch.where(batch.encoder.mod == index, -1, batch.encoder.mod)
+    whole = torch.stack([torch.full((12,), index), torch.full((12,), -1)])
+    ids, pos = torch.full((2, 12), -1), torch.arange(12).expand(2, 12)
+    joined = [batch.encoder.ids, batch.encoder.pos, others, batch.encoder.order]
+    batch.encoder = Tokens(*(torch.cat(pair, 1) for pair in zip(joined, [ids, pos, whole, pos], strict=True)))
+    slots = torch.arange(12) + others.shape[1]
+    batch.continuous["pixels"] = Patches(torch.randn(12, pixels["pixels"].patch_dim), torch.zeros_like(slots), slots)
     model = learned(Transformer(config, pixels)).train()
     with sdpa_kernel(SDPBackend.MATH):
         with FlopCounterMode(display=False) as forward:
