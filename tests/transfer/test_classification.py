@@ -178,7 +178,7 @@ def test_measures_are_what_they_are_called():
     labels = torch.tensor(rng.random((40, 9)) < 0.3, dtype=torch.float32)
     several = Classification(ClassificationConfig(several=True, labels="x.csv"), [f"{i}" for i in range(9)])
     precision = several.metrics()
-    precision.add(output, {"labels": labels}, [None] * 40)
+    precision.update(output, {"labels": labels}, [None] * 40)
     expected = []
     for k in range(9):
         hits = labels[output[:, k].argsort(descending=True), k].numpy()
