@@ -183,8 +183,10 @@ class ModalitySpec(Frozen):
 
     @property
     def pixel_patch(self) -> tuple[int, int] | None:
-        """`patch` of a continuous grid of pixels; None for other modalities."""
-        return self.patch if self.continuous and isinstance(self.layout, Grid) else None
+        """`patch` of a continuous grid with several pixels per token; None for other modalities."""
+        if not (self.continuous and isinstance(self.layout, Grid)):
+            return None
+        return self.patch if self.patch != (1, 1) else None
 
     @property
     def patch_dim(self) -> int:

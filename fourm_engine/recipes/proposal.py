@@ -68,7 +68,10 @@ class Sizes:
         patch = 16 if large and side >= 128 else max(2, side // 8)
         side -= side % patch
         if not large:
-            model: dict[str, Any] = {"width": 128, "encoder_blocks": 2, "decoder_blocks": 3, "heads": 4, "stem": "conv"}
+            # Convolutions take the time of a block, and pixels need them more (docs/ablations.md).
+            pixels = any(match.modality.spec.pixel_patch for match in survey.matches)
+            model: dict[str, Any] = {"width": 128, "encoder_blocks": 3, "decoder_blocks": 3, "heads": 4}
+            model |= {"encoder_blocks": 2, "stem": "conv"} if pixels else {}
         else:
             size = "B" if samples >= 100_000 and machine.gpu_memory >= 20 else "S" if samples >= 10_000 else "Ti"
             model = {"size": size}
@@ -190,10 +193,11 @@ def _lines(survey: Survey, chosen: Chosen, sizes: Sizes, folders: Mapping[str, s
     yield 0, "", ""
     yield from _masking(survey, sizes)
     yield 0, "", ""
+    convolutions = ", with convolutions over pixels" * ("stem" in sizes.model)
     words = (
         "a size of the paper, Ti, S, B, L or XL"
         if sizes.large
-        else "a small model, for a CPU, with convolutions over pixels; a GPU takes size: Ti, S, B, L or XL"
+        else f"a small model, for a CPU{convolutions}; a GPU takes size: Ti, S, B, L or XL"
     )
     average = "a modality of which a step asks for little counts little; present: all alike, as in the paper"
     yield 0, _pair("loss", {"average_over": "shares"}), average

@@ -177,6 +177,15 @@ def test_init_says_how_often_training_shows_each_sample_and_measures_held_out_on
     assert (alone.eval_every, alone.keep_best) == (None, False)
 
 
+@pytest.mark.parametrize(("kind", "stem", "blocks"), [("rgb", "conv", 2), ("depth", "linear", 3)])
+def test_small_models_of_pixels_have_convolutions(here, kind, stem, blocks):
+    write(here / "photos", kind, kind, names(9))
+    init(here / "photos", machine=CPU)
+    model = load_config("photos.yaml").model
+    assert (model.stem, model.encoder_blocks) == (stem, blocks)
+    assert ("convolutions over pixels" in Path("photos.yaml").read_text()) == (stem == "conv")
+
+
 def test_one_kind_of_files_is_enough(here):
     write(here / "photos", ".", "rgb", names(5))
     assert init("photos", machine=CPU).config.modalities.select == ["rgb", "rgb@pixels"]
