@@ -99,10 +99,14 @@ def test_a_sample_does_not_depend_on_its_batch(pixels, batch):
         torch.testing.assert_close(content(model, tokens, {"pixels": alone})[0], both[sample], atol=1e-5, rtol=1e-5)
 
 
-def test_without_its_modality_a_stem_has_gradients_of_zero(pixels, batch):
+@pytest.mark.parametrize("given", ["no patch", "no entry"])
+def test_without_its_modality_a_stem_has_gradients_of_zero(pixels, batch, given):
     model = Transformer(small_config(stem="conv"), pixels).train()
     batch.encoder.mod[batch.encoder.mod == pixels["pixels"].index] = -1
-    batch.continuous.clear()
+    none = torch.zeros(0, dtype=torch.int64)
+    batch.continuous["pixels"] = Patches(torch.zeros(0, pixels["pixels"].patch_dim), none, none)
+    if given == "no entry":
+        batch.continuous.clear()
     sum(total for total, _ in model(batch).values()).backward()
     stems = dict(model.embedding.stems.named_parameters())
     assert "pixels.proj.weight" in stems
