@@ -64,8 +64,9 @@ def match(
 
 
 def fitted(domains: Iterable[Domain], matched: Mapping[str, tuple[Modality, str]]) -> list[Domain]:
-    """The domains that have a modality, with text lengths adjusted."""
-    return [replace(d, layout=matched[d.name][0].spec.layout) for d in domains if d.name in matched]
+    """The domains that have a modality, with its length of texts and patches of pixels."""
+    specs = {name: modality.spec for name, (modality, _) in matched.items()}
+    return [replace(d, layout=s.layout, patch=s.pixel_patch) for d in domains if (s := specs.get(d.name)) is not None]
 
 
 def restrict(modality: Modality, is_input: bool, is_target: bool) -> None:

@@ -41,13 +41,15 @@ class Domain:
     input: bool
     target: bool
     rows: int = 0  # size of its table of positions in the file, if it is a sequence; 0: two per token
+    patch: tuple[int, int] | None = None  # as in `Entry`; the file does not tell
 
 
 def vocabulary_of(domains: Iterable[Domain], names: Mapping[str, str] | None = None) -> Vocabulary:
     """Rows in the file's order; `names`: domain -> our name, by default the domain's."""
     entries, start = [], 0
     for index, d in enumerate(domains):
-        entries.append(Entry((names or {}).get(d.name, d.name), index, start, start + d.size, d.layout, d.patch_dim))
+        name, rows = (names or {}).get(d.name, d.name), (start, start + d.size)
+        entries.append(Entry(name, index, *rows, d.layout, d.patch_dim, patch=d.patch))
         start += d.size
     return Vocabulary(entries)
 

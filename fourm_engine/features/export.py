@@ -79,7 +79,7 @@ class Exportable(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         content, pos_embed, valid = [], [], []
         for i, (spec, x) in enumerate(zip(self.specs, inputs, strict=True)):
-            weights, there = getattr(self, f"weights{i}"), getattr(self, f"pos_embed{i}")
+            weights, position = getattr(self, f"weights{i}"), getattr(self, f"pos_embed{i}")
             if spec.continuous:
                 patches = _patchified(x, spec)
                 missing = patches.isnan().any(-1)
@@ -91,7 +91,7 @@ class Exportable(nn.Module):
                 missing = x < 0
                 content.append(F.embedding(x.clamp(min=0), weights))
             valid.append(~missing)
-            pos_embed.append(there.expand(content[-1].shape))
+            pos_embed.append(position.expand(content[-1].shape))
         states, _, _ = self.network.encode_embedded(torch.cat(content, 1), torch.cat(pos_embed, 1), torch.cat(valid, 1))
         x_BND, valid_BN = states[0][:, self.registers :], torch.cat(valid, 1)
         kept = torch.where(valid_BN[..., None], x_BND, 0.0)

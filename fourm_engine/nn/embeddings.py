@@ -171,8 +171,8 @@ class Embedding(nn.Module):
                 at = patches.row * ids.shape[1] + patches.slot  # no slot is filled twice
                 projected = projection(values).to(content.dtype)  # (K, D)
                 if name in self.stems:
-                    stem = self._of_stem(name, values, patches.row, pos.flatten()[at], len(ids))
-                    projected = projected + stem.to(content.dtype)
+                    convolved = self._convolve(name, values, patches.row, pos.flatten()[at], len(ids))
+                    projected = projected + convolved.to(content.dtype)
                 content = content.flatten(0, 1).index_copy(0, at, projected).view_as(content)
             elif self.training:
                 # Sharded reduction needs a gradient for every parameter on every rank, whatever its batch contains.
@@ -180,7 +180,7 @@ class Embedding(nn.Module):
                 content = content + 0.0 * sum(p.sum() for module in unused for p in module.parameters())
         return content, self.position_embedding(pos, mod, self.encoder_positions)
 
-    def _of_stem(self, name: str, values: Tensor, row: Tensor, pos: Tensor, B: int) -> Float[Tensor, "K D"]:
+    def _convolve(self, name: str, values: Tensor, row: Tensor, pos: Tensor, B: int) -> Float[Tensor, "K D"]:
         """The stem's embeddings of K patches, at the positions `pos` of the grids of B samples."""
         stem = self.stems[name]
         assert isinstance(stem, ConvStem)
@@ -190,7 +190,8 @@ class Embedding(nn.Module):
         cells = row * stem.cells + pos
         patches = values.new_zeros(B * stem.cells, values.shape[1]).index_copy(0, cells, values)
         shown = torch.zeros(B * stem.cells, dtype=torch.bool, device=values.device).index_fill(0, cells, True)
-        return stem(patches.unflatten(0, (B, -1)), shown.unflatten(0, (B, -1))).flatten(0, 1)[cells]
+        grids = B, stem.cells  # not -1: a batch may show no patch at all
+        return stem(patches.unflatten(0, grids), shown.unflatten(0, grids)).flatten(0, 1)[cells]
 
     def decoder(
         self, ids: Int[Tensor, "B M"], pos: Int[Tensor, "B M"], mod: Int[Tensor, "B M"]

@@ -2,7 +2,8 @@
 
 In: the model's shape, the vocabulary, the shape of a batch, the trainable weights. Out: FLOPs by part of the network.
 Norms, softmax, gathers, and recomputation to save memory do not count, as usual for "model FLOPs" (PaLM, arXiv
-2204.02311, appendix B). Padded slots count: products include them.
+2204.02311, appendix B). Padded slots count: products include them. Of a stem's convolutions, the share of the patches
+that are shown counts.
 """
 
 from __future__ import annotations

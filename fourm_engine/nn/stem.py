@@ -27,7 +27,7 @@ MIN_CHANNELS = 8
 
 
 class Layer(NamedTuple):
-    """A convolution: channels in and out, the side of its square kernel or (rows, columns), and its stride."""
+    """A convolution: channels in and out, kernel and stride as (rows, columns)."""
 
     channels: int
     out: int
@@ -43,12 +43,13 @@ def layers(entry: Entry, width: int) -> list[Layer]:
     halvings = 0
     while rows % 2 == 0 and columns % 2 == 0:
         rows, columns, halvings = rows // 2, columns // 2, halvings + 1
-    channels, planned = entry.patch_dim // (entry.patch[0] * entry.patch[1]) + 1, list[Layer]()
+    channels = entry.patch_dim // (entry.patch[0] * entry.patch[1]) + 1  # one says which patches are shown
+    convolutions = list[Layer]()
     for level in reversed(range(halvings)):
         out = max(MIN_CHANNELS, min(width, MAX_CHANNELS) >> level)
-        planned += [Layer(channels, out, (3, 3), (2, 2)), Layer(out, out, (3, 3), (1, 1))]
+        convolutions += [Layer(channels, out, (3, 3), (2, 2)), Layer(out, out, (3, 3), (1, 1))]
         channels = out
-    return [*planned, Layer(channels, width, (rows, columns), (rows, columns))]
+    return [*convolutions, Layer(channels, width, (rows, columns), (rows, columns))]
 
 
 class ConvStem(nn.Module):
@@ -72,8 +73,8 @@ class ConvStem(nn.Module):
         them; finite also where they are not shown. Cells that are not shown get an embedding that must not be used."""
         (h, w), (p, q) = self.grid, self.patch
         x = rearrange(patches, "b n (p q c) -> b n p q c", p=p, q=q)
-        there = shown[..., None, None, None].to(x.dtype)
-        x = torch.cat([x * there, there.expand(*x.shape[:-1], 1)], dim=-1)
+        mask = shown[..., None, None, None].to(x.dtype)
+        x = torch.cat([x * mask, mask.expand(*x.shape[:-1], 1)], dim=-1)
         x = rearrange(x, "b (h w) p q c -> b (h p) (w q) c", h=h, w=w)
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = F.gelu(norm(convolution(x.movedim(-1, 1)).movedim(1, -1)))

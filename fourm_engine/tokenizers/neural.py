@@ -47,7 +47,7 @@ class Carried:
 
 class NeuralTokenizer(Tokenizer):
     """A tokenizer around `self.network`, which is on the device that it was moved to. With several specs, grids of the
-    same patches, it accepts and returns arrays of the first; `serving` returns the tokenizer of another, around the
+    same patches, it accepts and returns arrays of the first; `for_spec` returns the tokenizer of another, around the
     same network."""
 
     network: TokenizerNetwork

@@ -165,14 +165,14 @@ class WordPieceTokenizer(TextTokenizer):
     @property
     def ordinal_ranges(self) -> Sequence[range]:
         """The ids of each coordinate's steps."""
-        scales, id_of = list[range](), self._model.token_to_id
+        ranges, id_of = list[range](), self._model.token_to_id
         for axis in range(COORDINATES):
             if (first := id_of(f"v{axis}=0")) is not None:
                 steps = 1
                 while id_of(f"v{axis}={steps}") == first + steps:
                     steps += 1
-                scales.append(range(first, first + steps))
-        return tuple(scales)
+                ranges.append(range(first, first + steps))
+        return tuple(ranges)
 
     @property
     def sentinel_ids(self) -> Sequence[int]:

@@ -46,8 +46,8 @@ _AGAIN = "checkpoints so far are intact; run the same command again to continue"
 class Watchdog:
     """Watches the processes of a run. `seconds`: all processes end after this long without progress; None: they wait
     forever for a stalled process, but still notice one that has ended. `step()`: finished steps of this process.
-    `brief`: of processes that fail with the same error only the first reports it; the others set
-    `reported` on theirs."""
+    `brief`: of processes that fail with the same error only the first reports it; the others set `reported` on
+    theirs."""
 
     def __init__(self, run: Path, seconds: float | None, step: Callable[[], int], *, brief: bool = False) -> None:
         self.heartbeats, self.seconds, self.step, self.brief = Heartbeats(run / FOLDER), seconds, step, brief

@@ -271,6 +271,18 @@ def test_a_published_model_can_be_fine_tuned_with_tokenizers_that_are_given(fold
         finetuned(folder, tmp_path, **sections)
 
 
+def test_a_stem_can_be_added_to_a_published_model_also_where_its_modality_takes_no_part(folder, tmp_path):
+    FourM.from_pretrained(folder / "base", device="cpu").save_published(tmp_path / "published/model.safetensors")
+    sections = {
+        "finetune": {"source": str(tmp_path / "published")},
+        "tokenizers": {"folder": str(folder / "tokenizers")},
+        "modalities": {"settings": {"caption": {"text": {"coordinate_bins": 8}}, "rgb": {"tokenizer": CODEC}}},
+    }
+    run = finetuned(folder, tmp_path, "model.stem=conv", select=["caption", "rgb"], **sections)
+    assert "embedding.stems.rgb@pixels.proj.weight" in weights(run)
+    assert FourM.from_pretrained(run, device="cpu").network.config.stem == "conv"
+
+
 def test_the_tokenizers_of_the_model_are_never_fitted_again(folder, tmp_path):
     before = {path: path.read_bytes() for path in (folder / "base/model/tokenizers").rglob("*") if path.is_file()}
     settings = {"settings": {"rgb": {"image_size": 64}}}
