@@ -27,7 +27,7 @@ def with_pixels(vocabulary: Vocabulary, patch=PATCH) -> Vocabulary:
 
 
 def learned(model: Transformer) -> Transformer:
-    """As after training: the stem's last convolution is no longer 0."""
+    """With a stem whose norms, too, differ from their initial values, as after training."""
     torch.manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
