@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 class Averages:
     """Moving averages of a model's parameters that require a gradient, and of its floating-point buffers (codebooks,
-    running statistics) unless `Task.averages` excludes them. Integers and flags are the model's.
+    running statistics) unless `Task.averages_buffer` excludes them. Integers and flags are the model's.
 
     The first update copies the weights, and update n after it decays by min(decay, (1 + n) / (10 + n)), like
     TensorFlow's `ExponentialMovingAverage`: the initial weights never enter the average, and a short run averages over
