@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterable
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
@@ -35,8 +35,8 @@ def generates(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _parameters(function: Callable[..., Any]) -> list[Parameter]:
-    hints = get_type_hints(function, include_extras=True)
-    return [p.replace(annotation=hints[p.name]) for p in signature(function).parameters.values()]
+    # Before Python 3.11, `get_type_hints` would wrap the types of options that are None by default.
+    return list(signature(function, eval_str=True).parameters.values())
 
 
 def _options(

@@ -115,6 +115,19 @@ def test_without_its_modality_a_stem_has_gradients_of_zero(pixels, batch, given)
         assert not parameter.grad.any(), name
 
 
+def test_without_patches_of_its_modality_a_stem_has_gradients_of_zero(pixels, batch):
+    """As in a process whose share of a step, or of the held-out samples, shows none."""
+    model = Transformer(small_config(stem="conv"), pixels).train()
+    batch.encoder.mod[batch.encoder.mod == pixels["pixels"].index] = -1
+    given = batch.continuous["pixels"]
+    batch.continuous["pixels"] = Patches(given.values[:0], given.row[:0], given.slot[:0])
+    sum(total for total, _ in model(batch).values()).backward()
+    for name, parameter in model.named_parameters():
+        if "stems" in name:
+            assert parameter.grad is not None, name
+            assert not parameter.grad.any(), name
+
+
 @pytest.mark.parametrize(
     ("patch", "convolutions", "last"),
     [((8, 8), 6, (1, 1)), ((14, 14), 2, (7, 7)), ((3, 3), 0, (3, 3)), ((4, 2), 2, (2, 1))],
