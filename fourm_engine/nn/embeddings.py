@@ -190,13 +190,8 @@ class Embedding(nn.Module):
         cells = row * stem.cells + pos
         patches = values.new_zeros(B * stem.cells, values.shape[1]).index_copy(0, cells, values)
         shown = torch.zeros(B * stem.cells, dtype=torch.bool, device=values.device).index_fill(0, cells, True)
-<<<<<<< HEAD
-        grids = B, stem.cells  # not -1: a batch may show no patch at all
-        return stem(patches.unflatten(0, grids), shown.unflatten(0, grids)).flatten(0, 1)[cells]
-=======
         grid = (B, stem.cells)  # B may be 0: a process whose share of a batch has no patches
         return stem(patches.unflatten(0, grid), shown.unflatten(0, grid)).flatten(0, 1)[cells]
->>>>>>> stems
 
     def decoder(
         self, ids: Int[Tensor, "B M"], pos: Int[Tensor, "B M"], mod: Int[Tensor, "B M"]
