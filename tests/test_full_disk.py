@@ -153,6 +153,7 @@ def refuse_to_write(monkeypatch, number):
 
     for module, name in ((builtins, "open"), (io, "open"), (tarfile, "bltn_open")):
         monkeypatch.setattr(module, name, opened)
+    monkeypatch.setattr(Path, "open", opened)  # before Python 3.11, it keeps the original `io.open`
     for module in (safetensors.torch, safetensors.numpy):
         monkeypatch.setattr(module, "serialize_file", serialize)
 

@@ -63,7 +63,9 @@ def _segformer() -> tuple:
         id2label=CLASSES,
         label2id={name: i for i, name in CLASSES.items()},
     )
-    processor = t.SegformerImageProcessor(size={"height": 32, "width": 32})
+    # Some releases of transformers do not fall back to it by themselves.
+    kind = getattr(t, "SegformerImageProcessorPil", None) or t.SegformerImageProcessor
+    processor = kind(size={"height": 32, "width": 32})
     return t.SegformerForSemanticSegmentation(config), processor, None
 
 
