@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 CLASSES = {0: "wall", 1: "floor", 2: "sky-other"}
 THINGS = {0: "cat", 1: "dog"}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "cube", "on", "the", "floor", "[DEC]", "[ENC]"]
