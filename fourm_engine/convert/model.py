@@ -36,7 +36,8 @@ def save_published(
     Raises ValueError for what the format cannot express: stems, other grids, modalities without a published name or
     without an installed plugin."""
     if network.config.stem != "linear":
-        raise ValueError(f"model.stem is {network.config.stem!r}; the published format has no stems, only projections")
+        stem = f"model.stem is {network.config.stem!r}"
+        raise ValueError(f"{stem}; the published format has no stems; train a model with model.stem: linear for it")
     names: dict[str, str] = {}
     domains: list[Domain] = []
     for entry in vocabulary:
