@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fourm_engine.nn.init import Initial
-from fourm_engine.nn.stem import ConvStem
+from fourm_engine.nn.stem import ConvStem, stem_entries
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -81,8 +81,7 @@ class Embedding(nn.Module):
         self.projections = nn.ModuleDict(
             {e.name: nn.Linear(e.patch_dim, width, bias=e.layout.kind == "sequence") for e in continuous}
         )
-        pictures = [entry for entry in continuous if entry.patch is not None] if stem == "conv" else []
-        self.stems = nn.ModuleDict({e.name: ConvStem(e, width) for e in pictures})
+        self.stems = nn.ModuleDict({e.name: ConvStem(e, width) for e in stem_entries(stem, entries)})
         # Learned positions follow the fixed ones in the table.
         lengths = {e.name: e.layout.num_tokens for e in entries if e.layout.kind == "vector"}
         self.encoder_positions, self.decoder_positions = (

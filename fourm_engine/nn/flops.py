@@ -17,7 +17,7 @@ from torch import nn
 from fourm_engine.nn.adapt import LowRank
 from fourm_engine.nn.blocks import hidden_width
 from fourm_engine.nn.config import ModelConfig
-from fourm_engine.nn.stem import stem_flops
+from fourm_engine.nn.stem import stem_entries, stem_flops
 
 if TYPE_CHECKING:
     from fourm_engine.vocabulary import Vocabulary
@@ -169,8 +169,8 @@ def training_flops_of(
 def _stems(config: ModelConfig, vocabulary: Vocabulary, patches: Mapping[str, float]) -> dict[str, tuple[float, float]]:
     """Modality -> FLOPs of its stem's first convolution, and of the others, for the share of pictures that is shown."""
     flops = {}
-    for entry in vocabulary:
-        if config.stem == "conv" and entry.patch is not None and (shown := patches.get(entry.name)):
+    for entry in stem_entries(config.stem, vocabulary):
+        if shown := patches.get(entry.name):
             first, others = stem_flops(entry, config.width)
             pictures = shown / entry.layout.num_tokens
             flops[entry.name] = first * pictures, others * pictures

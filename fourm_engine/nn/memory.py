@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from fourm_engine.nn.blocks import hidden_width
 from fourm_engine.nn.config import Checkpointing, ModelConfig
 from fourm_engine.nn.heads import MAX_LOGITS
-from fourm_engine.nn.stem import stem_numbers
+from fourm_engine.nn.stem import stem_entries, stem_numbers
 
 if TYPE_CHECKING:
     from fourm_engine.vocabulary import Vocabulary
@@ -50,7 +50,7 @@ def activation_bytes(
         products = (6 * D + hidden_width(config.mlp, config.mlp_ratio, D) * (1 if config.mlp == "gelu" else 2)) * size
         encoder += B * N * products
         decoder += B * M * (products + 3 * D * size) + B * N * 2 * D * size
-    stems = [entry for entry in vocabulary if entry.patch is not None] if config.stem == "conv" else []
+    stems = stem_entries(config.stem, vocabulary)
     parts = {
         **({"stems": float(B * size * sum(stem_numbers(entry, D) for entry in stems))} if stems else {}),
         "encoder": float(config.encoder_blocks * encoder),

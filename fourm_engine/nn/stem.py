@@ -7,6 +7,7 @@ says so, and have no part in those that are.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 #: Channels of the last convolutions; the model's width, if that is smaller.
 MAX_CHANNELS = 256
 MIN_CHANNELS = 8
+
+
+def stem_entries(stem: str, vocabulary: Iterable[Entry]) -> list[Entry]:
+    """The modalities that have a stem in a model whose `stem` is this."""
+    return [entry for entry in vocabulary if entry.patch is not None] if stem == "conv" else []
 
 
 class Layer(NamedTuple):
