@@ -31,8 +31,9 @@ def dry_run(config: TaskRunConfig, *, print_fn: PrintFn = print_line) -> None:
     task = task_of(config, source, target, manager, data.append)
     task.check(config.train)
     network, objective = _network(task), task.objective
-    learned = objective.modality.name if objective.modality else counted(objective.outputs, "class", "classes")
-    lines = wrap([f"task: {objective.kind} of {', '.join(inputs)}: {learned}", f"head: {config.task.head}"])
+    lines = wrap(
+        [f"task: {objective.kind} of {', '.join(inputs)}: {objective.describe()}", f"head: {config.task.head}"]
+    )
     for part, module in (("encoder", network.backbone), ("head", network.head)):
         total = sum(p.numel() for p in module.parameters())
         learns = sum(p.numel() for p in module.parameters() if p.requires_grad)

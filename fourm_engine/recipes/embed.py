@@ -24,6 +24,8 @@ from fourm_engine.lock import at_work
 from fourm_engine.model import FourM
 from fourm_engine.recipes.config import manager_of_run
 from fourm_engine.recipes.progress import PrintFn, Progress, choose_threads, print_line
+from fourm_engine.transfer.embeddings import TaskEmbeddings
+from fourm_engine.transfer.task_folder import is_task
 from fourm_plugins.counting import counted
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid
 
@@ -46,7 +48,7 @@ def embed(
     sample, computed from whichever `inputs` it has.
 
     Args:
-        run: folder of a run, an exported model, or a Hub id.
+        run: folder of a run, an exported model, or a Hub id; or a run of a retrieval task, whose embeddings are used.
         root: a folder of data, as in `data.train`.
         split: a list in its `splits.json`; only these samples are embedded.
         predict: a modality whose features are predicted from the inputs and embedded instead, see `PredictedFeatures`.
@@ -135,7 +137,12 @@ def _network(
     predict: str | None,
     size: Size | Mapping[str, Size] | None,
     device: str | None,
-) -> Encoder | PredictedFeatures:
+) -> Encoder | PredictedFeatures | TaskEmbeddings:
+    if is_task(str(run)):
+        for option, given in (("--predict", predict), ("--size", size)):
+            if given is not None:
+                raise ValueError(f"{option}: {run} makes embeddings of its own, at the size it learned; leave it out")
+        return TaskEmbeddings(run, inputs, device=device, manager=manager_of_run(run))
     if predict is None:
         return encoder(run, inputs, size=size, device=device, manager=manager_of_run(run))
     if size is not None:
@@ -144,7 +151,7 @@ def _network(
     return PredictedFeatures(model, model.reader.input_names if inputs is None else inputs, predict)
 
 
-def _edges(network: Encoder | PredictedFeatures) -> dict[str, tuple[int, int]]:
+def _edges(network: Encoder | PredictedFeatures | TaskEmbeddings) -> dict[str, tuple[int, int]]:
     """{input: (height, width)} of inputs that are grids."""
     specs = {name: network.reader.modalities[shown_as].spec for name, shown_as in network.inputs.items()}
     arrays = {name: spec.array for name, spec in specs.items() if isinstance(spec.layout, Grid)}

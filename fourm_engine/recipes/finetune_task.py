@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from fourm_engine.train.watchdog import exclusive_run
 from fourm_engine.transfer.augmentation import augmentation_of
 from fourm_engine.transfer.classification import Classification
 from fourm_engine.transfer.coco import read_coco
-from fourm_engine.transfer.config import ClassificationConfig, DetectionConfig
+from fourm_engine.transfer.config import ClassificationConfig, DetectionConfig, RetrievalConfig
 from fourm_engine.transfer.detection import Detection, picture_of
 from fourm_engine.transfer.labels import Labels, check_known, classes_of, of_file, of_folders, only_known
 from fourm_engine.transfer.mixup import mixing_of
@@ -55,9 +56,11 @@ def finetune(config: TaskRunConfig, *, print_fn: PrintFn = print_line) -> dict[s
 
 
 def modalities_of(config: TaskRunConfig, manager: PluginManager) -> tuple[Modalities, Modalities]:
-    """(inputs, target), the latter empty if the target is not a modality. Raises ValueError if the target reads the
-    same files as an input, which would leak the answer."""
+    """(inputs, target), the latter empty if the target is not a modality. Raises ValueError if the target, or another
+    side, reads the same files as an input, which would leak the answer."""
     inputs = load_modalities(config.inputs, manager)
+    if isinstance(config.task, RetrievalConfig):
+        _check_sides(config.task, inputs)
     name = getattr(config.task, "target", None)
     if name is None:
         return inputs, Modalities([], {}, manager)
@@ -77,6 +80,16 @@ def modalities_of(config: TaskRunConfig, manager: PluginManager) -> tuple[Modali
                 f"the answer; take it out of modalities.select, or give one of them another `source`"
             )
     return inputs, target
+
+
+def _check_sides(config: RetrievalConfig, inputs: Modalities) -> None:
+    for side, other in combinations(config.between, 2):
+        for one, another in product(side, other):
+            if inputs[one].spec.files == inputs[another].spec.files:
+                raise ValueError(
+                    f"task.between: {one!r} and {another!r} read the same files ({inputs[one].spec.source}/), and find "
+                    f"each other without learning; put them on one side, or give one of them another `source`"
+                )
 
 
 def task_of(
@@ -160,7 +173,7 @@ def _objectives(
     if isinstance(settings, DetectionConfig):
         return _detections(settings, picture_of(inputs), train, val)
     if not isinstance(settings, ClassificationConfig):
-        objective = objective_of(settings, inputs, target=next(iter(target.values())))
+        objective = objective_of(settings, inputs, target=next(iter(target.values()), None))
         return objective, objective
     labels, classes = dict[str, Labels](), tuple[str, ...]()
     for part, data in (("train", train), ("val", val)):

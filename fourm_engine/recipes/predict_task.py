@@ -14,8 +14,9 @@ from fourm_engine.recipes.config import manager_of_run
 from fourm_engine.recipes.generate import write
 from fourm_engine.recipes.generated_record import refuse_recorded
 from fourm_engine.recipes.progress import PrintFn, choose_threads, print_line
-from fourm_engine.transfer.answers import Classes, Detections
+from fourm_engine.transfer.answers import Classes, Detections, Embedding
 from fourm_engine.transfer.model import load_head
+from fourm_engine.transfer.retrieval import Retrieval
 
 #: Objects with a higher score are drawn.
 SHOWN = 0.3
@@ -40,6 +41,8 @@ def predict(
     model = load_head(run, device=device, manager=manager_of_run(run))
     if model.objective.modality is not None and out is None:
         raise ValueError(f"{run} predicts a map of {model.objective.modality.name!r}; name a folder for it: --out")
+    if isinstance(model.objective, Retrieval):
+        raise ValueError(f"{run} makes embeddings, for search: fourm embed {run} DATA --input NAME --out INDEX")
     answer = model.predict(sample)
     if isinstance(answer, Classes):
         for name, share in answer.likeliest(k):
@@ -56,6 +59,7 @@ def predict(
                     print_fn(str(path))
         return
     assert out is not None
+    assert not isinstance(answer, Embedding)
     with at_work(out):
         for path in write(answer, out, answer.modality.name):
             print_fn(str(path))

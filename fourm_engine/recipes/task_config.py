@@ -20,7 +20,7 @@ from fourm_engine.recipes.config import StoredConfig, leave_out_missing
 from fourm_engine.recipes.overrides import apply_overrides
 from fourm_engine.storage.url import LocalFolder
 from fourm_engine.train.config import TrainConfig
-from fourm_engine.transfer.config import KINDS, TaskConfig
+from fourm_engine.transfer.config import KINDS, RetrievalConfig, TaskConfig
 from fourm_engine.transfer.source import describe_source
 from fourm_engine.yaml_config import ConfigError, read_yaml, validated
 
@@ -79,6 +79,12 @@ class TaskRunConfig(StoredConfig):
                 f"task.target: {self.task.target!r} is an input, too, and would tell the answer; take it out of "  # type: ignore[union-attr]
                 f"modalities.select"
             )
+        if isinstance(self.task, RetrievalConfig):
+            sides = {name for side in self.task.between for name in side}
+            if unknown := sorted(sides - set(self.modalities.select)):
+                raise ValueError(f"task.between: {unknown[0]!r} is not among modalities.select; add it there")
+            if unused := sorted(set(self.modalities.select) - sides):
+                raise ValueError(f"modalities.select: {unused[0]!r} is on no side of task.between; add it there")
         return self
 
     @property

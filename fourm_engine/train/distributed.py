@@ -106,6 +106,25 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
     return tensor
 
 
+class _GatheredRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (grad,) = grads
+        return sum_over_processes(grad.contiguous().clone()).chunk(world_size())[rank()]
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """The rows of all processes, equally many, in rank order, on the device. Differentiable: the gradient is that of
+    the sum of all processes' losses. Every process must call it."""
+    return cast("Tensor", _GatheredRows.apply(rows)) if world_size() > 1 else rows
+
+
 def sum_numbers(numbers: list[float]) -> list[float]:
     """Sum numbers on the host over all processes, in float64. Every process must call it."""
     if world_size() == 1:

@@ -1,5 +1,5 @@
-"""Predictions of a task's model for one sample: classes with probabilities, a value of the target modality, or objects
-with boxes."""
+"""Predictions of a task's model for one sample: classes with probabilities, a value of the target modality, objects
+with boxes, or an embedding."""
 
 from __future__ import annotations
 
@@ -94,4 +94,18 @@ class Detections:
         return drawn
 
 
-Answer = Classes | DenseMap | Detections
+@dataclass(frozen=True, eq=False, repr=False)
+class Embedding:
+    """`vector`: float32 (width,), of length 1."""
+
+    vector: np.ndarray
+
+    def similarity(self, other: Embedding) -> float:
+        """The cosine, in [-1, 1]."""
+        return float(self.vector @ other.vector)
+
+    def __repr__(self) -> str:
+        return f"<Embedding: {len(self.vector)} numbers>"
+
+
+Answer = Classes | DenseMap | Detections | Embedding

@@ -13,10 +13,12 @@ from torch.nn import functional as F
 
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.views import SampleViews
+from fourm_engine.masking.pack import Shown
 from fourm_engine.transfer.answers import Classes
 from fourm_engine.transfer.config import ClassificationConfig
 from fourm_engine.transfer.labels import Labels
 from fourm_engine.transfer.objective import Metrics, Objective, SumMetrics, Target, of_labels
+from fourm_plugins.counting import counted
 
 #: Number of bins of the logits in [-MOST, MOST], for counting scores of several labels.
 BINS, MOST = 1024, 16.0
@@ -35,7 +37,12 @@ class Classification(Objective):
         self.loss_name = "binary cross-entropy" if config.several else "cross-entropy"
         self.monitor = ("mAP" if config.several else "top-1", True)
 
-    def target(self, data: AlignedData, name: str, views: SampleViews, number: int) -> tuple[Target, None]:
+    def describe(self) -> str:
+        return counted(self.outputs, "class", "classes")
+
+    def target(
+        self, data: AlignedData, name: str, views: SampleViews, number: int, shown: Mapping[str, Shown]
+    ) -> tuple[Target, None]:
         ids = [self._ids[label] for label in self.labels[name]]
         if not self.config.several:
             return {"label": np.array(ids[0])}, None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 class _Task(BaseModel):
@@ -108,7 +108,34 @@ class DetectionConfig(_Task):
         return self
 
 
+Side = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
+
+
+class RetrievalConfig(_Task):
+    """An embedding of each side of a sample, nearest to those of its other sides (CLIP, arXiv 2103.00020)."""
+
+    kind: Literal["retrieval"] = "retrieval"
+    #: As in `task`; each side has a head of its own.
+    head: str = "linear"
+    #: The sides that find each other: two or more inputs, or lists of inputs.
+    between: tuple[Side, ...]
+    #: Numbers per embedding.
+    width: int = Field(default=256, ge=1, le=1 << 16)
+    #: Cosines are divided by this before the softmax; where learning starts.
+    temperature: float = Field(default=0.07, ge=0.01, le=1)
+
+    @model_validator(mode="after")
+    def _sides(self) -> RetrievalConfig:
+        if len(self.between) < 2 or not all(self.between):
+            raise ValueError("between: name the inputs of two sides or more, such as [rgb@pixels, caption]")
+        names = [name for side in self.between for name in side]
+        if double := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"between: {double!r} stands there twice, and would find itself; keep one")
+        return self
+
+
 TaskConfig = Annotated[
-    ClassificationConfig | SegmentationConfig | RegressionConfig | DetectionConfig, Field(discriminator="kind")
+    ClassificationConfig | SegmentationConfig | RegressionConfig | DetectionConfig | RetrievalConfig,
+    Field(discriminator="kind"),
 ]
-KINDS = ("classification", "segmentation", "regression", "detection")
+KINDS = ("classification", "segmentation", "regression", "detection", "retrieval")

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.views import SampleViews, view_of
+from fourm_engine.masking.pack import Shown
 from fourm_engine.transfer.answers import DenseMap
 from fourm_engine.transfer.config import RegressionConfig, SegmentationConfig
 from fourm_engine.transfer.objective import Metrics, Objective, SumMetrics, Target
@@ -37,6 +38,9 @@ class _Dense(Objective):
             raise ValueError(f"task.target: {modality.name!r} is a {kinds[0]}, and {self.kind} learns a {kinds[1]}")
         assert isinstance(array, (ClassMap, FeatureMap))
         self.size = array.height, array.width
+
+    def describe(self) -> str:
+        return self.modality.name
 
     def has_target(self, data: AlignedData, row: int) -> bool:
         return self.modality.name in data.has_at(row)
@@ -71,7 +75,9 @@ class Segmentation(_Dense):
         self._outputs[self.ids] = np.arange(len(self.ids))
         self.outputs = len(self.ids)
 
-    def target(self, data: AlignedData, name: str, views: SampleViews, number: int) -> tuple[Target, None]:
+    def target(
+        self, data: AlignedData, name: str, views: SampleViews, number: int, shown: Mapping[str, Shown]
+    ) -> tuple[Target, None]:
         array, _ = self._read(data, name, views, number)
         classes = self._outputs[array]
         if (classes < 0).all():
@@ -132,7 +138,9 @@ class Regression(_Dense):
         self.monitor = first[0] if first else (self.loss_name, False)
         self._difference = F.l1_loss if config.loss == "l1" else F.mse_loss
 
-    def target(self, data: AlignedData, name: str, views: SampleViews, number: int) -> tuple[Target, Any]:
+    def target(
+        self, data: AlignedData, name: str, views: SampleViews, number: int, shown: Mapping[str, Shown]
+    ) -> tuple[Target, Any]:
         array, value = self._read(data, name, views, number)
         return {"values": array.astype(np.float32, copy=False)}, value
 

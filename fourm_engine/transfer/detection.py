@@ -18,12 +18,14 @@ from torch.nn import functional as F
 
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.views import SampleViews, view_of
+from fourm_engine.masking.pack import Shown
 from fourm_engine.train.distributed import gather_json
 from fourm_engine.transfer.answers import Detections
 from fourm_engine.transfer.coco import Objects
 from fourm_engine.transfer.config import DetectionConfig
 from fourm_engine.transfer.objective import Metrics, Objective, Target, of_labels
 from fourm_engine.transfer.vision import EXTRA, torchvision
+from fourm_plugins.counting import counted as number_of
 from fourm_plugins.extras import optional
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import Grid
@@ -72,7 +74,12 @@ class Detection(Objective):
         parts = (np.concatenate(part).astype(np.float32) for part in (middles, sides, reaches))
         self.middles, self.sides, self.reaches = parts
 
-    def target(self, data: AlignedData, name: str, views: SampleViews, number: int) -> tuple[Target, dict[str, Any]]:
+    def describe(self) -> str:
+        return number_of(self.outputs, "class", "classes")
+
+    def target(
+        self, data: AlignedData, name: str, views: SampleViews, number: int, shown: Mapping[str, Shown]
+    ) -> tuple[Target, dict[str, Any]]:
         objects, view = self.objects[name], view_of(self.picture.spec, views, number)
         seen = np.array([view.box(*box) for box in objects.boxes.tolist()], np.float64).reshape(-1, 4)
         boxes = seen.clip(0, 1)

@@ -4,21 +4,25 @@ model = fm.load_head("runs/flowers")
 model.predict({given: "photo.png"}).likeliest(3)      # of a classification: (class, probability)
 model.predict({given: "photo.png"}).render()          # of a dense task: a picture of the map
 model.predict({given: "photo.png"}).boxes             # of a detection, beside .labels and .scores
+model.predict({given: "photo.png"}).vector            # of a retrieval: an embedding
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fourm_engine.data.views import SampleViews, view_of
 from fourm_engine.device import choose_device
 from fourm_engine.generate.inputs import InputReader
+from fourm_engine.generate.sample import Sample
 from fourm_engine.generate.validation import inputs_of, no_such
-from fourm_engine.masking.pack import ordered, pack_inputs
+from fourm_engine.masking.pack import Shown, ordered, pack_inputs
 from fourm_engine.modalities import Modalities
 from fourm_engine.transfer.answers import Answer, Detections
 from fourm_engine.transfer.detection import Detection
@@ -48,8 +52,8 @@ class TaskModel:
         self.reader = InputReader(inputs, tokenizers, self._find)
 
     def __repr__(self) -> str:
-        learned = self.objective.modality.name if self.objective.modality else f"{self.objective.outputs} classes"
-        return f"<TaskModel: {self.objective.kind} of {', '.join(self.inputs)}: {learned}, on {self.device}>"
+        what = f"{self.objective.kind} of {', '.join(self.inputs)}: {self.objective.describe()}"
+        return f"<TaskModel: {what}, on {self.device}>"
 
     @property
     def device(self) -> torch.device:
@@ -69,21 +73,27 @@ class TaskModel:
         ValueError, one line, for a sample without any input, and for invalid values."""
         return self.predict_batch([sample])[0]
 
-    @torch.inference_mode()
     def predict_batch(self, samples: Sequence[Mapping[str, Any]]) -> list[Answer]:
         """The predictions for several samples, batched but independent of one another. Raises ValueError like
         `predict`."""
-        shown, views = [], []
-        for sample in inputs_of(samples):
-            read, _ = self.reader.read({name: value for name, value in sample.items() if value is not None}, ())
-            if not any(map(len, read.shown.values())):
-                raise ValueError(f"a sample without any input; give one of {', '.join(self.inputs)}")
-            shown.append({name: read.shown[name] for name in ordered(self.vocabulary, read.shown)})
-            views.append(read.views)
-        capacity = max((sum(map(len, parts.values())) for parts in shown), default=0)
-        output = self.network(TaskBatch(*pack_inputs(shown, self.vocabulary, capacity, self.device), {}, 0))
-        answers = zip(map(self.objective.answer, output.float().cpu()), views, strict=True)
-        return [self._uncrop(answer, seen) for answer, seen in answers]
+        read = [self.read(sample) for sample in inputs_of(samples)]
+        answers = zip(map(self.objective.answer, self.outputs([sample.shown for sample in read])), read, strict=True)
+        return [self._uncrop(answer, sample.views) for answer, sample in answers]
+
+    def read(self, sample: Mapping[str, Any]) -> Sample:
+        """The inputs of one sample, in the order in which they are packed. Raises ValueError like `predict`."""
+        read, _ = self.reader.read({name: value for name, value in sample.items() if value is not None}, ())
+        if not any(map(len, read.shown.values())):
+            raise ValueError(f"a sample without any input; give one of {', '.join(self.inputs)}")
+        self.objective.check_inputs(read.shown)
+        return replace(read, shown={name: read.shown[name] for name in ordered(self.vocabulary, read.shown)})
+
+    @torch.inference_mode()
+    def outputs(self, samples: Sequence[Mapping[str, Shown]]) -> Tensor:
+        """The head's outputs for the inputs of several samples, float32, on the CPU."""
+        capacity = max((sum(map(len, parts.values())) for parts in samples), default=0)
+        batch = TaskBatch(*pack_inputs(samples, self.vocabulary, capacity, self.device), {}, 0)
+        return self.network(batch).float().cpu()
 
     def _uncrop(self, answer: Answer, views: SampleViews) -> Answer:
         if isinstance(answer, Detections) and isinstance(self.objective, Detection):

@@ -19,6 +19,7 @@ from fourm_engine.batch import Patches, TensorFields, Tokens
 from fourm_engine.nn.blocks import EncoderBlock
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.transfer.objective import Objective
+from fourm_engine.transfer.towers import Towers
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.activation import blame
 from fourm_plugins.errors import one_line
@@ -50,7 +51,8 @@ class TaskNetwork(nn.Module):
     def forward(self, batch: TaskBatch) -> Tensor:
         values, valid = self.backbone.encode_features(batch.tokens, batch.continuous)
         maps = {name: _map(values, batch.tokens, self.index[name], *grid) for name, grid in self.spec.grids.items()}
-        return self.head(HeadFeatures(values, valid, maps, pixels(batch, self.spec)))
+        features = HeadFeatures(values, valid, maps, pixels(batch, self.spec))
+        return self.head(features, batch.tokens.mod) if isinstance(self.head, Towers) else self.head(features)
 
     def blocks(self) -> list[nn.Module]:
         return list(self.backbone.encoder)

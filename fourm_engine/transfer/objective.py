@@ -1,23 +1,26 @@
 """Objective: the targets, loss, held-out metrics and predictions of a task.
 
-One class per kind of task (`classification`, `dense`, `detection`). Heads do not depend on it, only on `HeadSpec`.
+One class per kind of task (`classification`, `dense`, `detection`, `retrieval`). Heads do not depend on it, only on
+`HeadSpec`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.views import SampleViews
+from fourm_engine.masking.pack import Shown
 from fourm_engine.train.distributed import sum_numbers
 from fourm_engine.transfer.answers import Answer
 from fourm_engine.transfer.config import ClassificationConfig, DetectionConfig
+from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.modality import Modality
 
 if TYPE_CHECKING:
@@ -68,13 +71,30 @@ class Objective(ABC):
     modality: Modality[Any] | None = None
 
     @abstractmethod
-    def target(self, data: AlignedData, name: str, views: SampleViews, number: int) -> tuple[Target, Any]:
-        """The target of a sample through a view, and its true value in the modality's units (None without one). Raises
-        BadFile."""
+    def describe(self) -> str:
+        """What is learned, in a few words."""
+
+    @abstractmethod
+    def target(
+        self, data: AlignedData, name: str, views: SampleViews, number: int, shown: Mapping[str, Shown]
+    ) -> tuple[Target, Any]:
+        """The target of a sample through a view, and its true value in the modality's units (None without one);
+        `shown`: its inputs. Raises BadFile."""
 
     def has_target(self, data: AlignedData, row: int) -> bool:
         """Whether the sample with this number in `data.names` has a target, as far as is known without reading it."""
         return True
+
+    def groups(self, names: Collection[str]) -> list[list[str]]:
+        """The inputs `names`, grouped into those that are encoded together: all, by default."""
+        return [list(names)]
+
+    def head(self, make: Callable[[], nn.Module], inputs: Vocabulary) -> nn.Module:
+        """What stands on the encoder, from a function that makes the head of the config."""
+        return make()
+
+    def check_inputs(self, names: Collection[str]) -> None:  # noqa: B027 (any may be given to most tasks)
+        """Raise ValueError for inputs that cannot be given together for a prediction."""
 
     @abstractmethod
     def count(self, targets: Mapping[str, Tensor]) -> int:

@@ -91,8 +91,9 @@ class TaskSamples(Dataset[TaskSample]):
         self.order = Order.choose(
             np.array([len(usable)]), seed, lanes=lanes, window=config.window, batch_size=batch_size, world=world
         )
-        #: Number of tokens of a sample with all inputs.
-        self.capacity = sum(entry.layout.num_tokens for entry in vocabulary)
+        tokens = {entry.name: entry.layout.num_tokens for entry in vocabulary}
+        #: Number of tokens of the most inputs that are encoded together.
+        self.capacity = max(sum(tokens[name] for name in group) for group in objective.groups(self.inputs))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -129,7 +130,11 @@ class TaskSamples(Dataset[TaskSample]):
         return self._read(index, 0)
 
     def collated(self, samples: Sequence[TaskSample]) -> TaskBatch:
-        tokens, continuous = pack_inputs([s.shown for s in samples], self.vocabulary, self.capacity, "cpu")
+        """The samples as a batch: one row each, or with several groups of inputs those of the first group, and so
+        on."""
+        groups = self.objective.groups(self.inputs)
+        rows = [{name: s.shown[name] for name in group if name in s.shown} for group in groups for s in samples]
+        tokens, continuous = pack_inputs(rows, self.vocabulary, self.capacity, "cpu")
         targets = stack_targets([sample.target for sample in samples])
         return TaskBatch(tokens, continuous, targets, self.objective.count(targets))
 
@@ -148,11 +153,6 @@ class TaskSamples(Dataset[TaskSample]):
     def _read(self, index: int, number: int) -> TaskSample | None:
         row = int(self._rows[index])
         name, present, shown = self.data.names[row], self.store.has(row), dict[str, Shown]()
-        try:
-            target, truth = self.objective.target(self.data, name, self.store.seen.get(name, number), number)
-        except BadFile as bad:
-            self.data.skip(name, bad)
-            return None
         for modality in self.inputs:
             if modality not in present:
                 continue
@@ -160,7 +160,14 @@ class TaskSamples(Dataset[TaskSample]):
                 shown[modality] = self._shown(modality, self.store.load(row, modality, number))
             except BadFile as bad:
                 self.data.skip(name, bad)
-        return TaskSample(shown, target, None if self.training else truth) if shown else None
+        if not shown:
+            return None
+        try:
+            target, truth = self.objective.target(self.data, name, self.store.seen.get(name, number), number, shown)
+        except BadFile as bad:
+            self.data.skip(name, bad)
+            return None
+        return TaskSample(shown, target, None if self.training else truth)
 
     def _shown(self, name: str, content: np.ndarray) -> Shown:
         if self.data.modalities[name].spec.continuous:
@@ -181,10 +188,11 @@ class TaskSamples(Dataset[TaskSample]):
         )
 
     def _drop_inputs(self, sample: TaskSample, position: int) -> TaskSample:
-        """The sample with some inputs dropped, but never all."""
+        """The sample with some inputs dropped, but never all that are encoded together."""
         if not self.dropout or len(sample.shown) < 2:
             return sample
-        rng = np.random.default_rng([self.seed, _PAIR + 1, position])
-        kept = [name for name in sample.shown if rng.random() >= self.dropout]
-        kept = kept or [list(sample.shown)[int(rng.integers(len(sample.shown)))]]
+        rng, kept = np.random.default_rng([self.seed, _PAIR + 1, position]), list[str]()
+        for names in self.objective.groups(sample.shown):
+            some = [name for name in names if rng.random() >= self.dropout]
+            kept += some or ([names[int(rng.integers(len(names)))]] if names else [])
         return replace(sample, shown={name: sample.shown[name] for name in kept})

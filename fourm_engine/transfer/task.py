@@ -68,6 +68,10 @@ class HeadTask(Task):
         self._digest = digest_of(source.file)
 
     def head(self) -> nn.Module:
+        """What stands on the encoder."""
+        return self.objective.head(self._head, self.inputs)
+
+    def _head(self) -> nn.Module:
         return make_head(self.config.head, self.config.head_options, self.spec, self.host)
 
     def model(self) -> nn.Module:
@@ -86,7 +90,7 @@ class HeadTask(Task):
             raise ValueError("task.drop_path is for an encoder that learns, and finetune.freeze names all of it")
         if self.held_out is not None:
             self.held_out.objective.metrics()  # fails early if a package is missing
-        head, spec, n = self.head(), self.spec, 2
+        head, spec, n = self._head(), self.spec, 2
         maps = {name: torch.zeros(n, spec.width, *grid) for name, grid in spec.grids.items()}
         pixels = {name: torch.zeros(n, *size) for name, size in spec.pixels.items()}
         features = HeadFeatures(torch.zeros(n, 1, spec.width), torch.ones(n, 1, dtype=torch.bool), maps, pixels)

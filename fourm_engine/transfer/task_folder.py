@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,11 +26,12 @@ from fourm_engine.nn.config import ModelConfig
 from fourm_engine.tokenizers.store import load_tokenizers, save_tokenizer
 from fourm_engine.transfer.backbone import encoder_alone
 from fourm_engine.transfer.classification import Classification
-from fourm_engine.transfer.config import ClassificationConfig, DetectionConfig, TaskConfig
+from fourm_engine.transfer.config import ClassificationConfig, DetectionConfig, RetrievalConfig, TaskConfig
 from fourm_engine.transfer.dense import Regression, Segmentation
 from fourm_engine.transfer.detection import Detection, picture_of
 from fourm_engine.transfer.network import TaskNetwork, head_spec, make_head
 from fourm_engine.transfer.objective import Objective
+from fourm_engine.transfer.retrieval import Retrieval
 from fourm_engine.vocabulary import Vocabulary
 from fourm_engine.weights import opened
 from fourm_engine.yaml_config import not_a_run
@@ -83,6 +85,8 @@ def objective_of(
         if isinstance(config, DetectionConfig):
             return Detection(config, classes, picture_of(inputs))
         return Classification(config, classes)
+    if isinstance(config, RetrievalConfig):
+        return Retrieval(config)
     if target is None:
         raise ValueError(f"a {config.kind} needs the modality of its target")
     return Segmentation(config, target) if config.kind == "segmentation" else Regression(config, target)
@@ -189,15 +193,15 @@ def load(
     vocabulary = encoder.build_vocabulary()
     spec = head_spec(encoder.model.width, vocabulary, objective, inputs)
     backbone = encoder_alone(encoder.model, vocabulary)
+    make = partial(make_head, saved.task.head, saved.task.head_options, spec, manager)
     with torch.device("meta"):  # compare the config with the file before allocating memory
-        head = make_head(saved.task.head, saved.task.head_options, spec, manager)
+        head = objective.head(make, vocabulary)
         shape = TaskNetwork(backbone, vocabulary, head, spec)
     expected = {name: tuple(tensor.shape) for name, tensor in shape.state_dict().items()}
     with opened(folder / exported.WEIGHTS, expected) as file:
         backbone.to_empty(device="cpu")
         backbone.init_buffers()
-        head = make_head(saved.task.head, saved.task.head_options, spec, manager)
-        network = TaskNetwork(backbone, vocabulary, head, spec)
+        network = TaskNetwork(backbone, vocabulary, objective.head(make, vocabulary), spec)
         for name, tensor in network.state_dict().items():
             file.get_slice(name).fill(tensor)
     return network.eval(), objective, inputs, tokenizers, vocabulary

@@ -181,3 +181,25 @@ def detection(out: Path, source: Path, root: Path, **sections: Any) -> Path:
     data = {"train": str(root / "train2017"), "val": str(root / "val2017")}
     given: dict[str, Any] = {"data": data, **sections}
     return config(out, source, root, {**task, **given.pop("task", {})}, **given)
+
+
+RETRIEVAL = {"kind": "retrieval", "between": ["rgb@pixels", "caption"], "width": 16}
+
+
+def captioned(root, each=4):
+    """Pictures of one colour, the same as another modality, and captions that name the colour."""
+    for part, first in (("train", 0), ("val", 100)):
+        for number, (colour, value) in enumerate(COLOURS.items()):
+            for i in range(each):
+                name = f"{number * each + i:03}"
+                write(root / part / "rgb" / f"{name}.png", picture(value, first + i))
+                write(root / part / "near" / f"{name}.png", picture(value, first + 50 + i))
+                (root / part / "caption").mkdir(exist_ok=True)
+                (root / part / "caption" / f"{name}.txt").write_text(f"a {colour} square")
+    return root
+
+
+def retrieval(out, source, root, task=None, **sections):
+    select = ["rgb@pixels", "near", "caption"] if "near" in str(task) else ["rgb@pixels", "caption"]
+    modalities = {"select": select, "settings": {"rgb@pixels": {"source": "rgb"}}}
+    return config(out, source, root, {**RETRIEVAL, **(task or {})}, **over({"modalities": modalities}, sections))

@@ -1,0 +1,55 @@
+"""TaskEmbeddings: the embeddings of a retrieval task, for an index and its queries.
+
+In: its run, and inputs of one side. Out: embeddings of length 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch.nn import functional as F
+
+from fourm_engine.features.encoder import ReadSample, digest_weights
+from fourm_engine.transfer.model import load_head
+from fourm_engine.transfer.retrieval import Retrieval
+from fourm_plugins.manager import PluginManager
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+class TaskEmbeddings:
+    """`names`: inputs of one side; None: of any. Raises ValueError for a task of another kind, for inputs of several
+    sides, and as `load_head` does."""
+
+    def __init__(
+        self, run: str | Path, names: Sequence[str] | None, *, device: str | None = None, manager: PluginManager
+    ) -> None:
+        self.model = load_head(run, device=device, manager=manager)
+        if not isinstance(self.model.objective, Retrieval):
+            kind = self.model.objective.kind
+            raise ValueError(f"{run}: a {kind}, which makes no embeddings; name a model, or a run of a retrieval task")
+        self.reader, self.num_features = self.model.reader, self.model.objective.outputs
+        chosen = list(self.model.inputs) if names is None else list(dict.fromkeys(names))
+        #: Name -> modality that shows its values.
+        self.inputs = {name: self.reader.instance(name, raw=True).name for name in chosen}
+        if names is not None:
+            self.model.objective.check_inputs(set(self.inputs.values()))
+
+    def fingerprint(self) -> str:
+        """16 hex digits of the weights and tokenizers: equal fingerprints, comparable embeddings."""
+        tokenizers = {name: t.fingerprint for name, t in sorted(self.model.tokenizers.items())}
+        digest = hashlib.sha256(repr(tokenizers).encode())
+        digest_weights(self.model.network, digest)
+        return digest.hexdigest()[:16]
+
+    def read(self, inputs: Mapping[str, Any]) -> ReadSample:
+        """Like `Encoder.read`."""
+        return ReadSample(self.model.read(inputs).shown, {})
+
+    def __call__(self, samples: Sequence[ReadSample]) -> Float[Tensor, "B width"]:
+        return F.normalize(self.model.outputs([sample.shown for sample in samples]), dim=1)

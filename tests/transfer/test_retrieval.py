@@ -1,0 +1,215 @@
+"""A retrieval task: sides of a sample find each other, are encoded apart, and are searched by their embeddings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fourm_engine as fm
+from fourm_engine.recipes import embed as embedding
+from fourm_engine.transfer.config import RetrievalConfig
+from fourm_engine.transfer.retrieval import Retrieval
+from fourm_engine.transfer.towers import Towers
+from fourm_plugins.head import HeadFeatures
+from tests.running import fourm, refused, silent
+from tests.transfer.heads import COLOURS, captioned, config, picture, retrieval, run, scores
+from tests.transfer.test_learning import opened
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    return captioned(tmp_path_factory.mktemp("pairs"))
+
+
+@pytest.fixture(scope="module")
+def trained(source, pairs, tmp_path_factory):
+    path = retrieval(tmp_path_factory.mktemp("trained"), source, pairs)
+    return run(path, "train.steps=60", "train.batch_size=12", "train.keep_best=true", "train.eval_every=20")
+
+
+def test_pictures_find_the_captions_that_fit_and_captions_the_pictures(trained):
+    held_out = scores(trained)
+    assert held_out["recall@1"] == held_out["rgb@pixels → caption recall@1"] == 1
+    assert (trained / "best/head/config.json").is_file()
+
+
+def test_an_embedding_has_length_1_and_depends_on_its_own_side_alone(trained):
+    model = fm.load_head(trained / "best", device="cpu")
+    assert "retrieval of" in repr(model)
+    red, blue = (model.predict({"rgb": picture(COLOURS[colour], 7)}) for colour in ("red", "blue"))
+    words = model.predict({"caption": "a red square"})
+    assert words.vector.dtype == np.float32
+    assert np.linalg.norm(words.vector) == pytest.approx(1, abs=1e-5)
+    assert words.similarity(red) > words.similarity(blue) + 0.2
+    both = model.predict_batch([{"rgb": picture(COLOURS["red"], 7)}, {"caption": "a red square"}])
+    np.testing.assert_allclose(both[0].vector, red.vector, atol=1e-5)
+    np.testing.assert_allclose(both[1].vector, words.vector, atol=1e-5)
+    with pytest.raises(ValueError, match="of more than one side; give inputs of rgb@pixels or caption"):
+        model.predict({"rgb": picture(COLOURS["red"], 7), "caption": "a red square"})
+
+
+def test_the_training_batch_encodes_the_sides_in_rows_of_their_own(source, pairs, tmp_path):
+    _, task = opened(retrieval(tmp_path, source, pairs))
+    samples = [task.data[i] for i in range(4)]
+    batch = task.data.collated(samples)
+    index = {entry.name: entry.index for entry in task.inputs}
+    for rows, name in ((batch.tokens.mod[:4], "rgb@pixels"), (batch.tokens.mod[4:], "caption")):
+        assert set(rows.unique().tolist()) <= {index[name], -1}
+    alone = task.data.collated(samples[:1])
+    network = task.model().eval()
+    torch.testing.assert_close(network(batch)[[0, 4]], network(alone), atol=1e-5, rtol=1e-5)
+
+
+def obvious(embeddings, content):
+    """The loss, one query at a time."""
+    total, count = 0.0, 0
+    for i in range(len(content)):
+        for query in range(content.shape[1]):
+            for other in range(content.shape[1]):
+                if query == other or not (content[i, query] and content[i, other]):
+                    continue
+                rows = [j for j in range(len(content)) if content[j, other]]
+                products = np.array([float(embeddings[i, query] @ embeddings[j, other]) for j in rows])
+                shares = np.exp(products - products.max()) / np.exp(products - products.max()).sum()
+                right = [content[j, query] == content[i, query] or content[j, other] == content[i, other] for j in rows]
+                total -= np.log(shares[right]).mean()
+                count += 1
+    return total, count
+
+
+@given(sides=st.integers(2, 3), seed=st.integers(0, 999))
+def test_the_loss_is_that_of_an_obvious_version_with_missing_sides_and_equal_content(sides, seed):
+    rng = np.random.default_rng(seed)
+    task = Retrieval(RetrievalConfig(between=[f"m{i}" for i in range(sides)], width=5))
+    content = rng.integers(0, 4, (6, sides))
+    embeddings = torch.tensor(rng.normal(size=(6, sides, 5)), dtype=torch.float32, requires_grad=True)
+    targets = {"content": torch.tensor(content)}
+    loss = task.loss(embeddings.transpose(0, 1).flatten(0, 1), targets)
+    expected, count = obvious(embeddings.detach().numpy(), content)
+    assert task.count(targets) == count
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    loss.backward()
+    assert embeddings.grad.isfinite().all()
+
+
+@given(sides=st.integers(2, 3), seed=st.integers(0, 999))
+def test_recall_is_that_of_sorting_all_candidates(sides, seed):
+    rng = np.random.default_rng(seed)
+    names = [f"m{i}" for i in range(sides)]
+    task = Retrieval(RetrievalConfig(between=names, width=4))
+    content, rows = rng.integers(1, 9, (12, sides)), rng.normal(size=(12, sides, 4)).astype(np.float32)
+    metrics = task.metrics()
+    for part in (slice(0, 5), slice(5, 12)):
+        output = torch.tensor(rows[part]).transpose(0, 1).flatten(0, 1)
+        metrics.update(output, {"content": torch.tensor(content[part])}, [None] * 12)
+    found = metrics.compute()
+    unit = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+    for query, other in ((0, 1), (1, 0)):
+        first = (unit[:, query] @ unit[:, other].T).argmax(1)
+        right = (content[first] == content)[:, [query, other]].any(1)
+        assert found[f"m{query} → m{other} recall@1"] == pytest.approx(right.mean())
+    assert found["recall@1"] <= found["recall@5"] <= found["recall@10"] <= 1
+
+
+def test_embeddings_that_are_all_alike_find_nothing():
+    task = Retrieval(RetrievalConfig(between=["a", "b"], width=4))
+    metrics = task.metrics()
+    metrics.update(torch.ones(24, 4), {"content": torch.arange(1, 25).view(12, 2)}, [None] * 12)
+    assert metrics.compute()["recall@10"] == 0
+
+
+def test_a_side_that_is_missing_neither_learns_nor_counts(source, pairs, tmp_path):
+    root = captioned(tmp_path / "data")
+    (root / "train/caption/000.txt").unlink()
+    (root / "train/near/001.png").unlink()
+    for kind in ("near", "caption"):
+        (root / f"train/{kind}/002.{'png' if kind == 'near' else 'txt'}").unlink()
+    path = retrieval(tmp_path, source, root, {"between": ["rgb@pixels", "near", "caption"]})
+    _, task = opened(path)
+    assert len(task.data) == 11
+    assert "1 without an input or a target" in task.data.describe()
+    samples = [task.data.held_out(i) for i in range(2)]  # without a caption, without `near`
+    batch = task.data.collated(samples)
+    assert (batch.targets["content"] == 0).tolist() == [[False, False, True], [False, True, False]]
+    assert batch.count == 4
+    network = task.model()
+    task.loss(network, batch, 1).sums["contrastive"].backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+    assert 0 < scores(run(path))["recall@5"] <= 1
+
+
+def test_dropped_inputs_leave_one_on_each_side(source, pairs, tmp_path):
+    task = {"between": [["rgb@pixels", "near"], "caption"], "modality_dropout": 0.9}
+    _, task = opened(retrieval(tmp_path, source, pairs, task))
+    shown = [frozenset(task.data[i].shown) for i in range(40)]
+    assert {frozenset({"rgb@pixels", "caption"}), frozenset({"near", "caption"})} <= set(shown)
+    assert all("caption" in names and len(names) > 1 for names in shown)
+
+
+def test_the_scale_of_the_cosines_is_learned_and_bounded():
+    class First(torch.nn.Module):
+        def forward(self, features):
+            return features.tokens[:, 0]
+
+    features = HeadFeatures(torch.eye(4)[None], torch.ones(1, 4, dtype=torch.bool), {})
+    towers = Towers([First()], [[0]], 0.07)
+    mod = torch.zeros(1, 4, dtype=torch.long)
+    assert towers(features, mod).square().sum().item() == pytest.approx(1 / 0.07, rel=1e-5)
+    towers.log_scale.data.fill_(50.0)
+    assert towers(features, mod).square().sum().item() == pytest.approx(100, rel=1e-4)
+
+
+def test_an_index_of_pictures_is_searched_by_words_and_by_pictures(trained, pairs, tmp_path):
+    index = tmp_path / "index"
+    made = embedding.embed(trained, pairs / "val", ["rgb"], index, print_fn=silent)
+    assert made.inputs == ["rgb"]
+    np.testing.assert_allclose(np.linalg.norm(made.read(), axis=1), 1, atol=1e-5)
+    by_words = embedding.search(index, trained, {"caption": "a red square"}, k=4, print_fn=silent)
+    assert {name for name, _ in by_words} == {"008", "009", "010", "011"}
+    by_picture = embedding.search(index, trained, {"rgb": pairs / "val/rgb/000.png"}, k=1, print_fn=silent)
+    assert by_picture[0][0] == "000"
+    assert by_picture[0][1] == pytest.approx(1, abs=1e-4)
+
+
+def test_what_does_not_fit_is_refused_in_one_line(trained, source, pairs, pictures, tmp_path):
+    data = str(pairs / "val")
+    out = ["--out", str(tmp_path / "index")]
+    for words, message in (
+        (["embed", trained, data, "--input", "rgb", "--input", "caption", *out], "of more than one side"),
+        (["embed", trained, data, "--input", "depth", *out], "'depth'"),
+        (["embed", trained, data, "--input", "rgb", "--size", "64", *out], "--size"),
+        (["embed", trained, data, "--input", "rgb", "--predict", "caption", *out], "--predict"),
+        (["predict", trained, "--input", "caption=a red square"], "fourm embed"),
+    ):
+        assert message in refused(*map(str, words))
+    assert not (tmp_path / "index").exists()
+    classes = run(config(tmp_path, source, pictures, {"kind": "classification"}), "train.steps=1")
+    assert "makes no embeddings" in refused("embed", str(classes), data, "--input", "rgb", *out)
+
+
+@pytest.mark.parametrize(
+    ("task", "sections", "message"),
+    [
+        ({"between": ["rgb@pixels"]}, {}, "task.between"),
+        ({"between": ["rgb@pixels", "rgb@pixels"]}, {}, "twice"),
+        ({"between": ["rgb@pixels", []]}, {}, "task.between"),
+        ({"between": ["rgb@pixels", "depth"]}, {}, "'depth' is not among modalities.select"),
+        ({}, {"modalities": {"select": ["rgb@pixels", "near", "caption"]}}, "'near' is on no side"),
+        ({"between": ["rgb@pixels", "near", "caption"]}, {"modalities": {"settings": {"near": {"source": "rgb"}}}},
+         "read the same files"),
+        ({"head": "convnext"}, {}, "task.head=convnext"),
+        ({"temperature": 0}, {}, "task.temperature"),
+    ],
+)  # fmt: skip
+def test_a_config_that_cannot_be_learned_is_refused(source, pairs, tmp_path, task, sections, message):
+    path = retrieval(tmp_path, source, pairs, task, **sections)
+    assert message in refused("finetune", str(path))
+
+
+def test_a_dry_run_says_what_is_learned(source, pairs, tmp_path):
+    said = fourm("finetune", retrieval(tmp_path, source, pairs), "--dry-run")
+    assert "retrieval of" in said
+    assert "embeddings of 16 numbers" in said
