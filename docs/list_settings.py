@@ -35,6 +35,7 @@ from fourm_engine.transfer.config import (
     ClassificationConfig,
     DetectionConfig,
     RegressionConfig,
+    RetrievalConfig,
     SegmentationConfig,
     _Task,
 )
@@ -78,10 +79,11 @@ SECTIONS: list[tuple[str, type[BaseModel], str]] = [
     ("task, kind: segmentation", SegmentationConfig, ""),
     ("task, kind: regression", RegressionConfig, ""),
     ("task, kind: detection", DetectionConfig, ""),
+    ("task, kind: retrieval", RetrievalConfig, ""),
 ]
 #: Of these, only what the base does not say.
 BEYOND: dict[type[BaseModel], type[BaseModel]] = {FitConfig: TrainConfig} | dict.fromkeys(
-    (ClassificationConfig, SegmentationConfig, RegressionConfig, DetectionConfig), _Task
+    (ClassificationConfig, SegmentationConfig, RegressionConfig, DetectionConfig, RetrievalConfig), _Task
 )
 HEAD = """\
 # Settings

@@ -30,7 +30,7 @@ def embed(
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per batch.")] = 32,
     device: Device = None,
 ) -> None:
-    """Write one feature per sample of a data set, the encoder's mean over its tokens."""
+    """Write one feature per sample of a data set: the encoder's mean over its tokens, or a retrieval task's embedding."""
     chosen = sizes(size)
 
     from fourm_engine.recipes import embed as recipe

@@ -193,9 +193,9 @@ def test_what_does_not_fit_is_refused_in_one_line(trained, source, pairs, pictur
 @pytest.mark.parametrize(
     ("task", "sections", "message"),
     [
-        ({"between": ["rgb@pixels"]}, {}, "task.between"),
+        ({"between": ["rgb@pixels"]}, {}, "between: name the inputs"),
         ({"between": ["rgb@pixels", "rgb@pixels"]}, {}, "twice"),
-        ({"between": ["rgb@pixels", []]}, {}, "task.between"),
+        ({"between": ["rgb@pixels", []]}, {}, "between: name the inputs"),
         ({"between": ["rgb@pixels", "depth"]}, {}, "'depth' is not among modalities.select"),
         ({}, {"modalities": {"select": ["rgb@pixels", "near", "caption"]}}, "'near' is on no side"),
         ({"between": ["rgb@pixels", "near", "caption"]}, {"modalities": {"settings": {"near": {"source": "rgb"}}}},
