@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fourm_engine.convert.tokenizers import open_tokenizer as load_tokenizer
-    from fourm_engine.features.encoder import encoder
     from fourm_engine.generate.combine import calibration
     from fourm_engine.generate.guidance import Guide
     from fourm_engine.generate.input_types import Condition, Ids, Typed
     from fourm_engine.generate.plan import Stage
     from fourm_engine.generate.tiles import generate_tiled
     from fourm_engine.model import FourM
+    from fourm_engine.transfer.encoder import encoder
     from fourm_engine.transfer.model import load_head
 
     __version__: str
@@ -59,7 +59,7 @@ _MODULES = {
     "Stage": ("generate.plan", "Stage"),
     "Typed": ("generate.input_types", "Typed"),
     "calibration": ("generate.combine", "calibration"),
-    "encoder": ("features.encoder", "encoder"),
+    "encoder": ("transfer.encoder", "encoder"),
     "load_head": ("transfer.model", "load_head"),
     "load_tokenizer": ("convert.tokenizers", "open_tokenizer"),
     "generate_tiled": ("generate.tiles", "generate_tiled"),

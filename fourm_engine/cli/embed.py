@@ -30,7 +30,8 @@ def embed(
     batch_size: Annotated[int, typer.Option(min=1, help="Samples per batch.")] = 32,
     device: Device = None,
 ) -> None:
-    """Write one feature per sample of a data set: the encoder's mean over its tokens, or a retrieval task's embedding."""
+    """Write one feature per sample of a data set: the encoder's mean over its tokens, or the embedding of a retrieval
+    task."""
     chosen = sizes(size)
 
     from fourm_engine.recipes import embed as recipe

@@ -1,4 +1,4 @@
-"""`encoder`: the encoder of a trained model as an `nn.Module`, from any of its input modalities to features.
+"""`Encoder`: the encoder of a trained model as an `nn.Module`, from any of its input modalities to features.
 
     encoder = fm.encoder("runs/demo", inputs=[given, another])
     pooled = encoder([{given: "photo.png"}, {given: array, another: "words"}, {}])  # (3, encoder.num_features)
@@ -15,20 +15,20 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fourm_engine.features.resizing import Size, resized
+from fourm_engine.generate.inputs import InputReader
 from fourm_engine.generate.validation import inputs_of, names_of
 from fourm_engine.masking.pack import Shown, ordered, pack_inputs
-from fourm_engine.model import FourM
 from fourm_engine.nn.parts import encoder_of
+from fourm_engine.nn.transformer import Transformer
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.spec import Grid
+from fourm_plugins.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -82,13 +82,26 @@ class Features:
         return map_BLD.unflatten(1, (layout.height, layout.width)).permute(0, 3, 1, 2)
 
 
+class Source(Protocol):
+    """A `FourM`, or anything that has an encoder and reads its inputs like one."""
+
+    @property
+    def reader(self) -> InputReader: ...
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+    @property
+    def tokenizers(self) -> Mapping[str, Tokenizer]: ...
+    @property
+    def network(self) -> Transformer: ...
+
+
 class Encoder(nn.Module):
     """The encoder of `model`, sharing its weights, in evaluation mode.
 
     `inputs`: modalities that samples may have; by default all that the model takes. Raises ValueError for one that it
     does not take."""
 
-    def __init__(self, model: FourM, inputs: Iterable[str] | str | None = None) -> None:
+    def __init__(self, model: Source, inputs: Iterable[str] | str | None = None) -> None:
         super().__init__()
         self.reader, self.vocabulary = model.reader, model.vocabulary
         names = names_of("inputs", model.reader.input_names if inputs is None else inputs)
@@ -141,8 +154,8 @@ class Encoder(nn.Module):
         ValueError, one line, for a name outside `inputs`, and for an invalid value."""
         given = {name: value for name, value in inputs_of([inputs])[0].items() if value is not None}
         for name in given:
-            if name not in self.inputs and name not in self.inputs.values():
-                self.reader.instance(name, raw=True)  # raises if the model has no such modality
+            shown = self.reader.instance(name, raw=True).name  # raises if the model has no such modality
+            if name not in self.inputs and shown not in self.inputs.values():
                 raise ValueError(f"{name!r} is not among the inputs of this encoder: {', '.join(self.inputs)}")
         sample, shown_as = self.reader.read(given, ())
         if weighted := [*sample.weights, *sample.regions]:
@@ -202,29 +215,6 @@ class Encoder(nn.Module):
         digest.update(repr([(e.name, e.layout) for e in self.vocabulary if e.position_grid]).encode())
         digest_weights(self, digest)
         return digest.hexdigest()[:16]
-
-
-def encoder(
-    path_or_id: str | Path,
-    inputs: Iterable[str] | str | None = None,
-    *,
-    size: Size | Mapping[str, Size] | None = None,
-    **options: Any,
-) -> Encoder:
-    """The encoder of a trained model, a `torch.nn.Module`. Called with a list of B samples, {name: value}, it returns
-    float32 (B, D), D = `num_features`: the mean feature over the tokens of each sample.
-
-    Args:
-        path_or_id: a run's folder, a model's folder, a published file or a Hub id.
-        inputs: modalities that samples may have; by default all that the model takes.
-        size: pixels per side, or (height, width), of all inputs that are grids, or {name: size}; by default the sizes
-            of training. Positions are interpolated.
-        options: of `FourM.from_pretrained`, such as `device`. A later `to` moves the network, but not the tokenizers.
-
-    Raises ValueError, one line, if the model does not exist, for inputs that it does not take, and for sizes that an
-    input or its tokenizer does not support."""
-    model = FourM.from_pretrained(path_or_id, **options)
-    return Encoder(model if size is None else resized(model, inputs, size), inputs)
 
 
 def digest_weights(module: nn.Module, digest: Any) -> None:

@@ -7,7 +7,8 @@ per input, for any number of samples B, in the order of the vocabulary:
 - continuous modalities: the array, float32 (B, *shape), normalised as by the plugin; a patch with a NaN is missing;
 - all others: token ids, int64 (B, n), -1 for missing ones.
 
-It returns `pooled` (B, D), `tokens` (B, N, D) and `valid` (B, N), with the tokens of the inputs concatenated.
+It returns `pooled` (B, D), `tokens` (B, N, D) and `valid` (B, N), with the tokens of the inputs concatenated; with a
+head on the encoder, the head's `output`.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -30,12 +32,12 @@ from fourm_engine.features.encoder import Encoder, ReadSample
 from fourm_engine.files import replacing_file
 from fourm_engine.masking.pack import Shown
 from fourm_engine.nn.parts import without
+from fourm_plugins.errors import one_line
 from fourm_plugins.extras import optional
 from fourm_plugins.spec import FeatureMap, ModalitySpec
 
 Format = Literal["onnx", "torch"]
 SUFFIXES: dict[str, str] = {"onnx": ".onnx", "torch": ".pt2"}
-OUTPUTS = ("pooled", "tokens", "valid")
 #: Maximum difference of a file's outputs from the encoder's.
 TOLERANCE = 1e-4
 #: Protocol buffers, and hence ONNX files, must be smaller than 2 GiB.
@@ -48,11 +50,12 @@ _INSTALL = {"what": "ONNX files need", "install": "fourm-engine[onnx]"}
 @dataclass(frozen=True)
 class FileFacts:
     """Inputs and outputs of an exported file. `inputs`: name -> modality, dtype, shape, and meaning of the values;
-    `outputs`: name -> shape; `encoder`: its fingerprint."""
+    `outputs`: name -> shape; `encoder`: its fingerprint; `task`: meaning of the head's output, if there is a head."""
 
     inputs: dict[str, dict[str, Any]]
     outputs: dict[str, list[Any]]
     encoder: str
+    task: dict[str, Any] | None = None
 
 
 class Exportable(nn.Module):
@@ -81,7 +84,7 @@ class Exportable(nn.Module):
         for i, (spec, x) in enumerate(zip(self.specs, inputs, strict=True)):
             weights, position = getattr(self, f"weights{i}"), getattr(self, f"pos_embed{i}")
             if spec.continuous:
-                patches = _patchified(x, spec)
+                patches = patchified(x, spec)
                 missing = patches.isnan().any(-1)
                 patches = torch.where(missing[..., None], 0.0, patches)
                 content.append(F.linear(patches, weights))
@@ -98,7 +101,7 @@ class Exportable(nn.Module):
         return kept.sum(1) / valid_BN.sum(1, keepdim=True).clamp(min=1), kept, valid_BN
 
 
-def _patchified(x: Tensor, spec: ModalitySpec) -> Tensor:
+def patchified(x: Tensor, spec: ModalitySpec) -> Tensor:
     """Like `fourm_engine.masking.pack.patchify`, for a batch."""
     if not isinstance(spec.array, FeatureMap):
         return x.flatten(1).unflatten(1, (spec.layout.num_tokens, -1))
@@ -106,6 +109,20 @@ def _patchified(x: Tensor, spec: ModalitySpec) -> Tensor:
     rows, columns = array.height // ph, array.width // pw
     parts = x.reshape(-1, array.channels, rows, ph, columns, pw).permute(0, 2, 4, 3, 5, 1)
     return parts.reshape(-1, rows * columns, ph * pw * array.channels)
+
+
+class ExportedHead(Protocol):
+    """A head to export with its encoder."""
+
+    #: The shape of its output, and what it means.
+    shape: list[Any]
+    facts: dict[str, Any]
+
+    def on(self, encoder: Exportable) -> nn.Module:
+        """The module from the file's inputs to `output`."""
+
+    def output(self, samples: Sequence[ReadSample]) -> np.ndarray:
+        """What `output` must be for some samples, each with an input."""
 
 
 def arrays_of(encoder: Encoder, samples: Sequence[ReadSample], inputs: Mapping[str, str]) -> list[np.ndarray]:
@@ -134,9 +151,12 @@ def _filled(encoder: Encoder, samples: Sequence[ReadSample], modality: str) -> n
     return parts.reshape(-1, array.channels, array.height, array.width)
 
 
-def export(encoder: Encoder, path: Path, format: Format = "onnx") -> tuple[FileFacts, float]:
-    """Write the encoder with all its `inputs` to `path`, replacing an existing file. Returns the file's inputs and
-    outputs, and the largest difference of its outputs from the encoder's. Moves the encoder to the CPU.
+def export(
+    encoder: Encoder, path: Path, format: Format = "onnx", head: ExportedHead | None = None
+) -> tuple[FileFacts, float]:
+    """Write the encoder with all its `inputs`, and a head on it, to `path`, replacing an existing file. Returns the
+    file's inputs and outputs, and the largest difference of its outputs from the encoder's. Moves the encoder to the
+    CPU.
 
     Raises ValueError for a file name with the suffix of another format, missing packages, an encoder too large for the
     format, and outputs that differ from the encoder's by more than `TOLERANCE`."""
@@ -151,24 +171,28 @@ def export(encoder: Encoder, path: Path, format: Format = "onnx") -> tuple[FileF
         if modality in given.values():
             raise ValueError(f"inputs: {name!r} is {modality!r}, which is there already; give one of the two")
         given[name] = modality
-    module = Exportable(encoder, given).eval()
+    exportable = Exportable(encoder, given)
+    module = (exportable if head is None else head.on(exportable)).eval()
     size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
     if format == "onnx" and size > MAX_ONNX_BYTES:
         problem = f"{size / 2**30:.1f} GiB of weights, more than the 2 of an ONNX file"
         raise ValueError(f"{path}: {problem}; use --format torch")
-    samples = _samples(encoder, given)
+    samples = _samples(encoder, given)[: None if head is None else -1]
     tensors = [torch.from_numpy(array) for array in arrays_of(encoder, samples, given)]
     described = {name: _described(encoder, modality) for name, modality in given.items()}
-    n, width = sum(spec.layout.num_tokens for spec in module.specs), encoder.num_features
+    n, width = sum(spec.layout.num_tokens for spec in exportable.specs), encoder.num_features
     outputs: dict[str, list[Any]] = {"pooled": ["batch", width], "tokens": ["batch", n, width], "valid": ["batch", n]}
-    facts = FileFacts(described, outputs, encoder.fingerprint())
+    if head is not None:
+        outputs = {"output": head.shape}
+    facts = FileFacts(described, outputs, encoder.fingerprint(), None if head is None else head.facts)
     write, load = (_write_onnx, _load_onnx) if format == "onnx" else (_write_torch, _load_torch)
     with replacing_file(path) as temporary:
         # torch infers the format from the file name.
         written = temporary.with_name(temporary.name + SUFFIXES[format])
         try:
-            write(module, tensors, list(given), facts, written)
-            difference = _difference(encoder, samples, tensors, load(written))
+            with _tracing(head):
+                write(module, tensors, list(given), facts, written)
+            difference = _difference(encoder, head, samples, tensors, load(written))
             written.replace(temporary)
         finally:
             written.unlink(missing_ok=True)
@@ -178,6 +202,20 @@ def export(encoder: Encoder, path: Path, format: Format = "onnx") -> tuple[FileF
                 "nothing is written"
             )
     return facts, difference
+
+
+@contextmanager
+def _tracing(head: ExportedHead | None) -> Iterator[None]:
+    """Raises ValueError, in one line, if torch cannot trace a head, which may be a plugin's."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # of any type
+        if head is None:
+            raise
+        where = f"task.head={head.facts['head']}"
+        raise ValueError(f"{where}: torch.export cannot follow it: {one_line(error):.300}") from error
 
 
 def _described(encoder: Encoder, modality: str) -> dict[str, Any]:
@@ -213,6 +251,7 @@ def _samples(encoder: Encoder, given: Mapping[str, str]) -> list[ReadSample]:
 @torch.inference_mode()
 def _difference(
     encoder: Encoder,
+    head: ExportedHead | None,
     samples: Sequence[ReadSample],
     tensors: Sequence[Tensor],
     run: Callable[[Sequence[Tensor]], list[np.ndarray]],
@@ -220,6 +259,10 @@ def _difference(
     """The largest difference, over batches of one sample and of all samples; infinite if `valid` differs."""
     worst = 0.0
     for rows in (slice(0, 1), slice(0, len(samples))):
+        if head is not None:
+            (output,) = run([tensor[rows] for tensor in tensors])
+            worst = max(worst, float(np.abs(output - head.output(samples[rows])).max()))
+            continue
         features = encoder.forward_features(samples[rows])
         pooled, tokens, valid = run([tensor[rows] for tensor in tensors])
         if valid.sum(1).tolist() != features.valid.sum(1).tolist():
@@ -235,7 +278,7 @@ def _shapes(names: Sequence[str]) -> tuple[tuple[dict[int, Any], ...]]:
 
 
 def _write_torch(
-    module: Exportable, tensors: Sequence[Tensor], names: Sequence[str], facts: FileFacts, path: Path
+    module: nn.Module, tensors: Sequence[Tensor], names: Sequence[str], facts: FileFacts, path: Path
 ) -> None:
     program = torch.export.export(module, tuple(tensors), dynamic_shapes=_shapes(names))
     # Into memory first, since torch aborts the process if the disk is full.
@@ -250,7 +293,7 @@ def _load_torch(path: Path) -> Callable[[Sequence[Tensor]], list[np.ndarray]]:
 
 
 def _write_onnx(
-    module: Exportable, tensors: Sequence[Tensor], names: Sequence[str], facts: FileFacts, path: Path
+    module: nn.Module, tensors: Sequence[Tensor], names: Sequence[str], facts: FileFacts, path: Path
 ) -> None:
     for noisy in ("torch.onnx", "onnxscript", "onnx_ir"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -260,7 +303,7 @@ def _write_onnx(
             module,
             tuple(tensors),
             input_names=list(names),
-            output_names=list(OUTPUTS),
+            output_names=list(facts.outputs),
             dynamic_shapes=_shapes(names),
             opset_version=OPSET,
             dynamo=True,

@@ -32,7 +32,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Retrieval:
+class RetrievalMetrics:
     """`centred`: after subtracting each index's mean, which removes a constant offset between modalities. `chance`: the
     exact expectation of a random ranking."""
 
@@ -46,7 +46,7 @@ class Retrieval:
         return asdict(self)
 
 
-def evaluate(queries: Index, index: Index, labels: Mapping[str, str] | None = None) -> Retrieval:
+def evaluate(queries: Index, index: Index, labels: Mapping[str, str] | None = None) -> RetrievalMetrics:
     """Scores of retrieving the samples of `queries` from `index`. Raises ValueError for indexes of different models, of
     the same features (every sample would find itself), and without common samples or classes."""
     if queries.fingerprint != index.fingerprint or queries.features.shape[1] != index.features.shape[1]:
@@ -63,7 +63,7 @@ def evaluate(queries: Index, index: Index, labels: Mapping[str, str] | None = No
         raise ValueError(f"--evaluate: the indexes have no {what} in common; make both of one data set")
     plain = _measured(x[answers.rows], y, answers)
     centred = _measured(x[answers.rows] - x.mean(0), y - y.mean(0), answers)
-    return Retrieval(len(answers.rows), len(index.names), plain, centred, _chance(answers))
+    return RetrievalMetrics(len(answers.rows), len(index.names), plain, centred, _chance(answers))
 
 
 @dataclass(frozen=True, eq=False)

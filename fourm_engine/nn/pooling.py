@@ -34,5 +34,5 @@ class AttentivePooling(nn.Module):
     def forward(self, x: Float[Tensor, "B N D"], valid: Bool[Tensor, "B N"]) -> Float[Tensor, "B D"]:
         """A sample without any valid token gets a constant, the bias of the output projection."""
         mask_B11N, seen_B111 = guard_mask(valid[:, None, None, :])
-        queries_BQD = self.queries.to(x.dtype).expand(len(x), -1, -1)
+        queries_BQD = self.queries.to(x.dtype).expand(x.shape[0], -1, -1)
         return self.attn(queries_BQD, self.norm(x), mask_B11N, seen_B111).mean(1)

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from fourm_engine.data.raw.names import shown
-from fourm_engine.features.encoder import Encoder, encoder
+from fourm_engine.features.encoder import Encoder
 from fourm_engine.features.index import DESCRIPTION, Index, check_free
 from fourm_engine.features.labels import read_labels
 from fourm_engine.features.predicted import PredictedFeatures
 from fourm_engine.features.resizing import Size
-from fourm_engine.features.retrieval import Retrieval
+from fourm_engine.features.retrieval import RetrievalMetrics
 from fourm_engine.features.retrieval import evaluate as measure
 from fourm_engine.features.samples import DataSamples, batches
 from fourm_engine.files import write_atomically
@@ -25,6 +25,9 @@ from fourm_engine.model import FourM
 from fourm_engine.recipes.config import manager_of_run
 from fourm_engine.recipes.progress import PrintFn, Progress, choose_threads, print_line
 from fourm_engine.transfer.embeddings import TaskEmbeddings
+from fourm_engine.transfer.encoder import encoder, refuse_size
+from fourm_engine.transfer.model import load_head
+from fourm_engine.transfer.retrieval import Retrieval
 from fourm_engine.transfer.task_folder import is_task
 from fourm_plugins.counting import counted
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid
@@ -120,7 +123,7 @@ def search(
     return nearest
 
 
-def evaluate(folder: Path, queries: Path, *, labels: Path | None = None, out: Path | None = None) -> Retrieval:
+def evaluate(folder: Path, queries: Path, *, labels: Path | None = None, out: Path | None = None) -> RetrievalMetrics:
     """Measure how well the index in `folder` retrieves the samples of the index in `queries`; optionally writes the
     result to `out` as JSON. Raises ValueError as `fourm_engine.features.retrieval.evaluate` does."""
     table = None if labels is None else read_labels(labels)
@@ -139,10 +142,11 @@ def _network(
     device: str | None,
 ) -> Encoder | PredictedFeatures | TaskEmbeddings:
     if is_task(str(run)):
-        for option, given in (("--predict", predict), ("--size", size)):
-            if given is not None:
-                raise ValueError(f"{option}: {run} makes embeddings of its own, at the size it learned; leave it out")
-        return TaskEmbeddings(run, inputs, device=device, manager=manager_of_run(run))
+        refuse_size(run, size)
+        if predict is not None:
+            raise ValueError(f"--predict: {run} is of a task, which predicts no features; leave it out")
+        task = load_head(run, device=device, manager=manager_of_run(run))
+        return TaskEmbeddings(task, inputs) if isinstance(task.objective, Retrieval) else task.encoder(inputs)
     if predict is None:
         return encoder(run, inputs, size=size, device=device, manager=manager_of_run(run))
     if size is not None:

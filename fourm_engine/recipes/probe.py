@@ -16,7 +16,7 @@ import torch
 
 from fourm_engine.features import probes as probing
 from fourm_engine.features.cache import features_of
-from fourm_engine.features.encoder import Encoder, encoder
+from fourm_engine.features.encoder import Encoder
 from fourm_engine.features.labels import read_labels
 from fourm_engine.features.probes import Labelled
 from fourm_engine.features.resizing import Size
@@ -26,6 +26,7 @@ from fourm_engine.lock import at_work
 from fourm_engine.recipes.config import manager_of_run
 from fourm_engine.recipes.progress import PrintFn, Progress, choose_threads, print_line
 from fourm_engine.storage.mapped import MappedArray
+from fourm_engine.transfer.encoder import encoder
 from fourm_plugins.counting import counted
 from fourm_plugins.suggest import did_you_mean
 

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch.nn import functional as F
 
 from fourm_engine.features.encoder import ReadSample, digest_weights
-from fourm_engine.transfer.model import load_head
-from fourm_engine.transfer.retrieval import Retrieval
-from fourm_plugins.manager import PluginManager
+from fourm_engine.transfer.model import TaskModel
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -23,17 +20,10 @@ if TYPE_CHECKING:
 
 
 class TaskEmbeddings:
-    """`names`: inputs of one side; None: of any. Raises ValueError for a task of another kind, for inputs of several
-    sides, and as `load_head` does."""
+    """`names`: inputs of one side; None: of any. Raises ValueError for inputs of several sides."""
 
-    def __init__(
-        self, run: str | Path, names: Sequence[str] | None, *, device: str | None = None, manager: PluginManager
-    ) -> None:
-        self.model = load_head(run, device=device, manager=manager)
-        if not isinstance(self.model.objective, Retrieval):
-            kind = self.model.objective.kind
-            raise ValueError(f"{run}: a {kind}, which makes no embeddings; name a model, or a run of a retrieval task")
-        self.reader, self.num_features = self.model.reader, self.model.objective.outputs
+    def __init__(self, model: TaskModel, names: Sequence[str] | None) -> None:
+        self.model, self.reader, self.num_features = model, model.reader, model.objective.outputs
         chosen = list(self.model.inputs) if names is None else list(dict.fromkeys(names))
         #: Name -> modality that shows its values.
         self.inputs = {name: self.reader.instance(name, raw=True).name for name in chosen}

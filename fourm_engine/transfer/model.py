@@ -10,7 +10,7 @@ model.predict({given: "photo.png"}).vector            # of a retrieval: an embed
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from torch import Tensor
 
 from fourm_engine.data.views import SampleViews, view_of
 from fourm_engine.device import choose_device
+from fourm_engine.features.encoder import Encoder
 from fourm_engine.generate.inputs import InputReader
 from fourm_engine.generate.sample import Sample
 from fourm_engine.generate.validation import inputs_of, no_such
 from fourm_engine.masking.pack import Shown, ordered, pack_inputs
 from fourm_engine.modalities import Modalities
+from fourm_engine.nn.transformer import Transformer
 from fourm_engine.transfer.answers import Answer, Detections
 from fourm_engine.transfer.detection import Detection
 from fourm_engine.transfer.network import TaskBatch, TaskNetwork
@@ -34,6 +36,16 @@ from fourm_plugins import calls
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class _Backbone:
+    """A task's encoder, as `Encoder` wants it."""
+
+    reader: InputReader
+    vocabulary: Vocabulary
+    tokenizers: Mapping[str, Tokenizer]
+    network: Transformer
 
 
 class TaskModel:
@@ -67,6 +79,10 @@ class TaskModel:
         for tokenizer in self.tokenizers.values():
             tokenizer.to(device)
         return self
+
+    def encoder(self, inputs: Iterable[str] | str | None = None) -> Encoder:
+        """The encoder below the head, sharing its weights; see `fm.encoder`."""
+        return Encoder(_Backbone(self.reader, self.vocabulary, self.tokenizers, self.network.backbone), inputs)
 
     def predict(self, sample: Mapping[str, Any]) -> Answer:
         """The prediction for one sample, {name of an input: value}, with values as in `FourM.generate`. Raises

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.views import SampleViews
 from fourm_engine.masking.pack import Shown
+from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.distributed import sum_numbers
 from fourm_engine.transfer.answers import Answer
 from fourm_engine.transfer.config import ClassificationConfig, DetectionConfig
@@ -92,6 +93,9 @@ class Objective(ABC):
     def head(self, make: Callable[[], nn.Module], inputs: Vocabulary) -> nn.Module:
         """What stands on the encoder, from a function that makes the head of the config."""
         return make()
+
+    def check(self, config: TrainConfig) -> None:  # noqa: B027 (most tasks learn from any batch)
+        """Raise ValueError for settings of training with which nothing is learned."""
 
     def check_inputs(self, names: Collection[str]) -> None:  # noqa: B027 (any may be given to most tasks)
         """Raise ValueError for inputs that cannot be given together for a prediction."""

@@ -21,6 +21,7 @@ from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.views import SampleViews
 from fourm_engine.masking.pack import Shown
+from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.distributed import gather_json, gather_rows
 from fourm_engine.transfer.answers import Embedding
 from fourm_engine.transfer.config import RetrievalConfig
@@ -52,6 +53,13 @@ class Retrieval(Objective):
     def head(self, make: Callable[[], nn.Module], inputs: Vocabulary) -> nn.Module:
         sides = [[inputs[name].index for name in side] for side in self.config.between]
         return Towers([make() for _ in sides], sides, self.config.temperature)
+
+    def check(self, config: TrainConfig) -> None:
+        if config.batch_size // config.accumulate < 2:
+            raise ValueError(
+                "train.batch_size: a sample is compared with the others of its batch, for train.accumulate > 1 of its "
+                "part, and there is none; set a larger batch, or accumulate less"
+            )
 
     def check_inputs(self, names: Collection[str]) -> None:
         if sum(map(bool, self.groups(names))) > 1:

@@ -83,6 +83,7 @@ class HeadTask(Task):
 
     def check(self, config: TrainConfig) -> None:
         super().check(config)
+        self.objective.check(config)
         if self.held_out is None and config.keep_best:
             raise ValueError("train.keep_best needs held-out samples to choose by; set data.val, or leave it out")
         frozen = self.settings.freeze is not None and "*" in self.settings.freeze
