@@ -66,6 +66,21 @@ def decode_expected(tokenizer: Tokenizer, probabilities: Float[np.ndarray, "B to
     return call(tokenizer, "decode_expected", partial(tokenizer.decode_expected, probabilities), right)
 
 
+def code_vectors(tokenizer: Tokenizer) -> Float[np.ndarray, "size d"] | None:
+    """`tokenizer.code_vectors()`: float32 (size, d), finite, or None."""
+
+    def wrong(vectors: Any) -> str:
+        if vectors is None:
+            return ""
+        if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype != np.float32:
+            return f"{describe(vectors)}, not float32 ({tokenizer.size}, d)"
+        if len(vectors) != tokenizer.size:
+            return f"{counted(len(vectors), 'vector')} for {counted(tokenizer.size, 'id')}"
+        return "" if np.isfinite(vectors).all() else "numbers that are not finite"
+
+    return call(tokenizer, "code_vectors", tokenizer.code_vectors, wrong)
+
+
 def _decoded(tokenizer: Tokenizer, number: int) -> Callable[[Any], str]:
     def wrong(arrays: Any) -> str:
         def unfit(array: Any) -> str:

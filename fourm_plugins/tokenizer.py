@@ -78,6 +78,11 @@ class Tokenizer(ABC):
         decoding adds up the probabilities of a range, since neighbouring steps are nearly as good."""
         return ()
 
+    def code_vectors(self) -> Float[np.ndarray, "size d"] | None:
+        """For each id a vector, float32, whose distances say how alike what the ids stand for is; None by default, and
+        where that depends on the position. For `loss.soft_targets`."""
+        return None
+
     @property
     @abstractmethod
     def fingerprint(self) -> str:

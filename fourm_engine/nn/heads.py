@@ -7,7 +7,8 @@ the cross-entropies in nats (float32) and the number of predicted tokens.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -34,9 +35,19 @@ HEAD_SCALE = 0.1
 ROW_PADDING = 16
 
 
-def cross_entropy_sum(y_TD: Tensor, weight_VD: Tensor, ids_T: Tensor) -> Float[Tensor, ""]:
-    """Σ −log softmax(y Wᵀ)[id] in nats, a float32 scalar."""
-    return F.cross_entropy(F.linear(y_TD, weight_VD).float(), ids_T, reduction="sum")
+#: The target of each true id: (ids int64 (V, K), their probabilities float32 (V, K), which sum to 1).
+SoftTarget: TypeAlias = tuple[Tensor, Tensor]
+
+
+def cross_entropy_sum(
+    y_TD: Tensor, weight_VD: Tensor, ids_T: Tensor, soft: SoftTarget | None = None
+) -> Float[Tensor, ""]:
+    """Σ −log softmax(y Wᵀ)[id] in nats, a float32 scalar; or the cross-entropies with `soft` targets."""
+    logits = F.linear(y_TD, weight_VD).float()
+    if soft is None:
+        return F.cross_entropy(logits, ids_T, reduction="sum")
+    alike_VK, shares_VK = soft
+    return -(shares_VK[ids_T].float() * logits.log_softmax(1).gather(1, alike_VK[ids_T])).sum()
 
 
 class _FusedCrossEntropy(torch.autograd.Function):
@@ -46,21 +57,27 @@ class _FusedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, y_TD: Tensor, weight_VD: Tensor, ids_T: Tensor, parts: list[tuple[slice, slice]]
+        ctx: Any,
+        y_TD: Tensor,
+        weight_VD: Tensor,
+        ids_T: Tensor,
+        parts: list[tuple[slice, slice]],
+        soft: list[SoftTarget | None],
     ) -> tuple[Tensor, ...]:
-        """`parts`: (tokens, rows) of each modality; all rows are in one of them."""
+        """`parts`: (tokens, rows) of each modality; all rows are in one of them. `soft`: of each modality."""
         sums, probabilities = [], []
-        for tokens, rows in parts:
+        for (tokens, rows), target in zip(parts, soft, strict=True):
             weight = weight_VD[rows]
             logits = y_TD.new_empty(tokens.stop - tokens.start, len(weight) + ROW_PADDING)
             torch.mm(y_TD[tokens], weight.T, out=logits[:, :-ROW_PADDING])
             logits[:, -ROW_PADDING:] = -torch.inf
-            highest, at = logits.amax(1), logits.gather(1, ids_T[tokens, None])[:, 0]
+            ids, shares = _targets(ids_T[tokens], target)
+            highest, at = logits.amax(1), (logits.gather(1, ids) * shares).sum(1)
             probabilities.append(torch.softmax(logits, 1, out=logits))
             # Of the largest one, whose probability is not rounded to 0.
             sums.append((highest - at - probabilities[-1].amax(1).log()).sum())
         ctx.save_for_backward(y_TD, weight_VD, ids_T, *probabilities)
-        ctx.parts = parts
+        ctx.parts, ctx.soft = parts, soft
         return tuple(sums)
 
     @staticmethod
@@ -70,14 +87,22 @@ class _FusedCrossEntropy(torch.autograd.Function):
         of_y, of_weight = (
             torch.empty_like(x) if needed else None for x, needed in zip((y_TD, weight_VD), ctx.needs_input_grad)
         )
-        for grad, probability, (tokens, rows) in zip(grads, probabilities, ctx.parts, strict=True):
+        for grad, probability, (tokens, rows), target in zip(grads, probabilities, ctx.parts, ctx.soft, strict=True):
             error = probability[:, :-ROW_PADDING]
-            error[torch.arange(len(error)), ids_T[tokens]] -= 1
+            ids, shares = _targets(ids_T[tokens], target)
+            error.scatter_add_(1, ids, -shares)
             if of_y is not None:
                 torch.mm(error, weight_VD[rows], out=of_y[tokens]).mul_(grad)
             if of_weight is not None:
                 torch.mm(error.T, y_TD[tokens] * grad, out=of_weight[rows])
-        return of_y, of_weight, None, None
+        return of_y, of_weight, None, None, None
+
+
+def _targets(ids_T: Tensor, soft: SoftTarget | None) -> tuple[Tensor, Tensor]:
+    """(ids (T, K), probabilities (T, K)) of some targets."""
+    if soft is None:
+        return ids_T[:, None], torch.ones(len(ids_T), 1)
+    return soft[0][ids_T], soft[1][ids_T]
 
 
 class Heads(nn.Module):
@@ -116,6 +141,7 @@ class Heads(nn.Module):
         counts: dict[str, int],
         *,
         by_token: bool = False,
+        soft: Mapping[str, SoftTarget] | None = None,
     ) -> dict[str, tuple[Float[Tensor, ""] | Float[Tensor, " T_m"], int]]:
         """Modality -> (sum of its cross-entropies in nats, float32; count), for every modality in `counts`.
 
@@ -124,16 +150,24 @@ class Heads(nn.Module):
             target_index: flat indices into B·M, sorted by modality in the order of `counts`.
             target_ids: ids local to the modality, in the same order. Entries beyond Σ counts are ignored.
             counts: predicted tokens; 0 is allowed and gives a loss of 0.
-            by_token: for measuring, without gradients: return each token's cross-entropy instead of their sum."""
+            by_token: for measuring, without gradients: return each token's cross-entropy instead of their sum.
+            soft: modality -> its soft targets; the others, and `by_token`, have the true ids as targets."""
         lengths, total = list(counts.values()), sum(counts.values())
         y_TD = y_BMD.flatten(0, 1).index_select(0, target_index[:total])
-        ids_T, losses = target_ids[:total], {}
+        ids_T, losses, soft = target_ids[:total], {}, soft or {}
         if not by_token and self._can_fuse(y_TD, counts):
-            sums = _FusedCrossEntropy.apply(y_TD, self.weight, ids_T, self._parts(counts))
+            names = self._in_order(counts)
+            sums = _FusedCrossEntropy.apply(
+                y_TD, self.weight, ids_T, self._parts(counts), [soft.get(name) for name in names]
+            )
             return {name: (total, count) for (name, count), total in zip(counts.items(), sums, strict=False)}
         slices = self.slices()
         for name, y, ids in zip(counts, y_TD.split(lengths), ids_T.split(lengths), strict=True):
-            losses[name] = ((self._nats if by_token else self._loss)(y, slices[name], ids), counts[name])
+            rows = slices[name]
+            losses[name] = (
+                self._nats(y, rows, ids) if by_token else self._loss(y, rows, ids, soft.get(name)),
+                counts[name],
+            )
         return losses
 
     def _can_fuse(self, y_TD: Tensor, counts: dict[str, int]) -> bool:
@@ -148,19 +182,22 @@ class Heads(nn.Module):
         for name, number in zip(self._names, self._rows, strict=True):
             rows[name] = slice(first, first := first + number)
         parts, first = [], 0
-        for name in [*counts, *(name for name in self.slices() if name not in counts)]:
+        for name in self._in_order(counts):
             parts.append((slice(first, first := first + counts.get(name, 0)), rows[name]))
         return parts
 
+    def _in_order(self, counts: dict[str, int]) -> list[str]:
+        return [*counts, *(name for name in self.slices() if name not in counts)]
+
     @staticmethod
-    def _loss(y_TD: Tensor, weight_VD: Tensor, ids_T: Tensor) -> Tensor:
+    def _loss(y_TD: Tensor, weight_VD: Tensor, ids_T: Tensor, soft: SoftTarget | None) -> Tensor:
         chunk = max(1, MAX_LOGITS // len(weight_VD))
         if len(ids_T) <= chunk:
-            return cross_entropy_sum(y_TD, weight_VD, ids_T)
+            return cross_entropy_sum(y_TD, weight_VD, ids_T, soft)
         total = y_TD.new_zeros((), dtype=torch.float32)
         for start in range(0, len(ids_T), chunk):
             rows = slice(start, start + chunk)
-            total = total + checkpoint(cross_entropy_sum, y_TD[rows], weight_VD, ids_T[rows], use_reentrant=False)
+            total = total + checkpoint(cross_entropy_sum, y_TD[rows], weight_VD, ids_T[rows], soft, use_reentrant=False)
         return total
 
     @staticmethod

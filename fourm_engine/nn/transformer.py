@@ -8,7 +8,7 @@ see `fourm_engine.batch`. A batch may mix any modalities in any slots; only kept
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from fourm_engine.nn.attention import Contexts, additive, causal_step_mask, guar
 from fourm_engine.nn.blocks import BlockCache, DecoderBlock, EncoderBlock, layer_norm
 from fourm_engine.nn.config import SIZES, ModelConfig
 from fourm_engine.nn.embeddings import Embedding
-from fourm_engine.nn.heads import Heads
+from fourm_engine.nn.heads import Heads, SoftTarget
 from fourm_engine.nn.init import Initial
 from fourm_engine.nn.wrappers import compile_blocks
 
@@ -166,12 +166,15 @@ class Transformer(nn.Module):
         """Logits of `decode`'s output over the modality's ids. Raises ValueError for a modality without output rows."""
         return self.heads.logits(y, name)
 
-    def forward(self, batch: Batch, *, by_token: bool = False) -> dict[str, tuple[Tensor, int]]:
+    def forward(
+        self, batch: Batch, *, by_token: bool = False, soft: Mapping[str, SoftTarget] | None = None
+    ) -> dict[str, tuple[Tensor, int]]:
         """The loss: modality -> (sum of the cross-entropies in nats, float32 scalar; number of predicted tokens). With
-        `by_token` the cross-entropies (T_m,) themselves, in the order of the batch's targets."""
+        `by_token` the cross-entropies (T_m,) themselves, in the order of the batch's targets. `soft`: see `Heads`."""
         context_BND, valid_BN = self.encode(batch.encoder, batch.continuous)
         y_BMD = self.decode(batch.decoder, context_BND, valid_BN)
-        return self.heads(y_BMD, batch.target_index, batch.target_ids, batch.target_counts, by_token=by_token)
+        targets = batch.target_index, batch.target_ids, batch.target_counts
+        return self.heads(y_BMD, *targets, by_token=by_token, soft=soft)
 
     def start_cache(self, contexts: Sequence[tuple[Tensor, Tensor, int]], max_len: int) -> DecoderCache:
         """Start decoding R sequences of at most `max_len` tokens.

@@ -28,11 +28,13 @@ from fourm_engine.model import FourM
 from fourm_engine.nn.adapt import plain_state
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.nn.flops import TrainedWeights, forward_flops, training_flops, training_flops_of
+from fourm_engine.nn.heads import SoftTarget
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.config import LossConfig
 from fourm_engine.pretrain.initial_weights import materialise
 from fourm_engine.pretrain.memory import memory_of, shortage
 from fourm_engine.pretrain.pairs import paired
+from fourm_engine.pretrain.soft_targets import soft_targets
 from fourm_engine.train.config import TrainConfig
 from fourm_engine.train.distributed import rank, world_size
 from fourm_engine.train.task import Loss, MetaModel, Task
@@ -77,7 +79,9 @@ class FourMTask(Task):
     ) -> None:
         self.modalities, self.tokenizers, self.config = modalities, dict(tokenizers), config
         self.data, self.held_out, self.workers = data, held_out, workers
-        self.average_over = (loss or LossConfig()).average_over
+        loss = loss or LossConfig()
+        self.average_over, self.soft_targets = loss.average_over, loss.soft_targets
+        self._soft: dict[str, SoftTarget] | None = None
         self.picture, self._paired, self._pair_samples = picture, dict[str, MaskedSamples](), 0
         self._compiled = False
         self.vocabulary, self.lanes = data.vocabulary, data.order.lanes
@@ -150,7 +154,11 @@ class FourMTask(Task):
         return {name: 1 / len(targets) for name in targets}
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Loss:
-        return Loss({name: total for name, (total, _) in model(batch).items()})
+        if self._soft is None:
+            targets = {} if self.soft_targets is None else soft_targets(self.tokenizers, self.soft_targets)
+            device = batch.target_ids.device
+            self._soft = {name: (ids.to(device), p.to(device)) for name, (ids, p) in targets.items()}
+        return Loss({name: total for name, (total, _) in model(batch, soft=self._soft).items()})
 
     def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:
         """Nats per target token of every modality, on the same held-out samples and masks each time."""
@@ -184,6 +192,8 @@ class FourMTask(Task):
             specs = {name: modality.spec for name, modality in self.modalities.items()}
             self._paired = paired(self.pair_data, specs, config.pairs_inputs)
             self._pair_samples = config.pairs_samples
+        if self.soft_targets is not None and not soft_targets(self.tokenizers, self.soft_targets):
+            raise ValueError("loss.soft_targets: no target has codes that could be alike; leave it out")
         if config.device == "cpu" or not torch.cuda.is_available():
             self._check_memory(config)
 
@@ -265,6 +275,7 @@ class FourMTask(Task):
             **{f"source of {modality.name}": modality.spec.source for modality in modalities},
             "masking": self.data.masking.model_dump(mode="json"),
             "loss.average_over": self.average_over,
+            "loss.soft_targets": self.soft_targets,
             "data.samples": len(self.data),
             **{f"data.{key}": value for key, value in self.data.order.identity().items()},
             **{f"data.{key}": value for key, value in self.data.store.identity().items()},
@@ -277,7 +288,8 @@ class FourMTask(Task):
         return {"data.val.samples": len(store), **{f"data.val.{key}": v for key, v in store.identity().items()}}
 
     def defaults(self) -> dict[str, Any]:
-        return {key: value for m in self.modalities.values() for key, value in identity.defaults(m).items()}
+        modalities = {key: value for m in self.modalities.values() for key, value in identity.defaults(m).items()}
+        return {"loss.soft_targets": None, **modalities}
 
     def versions(self) -> dict[str, str]:
         return {f"plugin {name}": f"{p.distribution} {p.version}" for name, p in self.modalities.plugins.items()}

@@ -158,6 +158,12 @@ class NeuralTokenizer(Tokenizer):
         return [array for part in parts for array in self._run(self.network.decode_expected, part, self.grid)]
 
     @torch.inference_mode()
+    def code_vectors(self) -> np.ndarray | None:
+        if self.positional:
+            return None
+        return self.network.quantiser.lookup(torch.arange(self.size, device=self.device)).float().cpu().numpy()
+
+    @torch.inference_mode()
     def _run(self, method: Callable[..., Tensor], x: Tensor, *arguments: Any) -> list[np.ndarray]:
         if self.network.training:
             self.network.eval()

@@ -50,6 +50,7 @@ def make_task(
     data: Path,
     *,
     average_over: str = "present",
+    soft_targets: float | None = None,
     width: int = 16,
     stem: str = "linear",
     workers: int = 0,
@@ -69,7 +70,8 @@ def make_task(
         for training in parts
     ]
     model = ModelConfig(width=width, encoder_blocks=1, decoder_blocks=1, heads=2, stem=stem)
-    return FourMTask(modalities, tokenizers, model, *split, loss=LossConfig(average_over=average_over), workers=workers)
+    loss = LossConfig(average_over=average_over, soft_targets=soft_targets)
+    return FourMTask(modalities, tokenizers, model, *split, loss=loss, workers=workers)
 
 
 def config(**changes) -> TrainConfig:

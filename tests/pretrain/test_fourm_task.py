@@ -86,6 +86,25 @@ def test_a_modality_of_which_little_is_asked_for_counts_little_by_shares(data):
     assert weights == pytest.approx({"a": 3 / 4, "words": 1 / 4})
 
 
+def test_soft_targets_are_for_training_alone_and_need_tokens_that_have_codes(data, monkeypatch):
+    with pytest.raises(ValueError, match=r"loss\.soft_targets: no target has codes"):
+        make_task(data, soft_targets=2.0).check(config())
+    hard, soft = make_task(data), make_task(data, soft_targets=2.0)
+    kind = type(soft.tokenizers["a"])
+    monkeypatch.setattr(kind, "code_vectors", lambda self: np.arange(self.size, dtype=np.float32)[:, None])
+    soft.check(config())
+    torch.manual_seed(0)
+    model = hard.model()
+    batch = next(hard.batches(0, Share(batch_size=8)))
+    one, other = (task.loss(model, batch, 1).sums for task in (hard, soft))
+    assert torch.equal(one["words"], other["words"])
+    assert not torch.isclose(one["a"], other["a"], rtol=1e-4)
+    with torch.no_grad():
+        assert hard.evaluate(model.eval(), Share(batch_size=4)) == soft.evaluate(model, Share(batch_size=4))
+    assert soft.defaults()["loss.soft_targets"] is None
+    assert (hard.identity()["loss.soft_targets"], soft.identity()["loss.soft_targets"]) == (None, 2.0)
+
+
 def test_embeddings_do_not_decay_but_projections_and_output_rows_do(data):
     task = make_task(data)
     model = task.model()

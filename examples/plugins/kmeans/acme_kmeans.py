@@ -83,6 +83,10 @@ class KMeansTokenizer(Tokenizer):
         """The mean of the patches, weighted by their probability."""
         return [self._array(row.astype(np.float32) @ self._centres) for row in probabilities]
 
+    def code_vectors(self) -> np.ndarray:
+        """The patches."""
+        return self._centres
+
     def save(self, folder: Path) -> None:
         save_file({"centres": self._centres}, folder / CENTRES)
 
