@@ -70,7 +70,7 @@ def test_a_config_parses_and_its_model_is_that_of_the_others(path):
 @pytest.mark.parametrize("path", HEADS, ids=name)
 def test_a_task_with_a_head_parses_and_learns_from_as_little(path):
     config = parse_task_config(read_task(path), name(path))
-    assert config.task.head in ("convnext", "attentive")
+    assert config.task.head in ("convnext", "attentive", "linear")
     assert config.data.train_share == (1.0 if path.name == "digits-head.yaml" else 0.1)  # a folder of a hundred digits
 
 

@@ -56,6 +56,9 @@ def test_vectors_are_learnt(settings, tmp_path):
     assert decoded.dtype == np.float32
     constant = ((held_out - np.stack(vectors(400)).mean(0)) ** 2).mean()
     assert ((decoded - held_out) ** 2).mean() < 0.6 * constant
+    codes = tokenizer.code_vectors()
+    assert (codes is None) == tokenizer.positional
+    assert codes is None or codes.shape[0] == CODES
     certain = np.eye(CODES, dtype=np.float32)[np.stack(ids)]
     np.testing.assert_allclose(np.stack(tokenizer.decode_expected(certain)), decoded, atol=1e-4)
 

@@ -180,6 +180,18 @@ def test_a_truncated_file_is_named(fitted, tmp_path):
         fitted[0].load(tmp_path)
 
 
+def test_codes_near_one_another_decode_alike(fitted):
+    tokenizer, _ = fitted
+    codes = tokenizer.code_vectors()
+    assert (codes.dtype, len(codes)) == (np.float32, CODES)
+    whole = [np.full(tokenizer.spec.layout.num_tokens, i) for i in range(CODES)]
+    decoded = np.stack(tokenizer.decode(whole)).reshape(CODES, -1)
+    of_codes, of_arrays = (
+        np.linalg.norm(x[:, None] - x[None], axis=-1)[np.triu_indices(CODES, 1)] for x in (codes, decoded)
+    )
+    assert np.corrcoef(of_codes, of_arrays)[0, 1] > 0.3
+
+
 def test_expected_decoding_of_certain_ids_is_plain_decoding(fitted):
     tokenizer, _ = fitted
     ids = np.stack(tokenizer.encode(ramps(3, seed=4)))
