@@ -27,7 +27,7 @@ def embed(
         ),
     ] = None,
     size: Sizes = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples per batch.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, max=10_000, help="Samples per batch.")] = 32,
     device: Device = None,
 ) -> None:
     """Write one feature per sample of a data set, the encoder's mean over its tokens."""

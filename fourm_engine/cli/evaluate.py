@@ -38,7 +38,7 @@ def evaluate(
     ] = None,
     draws: Annotated[int | None, typer.Option(min=2, max=64, help="Answers per input: also how they differ.")] = None,
     no_matrix: Annotated[bool, typer.Option("--no-matrix", help="Leave out the any-to-any matrix.")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Tasks at a time, each on one CPU thread.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, max=256, help="Tasks at a time, each on one CPU thread.")] = 1,
 ) -> None:
     """Score a trained model on held-out samples, and write evaluation.json and report.html."""
     from fourm_engine.recipes import evaluate as recipe

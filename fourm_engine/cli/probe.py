@@ -42,10 +42,10 @@ def probe(
         list[int] | None,
         typer.Option(min=1, help="Training samples per class of a few-shot probe; repeatable. Default: 1 to 100."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of draws of each few-shot probe.")] = 5,
-    epochs: Annotated[int, typer.Option(min=1, help="Of the attentive probe.")] = 20,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Number of draws of each few-shot probe.")] = 5,
+    epochs: Annotated[int, typer.Option(min=1, max=10_000, help="Of the attentive probe.")] = 20,
     size: Sizes = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples at a time.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, max=10_000, help="Samples at a time.")] = 32,
     seed: Seed = 0,
     device: Device = None,
 ) -> None:

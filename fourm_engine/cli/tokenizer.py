@@ -71,7 +71,9 @@ def fit(
     overrides: Overrides = None,
     *,
     space: Annotated[list[str] | None, typer.Option(metavar="SPACE", help="Only this token space; repeatable.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Number of token spaces to fit at once, spread over the GPUs.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(min=1, max=256, help="Number of token spaces to fit at once, spread over the GPUs.")
+    ] = 1,
     refit: Annotated[
         bool, typer.Option("--refit", help="Replace tokenizers that were fitted with other settings.")
     ] = False,
