@@ -85,4 +85,4 @@ def search(
     table = Table("", *(f"recall@{k}" for k in result.chance.recall), "nDCG")
     for name, scores in (("cosine", result.plain), ("cosine, centred", result.centred), ("chance", result.chance)):
         table.add_row(name, *(f"{share:.3f}" for share in scores.recall.values()), f"{scores.ndcg:.3f}")
-    show([table], [f"{result.queries} queries, {result.candidates} candidates"])
+    show([table], [f"{result.queries:,} queries, {result.candidates:,} candidates"])

@@ -78,7 +78,7 @@ def probe(
         table.add_row(name, *(f"{one[key]:.3f}" if key in one else "–" for key in _MEASURES), settings)
     for one in result["few_shot"]:
         deviation = "" if one["std"] is None else f" ± {one['std']:.3f}"
-        drawn = f"{len(one['top1'])} draws" if len(one["top1"]) > 1 else "one draw"
+        drawn = f"{len(one['top1']):,} draws" if len(one["top1"]) > 1 else "one draw"
         table.add_row(f"linear, {one['shots']} a class", f"{one['mean']:.3f}{deviation}", "–", "–", drawn)
-    table.add_row("most frequent class", f"{result['chance']:.3f}", "–", "–", f"{len(result['classes'])} classes")
+    table.add_row("most frequent class", f"{result['chance']:.3f}", "–", "–", f"{len(result['classes']):,} classes")
     show([table])

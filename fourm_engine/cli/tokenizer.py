@@ -44,13 +44,13 @@ def evaluate(
 
 def print_scores(evaluation: TokenizerEvaluation) -> None:
     """Prints a line for each metric of each modality."""
-    from fourm_engine.evaluate.report import number
+    from fourm_plugins.counting import number
 
     columns = ("modality", "tokens", "codes", "used", "dead", "perplexity", "metric", "reconstruction", "best constant")
     table = Table(*columns)
     for one in evaluation.tokenizers:
-        book = [number(one.tokens), str(one.codes)]
-        book += [str(x) if x is not None else "–" for x in (one.used, one.dead)]
+        book = [number(one.tokens), number(one.codes)]
+        book += [number(x) for x in (one.used, one.dead)]
         book += [number(one.perplexity)]
         for k, score in enumerate(one.scores or [None]):
             first = [one.modality, *book] if k == 0 else [""] * 6

@@ -24,7 +24,7 @@ from fourm_engine.lock import at_work
 from fourm_engine.model import FourM
 from fourm_engine.recipes.config import manager_of_run
 from fourm_engine.recipes.progress import PrintFn, Progress, choose_threads, print_line
-from fourm_plugins.counting import counted
+from fourm_plugins.counting import counted, decimals
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid
 
 
@@ -114,7 +114,7 @@ def search(
         raise ValueError("the query is empty; give a modality of the model as NAME=FILE or NAME=words")
     nearest = index.nearest(network([sample])[0].float().cpu().numpy(), k)
     for name, cosine in nearest:
-        print_fn(f"{cosine:.4f} {shown(name)}")
+        print_fn(f"{decimals(cosine, 4)} {shown(name)}")
     return nearest
 
 
