@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from fourm_plugins.counting import some
 from fourm_plugins.modality import Modality
 from fourm_plugins.settings import flat_settings
@@ -106,7 +108,12 @@ def refuse(changed: Sequence[Difference], *, where: Path | str, remedy: str) -> 
 
 
 def _defaults(modality: Modality) -> dict[str, Any]:
-    return flat_settings(type(modality.settings).model_construct())
+    defaults = flat_settings(type(modality.settings).model_construct())
+    for name, value in modality.settings:
+        for number, item in enumerate(value if isinstance(value, (list, tuple)) else ()):
+            if isinstance(item, BaseModel):
+                defaults |= flat_settings(type(item).model_construct(), f"{name}.{number}.")
+    return defaults
 
 
 def _named(path: str, modality: Modality) -> str:

@@ -106,7 +106,7 @@ class FourM:
             elif entry.name in self.modalities:
                 spec = self.modalities[entry.name].spec
                 roles = " and ".join(role for role in ("input", "target") if getattr(spec, role))
-                lines.append(f"  {entry.name}: {roles}, {entry.layout.num_tokens} tokens per sample")
+                lines.append(f"  {entry.name}: {roles}, {entry.layout.num_tokens:,} tokens per sample")
         return "\n".join(lines) + ">"
 
     # Loading and saving

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -183,9 +183,25 @@ def _extent(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[
 def validated(model: type[Model], raw: Any, origin: str) -> Model:
     """`raw` validated as a `model`. Raises ConfigError, one line per error, each beginning with `origin`."""
     try:
-        return model.model_validate(raw)
+        config = model.model_validate(raw)
     except ValidationError as error:
         raise ConfigError("\n".join(origin + line for line in explain(error, model))) from None
+    if empty := [*_empty_paths(raw, config)]:  # to Path, the working directory
+        raise ConfigError("\n".join(f"{origin}{key}: is empty; name a path, or remove the key" for key in empty))
+    return config
+
+
+def _empty_paths(raw: Any, value: Any, key: str = "") -> Iterator[str]:
+    """The keys of paths that `raw` gives as "". `value`: `raw` as validated."""
+    if raw == "" and isinstance(value, Path):
+        yield key
+    elif isinstance(raw, dict):
+        for name, inner in raw.items():
+            part = value.get(name) if isinstance(value, dict) else getattr(value, str(name), None)
+            yield from _empty_paths(inner, part, f"{key}.{name}" if key else str(name))
+    elif isinstance(raw, list) and isinstance(value, (list, tuple)) and len(raw) == len(value):
+        for number, (inner, part) in enumerate(zip(raw, value, strict=True)):
+            yield from _empty_paths(inner, part, f"{key}.{number}")
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:

@@ -161,7 +161,9 @@ class ModalitySpec(Frozen):
 
     def __repr__(self) -> str:
         roles = " and ".join(role for role in ("input", "target") if getattr(self, role))
-        ids = "continuous" if self.token_space is None else f"{self.token_space.size} ids of {self.token_space.name!r}"
+        ids = (
+            "continuous" if self.token_space is None else f"{self.token_space.size:,} ids of {self.token_space.name!r}"
+        )
         return f"<ModalitySpec {self.name!r}: {self.layout!r}, {self.array!r}, {ids}; {roles}>"
 
     @property

@@ -44,7 +44,7 @@ class Tokenizer(ABC):
 
     def __repr__(self) -> str:
         names = ", ".join(spec.name for spec in self.specs)
-        return f"<{type(self).__name__} {self.kind!r} of {names}: {self.size} ids>"
+        return f"<{type(self).__name__} {self.kind!r} of {names}: {self.size:,} ids>"
 
     def stored_settings(self) -> dict[str, Any]:
         """The settings as stored in files: JSON-ready, without `path_settings`."""

@@ -9,7 +9,7 @@ from fourm_boxes import Boxes
 from fourm_depth import Depth
 
 from fourm_engine.identity import check_identity, differences, digest
-from fourm_plugins.bases.vector import Column, VectorSettings
+from fourm_plugins.bases.vector import Column, ScalarVector, VectorSettings
 from fourm_plugins.settings import Settings, flat_settings
 
 
@@ -24,6 +24,15 @@ def test_an_identity_is_flat_and_json_with_every_default_spelt_out():
     assert identity["max_boxes"] == 40
     assert identity["order"] == "distance"
     assert identity["ids_version"] == ""
+
+
+def test_a_setting_of_a_list_that_an_older_release_did_not_store_counts_as_its_default():
+    price = {"name": "price", "lowest": 1, "highest": 1000}
+    stored = ScalarVector("a", columns=[price]).identity()
+    del stored["columns.0.scale"]
+    assert differences(stored, ScalarVector("a", columns=[price])) == []
+    (found,) = differences(stored, ScalarVector("a", columns=[price | {"scale": "log"}]))
+    assert str(found) == 'modalities.settings.a.columns.0.scale was "linear", is "log"'
 
 
 def test_where_files_lie_and_which_masker_is_used_are_no_part_of_it():

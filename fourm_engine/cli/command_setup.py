@@ -30,7 +30,15 @@ METAVARS: dict[Any, str] = {bool: "", int: "INT", float: "FLOAT", str: "TEXT", P
 
 
 class HelpPage:
-    """Base of the classes of commands: no types beside flags and arguments, whose names say enough."""
+    """Base of the classes of commands: no types beside flags and arguments, whose names say enough; no empty values."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given: dict[str, Any] = self.make_parser(ctx).parse_args(args=list(args))[0]  # type: ignore[attr-defined]
+        for param in self.get_params(ctx):
+            value = given.get(param.name)
+            if value == "" or (isinstance(value, (list, tuple)) and "" in value):  # of a path, the current folder
+                raise typer.BadParameter("it is empty; give a value, or leave it out", ctx=ctx, param=param)
+        return super().parse_args(ctx, args)  # type: ignore[misc]
 
     def get_params(self, ctx: Any) -> list[Any]:
         params: list[Any] = super().get_params(ctx)  # type: ignore[misc]

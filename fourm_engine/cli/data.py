@@ -41,7 +41,9 @@ def check(
     *,
     samples: Annotated[int | None, typer.Option(min=1, help="Samples to read of each part. Default: all.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed that draws the samples to read and show.")] = 0,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read. Default: one per core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, max=256, help="Processes that read. Default: one per core.")
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the whole report to this file.")
     ] = None,

@@ -27,7 +27,7 @@ def embed(
         ),
     ] = None,
     size: Sizes = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples per batch.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, max=10_000, help="Samples per batch.")] = 32,
     device: Device = None,
 ) -> None:
     """Write one feature per sample of a data set: the encoder's mean over its tokens, or the embedding of a retrieval
@@ -86,4 +86,4 @@ def search(
     table = Table("", *(f"recall@{k}" for k in result.chance.recall), "nDCG")
     for name, scores in (("cosine", result.plain), ("cosine, centred", result.centred), ("chance", result.chance)):
         table.add_row(name, *(f"{share:.3f}" for share in scores.recall.values()), f"{scores.ndcg:.3f}")
-    show([table], [f"{result.queries} queries, {result.candidates} candidates"])
+    show([table], [f"{result.queries:,} queries, {result.candidates:,} candidates"])

@@ -38,7 +38,7 @@ def evaluate(
     ] = None,
     draws: Annotated[int | None, typer.Option(min=2, max=64, help="Answers per input: also how they differ.")] = None,
     no_matrix: Annotated[bool, typer.Option("--no-matrix", help="Leave out the any-to-any matrix.")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Tasks at a time, each on one CPU thread.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, max=256, help="Tasks at a time, each on one CPU thread.")] = 1,
 ) -> None:
     """Score a trained model on held-out samples, and write evaluation.json and report.html."""
     from fourm_engine.recipes import evaluate as recipe
@@ -60,7 +60,7 @@ def print_summary(evaluation: Evaluation) -> None:
 
 
 def _scores(task: TaskResult) -> Table:
-    from fourm_engine.evaluate.report import number
+    from fourm_plugins.counting import number
 
     table = Table("target", "metric", "prediction", "best constant", "ceiling", "÷ constant", title=task.name)
     for target, scores in task.scores.items():
@@ -72,7 +72,7 @@ def _scores(task: TaskResult) -> Table:
 
 
 def _agreement(evaluation: Evaluation) -> list[Table]:
-    from fourm_engine.evaluate.report import number
+    from fourm_plugins.counting import number
 
     columns = ("task", "given", "target", "cosine", "of the truth", "with others", "nearest to its own", "truth")
     table = Table(*columns, title="agreement of what is predicted with what is given")
@@ -84,7 +84,7 @@ def _agreement(evaluation: Evaluation) -> list[Table]:
 
 
 def _diversity(evaluation: Evaluation) -> list[Table]:
-    from fourm_engine.evaluate.report import number
+    from fourm_plugins.counting import number
 
     columns = ("task", "target", "metric", "among samples", "to the truth", "among truths", "distinct")
     table = Table(*columns, title="how much samples of one input differ")

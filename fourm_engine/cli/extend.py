@@ -10,7 +10,7 @@ import typer
 
 from fourm_engine.cli.options import OtherConfig, Overrides
 from fourm_engine.cli.tables import Table, show
-from fourm_plugins.counting import counted
+from fourm_plugins.counting import counted, decimals
 
 if TYPE_CHECKING:
     from fourm_engine.extend.report import Report
@@ -49,7 +49,7 @@ def print_report(report: Report) -> None:
     """Print what was gained and forgotten as a table."""
 
     def number(value: float, error: float | None, sign: str = "") -> str:
-        return f"{value:{sign}.3f}" + (f" ± {error:.3f}" if error is not None else "")
+        return decimals(value, 3, sign) + (f" ± {error:.3f}" if error is not None else "")
 
     title = (
         f"{report.source} + {', '.join(report.add)}, --train {report.train}, {counted(report.steps, 'step')}, "
@@ -61,5 +61,5 @@ def print_report(report: Report) -> None:
     for row in report.rows:
         before, after = number(row.before, row.before_error), number(row.after, row.after_error)
         change = number(row.change, row.change_error, "+")
-        table.add_row(row.modality, cases[row.case], str(row.samples), str(row.tokens), before, after, change)
+        table.add_row(row.modality, cases[row.case], f"{row.samples:,}", f"{row.tokens:,}", before, after, change)
     show([table], [f"took no part: {', '.join(report.not_measured)}"] if report.not_measured else [])

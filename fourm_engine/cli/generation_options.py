@@ -41,7 +41,7 @@ def _parameters(function: Callable[..., Any]) -> list[Parameter]:
 
 def _options(
     seed: Seed = 0,
-    samples: Annotated[int, typer.Option("--n-samples", "--samples", min=1, help="Number of samples.")] = 1,
+    samples: Annotated[int, typer.Option("--n-samples", "--samples", min=1, max=1000, help="Number of samples.")] = 1,
     reduce: Annotated[
         list[str] | None,
         typer.Option(metavar="METHOD", help="Combine the samples: mean, median or vote, or TARGET=mean; repeatable."),

@@ -42,10 +42,10 @@ def probe(
         list[int] | None,
         typer.Option(min=1, help="Training samples per class of a few-shot probe; repeatable. Default: 1 to 100."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of draws of each few-shot probe.")] = 5,
-    epochs: Annotated[int, typer.Option(min=1, help="Of the attentive probe.")] = 20,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Number of draws of each few-shot probe.")] = 5,
+    epochs: Annotated[int, typer.Option(min=1, max=10_000, help="Of the attentive probe.")] = 20,
     size: Sizes = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples at a time.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, max=10_000, help="Samples at a time.")] = 32,
     seed: Seed = 0,
     device: Device = None,
 ) -> None:
@@ -78,7 +78,7 @@ def probe(
         table.add_row(name, *(f"{one[key]:.3f}" if key in one else "–" for key in _MEASURES), settings)
     for one in result["few_shot"]:
         deviation = "" if one["std"] is None else f" ± {one['std']:.3f}"
-        drawn = f"{len(one['top1'])} draws" if len(one["top1"]) > 1 else "one draw"
+        drawn = f"{len(one['top1']):,} draws" if len(one["top1"]) > 1 else "one draw"
         table.add_row(f"linear, {one['shots']} a class", f"{one['mean']:.3f}{deviation}", "–", "–", drawn)
-    table.add_row("most frequent class", f"{result['chance']:.3f}", "–", "–", f"{len(result['classes'])} classes")
+    table.add_row("most frequent class", f"{result['chance']:.3f}", "–", "–", f"{len(result['classes']):,} classes")
     show([table])

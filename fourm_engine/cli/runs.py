@@ -10,6 +10,7 @@ import typer
 
 from fourm_engine.cli.command_setup import Group
 from fourm_engine.cli.tables import Table, show
+from fourm_plugins.counting import number
 from fourm_plugins.printable import printable
 
 
@@ -65,7 +66,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     kept = ", kept" if row["kept_step"] is not None and row["kept_step"] == row["best_step"] else ""
     best = "" if row["best_held_out"] is None else f"{row['best_held_out']:.4g} ({row['best_step']}{kept})"
     version = " ".join(str(part) for part in (row["engine"], row["commit"]) if part)
-    speed = "" if row["samples_per_s"] is None else f"{row['samples_per_s']:.3g}"
+    speed = "" if row["samples_per_s"] is None else number(row["samples_per_s"])
     seconds = "" if row["seconds"] is None else duration(row["seconds"])
     loss = "" if row["loss"] is None else f"{row['loss']:.4g}"
     what, device = (str(row[name] or "") for name in ("what", "device"))
@@ -103,12 +104,12 @@ def compare(
         for name, numbers in losses.items():
             differ = None not in numbers and len(set(numbers)) > 1
             if everything or (differ and (axis == "step" or name == "loss")):
-                table.add_row(name, *("" if number is None else f"{number:.4g}" for number in numbers))
+                table.add_row(name, *("" if value is None else f"{value:.4g}" for value in numbers))
             else:
                 left_out += 1
         tables += [table] if table.rows else []
     notes = [] if comparison.settings else ["the settings are the same"]
-    notes += [f"{left_out} more rows: --all"] if left_out else []
+    notes += [f"{left_out:,} more rows: --all"] if left_out else []
     show(tables, notes, width=80)
 
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from fourm_engine.sweep.sweep import Sweep
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="A sweep file; see docs/sweeps.md.")]
-Jobs = Annotated[int, typer.Option(min=1, help="Number of trials to run at once, each on one GPU if there are any.")]
+Jobs = Annotated[
+    int, typer.Option(min=1, max=256, help="Number of trials to run at once, each on one GPU if there are any.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the file and list its trials; train nothing.")]
 Report = Annotated[bool, typer.Option("--report", help="Report the results so far; train nothing.")]

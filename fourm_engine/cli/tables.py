@@ -149,7 +149,7 @@ def metric_cell(score: Score | Spread) -> str:
 
 def constant_cell(score: Score) -> str:
     """The score and the name of the best constant."""
-    from fourm_engine.evaluate.report import number
+    from fourm_plugins.counting import number
 
     constant = score.best_constant
     return f"{number(constant[1])} ({constant[0]})" if constant else ""

@@ -44,13 +44,13 @@ def evaluate(
 
 def print_scores(evaluation: TokenizerEvaluation) -> None:
     """Prints a line for each metric of each modality."""
-    from fourm_engine.evaluate.report import number
+    from fourm_plugins.counting import number
 
     columns = ("modality", "tokens", "codes", "used", "dead", "perplexity", "metric", "reconstruction", "best constant")
     table = Table(*columns)
     for one in evaluation.tokenizers:
-        book = [number(one.tokens), str(one.codes)]
-        book += [str(x) if x is not None else "–" for x in (one.used, one.dead)]
+        book = [number(one.tokens), number(one.codes)]
+        book += [number(x) for x in (one.used, one.dead)]
         book += [number(one.perplexity)]
         for k, score in enumerate(one.scores or [None]):
             first = [one.modality, *book] if k == 0 else [""] * 6
@@ -71,7 +71,9 @@ def fit(
     overrides: Overrides = None,
     *,
     space: Annotated[list[str] | None, typer.Option(metavar="SPACE", help="Only this token space; repeatable.")] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Number of token spaces to fit at once, spread over the GPUs.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(min=1, max=256, help="Number of token spaces to fit at once, spread over the GPUs.")
+    ] = 1,
     refit: Annotated[
         bool, typer.Option("--refit", help="Replace tokenizers that were fitted with other settings.")
     ] = False,

@@ -84,7 +84,7 @@ class Undecoded(Generated):
         raise AttributeError(name)
 
     def __repr__(self) -> str:
-        return f"<Undecoded {self.modality.name!r}: {len(self.tokens)} tokens, no tokenizer>"
+        return f"<Undecoded {self.modality.name!r}: {len(self.tokens):,} tokens, no tokenizer>"
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(repr(self))}</pre>"

@@ -18,10 +18,10 @@ from fourm_engine.data.checks.statistics import Moments, Statistics
 from fourm_engine.data.raw.aspect import array_aspect
 from fourm_engine.drawing import Cell, png, sheet
 from fourm_engine.evaluate.pictures import SamplePictures
-from fourm_engine.evaluate.report import environment, number
+from fourm_engine.evaluate.report import environment
 from fourm_engine.files import write_together
 from fourm_plugins import calls
-from fourm_plugins.counting import counted
+from fourm_plugins.counting import counted, number
 from fourm_plugins.modality import Modality
 from fourm_plugins.view import View
 

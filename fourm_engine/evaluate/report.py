@@ -14,6 +14,7 @@ from markupsafe import Markup
 from fourm_engine.evaluate.charts import COLOURS, Curve, draw
 from fourm_engine.evaluate.pictures import SMALL, SamplePictures, data_uri
 from fourm_engine.evaluate.results import NOTHING, Cell, Evaluation, TaskResult
+from fourm_plugins.counting import decimals, number
 
 
 def page_of(
@@ -31,13 +32,6 @@ def page_of(
     return page.render(colours=COLOURS, NOTHING=NOTHING, **facts) + "\n"
 
 
-def number(value: float | None) -> str:
-    """Three significant digits; a dash for unknown."""
-    if value is None or value != value:
-        return "–"
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
 def environment() -> Environment:
     """The Jinja environment of this folder, with filters; all text of data is escaped."""
     loader = PackageLoader("fourm_engine.evaluate", ".")
@@ -48,6 +42,7 @@ def environment() -> Environment:
     environment.filters |= {
         "constant_names": _constant_names,
         "data_uri": data_uri,
+        "decimals": decimals,
         "fact": _fact,
         "fact_names": lambda tokenizers: list(dict.fromkeys(name for facts in tokenizers.values() for name in facts)),
         "measure": _measure,
@@ -76,7 +71,7 @@ def _measure(value: Any) -> str:
         return ""
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_measure(inner)}" for name, inner in value.items())
-    return number(value) if isinstance(value, float) else str(value)
+    return number(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
 
 
 def _shade(cell: Cell) -> Markup:

@@ -109,7 +109,7 @@ def evaluate_tokenizers(
             book = "each position's codes" if tokenizer.positional else "codes"
             notes.append(
                 f"{name}: {counted(one.samples, 'sample')} are too few to say which of {one.codes} {book} are in use: "
-                f"fewer than {SAYING} tokens per code"
+                f"fewer than {SAYING:,} tokens per code"
             )
         for (sample, value), again in zip(list(values.items())[: 4 * pictures], decoded):
             shown.setdefault(sample, {})[name] = (value, again)

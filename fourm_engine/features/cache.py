@@ -95,7 +95,7 @@ def _compute(
             used += [name for name, _ in batch]
             progress(done, len(names))
     if not used:
-        raise ValueError(f"none of {len(names)} samples can be used; see the warnings")
+        raise ValueError(f"none of {len(names):,} samples can be used; see the warnings")
     n, d = len(used), encoder.num_features
     shapes = {"pooled": [n, d], "tokens": [n, length, d], "valid": [n, length]}
     facts = {"format": FORMAT, "names": used, "shapes": {kind: shapes[kind] for kind in kinds}}

@@ -153,7 +153,7 @@ class Index:
 def _usearch(width: int) -> Any:
     """An empty usearch graph; None, with a line in the log, if usearch is not installed."""
     try:
-        module = optional("usearch.index", what=f"a graph of {EXACT} samples and more needs", install=_EXTRA)
+        module = optional("usearch.index", what=f"a graph of {EXACT:,} samples and more needs", install=_EXTRA)
     except ValueError as error:
         log.warning("every sample is compared; %s", error)
         return None

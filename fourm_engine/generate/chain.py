@@ -12,6 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fourm_plugins.counting import decimals
+
 #: Inputs ("a + b" or "nothing") -> target -> nats per token.
 Nats = Mapping[str, Mapping[str, float]]
 NOTHING = "nothing"
@@ -115,7 +117,7 @@ def choose_chain(
             share = f"{_known(best, seen, nats):.0%}"
             reasons.append(
                 f"{best} before {target}: {share} of it is known, which should lower {target} from {cost:.2f} to "
-                f"{cost - gains[best]:.2f} nats per token"
+                f"{decimals(cost - gains[best], 2)} nats per token"
             )
             cost -= gains[best]
             chain.append(best)

@@ -14,7 +14,7 @@ import numpy as np
 
 from fourm_engine.generate.result import Generated, Results
 from fourm_plugins import calls
-from fourm_plugins.counting import counted
+from fourm_plugins.counting import counted, decimals
 from fourm_plugins.modality import Modality
 from fourm_plugins.reductions import How
 
@@ -108,7 +108,8 @@ class Calibration:
 
     def __repr__(self) -> str:
         rows = "  ".join(f"{s:.3g}→{e:.3g}" for s, e in zip(self.spread, self.error, strict=True))
-        return f"<Calibration: rank correlation {self.correlation:.2f}, {counted(self.elements, 'element')}; {rows}>"
+        correlation, elements = decimals(self.correlation, 2), counted(self.elements, "element")
+        return f"<Calibration: rank correlation {correlation}, {elements}; {rows}>"
 
 
 def calibration(generated: Generated | Sequence[Generated], truth: Any, *, groups: int = 10) -> Calibration:

@@ -75,7 +75,7 @@ class Explanation:
 
     def __repr__(self) -> str:
         passes = sum(len(stage.passes) for stage in self.stages)
-        return f"<Explanation: {counted(len(self.stages), 'stage')}, {passes} passes, {_flops(self.flops)}>"
+        return f"<Explanation: {counted(len(self.stages), 'stage')}, {passes:,} passes, {_flops(self.flops)}>"
 
     def __str__(self) -> str:
         lines = [f"given: {', '.join(self.inputs) or 'nothing'}", *(f"plan: {remark}" for remark in self.remarks)]

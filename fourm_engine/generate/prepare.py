@@ -59,8 +59,7 @@ def prepare(
     """`nats`: the run's any-to-any matrix, for plan "auto". `dry`: prepare only for an explanation. For the other
     arguments see `FourM.generate_batch`."""
     inputs = validation.inputs_of(inputs)
-    if type(n_samples) is not int or n_samples < 1:
-        raise ValueError(f"n_samples is at least 1; given: {n_samples!r:.80}")
+    validation.check_samples(n_samples)
     if targets is None and plan is not None and not isinstance(plan, str):
         targets = _planned(plan)
     given = _given(inputs, reader) if targets is None or plan == "auto" else []

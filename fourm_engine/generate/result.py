@@ -73,7 +73,7 @@ class Generated:
     def __repr__(self) -> str:
         value = self.value
         what = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else reprlib.repr(value)
-        source = f"{len(self.tokens)} tokens; decoded from {self.decoded_from}"
+        source = f"{len(self.tokens):,} tokens; decoded from {self.decoded_from}"
         return f"<Generated {self.modality.name!r}: {what}, {source}>"
 
     def _repr_html_(self) -> str:
@@ -116,7 +116,7 @@ class Results(dict[str, Generated]):
         raise KeyError(f"{name!r} was not generated; {did_you_mean(name, self, otherwise='these were:')}")
 
     def __repr__(self) -> str:
-        of = f" of {len(self.samples)} samples" if len(self.samples) > 1 else ""
+        of = f" of {len(self.samples):,} samples" if len(self.samples) > 1 else ""
         between = ", " if len(self) < 3 else ",\n  "
         return f"<Results{of}: {between.join(map(repr, self.values())) or 'none'}>"
 

@@ -18,6 +18,9 @@ from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
 from fourm_plugins.suggest import did_you_mean
 
+#: Maximum number of samples of one input, which are all in memory at the end.
+MAX_SAMPLES = 1000
+
 
 def names_of(what: str, given: str | Iterable[str]) -> list[str]:
     """A list of names, in order; a str is one name."""
@@ -56,6 +59,12 @@ def inputs_of(given: Any) -> list[Mapping[str, Any]]:
             raise ValueError(f"inputs are {{name: value}}, not {type(sample).__name__}; name the modality of the value")
         names_of("inputs", sample)
     return samples
+
+
+def check_samples(n_samples: Any) -> None:
+    """Raise ValueError for a number of samples per input that is not in [1, MAX_SAMPLES]."""
+    if type(n_samples) is not int or not 1 <= n_samples <= MAX_SAMPLES:
+        raise ValueError(f"n_samples is a number from 1 to {MAX_SAMPLES}; given: {n_samples!r:.80}")
 
 
 def seeds_of(samples: int, seed: int, seeds: Iterable[int] | None) -> list[int]:

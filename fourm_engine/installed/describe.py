@@ -83,7 +83,7 @@ def describe_modality(
         "tokens": layout.num_tokens,
         "order": _ORDERS.get(layout.kind, "in sequence, decoded left to right"),
         "array": spec.array.model_dump(),
-        "token space": space.model_dump() if space else f"none: {spec.patch_dim} numbers per token are projected",
+        "token space": space.model_dump() if space else f"none: {spec.patch_dim:,} numbers per token are projected",
         "tokenizer": _tokenizer(manager, modality, tokenizers),
         "masker": spec.masker or "the layout's default",
         "used as": " and ".join(role for role, on in (("input", spec.input), ("target", spec.target)) if on),

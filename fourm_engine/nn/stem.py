@@ -7,7 +7,8 @@ says so, and have no part in those that are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -102,23 +103,20 @@ class ConvStem(nn.Module):
 
 def stem_flops(entry: Entry, width: int) -> tuple[float, float]:
     """FLOPs of a stem's forward pass over one picture: of its first convolution, and of the others."""
-    assert entry.patch is not None
-    cells = entry.layout.num_tokens * entry.patch[0] * entry.patch[1]
-    each = []
-    for layer in layers(entry, width):
-        cells //= layer.stride[0] * layer.stride[1]
-        each.append(2.0 * cells * layer.channels * layer.out * layer.kernel[0] * layer.kernel[1])
-    return each[0], sum(each[1:])
+    first, *others = (2.0 * after * l.out * l.channels * math.prod(l.kernel) for l, _, after in _cells(entry, width))
+    return first, sum(others)
 
 
 def stem_numbers(entry: Entry, width: int) -> int:
     """Numbers that a stem keeps of one picture for its backward pass: of each convolution the input, its output and
     that of the norm."""
+    return sum(before * l.channels + 2 * after * l.out for l, before, after in _cells(entry, width))
+
+
+def _cells(entry: Entry, width: int) -> Iterator[tuple[Layer, int, int]]:
+    """The convolutions of a stem, each with the cells of one picture before and after it."""
     assert entry.patch is not None
-    cells = entry.layout.num_tokens * entry.patch[0] * entry.patch[1]
-    kept = 0
+    cells = entry.layout.num_tokens * math.prod(entry.patch)
     for layer in layers(entry, width):
-        kept += cells * layer.channels
-        cells //= layer.stride[0] * layer.stride[1]
-        kept += 2 * cells * layer.out
-    return kept
+        before, cells = cells, cells // math.prod(layer.stride)
+        yield layer, before, cells

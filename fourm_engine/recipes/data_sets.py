@@ -18,6 +18,7 @@ from fourm_engine.modalities import ModalitiesConfig, load_manager, load_modalit
 from fourm_engine.recipes.config import load_config
 from fourm_engine.recipes.progress import PrintFn, Progress, print_line, warn
 from fourm_engine.storage.url import parse, refuse_remote, scheme_of
+from fourm_engine.yaml_config import validated
 from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
@@ -90,7 +91,8 @@ def _open(
     folder: Path | str, names: Sequence[str], config: Path | None, *, index: bool | None = None, print_fn: PrintFn
 ) -> Catalogue:
     chosen = ModalitiesConfig() if config is None else load_config(config, needed=()).modalities
-    chosen = chosen.model_copy(update={"select": list(names)}) if names else chosen
+    if names:
+        chosen = validated(ModalitiesConfig, chosen.model_dump() | {"select": list(names)}, "modalities.")
     manager = load_manager(chosen)
     specs = [modality.spec for modality in load_modalities(chosen, manager).values()]
     root, shards = _located(folder, manager)

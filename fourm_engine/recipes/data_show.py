@@ -25,6 +25,7 @@ from fourm_engine.evaluate.sample_sheet import ShownModality, ShownSample
 from fourm_engine.modalities import Modalities, activate_kinds, load_manager
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.tokenizers.store import load_fitted
+from fourm_engine.yaml_config import validated
 from fourm_plugins import calls
 from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
@@ -45,7 +46,7 @@ def show(
 
     Raises ValueError if the sample or view does not exist, or the sample cannot be used."""
     if seed is not None:
-        config = config.model_copy(update={"seed": seed})
+        config = validated(RunConfig, config.model_dump() | {"seed": seed}, "")
     manager = load_manager(config.modalities)
     modalities = config.load_modalities(manager)
     folder, spaces = config.tokenizers.folder, modalities.token_spaces

@@ -11,7 +11,7 @@ from fourm_engine.train.disk_space import checkpoints_kept
 from fourm_engine.train.schedule import Plan
 from fourm_engine.train.utilisation import Peak
 from fourm_engine.vocabulary import Vocabulary
-from fourm_plugins.counting import counted
+from fourm_plugins.counting import counted, number
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class DryRun:
         lines += wrap(
             [
                 f"{counted(self.plan.steps, 'step')} at a utilisation (mfu) of {self.mfu:.0%}: {lasts}",
-                f"{self.train.batch_size / self.step_seconds:.3g} samples/s",
+                f"{number(self.train.batch_size / self.step_seconds)} samples/s",
             ]
         )
         if self.refused:

@@ -29,7 +29,7 @@ from fourm_engine.transfer.encoder import encoder, refuse_size
 from fourm_engine.transfer.model import load_head
 from fourm_engine.transfer.retrieval import Retrieval
 from fourm_engine.transfer.task_folder import is_task
-from fourm_plugins.counting import counted
+from fourm_plugins.counting import counted, decimals
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid
 
 
@@ -119,7 +119,7 @@ def search(
         raise ValueError("the query is empty; give a modality of the model as NAME=FILE or NAME=words")
     nearest = index.nearest(network([sample])[0].float().cpu().numpy(), k)
     for name, cosine in nearest:
-        print_fn(f"{cosine:.4f} {shown(name)}")
+        print_fn(f"{decimals(cosine, 4)} {shown(name)}")
     return nearest
 
 

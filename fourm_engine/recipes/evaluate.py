@@ -16,7 +16,7 @@ from typing import Any
 
 from fourm_engine import exported
 from fourm_engine.convert import published
-from fourm_engine.data.config import DataConfig, source_of
+from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.root import is_there
 from fourm_engine.data.sets import data_sets
@@ -39,7 +39,7 @@ from fourm_engine.recipes.config import BEST, CONFIG, RunConfig, config_beside, 
 from fourm_engine.recipes.progress import choose_threads
 from fourm_engine.storage.url import Folder
 from fourm_engine.train.metrics import duration
-from fourm_engine.yaml_config import ConfigError
+from fourm_engine.yaml_config import ConfigError, validated
 from fourm_plugins.counting import counted
 from fourm_plugins.hub import HUB_ID, check_there, is_path
 from fourm_plugins.modality import Metric
@@ -96,7 +96,8 @@ def evaluate(
     run_config = _read_config(folder, overrides, config, data)
     settings = run_config.evaluate if run_config else EvaluateConfig()
     given = {"samples": samples, "seed": seed, "agreement": agreement, "draws": draws}
-    settings = settings.model_copy(update={key: value for key, value in given.items() if value is not None})
+    given = {key: value for key, value in given.items() if value is not None}
+    settings = validated(EvaluateConfig, settings.model_dump() | given, "evaluate.")
     for network in filter(None, (features, settings.agreement)):
         check_there(network)  # fail before the model is loaded
     if out is None and not folder.is_dir():
@@ -206,7 +207,8 @@ def _load_data(
     given = config.data if config else DataConfig()
     trained = given
     if data is not None:
-        given = given.model_copy(update={"val": source_of(str(data)), "val_split": None, "held_out": None})
+        other = {"val": str(data), "val_split": None, "held_out": None}
+        given = validated(DataConfig, given.model_dump() | other, "data.")
         trained = trained if trained.held_out is not None else given
     chosen = AlignedData.from_config(model.modalities, given, training=False)
     notes.append(chosen.describe())

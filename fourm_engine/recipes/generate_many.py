@@ -19,7 +19,7 @@ from fourm_engine.generate.input_types import Typed
 from fourm_engine.generate.masks import is_box, read_mask
 from fourm_engine.generate.plan import default_plan
 from fourm_engine.generate.regions import Regions
-from fourm_engine.generate.validation import targets_of
+from fourm_engine.generate.validation import check_samples, targets_of
 from fourm_engine.lock import at_work
 from fourm_engine.recipes.generate import open_model
 from fourm_engine.recipes.generate_files import FilesReport, Job, summary
@@ -83,6 +83,7 @@ def generate_many(
     if not targets:
         raise ValueError("--target is missing; name what to generate for every sample")
     targets = targets_of(targets)
+    check_samples(samples)
     with at_work(out / FOLDER / f"part-{part}-of-{parts}"), _joined() as total:
         device = device or (str(local_device()) if world > 1 else None)
         model, options = open_model(run, device=device, **options)

@@ -51,5 +51,5 @@ class Progress:
         from fourm_engine.train.metrics import duration
 
         rate = done / (now - self._began)
-        speed = f"{rate:.0f}" if rate >= 10 else f"{rate:.2f}"
-        self.print_fn(f"{self.what}: {done}/{total}, {speed} {self.unit}/s, {duration((total - done) / rate)} left")
+        speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2f}"
+        self.print_fn(f"{self.what}: {done:,}/{total:,}, {speed} {self.unit}/s, {duration((total - done) / rate)} left")

@@ -119,7 +119,7 @@ class Sizes:
         given: dict[str, tuple[Any, str]] = {}
         if self.resizes(match.modality):
             given["image_size"] = self.side, f"pixels per side that tokens describe; {self.why}, 2x costs 4x"
-            given["patch_size"] = self.patch, f"pixels per side of a token: {tokens} tokens per sample"
+            given["patch_size"] = self.patch, f"pixels per side of a token: {tokens:,} tokens per sample"
         if "codebook_size" in fields and self.codes and match.modality.spec.tokenizer is not None:
             given["codebook_size"] = self.codes, "different tokens; more keep more detail, and need more data"
         if has_text(match.modality) and not self.large:

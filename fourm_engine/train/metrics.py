@@ -17,6 +17,7 @@ from typing import Any
 
 from fourm_engine.files import write_atomically, writing
 from fourm_engine.train.console import WIDTH, Bar, print_lines, si, wrap
+from fourm_plugins.counting import number
 
 #: The console mentions waiting for data from this fraction of the time on.
 MIN_DATA_WAIT = 0.05
@@ -115,7 +116,7 @@ class Metrics:
         parts = [f"{self.name or 'step'} {step:{width}d}/{self.steps}", f"loss {_short(row['loss'])}"]
         if "lr" in row:
             parts += [f"lr {row['lr']:.2g}", f"gradient {row['gradient_norm']:.2g}"]
-            parts.append(f"{row['samples_per_s']:.3g} samples/s")
+            parts.append(f"{number(row['samples_per_s'])} samples/s")
         if "tokens_per_s" in row:
             parts.append(f"{_thousands(row['tokens_per_s'])} tokens/s")
         if "mfu" in row:

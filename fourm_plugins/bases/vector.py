@@ -1,16 +1,16 @@
 """ScalarVector: a row of a table, a few numbers that belong together, such as a weather station's measurements.
 
 Files: a JSON object {column: number}. Value: the same as a dict; if the class has `gaps`, NaN for a missing number.
-Array: float32 (columns,), each column mapped linearly from its range to [-1, 1]. One token per column: the index of the
-number's bin, of `codebook_size` equal bins of the column's range.
+Array: float32 (columns,), each column mapped from its range to [-1, 1], linearly or by its logarithm. One token per
+column: the index of the number's bin, of `codebook_size` equal bins of [-1, 1].
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, Field, field_validator, model_validator
@@ -36,12 +36,29 @@ class Column(Settings):
     lowest: float
     highest: float
     unit: str = ""
+    #: `log`: equal ratios are equally far apart, for positive numbers that span orders of magnitude, such as prices.
+    scale: Literal["linear", "log"] = "linear"
 
     @model_validator(mode="after")
     def _range(self) -> Column:
         if self.lowest >= self.highest:
             raise ValueError(f"{self.name}: lowest {self.lowest} is not below highest {self.highest}")
+        if self.scale == "log" and self.lowest <= 0:
+            raise ValueError(f"{self.name}: lowest {self.lowest} has no logarithm; raise it above 0, or drop scale")
         return self
+
+    def share(self, number: float) -> float:
+        """Where a number is in the range, from 0 for `lowest` to 1 for `highest`; beyond it for others, except that a
+        logarithm clips what is below `lowest`."""
+        if self.scale == "linear":
+            return (number - self.lowest) / (self.highest - self.lowest)
+        return math.log(max(number, self.lowest) / self.lowest) / math.log(self.highest / self.lowest)
+
+    def number(self, share: float) -> float:
+        """The inverse of `share`."""
+        if self.scale == "linear":
+            return self.lowest + share * (self.highest - self.lowest)
+        return self.lowest * math.exp(share * math.log(self.highest / self.lowest))
 
 
 class VectorSettings(Settings):
@@ -134,16 +151,14 @@ class ScalarVector(StandardModality[Row]):
         return value
 
     def normalise(self, value: Row) -> np.ndarray:
-        low, high = self._ranges()
         self._known(value)
-        numbers = np.array([value[column.name] for column in self.settings.columns], np.float64)
-        return np.asarray(np.clip(2 * (numbers - low) / (high - low) - 1, -1, 1), np.float32)
+        shares = np.array([column.share(value[column.name]) for column in self.settings.columns])
+        return np.asarray(np.clip(2 * shares - 1, -1, 1), np.float32)
 
     def denormalise(self, array: np.ndarray | str) -> Row:
         assert isinstance(array, np.ndarray)
-        low, high = self._ranges()
-        numbers = low + (np.clip(array.astype(np.float64), -1, 1) + 1) / 2 * (high - low)
-        return {column.name: float(x) for column, x in zip(self.settings.columns, numbers, strict=True)}
+        shares = (np.clip(array.astype(np.float64), -1, 1) + 1) / 2
+        return {c.name: c.number(share) for c, share in zip(self.settings.columns, shares.tolist(), strict=True)}
 
     def render(self, value: Row) -> str:
         """One line per column: name, number, unit; a dash for a missing number."""
@@ -160,26 +175,30 @@ class ScalarVector(StandardModality[Row]):
         return value | {part: float(number)}
 
     def metrics(self) -> tuple[Metric, ...]:
-        """The mean absolute error as a fraction of the columns' ranges, then that of each column in its unit. Numbers
-        missing in the truth are ignored; one missing in a prediction counts as an error of the whole range. 0 if no
-        number is known."""
+        """The mean absolute error as a fraction of the columns' ranges, on their scale, then that of each column: in
+        its unit, or if the scale is a logarithm, the mean ratio of prediction and truth, at least 1. Numbers missing in
+        the truth are ignored; one missing in a prediction counts as an error of the whole range. Without any known
+        number, the error is that of a perfect prediction."""
         columns = self.settings.columns
 
         def errors(predictions: Sequence[Row], truths: Sequence[Row], column: Column) -> list[float]:
-            span = column.highest - column.lowest
             pairs = [(p[column.name], t[column.name]) for p, t in zip(predictions, truths, strict=True)]
-            return [span if math.isnan(p) else abs(p - t) for p, t in pairs if not math.isnan(t)]
+            known = [(p, column.share(t)) for p, t in pairs if not math.isnan(t)]
+            return [1.0 if math.isnan(p) else abs(column.share(p) - t) for p, t in known]
 
         def share(predictions: Sequence[Row], truths: Sequence[Row]) -> float:
-            spans = {c.name: c.highest - c.lowest for c in columns}
-            shares = [error / spans[c.name] for c in columns for error in errors(predictions, truths, c)]
-            return float(np.mean(shares or [0.0]))
+            return float(np.mean([error for c in columns for error in errors(predictions, truths, c)] or [0.0]))
 
-        def of(column: Column) -> Callable[[Sequence[Row], Sequence[Row]], float]:
-            return lambda p, t: float(np.mean(errors(p, t, column) or [0.0]))
+        def of(column: Column) -> Metric:
+            def mean(predictions: Sequence[Row], truths: Sequence[Row]) -> float:
+                error = float(np.mean(errors(predictions, truths, column) or [0.0]))
+                return column.number(error) / column.lowest if log else error * (column.highest - column.lowest)
 
-        each = (Metric(f"{c.name}, mean absolute error", of(c), False, c.unit) for c in columns)
-        return Metric("mean absolute error", share, False, "of the range"), *each
+            log = column.scale == "log"
+            kind = ("mean ratio", "×") if log else ("mean absolute error", column.unit)
+            return Metric(f"{column.name}, {kind[0]}", mean, False, kind[1])
+
+        return Metric("mean absolute error", share, False, "of the range"), *map(of, columns)
 
     def constants(self, values: Sequence[Row]) -> dict[str, Row]:
         """The median of each column, which minimises the mean absolute error; the middle of its range if none is
@@ -187,28 +206,22 @@ class ScalarVector(StandardModality[Row]):
         row = {}
         for column in self.settings.columns:
             known = [value[column.name] for value in values if not math.isnan(value[column.name])]
-            row[column.name] = float(np.median(known or [column.lowest, column.highest]))
+            row[column.name] = float(np.median(known)) if known else column.number(0.5)
         return {"one value": row}
 
     def example_samples(self, n: int, seed: int) -> list[dict[str, bytes]]:
         """Columns that roughly rise and fall together."""
-        low, high = self._ranges()
-        samples = []
+        columns, samples = self.settings.columns, []
         for index in range(n):
             rng = np.random.default_rng([seed, index, 9])
-            level = np.clip(rng.uniform(0.1, 0.9) + rng.normal(0, 0.1, len(low)), 0, 1)
-            numbers = np.round(low + level * (high - low), 6)
-            if self.gaps and index % 3 == 2 and len(low) > 1:
-                numbers[rng.integers(len(low))] = np.nan
-            row = {c.name: float(x) for c, x in zip(self.settings.columns, numbers, strict=True)}
-            samples.append(self.write(row))
+            levels = np.clip(rng.uniform(0.1, 0.9) + rng.normal(0, 0.1, len(columns)), 0, 1)
+            numbers = [float(f"{c.number(level):.9g}") for c, level in zip(columns, levels.tolist(), strict=True)]
+            if self.gaps and index % 3 == 2 and len(columns) > 1:
+                numbers[rng.integers(len(columns))] = math.nan
+            samples.append(self.write({c.name: x for c, x in zip(columns, numbers, strict=True)}))
         return samples
 
     def _known(self, row: Row) -> Row:
         if all(math.isnan(number) for number in row.values()):
             raise SampleError("no column holds a number")
         return row
-
-    def _ranges(self) -> tuple[np.ndarray, np.ndarray]:
-        columns = self.settings.columns
-        return np.array([c.lowest for c in columns]), np.array([c.highest for c in columns])

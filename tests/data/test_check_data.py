@@ -227,6 +227,17 @@ def test_every_shard_of_all_modalities_that_cannot_be_trusted_is_named_and_the_o
     assert [part.survey.statistics["words"].samples for part in checked.parts] == [6, 2]
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_is_left_out_of_shards_of_all_modalities_is_a_note(tmp_path, modalities, damaged):
+    write_tar(tmp_path / "0.tar", {f"{name}.words.txt": b"red ball\n" for name in NAMES} | {"0000.json": b"{}"})
+    if damaged:
+        (tmp_path / "1.tar").write_bytes((tmp_path / "0.tar").read_bytes()[:700])
+    checked = check(tmp_path, {"words": modalities["words"]})
+    left_out = f"{tmp_path}: left out members of no modality that takes part: 1, such as 0.tar:0000.json"
+    assert the(checked, "extra", "note").message == left_out
+    assert bool(found(checked, "unreadable")) == damaged
+
+
 def test_a_sample_both_loose_and_in_a_shard_is_a_note(root, modalities):
     write_tar(root / "words" / "s.tar", {"0001.txt": b"red ball\n"})
     assert "both loose and in a shard: 1" in the(check(root, modalities), "duplicated", "note").message

@@ -84,8 +84,9 @@ def test_the_best_of_several_is_that_of_the_highest_score(toys):
     [
         ({"reduce": "mean"}, "reduce has no effect on one sample; raise n_samples"),
         ({"best": len}, "best has no effect on one sample"),
-        ({"n_samples": 0}, "n_samples is at least 1; given: 0"),
-        ({"n_samples": 2.0}, "n_samples is at least 1; given: 2.0"),
+        ({"n_samples": 0}, "n_samples is a number from 1 to 1000; given: 0"),
+        ({"n_samples": 2.0}, "n_samples is a number from 1 to 1000; given: 2.0"),
+        ({"n_samples": 1001}, "n_samples is a number from 1 to 1000; given: 1001"),
         ({"n_samples": 2, "reduce": "vote"}, "reduce='vote' does not apply to 'height'; choose mean or median"),
         ({"n_samples": 2, "reduce": "avg"}, "reduce='avg' does not apply to 'height'"),
         ({"n_samples": 2, "reduce": {"depth": "mean"}}, "reduce: 'depth' is not a target; targets: height"),

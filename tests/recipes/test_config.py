@@ -158,6 +158,12 @@ def test_a_value_in_a_message_is_short_whole_and_without_secrets(path, override,
     assert str(error.value) == f"{path}: {words}"
 
 
+@pytest.mark.parametrize("key", ["run", "tokenizers.folder", "data.train", "data.tokens"])
+def test_an_empty_path_is_not_the_working_directory(path, key):
+    with pytest.raises(ConfigError, match=f"{key}: is empty; name a path, or remove the key$"):
+        load_config(path, [f"{key}=''"])
+
+
 @given(st.floats(1e-8, 1.0))
 def test_numbers_in_scientific_notation_are_numbers(tmp_path_factory, lr):
     path = tmp_path_factory.mktemp("config") / "config.yaml"

@@ -165,6 +165,8 @@ def test_another_view_and_another_seed_can_be_shown(fitted):
     assert np.array_equal(*states)  # the mask is that of the position
     with pytest.raises(ValueError, match=r"view 1: val has 1 view per sample, counted from 0"):
         show(fitted, "s6", view=1)
+    with pytest.raises(ValueError, match=r"^seed: must be less than"):
+        show(fitted, "s1", seed=1 << 63)
 
 
 def test_a_held_out_sample_is_shown_through_its_centre_crop(fitted):

@@ -123,6 +123,12 @@ def test_what_is_missing_is_said_in_one_line(run, data, tmp_path):
         evaluate(tmp_path / "nowhere", data=data)
 
 
+@pytest.mark.parametrize(("name", "value"), [("samples", 0), ("draws", 1), ("seed", 1 << 63)])
+def test_an_argument_is_validated_as_the_setting_that_it_replaces(run, data, tmp_path, name, value):
+    with pytest.raises(ValueError, match=rf"^evaluate\.{name}: must be"):
+        evaluate(run, data=data, out=tmp_path / "out", **{name: value})
+
+
 def test_a_run_evaluated_from_elsewhere_finds_its_data(run, data, tmp_path, monkeypatch):
     write_config(run, os.path.relpath(data, tmp_path), tasks=[], samples=4)
     write_atomically(run / "started.json", json.dumps({"folder": str(tmp_path)}))

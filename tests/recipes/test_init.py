@@ -27,7 +27,7 @@ from fourm_engine.recipes.train import train
 from fourm_plugins import bases
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.recognition import Recognised
-from tests.folders import names, png, write
+from tests.folders import names, write
 from tests.plugins.instances import modality
 from tests.running import fourm, refused
 
@@ -36,12 +36,6 @@ H100 = Machine(cores=16, memory=128.0, gpu="NVIDIA H100", gpu_memory=79.0)
 QUICK = ["tokenizers.fit.steps=2", "tokenizers.fit.warmup=0", "train.steps=2", "train.warmup=0", "data.views=1"]
 TINY = ["model.width=32", "model.encoder_blocks=1", "model.decoder_blocks=1", "masking.target_tokens=32"]
 ONE_THREAD = ["tokenizers.fit.threads=1", "train.threads=1", "tokenizers.fit.device=cpu", "train.device=cpu"]
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def split(config):
@@ -296,89 +290,6 @@ def test_webdataset_shards_whose_members_name_their_modality_are_recognised_also
     }
     assert len(frozenset().union(*split(found.config))) == 20
     assert not any("not read" in line for line in found.lines)
-
-
-def table(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def coco(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    images = [{"id": k, "file_name": row["file_name"]} for k, row in enumerate(rows)]
-    annotations = [{"id": k, "image_id": k, "caption": row["caption"]} for k, row in enumerate(rows)]
-    path.write_text(json.dumps({"images": images, "annotations": annotations}))
-
-
-@pytest.mark.parametrize(
-    ("images", "file", "write_table"),
-    [
-        ("images", "captions.jsonl", table),
-        ("images", "images/metadata.jsonl", table),
-        ("train/images", "train/captions.jsonl", table),
-        ("train", "train/metadata.jsonl", table),
-        ("train2017", "annotations/captions_train2017.json", coco),
-    ],
-)
-def test_captions_in_one_file_are_named_and_unpacked_on_request_into_what_the_config_reads(
-    here, images, file, write_table
-):
-    write(here / "photos", images, "rgb", names(12))
-    captions = [{"file_name": f"{name}.png", "caption": f"a picture called {name}"} for name in names(12)]
-    write_table(here / "photos" / file, captions)
-    told = "\n".join(init(here / "photos", machine=CPU).lines)
-    assert f"photos/{file} (column caption): one file of many samples; to write their texts to" in told
-    assert "run this again with --unpack" in told
-
-    report = init(here / "photos", machine=CPU, unpack=True, force=True)
-    assert "caption" in report.config.modalities.select
-    data = AlignedData.from_config(report.config.load_modalities(PluginManager()), report.config.data, training=True)
-    assert all(data.value(name, "caption") == (f"a picture called {name}",) for name in data.names)
-    assert data.counts["rgb"] == data.counts["caption"] > 0
-    again = init(here / "photos", machine=CPU, unpack=True, force=True)
-    assert again.config == report.config
-    assert not any("--unpack" in line or "written to" in line for line in again.lines)
-
-
-def test_a_table_that_names_no_sample_is_refused_and_nothing_is_written(here):
-    write(here / "photos", "images", "rgb", names(3))
-    table(here / "photos/captions.jsonl", [{"image": "x.jpg", "caption": "a b"}])
-    with pytest.raises(ValueError, match=r"captions.jsonl: no row names a sample: they name such as 'x.jpg'"):
-        init(here / "photos", machine=CPU, unpack=True)
-    assert sorted(path.name for path in here.rglob("*") if path.suffix != ".png") == [
-        "captions.jsonl",
-        "images",
-        "photos",
-    ]
-
-
-def maps(folder, ids):
-    folder.mkdir(parents=True)
-    for name in names(6):
-        ids_HW = np.repeat(np.array(ids, np.uint8), 8)[:, None].repeat(16, 1)
-        (folder / f"{name}.png").write_bytes(png(ids_HW))
-
-
-def classes_of(report):
-    return report.config.load_modalities(PluginManager())["semseg"].class_names()
-
-
-def test_names_of_classes_beside_the_maps_become_part_of_the_config(here):
-    maps(here / "photos/semseg", [0, 1, 255])
-    (here / "photos/semseg/classes.json").write_text(json.dumps({"0": "sky", "1": "sea", "2": "land", "255": "none"}))
-    report = init(here / "photos", machine=CPU)
-    settings = report.config.modalities.settings["semseg"]
-    assert (settings["classes"], settings["num_classes"], settings["ignore"]) == (["sky", "sea", "land"], 3, 255)
-    assert "as classes.json says" in (here / "photos.yaml").read_text()
-    assert classes_of(report) == ("sky", "sea", "land")
-
-
-def test_names_that_do_not_fit_the_maps_are_not_used_and_that_is_said_in_one_line(here):
-    maps(here / "photos/semseg", [0, 1, 5])
-    (here / "photos/classes.json").write_text(json.dumps(["sky", "sea"]))
-    report = init(here / "photos", machine=CPU)
-    assert report.config.modalities.settings["semseg"]["num_classes"] == 6
-    assert any("classes.json is not used: it does not fit the files: class id 5 at row" in x for x in report.lines)
 
 
 def test_the_index_of_a_data_set_is_not_read_as_data(here):

@@ -19,8 +19,8 @@ def test_a_line_every_ten_seconds_has_the_rate_and_the_time_left(clock, capsys):
         clock[0] = seconds
         said(done, 120000)
     assert capsys.readouterr().out.splitlines() == [
-        "train: 20000/120000, 2000 samples/s, 0:50 left",
-        "train: 40000/120000, 2000 samples/s, 0:40 left",
+        "train: 20,000/120,000, 2,000 samples/s, 0:50 left",
+        "train: 40,000/120,000, 2,000 samples/s, 0:40 left",
     ]
 
 
@@ -32,4 +32,4 @@ def test_slow_work_is_told_in_fractions_and_hours_and_other_processes_are_silent
     for said in (first, second):
         said(0, 9000)
         said(5, 9000)
-    assert capsys.readouterr().out == "photos: some: 5/9000, 0.50 samples/s, 4:59:50 left\n"
+    assert capsys.readouterr().out == "photos: some: 5/9,000, 0.50 samples/s, 4:59:50 left\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -61,17 +63,27 @@ class Failing(Station):
     gaps = True
 
 
+class Market(ScalarVector):
+    gaps = True
+
+    class Settings(VectorSettings):
+        columns: tuple[Column, ...] = (
+            Column(name="price", lowest=1, highest=10_000, unit="€", scale="log"),
+            Column(name="change", lowest=-1, highest=1),
+        )
+
+
 class Note(TextSequence):
     pass
 
 
-MINIMAL = [Heat, Gappy, Sketch, Ground, Look, Station, Failing, Note]
+MINIMAL = [Heat, Gappy, Sketch, Ground, Look, Station, Failing, Market, Note]
 
 
 @pytest.fixture(params=MINIMAL, ids=lambda cls: cls.__name__)
 def minimal(request):
     """An instance `my_<class>@small` of a class without any method."""
-    grid = request.param not in (Station, Failing, Note)
+    grid = request.param not in (Station, Failing, Market, Note)
     return request.param(f"my_{request.param.__name__.lower()}@small", **(SMALL if grid else {}))
 
 
@@ -208,6 +220,34 @@ def test_numbers_that_a_row_lacks_stay_apart_and_count_nowhere():
         station.read({"json": b"{}"})
 
 
+def test_equal_ratios_of_a_logarithmic_column_are_equally_far_apart():
+    market = Market("market")
+    rows = [{"price": price, "change": 0.0} for price in (1, 10, 100, 1000, 10_000)]
+    assert [market.normalise(row)[0] for row in rows] == pytest.approx([-1, -0.5, 0, 0.5, 1])
+    assert [market.denormalise(market.normalise(row))["price"] for row in rows] == pytest.approx(
+        [1, 10, 100, 1000, 1e4]
+    )
+    outside = [{"price": price, "change": 0.0} for price in (-3, 0, 1e9)]
+    assert [market.normalise(row)[0] for row in outside] == [-1, -1, 1]
+    codes = market.normalise({"price": math.nan, "change": 0.0})
+    assert np.isnan(codes[0])
+
+
+def test_the_error_of_a_logarithmic_column_is_a_ratio():
+    market = Market("market")
+    share, ratio, change = market.metrics()
+    assert (ratio.name, ratio.unit, ratio.higher_is_better) == ("price, mean ratio", "×", False)
+    truths = [{"price": price, "change": 0.0} for price in (20.0, 200.0)]
+    guesses = [{"price": 40.0, "change": 0.0}, {"price": 100.0, "change": 0.0}]  # twice and half as much
+    assert ratio.compute(guesses, truths) == pytest.approx(2)
+    assert share.compute(guesses, truths) == pytest.approx(math.log(2) / math.log(10_000) / 2)
+    assert (ratio.compute(truths, truths), change.compute(guesses, truths)) == (1, 0)
+    missing = [{"price": math.nan, "change": 0.0}] * 2  # wrong by the whole range
+    assert ratio.compute(missing, truths) == pytest.approx(10_000)
+    assert ratio.compute(truths, missing) == 1
+    assert market.constants(missing)["one value"]["price"] == pytest.approx(100)
+
+
 @pytest.mark.parametrize(
     ("cls", "settings", "reason"),
     [
@@ -218,6 +258,11 @@ def test_numbers_that_a_row_lacks_stay_apart_and_count_nowhere():
         (FeatureGrid, {}, "channels"),
         (Station, {"columns": [{"name": "a", "lowest": 1, "highest": 0}]}, "a: lowest 1.0 is not below"),
         (Station, {"columns": [{"name": "a", "lowest": 0, "highest": 1}] * 2}, "column 'a' appears twice"),
+        (
+            Station,
+            {"columns": [{"name": "a", "lowest": 0, "highest": 1, "scale": "log"}]},
+            "lowest 0.0 has no logarithm",
+        ),
         (ScalarVector, {"columns": []}, "columns"),
     ],
 )

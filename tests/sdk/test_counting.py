@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fourm_plugins.counting import counted, some
+from fourm_plugins.counting import counted, decimals, number, some
 
 #: What messages count, where a number in front of it may be one.
 NOUNS = "samples|shards|files|views|tars|data sets|members|notes"
@@ -26,6 +26,28 @@ ROOT = Path(__file__).parents[2]
 )
 def test_one_is_singular_and_thousands_are_set_apart(number, words, said):
     assert counted(number, *words) == said
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        *((None, "–"), (float("nan"), "–"), (-0.0, "0"), (0.12345, "0.123"), (-2.5, "-2.5"), (512, "512")),
+        *((999.4, "999"), (999.6, "1,000"), (2000, "2,000"), (-12345.6, "-12,346")),
+    ],
+)
+def test_a_measure_has_three_digits_and_thousands_set_apart(value, said):
+    assert number(value) == said
+
+
+@pytest.mark.parametrize(
+    ("value", "sign", "said"),
+    [
+        *((-0.0004, "", "0.000"), (-0.0004, "+", "0.000"), (0.0, "+", "0.000"), (-0.0006, "", "-0.001")),
+        *((0.5, "", "0.500"), (0.5, "+", "+0.500"), (-10.0, "+", "-10.000")),
+    ],
+)
+def test_what_rounds_to_zero_has_no_sign(value, sign, said):
+    assert decimals(value, 3, sign) == said
 
 
 @pytest.mark.parametrize(

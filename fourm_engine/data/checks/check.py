@@ -140,7 +140,7 @@ def _of_part(part: Part, *, first: bool) -> Iterable[Finding]:
             yield part.finding("missing", "problem", f"no sample has {key}", remedy, source=key)
         elif count < len(part.names):
             lacking = [part.names[row] for row in np.flatnonzero(~part.present[key])]
-            what = f"{len(lacking)} of {len(part.names)} samples lack {key}, such as {shown(lacking[0])}"
+            what = f"{len(lacking):,} of {len(part.names):,} samples lack {key}, such as {shown(lacking[0])}"
             remedy = "they are trained on without it; no remedy is needed if that is meant"
             yield part.finding("lacking", "note", what, remedy, source=key, listed=Listed(lacking))
     yield from _bad(part, "damaged", part.survey.damaged)
@@ -177,7 +177,9 @@ def _bad(part: Part, kind: Kind, listed: Listed) -> Iterable[Finding]:
 
 def _of_statistics(part: Part, name: str, statistics: Statistics) -> Iterable[Finding]:
     def some(listed: Listed) -> str:
-        return f"{listed.count} of {max(statistics.samples, 1)} samples of {name}, such as {shown(listed.items[0])},"
+        return (
+            f"{listed.count:,} of {max(statistics.samples, 1):,} samples of {name}, such as {shown(listed.items[0])},"
+        )
 
     if (constant := statistics.constant).count:
         remedy = "black frames or failed exports? remove them if they mean nothing"
@@ -193,7 +195,7 @@ def _of_classes(part: Part, name: str, statistics: Statistics) -> Iterable[Findi
     never = [statistics.class_name(k) for k in np.flatnonzero(statistics.class_samples == 0).tolist()]
     seen = f" in the {counted(len(part.read), 'sample')} read" if len(part.read) < len(part.names) else ""
     if never:
-        what = f"{len(never)} of {len(statistics.class_samples)} classes of {name} never occur{seen}: "
+        what = f"{len(never):,} of {len(statistics.class_samples):,} classes of {name} never occur{seen}: "
         what += f"{', '.join(never[:8])}{', …' if len(never) > 8 else ''}"
         remedy = "expected of rare classes; otherwise compare the ids with num_classes and classes of its settings"
         yield part.finding("empty", "note", what, remedy, source=name, listed=Listed(never))

@@ -138,14 +138,14 @@ def part_of(wanted: Wanted, opened: ReadableSources, findings: list[Finding]) ->
         names = frozenset(meant.values())
         if missing := sorted(wanted.listed - meant.keys()):
             whole = isinstance(wanted.root, PluginRoot)  # whose splits are not lists, and contain rows without files
-            what = f"{len(missing)} of {len(wanted.listed)} samples that split {wanted.split} lists have no file"
+            what = f"{len(missing):,} of {len(wanted.listed):,} samples that split {wanted.split} lists have no file"
             said = f"{shown(wanted.root)}: {what}, such as {shown(missing[0])}"
             remedy = "they are not used" if whole else "add their files, or take them out of splits.json"
             level: Level = "note" if whole else "problem"
             findings.append(Finding("missing", level, said, remedy, wanted.name, listed=Listed(missing)))
     if overlap := sorted(names.intersection(samples_of(wanted.held_out, names).values())):
         all_of_them = len(overlap) == len(names)
-        what = f"{len(overlap)} of {len(names)} samples of {wanted.name}, such as {shown(overlap[0])}"
+        what = f"{len(overlap):,} of {len(names):,} samples of {wanted.name}, such as {shown(overlap[0])}"
         said = f"{shown(wanted.root)}: {what}, are in {wanted.held_by} too"
         remedy = "take them out of one of the two; training leaves held-out samples out, unless nothing is left then"
         findings.append(Finding("leak", "problem", said, remedy, wanted.name, listed=Listed(overlap)))

@@ -92,13 +92,18 @@ class ReadableSources:
                     self._add(note)
             else:
                 tars = root_shards(self.root) if shards is None else shards
-                opened = dict(LocalSources(self.root, claims_of(specs), tars, max_bytes=self.max_bytes).sources)
+                local = LocalSources(self.root, claims_of(specs), tars, max_bytes=self.max_bytes)
+                opened = dict(local.sources)
+                for note in local.notes:  # on the shards of all modalities; others are those of a source
+                    self._add(note)
         except ValueError as error:
             if isinstance(self.root, Path):
                 good, bad = trusted_shards(self.root, modalities, shards, self.max_bytes)
                 for reason in bad:
                     self._unreadable(reason)
                 shared = open_sample_shards(self.root, good, claims_of(specs), max_bytes=self.max_bytes, scan=scan)
+                for note in shared.notes:
+                    self._add(note)
                 for key, name in keys.items():
                     source = self._salvage(self.root / key[0], key[1], name)
                     inside = shared.sources.get(key)

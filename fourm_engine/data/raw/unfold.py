@@ -84,7 +84,7 @@ def unfold(texts: TextFolder, samples: frozenset[str]) -> str:
         raise ValueError(f"{tables}: no row names a sample: they name such as {shown(example)!r}, and {among}")
     write_texts(texts.folder, merged)
     line = f"{tables}: texts of {counted(len(merged), 'sample')} written to {shown(texts.folder)}"
-    return f"{line}; {unmatched} of {rows} rows name no sample, such as {shown(example)!r}" if unmatched else line
+    return f"{line}; {unmatched:,} of {rows:,} rows name no sample, such as {shown(example)!r}" if unmatched else line
 
 
 def _tables(folder: Path) -> list[Path]:

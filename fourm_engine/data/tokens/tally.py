@@ -66,7 +66,7 @@ class TokenizeReport:
     def lines(self, what: str, *, pruned: bool = False) -> list[str]:
         """A summary line, and one per modality, omitting zero counts."""
         parts = [f"{self.written} of {counted(self.shards, 'shard')} written"]
-        parts += [f"{self.samples_per_second:.0f} samples/s"] if self.encoded else []
+        parts += [f"{self.samples_per_second:,.0f} samples/s"] if self.encoded else []
         parts += [f"{counted(len(self.bad), 'file')} left out"] if self.bad else []
         lines = [f"{what}: {counted(self.samples, 'sample')}; {', '.join(parts)}"]
         for name, tally in self.modalities.items():
