@@ -42,6 +42,15 @@ def generate(
     with_inputs: Annotated[
         bool, typer.Option("--with-inputs", help="For many samples: also write the inputs, as the model sees them.")
     ] = False,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="NAME",
+            help="A further modality of --data to write through the same crop, such as the target of a task; "
+            "repeatable.",
+        ),
+    ] = None,
     share: Annotated[
         str | None, typer.Option(metavar="K/N", help="For many samples: K/N, process part K (from 0) of N.")
     ] = None,
@@ -58,6 +67,7 @@ def generate(
         "lines": lines,
         "split": split,
         "with_inputs": with_inputs or None,
+        "beside": beside or None,
         "share": None if share is None else part_of("--share", share),
         "batch_size": batch_size,
         "workers": workers,
@@ -65,7 +75,8 @@ def generate(
     many = {name: value for name, value in many.items() if value is not None}
 
     from fourm_engine.recipes.generate import generate as one_sample
-    from fourm_engine.recipes.generate_many import generate_many, is_folder
+    from fourm_engine.recipes.generate_many import generate_many
+    from fourm_engine.recipes.open_inputs import is_folder
 
     if data is not None or lines is not None or any(map(is_folder, inputs.values())):
         for option in ("reduce", "explain"):
@@ -78,7 +89,7 @@ def generate(
             raise ValueError("--out is missing; name the folder for the results")
         generate_many(run, inputs, target or (), out, samples=options.pop("n_samples"), **many, **options)
     elif many:
-        option = next(iter(many)).replace("_", "-")
+        option = next(iter(many)).replace("_", "-").replace("beside", "with")
         raise ValueError(f"--{option} is for many samples; give a folder as --input NAME=FOLDER, --data or --lines")
     else:
         one_sample(run, inputs, target or None, out, animate=animate, overlap=overlap, **options)
