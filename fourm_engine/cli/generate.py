@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fourm_engine.cli.generation_options import generates
-from fourm_engine.cli.options import Given, Out, Run, part_of, values
+from fourm_engine.cli.options import Given, Out, Run, Split, given_values, part_of
 
 
 @generates
@@ -32,7 +32,7 @@ def generate(
     data: Annotated[
         str | None, typer.Option(metavar="DATA", help="A data set; its inputs are --input NAME, without a value.")
     ] = None,
-    split: Annotated[str | None, typer.Option(metavar="NAME", help="List in the splits.json of --data.")] = None,
+    split: Split = None,
     lines: Annotated[
         Path | None,
         typer.Option(
@@ -60,8 +60,7 @@ def generate(
 ) -> None:
     """Generate modalities from others with a trained model. With a folder, --data or --lines, it writes a data set with
     a result for every sample; the same command resumes, torchrun or --share divide the work."""
-    named = [text for text in given or () if "=" in text or data is None]
-    inputs = values("--input", named) | dict.fromkeys(text for text in given or () if text not in named)
+    inputs = given_values(given, bare=data is not None)
     many: dict[str, Any] = {
         "data": data,
         "lines": lines,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from fourm_engine.data.raw.names import say as remark
 from fourm_engine.drawing import png
 from fourm_engine.files import write_atomically
 from fourm_engine.lock import at_work
@@ -15,7 +16,7 @@ from fourm_engine.recipes.generate import write
 from fourm_engine.recipes.generated_record import refuse_recorded
 from fourm_engine.recipes.progress import PrintFn, choose_threads, print_line
 from fourm_engine.transfer.answers import Classes, Detections
-from fourm_engine.transfer.model import load_head
+from fourm_engine.transfer.model import TaskModel, load_head
 
 #: Objects with a higher score are drawn.
 SHOWN = 0.3
@@ -41,6 +42,7 @@ def predict(
     if model.objective.modality is not None and out is None:
         raise ValueError(f"{run} predicts a map of {model.objective.modality.name!r}; name a folder for it: --out")
     answer = model.predict(sample)
+    note_missing(model, [model.reader.instance(name, raw=True).name for name in sample])
     if isinstance(answer, Classes):
         for name, share in answer.likeliest(k):
             print_fn(f"{share:.4f} {name}")
@@ -59,6 +61,16 @@ def predict(
     with at_work(out):
         for path in write(answer, out, answer.modality.name):
             print_fn(str(path))
+
+
+def note_missing(model: TaskModel, given: Collection[str]) -> None:
+    """Remark on inputs that are not among the `given` ones, if training dropped none (`task.modality_dropout`)."""
+    missing = [name for name in model.inputs if name not in given]
+    if missing and not model.objective.identity().get("task.modality_dropout"):
+        remark(
+            f"predicts without {', '.join(missing)}, which training gave beside {', '.join(given)}: expect worse "
+            f"results; give them, too (fourm generate can make them), or train with task.modality_dropout"
+        )
 
 
 def _write_objects(answer: Detections, picture: Any, out: Path) -> list[Path]:
