@@ -60,6 +60,8 @@ def open_inputs(
         raise ValueError(f"--input {taken[0]}: has no value, which only --data allows; give a file, a folder or words")
     if beside and data is None:
         raise ValueError(f"--with {beside[0]}: is for a modality of --data; name the data set")
+    if twice := [name for name in beside if name in inputs]:
+        raise ValueError(f"--with {twice[0]}: is an input; leave it out, and add --with-inputs")
     source: SampleInputs
     if data is not None:
         if not taken:
