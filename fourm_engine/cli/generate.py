@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fourm_engine.cli.generation_options import generates
-from fourm_engine.cli.options import Given, Out, Run, part_of, values
+from fourm_engine.cli.options import Given, Out, Run, Split, given_values, part_of
 
 
 @generates
@@ -32,7 +32,7 @@ def generate(
     data: Annotated[
         str | None, typer.Option(metavar="DATA", help="A data set; its inputs are --input NAME, without a value.")
     ] = None,
-    split: Annotated[str | None, typer.Option(metavar="NAME", help="List in the splits.json of --data.")] = None,
+    split: Split = None,
     lines: Annotated[
         Path | None,
         typer.Option(
@@ -42,6 +42,15 @@ def generate(
     with_inputs: Annotated[
         bool, typer.Option("--with-inputs", help="For many samples: also write the inputs, as the model sees them.")
     ] = False,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="NAME",
+            help="A further modality of --data to write through the same crop, such as the target of a task; "
+            "repeatable.",
+        ),
+    ] = None,
     share: Annotated[
         str | None, typer.Option(metavar="K/N", help="For many samples: K/N, process part K (from 0) of N.")
     ] = None,
@@ -55,13 +64,13 @@ def generate(
 ) -> None:
     """Generate modalities from others with a trained model. With a folder, --data or --lines, it writes a data set with
     a result for every sample; the same command resumes, torchrun or --share divide the work."""
-    named = [text for text in given or () if "=" in text or data is None]
-    inputs = values("--input", named) | dict.fromkeys(text for text in given or () if text not in named)
+    inputs = given_values(given, bare=data is not None)
     many: dict[str, Any] = {
         "data": data,
         "lines": lines,
         "split": split,
         "with_inputs": with_inputs or None,
+        "beside": beside or None,
         "share": None if share is None else part_of("--share", share),
         "batch_size": batch_size,
         "workers": workers,
@@ -69,7 +78,8 @@ def generate(
     many = {name: value for name, value in many.items() if value is not None}
 
     from fourm_engine.recipes.generate import generate as one_sample
-    from fourm_engine.recipes.generate_many import generate_many, is_folder
+    from fourm_engine.recipes.generate_many import generate_many
+    from fourm_engine.recipes.open_inputs import is_folder
 
     if data is not None or lines is not None or any(map(is_folder, inputs.values())):
         for option in ("reduce", "explain"):
@@ -82,7 +92,7 @@ def generate(
             raise ValueError("--out is missing; name the folder for the results")
         generate_many(run, inputs, target or (), out, samples=options.pop("n_samples"), **many, **options)
     elif many:
-        option = next(iter(many)).replace("_", "-")
+        option = next(iter(many)).replace("_", "-").replace("beside", "with")
         raise ValueError(f"--{option} is for many samples; give a folder as --input NAME=FOLDER, --data or --lines")
     else:
         one_sample(run, inputs, target or None, out, animate=animate, overlap=overlap, **options)

@@ -30,6 +30,7 @@ Given = Annotated[
         "NAME=text:words is never a path. Repeatable.",
     ),
 ]
+Split = Annotated[str | None, typer.Option(metavar="NAME", help="List in the splits.json of --data.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all draws; same seed, same result.")]
 Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="cpu or cuda. Default: a GPU if there is one.")]
 Tokenizers = Annotated[
@@ -44,6 +45,12 @@ def values(option: str, texts: Iterable[str] | None) -> dict[str, Any]:
     from fourm_engine.generate.input_types import TEXT, Typed
 
     return {name: Typed(text[len(TEXT) :]) if text.startswith(TEXT) else text for name, text in parts.items()}
+
+
+def given_values(texts: Iterable[str] | None, *, bare: bool) -> dict[str, Any]:
+    """`values` of --input; with `bare`, a name without a value has None."""
+    names = [text for text in texts or () if bare and "=" not in text]
+    return values("--input", [text for text in texts or () if text not in names]) | dict.fromkeys(names)
 
 
 def pairs(option: str, texts: Iterable[str] | None, form: str) -> dict[str, str]:

@@ -25,7 +25,8 @@ from fourm_engine.data.raw.pairing import difference
 from fourm_engine.data.raw.pipes import open_root
 from fourm_engine.data.raw.plugin_root import PluginRoot
 from fourm_engine.data.raw.root import DataRoot, Root, is_pattern
-from fourm_engine.storage.location import Readable, content_of
+from fourm_engine.files import write_atomically
+from fourm_engine.storage.location import Location, Readable, content_of
 from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
 
@@ -83,6 +84,19 @@ def unused_lists(config: DataConfig, key: str) -> tuple[str, str] | None:
     field = "data.train_split" if key == "data.train" else f"{key}.split"
     others = "" if config.val is not None or key != "data.train" else "; to hold some out, data.val and data.val_split"
     return f"{shown(path)} is not used: {field} is not set", f"to use it, set {field} to one of its lists{others}"
+
+
+def copy_splits(root: Root, out: Path) -> None:
+    """Write a copy of the splits of a data set, if it has any, into a folder made from it."""
+    content = b""
+    if isinstance(root, PluginRoot):
+        content = json.dumps(root.splits).encode() if root.splits else b""
+    else:
+        path = root / SPLITS
+        if path.exists() if isinstance(path, Location) else path.is_file():
+            content = content_of(path, MAX_SPLITS_BYTES)
+    if content and (not (out / SPLITS).is_file() or (out / SPLITS).read_bytes() != content):
+        write_atomically(out / SPLITS, content)
 
 
 def samples_of(listed: Collection[str], names: Collection[str]) -> dict[str, str]:

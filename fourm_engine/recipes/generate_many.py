@@ -5,39 +5,25 @@ In: arguments of the command line. Out: files in `out`; see `generate_files.py`.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import timedelta
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fourm_engine.data.raw.names import say as remark
-from fourm_engine.data.raw.names import shown
+from fourm_engine.data.splits import copy_splits
 from fourm_engine.device import local_device, rank_and_world
-from fourm_engine.generate.input_types import Typed
 from fourm_engine.generate.masks import is_box, read_mask
 from fourm_engine.generate.plan import default_plan
 from fourm_engine.generate.regions import Regions
 from fourm_engine.generate.validation import check_samples, targets_of
 from fourm_engine.lock import at_work
+from fourm_engine.recipes.files_job import FilesReport, fail_if_bad, joined
 from fourm_engine.recipes.generate import open_model
-from fourm_engine.recipes.generate_files import FilesReport, Job, summary
+from fourm_engine.recipes.generate_files import GenerateJob
 from fourm_engine.recipes.generated_record import FOLDER
+from fourm_engine.recipes.open_inputs import find_once, open_inputs
 from fourm_engine.recipes.progress import PrintFn, first_only, print_line
-from fourm_engine.recipes.sample_inputs import FileInputs, LineInputs, SampleInputs, describe
-from fourm_engine.train.distributed import sum_numbers
-from fourm_plugins.counting import counted
-from fourm_plugins.inputs import looks_like_path, read_file
+from fourm_engine.recipes.sample_inputs import FileInputs, describe
 from fourm_plugins.modality import Modality
-
-#: Timeout of a process that waits for the others at the end.
-_LONG = timedelta(days=30)
-
-
-def is_folder(given: Any) -> bool:
-    """Whether an input is a folder of files."""
-    return isinstance(given, (str, os.PathLike)) and os.path.isdir(given)  # False for a text too long for a name
 
 
 def generate_many(
@@ -51,6 +37,7 @@ def generate_many(
     lines: Path | None = None,
     share: tuple[int, int] | None = None,
     with_inputs: bool = False,
+    beside: Sequence[str] = (),
     batch_size: int = 16,
     workers: int | None = None,
     seed: int = 0,
@@ -68,7 +55,8 @@ def generate_many(
         data, split: a data set as in `data.train`, and a list in its `splits.json`.
         lines: a file of JSON lines, one per sample; see `LineInputs`.
         share: (k, n): this is process k (from 0) of the n that share the samples. By default as set by torchrun.
-        with_inputs: also write the inputs, as the model sees them.
+        with_inputs: also write the inputs, as the model sees them, and the `splits.json` of `data`.
+        beside: further modalities of `data` to write through the same view, such as the target of a task.
         regions: input -> weights of regions of each sample; a mask has the size of the pictures.
         seed: combined with a sample's name into the sample's seed, unless its line sets one.
         options: those of `open_model`, and decoding options, as in `FourM.generate`.
@@ -84,7 +72,7 @@ def generate_many(
         raise ValueError("--target is missing; name what to generate for every sample")
     targets = targets_of(targets)
     check_samples(samples)
-    with at_work(out / FOLDER / f"part-{part}-of-{parts}"), _joined() as total:
+    with at_work(out / FOLDER / f"part-{part}-of-{parts}"), joined() as total:
         device = device or (str(local_device()) if world > 1 else None)
         model, options = open_model(run, device=device, **options)
         guide = options.pop("guide")
@@ -92,76 +80,40 @@ def generate_many(
 
         def find(name: str) -> Modality:
             modality = model.reader.instance(name, raw=True)
-            if not modality.spec.input:
+            if not modality.spec.input and name not in beside:
                 raise ValueError(f"{name!r} is a target only; inputs are {', '.join(model.reader.input_names)}")
             if modality.name in targets or name in targets:
                 raise ValueError(f"{name!r} is both given and a target; leave it out of one")
             return modality
 
-        source, names = _open(inputs, find, out, data=data, split=split, lines=lines)
-        shown_as = {name: find(name) for name in names}
-        if twice := [n for n in names if sum(m is shown_as[n] for m in shown_as.values()) > 1]:
-            raise ValueError(f"{' and '.join(twice)} are both shown as {shown_as[twice[0]].name!r}; give one")
+        source, names = open_inputs(inputs, find, out, data=data, split=split, lines=lines, beside=beside)
+        shown_as = find_once(names, find)
         first_only(print_fn)(f"{describe(source)} of {', '.join(names)}")
-        job = Job(
-            model,
-            source,
-            shown_as,
-            targets,
-            out,
+        job = GenerateJob(
+            inputs=source,
+            shown_as=shown_as,
+            out=out,
+            model=model,
+            targets=targets,
             seed=seed,
             samples=samples,
             batch_size=batch_size,
             copies=with_inputs,
+            beside=beside,
             part=part,
             parts=parts,
             workers=workers,
-            regions=_marked(regions or {}, shown_as),
+            regions=_marked(regions or {}, shown_as.keys() - {*beside}),
             guide=guide,
             options=options,
         )
         report = job.run(print_fn=first_only(print_fn))
-        print_fn(summary(report, out, targets))
+        if with_inputs and split is None and part == 0 and isinstance(source, FileInputs) and source.root is not None:
+            copy_splits(source.root, out)
+        print_fn(report.summary(out, ", ".join(targets)))
         bad = total(report.bad)
-    if bad:
-        example = f", such as {report.first}" if report.first else ""
-        raise ValueError(f"{counted(bad, 'sample')} could not be used{example}; all others are in {out}")
+    fail_if_bad(bad, report.first, out)
     return report
-
-
-def _open(
-    inputs: Mapping[str, Any], find: Any, out: Path, *, data: str | None, split: str | None, lines: Path | None
-) -> tuple[SampleInputs, list[str]]:
-    """The samples, and the names of everything given for them."""
-    folders = {name: Path(given) for name, given in inputs.items() if is_folder(given)}
-    taken = [name for name, given in inputs.items() if given is None]
-    single = {name: given for name, given in inputs.items() if name not in folders and given is not None}
-    common = {name: _once(find(name), given) for name, given in single.items()}
-    ways = [way for way, there in (("--data", data), ("--lines", lines), ("folders", folders)) if there]
-    if len(ways) > 1:
-        raise ValueError(f"{' and '.join(ways)} both name the samples; give one of them")
-    for folder in folders.values():
-        if out.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"{shown(out)}: results would mix with inputs in {shown(folder)}; choose another --out")
-    if split is not None and data is None:
-        raise ValueError("--split is for a data set; name it with --data")
-    if taken and data is None:
-        raise ValueError(f"--input {taken[0]}: has no value, which only --data allows; give a file, a folder or words")
-    source: SampleInputs
-    if data is not None:
-        if not taken:
-            raise ValueError("--data: name the modalities to give with --input NAME")
-        source = FileInputs.of_data(data, split, taken, find, common)
-    elif lines is not None:
-        if not lines.is_file():
-            raise ValueError(f'{lines}: no such file; it has a line for each sample, such as {{"NAME": "FILE"}}')
-        source = LineInputs(lines, find, common)
-        return source, source.keys
-    else:
-        source = FileInputs.of_folders(folders, find, common)
-    for note in source.notes:
-        remark(note)
-    return source, [*(taken or folders), *common]
 
 
 def _marked(regions: Regions, given: Collection[str]) -> dict[str, list[tuple[float, Any]]]:
@@ -173,28 +125,3 @@ def _marked(regions: Regions, given: Collection[str]) -> dict[str, list[tuple[fl
         for weight, part in pairs:
             marked[name].append((weight, part if is_box(part) else read_mask(part, what=f"region of {name!r}")))
     return marked
-
-
-def _once(modality: Modality, given: Any) -> Any:
-    """A value shared by all samples: the content of a file, read once, or typed text."""
-    if isinstance(given, str):
-        if looks_like_path(given, modality.spec.extensions, typed=modality.accepts_text):
-            return read_file(Path(given), modality.spec.extensions)
-        return Typed(given)
-    return given
-
-
-@contextmanager
-def _joined() -> Iterator[Any]:
-    """Yield a function that sums a number over the processes of torchrun. No process exits before all are done, or
-    torchrun would stop the others."""
-    import torch.distributed as dist
-
-    join = rank_and_world()[1] > 1 and not dist.is_initialized()
-    if join:
-        dist.init_process_group("gloo", timeout=_LONG)
-    try:
-        yield lambda number: round(sum_numbers([float(number)])[0])
-    finally:
-        if join:
-            dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Read the inputs of samples for generation: from files or values to arrays, as the model sees them.
+"""Read the inputs of samples for generation and prediction: from files or values to arrays, as the model sees them.
 
 In: `SampleInputs` and names. Out: `Read`, or a `BadFile` with the reason. Runs in worker processes.
 """
@@ -6,7 +6,7 @@ In: `SampleInputs` and names. Out: `Read`, or a `BadFile` with the reason. Runs 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ import numpy as np
 
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw.aspect import same_aspect
-from fourm_engine.data.views import ViewDrawer, view_of
-from fourm_engine.generate.input_types import Typed
+from fourm_engine.data.views import SampleViews, ViewDrawer, view_of
+from fourm_engine.generate.input_types import Ids, Typed
 from fourm_engine.generate.masks import region_tokens
-from fourm_engine.generate.regions import Regions
+from fourm_engine.generate.regions import Regions, with_regions
 from fourm_engine.recipes.sample_inputs import SampleInputs
 from fourm_engine.storage.errors import StoreError
 from fourm_plugins import calls
@@ -29,21 +29,25 @@ from fourm_plugins.inputs import read_file
 from fourm_plugins.modality import Modality
 from fourm_plugins.notes import reading
 from fourm_plugins.spec import Grid
+from fourm_plugins.tokenizer import TextTokenizer, Tokenizer
 from fourm_plugins.view import View
 
 
 @dataclass(frozen=True)
 class Read:
     """One sample as read by a worker: modality -> array, and for continuous modalities the value as the model sees it;
-    the input files as the model sees them, source -> {extension: content}."""
+    the files to write beside the results, as the model sees them, source -> {extension: content}."""
 
     arrays: dict[str, Any]
     values: dict[str, Any]
     files: dict[str, dict[str, bytes]]
     #: Modality -> weights of regions of its tokens, bool (h, w).
     regions: dict[str, list[tuple[float, np.ndarray]]]
+    views: SampleViews
     stamp: str
+    #: Of the content of all files and values, and of what the model is shown alone.
     digest: str
+    shown_digest: str
     seed: int
 
 
@@ -52,11 +56,13 @@ class Reader:
     """`reader[(name, …)]`: name -> `Read`, or a BadFile with the reason. Picklable."""
 
     inputs: SampleInputs
-    #: Name as given -> modality that shows it.
+    #: Name as given -> modality that reads it.
     shown_as: dict[str, Modality]
     drawer: ViewDrawer
-    seed: int
-    copies: bool
+    seed: int = 0
+    #: Names whose files are written beside the results, and those of them that are not shown to the model.
+    written: frozenset[str] = frozenset()
+    beside: frozenset[str] = frozenset()
     regions: Regions = field(default_factory=dict)
 
     def __getitem__(self, names: Sequence[str]) -> dict[str, Read | BadFile]:
@@ -66,7 +72,8 @@ class Reader:
         key = ""
         try:
             stamp, given = self.inputs.stamp(name), self.inputs.given(name)
-            digest, values = hashlib.sha256(f"{given.seed}".encode()), dict[str, Any]()
+            shown, beside = hashlib.sha256(f"{given.seed}".encode()), hashlib.sha256()
+            values = dict[str, Any]()
             aspects = dict[str, tuple[float, str]]()
             with reading(lambda: self.inputs.where(name)):
                 for key, content in sorted(given.values.items()):
@@ -75,6 +82,7 @@ class Reader:
                     if isinstance(content, Path):
                         files = read_file(content, modality.spec.extensions)
                     for kind, part in files.items() if isinstance(files, dict) else [("", repr(files))]:
+                        digest = beside if key in self.beside else shown
                         digest.update(f"{key} {kind} {len(part)} ".encode())
                         digest.update(part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass"))
                     values[key] = value = _value(modality, files)
@@ -84,10 +92,12 @@ class Reader:
                         if not same_aspect(aspect, first):
                             raise SampleError(f"width / height is {aspect:.3f}, that of its {other} {first:.3f}")
                 views = self.drawer.draw("", 0, {group: aspect for group, (aspect, _) in aspects.items()})
-                read = Read({}, {}, {}, {}, stamp, digest.hexdigest(), _seed(self.seed, name, given.seed))
+                one = shown.hexdigest()
+                both = one + beside.hexdigest() if self.beside else one
+                read = Read({}, {}, {}, {}, views, stamp, both, one, _seed(self.seed, name, given.seed))
                 for key, value in values.items():
                     view = view_of(self.shown_as[key].spec, views, 0)
-                    self._see(read, self.shown_as[key], value, view)
+                    self._see(read, key, value, view)
                     if key in self.regions:
                         read.regions[self.shown_as[key].name] = self._marked(key, value, view)
             return read
@@ -108,17 +118,35 @@ class Reader:
         assert isinstance(spec.layout, Grid)
         return [(weight, tokens.reshape(spec.layout.height, spec.layout.width)) for weight, tokens in parts]
 
-    def _see(self, read: Read, modality: Modality, value: Any, view: Any) -> None:
+    def _see(self, read: Read, key: str, value: Any, view: Any) -> None:
+        modality = self.shown_as[key]
         text = modality.spec.layout.kind == "sequence" and isinstance(value, str)
         seen = value if text else modality.augment(value, view)
         array = modality.normalise(seen)
         check_array(modality.spec, array)
+        if key in self.written:
+            read.files[modality.spec.source] = calls.write(modality, seen)
+        if key in self.beside:
+            return
         if modality.spec.continuous:
             read.values[modality.name] = seen
         else:
             read.arrays[modality.name] = array
-        if self.copies:
-            read.files[modality.spec.source] = calls.write(modality, seen)
+
+
+def encoded(
+    batch: Sequence[Read], tokenizers: Mapping[str, Tokenizer], modalities: Mapping[str, Modality]
+) -> list[dict[str, Any]]:
+    """The inputs of a model: ids, encoded together, and values of continuous modalities."""
+    inputs = [dict[str, Any](read.values) for read in batch]
+    for name in sorted({name for read in batch for name in read.arrays}):
+        having = [i for i, read in enumerate(batch) if name in read.arrays]
+        tokenizer, most = tokenizers[name], modalities[name].spec.layout.num_tokens
+        for i, ids in zip(having, calls.encode(tokenizer, [batch[i].arrays[name] for i in having]), strict=True):
+            if isinstance(tokenizer, TextTokenizer):
+                ids = np.asarray(ids)[:most]
+            inputs[i][name] = Ids(ids)
+    return [with_regions(given, read.regions) for given, read in zip(inputs, batch, strict=True)]
 
 
 def _value(modality: Modality, given: Any) -> Any:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from fourm_engine.data.raw.names import say as remark
 from fourm_engine.drawing import png
 from fourm_engine.files import write_atomically
 from fourm_engine.lock import at_work
@@ -15,7 +16,7 @@ from fourm_engine.recipes.generate import write
 from fourm_engine.recipes.generated_record import refuse_recorded
 from fourm_engine.recipes.progress import PrintFn, choose_threads, print_line
 from fourm_engine.transfer.answers import Classes, Detections, Embedding
-from fourm_engine.transfer.model import load_head
+from fourm_engine.transfer.model import TaskModel, load_head
 from fourm_engine.transfer.retrieval import Retrieval
 
 #: Objects with a higher score are drawn.
@@ -41,9 +42,9 @@ def predict(
     model = load_head(run, device=device, manager=manager_of_run(run))
     if model.objective.modality is not None and out is None:
         raise ValueError(f"{run} predicts a map of {model.objective.modality.name!r}; name a folder for it: --out")
-    if isinstance(model.objective, Retrieval):
-        raise ValueError(f"{run} makes embeddings, for search: fourm embed {run} DATA --input NAME --out INDEX")
+    refuse_embeddings(run, model)
     answer = model.predict(sample)
+    note_missing(model, [model.reader.instance(name, raw=True).name for name in sample])
     if isinstance(answer, Classes):
         for name, share in answer.likeliest(k):
             print_fn(f"{share:.4f} {name}")
@@ -63,6 +64,22 @@ def predict(
     with at_work(out):
         for path in write(answer, out, answer.modality.name):
             print_fn(str(path))
+
+
+def refuse_embeddings(run: str | Path, model: TaskModel) -> None:
+    """Raise ValueError for a model of a retrieval task."""
+    if isinstance(model.objective, Retrieval):
+        raise ValueError(f"{run} makes embeddings, for search: fourm embed {run} DATA --input NAME --out INDEX")
+
+
+def note_missing(model: TaskModel, given: Collection[str]) -> None:
+    """Remark on inputs that are not among the `given` ones, if training dropped none (`task.modality_dropout`)."""
+    missing = [name for name in model.inputs if name not in given]
+    if missing and not model.objective.identity().get("task.modality_dropout"):
+        remark(
+            f"predicts without {', '.join(missing)}, which training gave beside {', '.join(given)}: expect worse "
+            f"results; give them, too (fourm generate can make them), or train with task.modality_dropout"
+        )
 
 
 def _write_objects(answer: Detections, picture: Any, out: Path) -> list[Path]:

@@ -21,6 +21,7 @@ from fourm_engine.data.names_table import LazyNames, Names
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.local_sources import open_source
 from fourm_engine.data.raw.names import is_litter, plain, shown
+from fourm_engine.data.raw.root import Root
 from fourm_engine.data.raw.source import Source
 from fourm_engine.generate.input_types import TEXT, Typed
 from fourm_engine.recipes.generated_record import hash_of
@@ -71,6 +72,8 @@ class FileInputs:
     common: dict[str, Any] = field(default_factory=dict)
     #: Remarks on the files.
     notes: Sequence[str] = ()
+    #: Of the data set.
+    root: Root | None = None
 
     @classmethod
     def of_folders(cls, folders: Mapping[str, Path], find: _Find, common: Mapping[str, Any]) -> FileInputs:
@@ -104,7 +107,7 @@ class FileInputs:
         if not len(names):
             raise ValueError(f"{data.root}: no sample has {' and '.join(wanted)}")
         sources = {name: _OfData(data, modality.name) for name, modality in modalities.items()}
-        return cls(sources, names, len(data.names) - len(names), dict(common))
+        return cls(sources, names, len(data.names) - len(names), dict(common), root=data.root)
 
     def given(self, name: str) -> Given:
         """Read the files of a sample. Raises SampleError (BadFile) for unreadable files."""

@@ -16,7 +16,8 @@ from fourm_engine.lock import Busy, at_work
 from fourm_engine.model import FourM
 from fourm_engine.recipes import generate_files
 from fourm_engine.recipes.generate import generate
-from fourm_engine.recipes.generate_many import generate_many, is_folder
+from fourm_engine.recipes.generate_many import generate_many
+from fourm_engine.recipes.open_inputs import is_folder
 from fourm_engine.recipes.sample_inputs import LineInputs, wrong_name
 from tests.generate.toys import PLUGINS, install, make_model, picture
 from tests.running import silent
@@ -186,7 +187,7 @@ def test_one_result_is_never_written_into_a_data_set_that_was_generated(many, ru
     many(["words"], out="made")
     before = files(tmp_path / "made")
     for out in (tmp_path / "made", tmp_path / "made/words"):
-        with pytest.raises(ValueError, match="made is a data set that fourm generate wrote; choose another folder"):
+        with pytest.raises(ValueError, match="made holds the results of many samples; choose another folder"):
             generate(run, {"colour": "photos/00.png"}, ["words"], out)
     assert files(tmp_path / "made") == before
 

@@ -218,3 +218,17 @@ def test_unknown_pixels_are_neither_learned_nor_measured():
     assert (found["AbsRel"], found["RMSE"]) == (pytest.approx(0.1, rel=1e-3), pytest.approx(0.2, rel=1e-3))
     with pytest.raises(ValueError, match="'depth' is a feature map, and segmentation learns a class map"):
         Segmentation(SegmentationConfig(target="depth"), depth)
+
+
+@pytest.mark.parametrize(("task", "data"), [(regression, "nyu"), (segmentation, "ade")])
+def test_maps_of_a_data_set_are_those_of_each_sample(task, data, source, request, tmp_path):
+    root = request.getfixturevalue(data)
+    trained = run(task(tmp_path, source, root), "train.steps=1")
+    model = fm.load_head(trained, device="cpu")
+    pictures = root / ("val/rgb" if data == "nyu" else "images/validation")
+    fourm("predict", trained, "--input", f"rgb={pictures}", "--out", tmp_path / "out", "--batch-size", 3)
+    for picture in pictures.iterdir():
+        alone = model.predict({"rgb": picture})
+        (file,) = (tmp_path / "out" / alone.modality.spec.source).glob(f"{picture.stem}.*")
+        assert file.read_bytes() in alone.modality.write(alone.value).values()
+    assert "8 were there" in fourm("predict", trained, "--input", f"rgb={pictures}", "--out", tmp_path / "out")

@@ -143,6 +143,20 @@ def test_objects_are_learned_and_told_with_their_places(trained, place, tmp_path
     assert Image.open(tmp_path / "out/objects.png").size == (64, 64)
 
 
+def test_objects_of_many_pictures_are_those_of_each_with_places_in_the_whole_picture(trained, place, tmp_path):
+    (tmp_path / "wide").mkdir()
+    for i in range(3):
+        picture = np.asarray(Image.open(place / f"train2017/{i:012}.jpg"))
+        Image.fromarray(np.pad(picture, ((0, 0), (20, 40), (0, 0)))).save(tmp_path / f"wide/{i}.png")
+    fourm("predict", trained, "--input", f"rgb={tmp_path / 'wide'}", "--out", tmp_path / "out")
+    model = fm.load_head(trained, device="cpu")
+    for i in range(3):
+        told = json.loads((tmp_path / f"out/objects/{i}.json").read_text())
+        alone = model.predict({"rgb": tmp_path / f"wide/{i}.png"})
+        assert [one["label"] for one in told] == list(alone.labels)
+        np.testing.assert_allclose([one["bbox"] for one in told], alone.boxes, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("change", "error"),
     [

@@ -183,6 +183,7 @@ def test_what_does_not_fit_is_refused_in_one_line(trained, pairs, tmp_path):
         (["embed", trained, data, "--input", "rgb", "--size", "64", *out], "size: "),
         (["embed", trained, data, "--input", "rgb", "--predict", "caption", *out], "--predict"),
         (["predict", trained, "--input", "caption=a red square"], "fourm embed"),
+        (["predict", trained, "--data", data, *out], "fourm embed"),
     ):
         assert message in refused(*map(str, words))
     assert not (tmp_path / "index").exists()

@@ -9,7 +9,6 @@ shards complete.
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,9 +20,7 @@ import torch
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.documents import copy_documents
-from fourm_engine.data.raw.plugin_root import PluginRoot
-from fourm_engine.data.raw.root import Root
-from fourm_engine.data.splits import MAX_SPLITS_BYTES, SPLITS
+from fourm_engine.data.splits import copy_splits
 from fourm_engine.data.tokens.differences import Differences
 from fourm_engine.data.tokens.encoder import Encoder
 from fourm_engine.data.tokens.indexing import has_tokens, open_index
@@ -36,8 +33,7 @@ from fourm_engine.data.tokens.view_shards import ViewShard
 from fourm_engine.data.views import SampleViews, ViewDrawer
 from fourm_engine.data.workers import preparing_workers
 from fourm_engine.device import local_device
-from fourm_engine.files import remove_leftovers, write_atomically
-from fourm_engine.storage.location import Location, content_of
+from fourm_engine.files import remove_leftovers
 from fourm_plugins.tokenizer import Tokenizer
 
 
@@ -91,7 +87,7 @@ def tokenize_split(
     ours = {shard_path(Path(folder), number).as_posix() for folder in (VIEWS_FOLDER, *writers) for number in mine}
     remove_leftovers(out, ours.__contains__)
     if rank == 0:
-        _copy_splits(data.root, out)
+        copy_splits(data.root, out)
         if isinstance(root := data.root, Path):
             for name in writers:
                 copy_documents(modalities[name], root, out / name)
@@ -249,16 +245,3 @@ def _vanished(names: Sequence[str], data: AlignedData, out: Path, number: int) -
             kept = {name for name, there in zip(names, tokens.tolist()) if there}
             gone = [name for name in gone if name not in kept]
     return frozenset(gone)
-
-
-def _copy_splits(root: Root, out: Path) -> None:
-    """Keep the splits known even if the raw data is removed later."""
-    content = b""
-    if isinstance(root, PluginRoot):
-        content = json.dumps(root.splits).encode() if root.splits else b""
-    else:
-        path = root / SPLITS
-        if path.exists() if isinstance(path, Location) else path.is_file():
-            content = content_of(path, MAX_SPLITS_BYTES)
-    if content and (not (out / SPLITS).is_file() or (out / SPLITS).read_bytes() != content):
-        write_atomically(out / SPLITS, content)
