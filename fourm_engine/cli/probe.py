@@ -26,7 +26,7 @@ def probe(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="JSON {sample: class}, CSV sample,class, or column:NAME of a table; DATA is then what data.train takes.",
+            help="JSON {sample: class}, CSV sample,class, or column:NAME of a table; DATA: as data.train.",
         ),
     ] = None,
     val_labels: Annotated[
