@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 class SampleSource(ABC):
     """The samples at one location, opened as `cls(location, specs, **settings)`: `location` is the text before `?`,
-    `specs` are those of the modalities in use (none if only `splits` are wanted), settings are strings. The constructor
-    and each method raise ValueError or OSError for errors that the user can fix: nothing at the location, a wrong
-    setting, a damaged file.
+    `specs` are those of the modalities in use (none if only `splits` or a `column` are wanted), settings are strings.
+    The constructor and each method raise ValueError or OSError for errors that the user can fix: nothing at the
+    location, a wrong setting, a damaged file.
 
     Every reading process opens it anew: connections and open files are never shared or pickled. A process that only
     reads files never uses `names`, `present` and `splits`: compute these lazily."""
@@ -53,6 +53,12 @@ class SampleSource(ABC):
     def where(self, name: str, modality: str) -> str:
         """Where the content lies below the location, in terms that a user can look up; for messages."""
         return f"{name} ({modality})"
+
+    def column(self, name: str) -> Mapping[str, Any]:
+        """{sample: value} of a column that no modality reads, such as the classes that `task.labels: {column: NAME}`
+        learns: text, a number or a list of these, without the samples that have none; the id of a class as its name.
+        Raises ValueError if there is no such column."""
+        raise ValueError(f"has no columns, so no {name!r}")
 
     @property
     def splits(self) -> Mapping[str, Sequence[str]]:

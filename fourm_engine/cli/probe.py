@@ -23,13 +23,14 @@ def probe(
     ],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for probe.json and the cached features.")],
     labels: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            metavar="FILE", help="JSON {sample: class} or CSV sample,class; DATA is then anything data.train takes."
+            metavar="FILE",
+            help="JSON {sample: class}, CSV sample,class, or column:NAME of a table; DATA: as data.train.",
         ),
     ] = None,
     val_labels: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Labels of --val, if it reuses sample names.")
+        str | None, typer.Option(metavar="FILE", help="Labels of --val, if it reuses sample names.")
     ] = None,
     val: Annotated[str | None, typer.Option(metavar="DATA", help="Validation data, like DATA.")] = None,
     share: Annotated[

@@ -1,12 +1,28 @@
-"""Read the classes of samples from a JSON or CSV file, as {sample: class}."""
+"""Read the classes of samples from a JSON or CSV file, or from a column of the data, as {sample: class}."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.tables import csv_rows
 from fourm_plugins.counting import counted
+
+#: Prefix of a column's name, where a file may be given.
+COLUMN = "column:"
+
+
+def labels_of(given: str | Path, data: AlignedData) -> dict[str, str]:
+    """{sample: class} from a file, or from the column NAME of `data` for "column:NAME". Raises ValueError as
+    `read_labels` does, and for a column that does not hold a class for each sample."""
+    if not str(given).startswith(COLUMN):
+        return read_labels(Path(given))
+    values = data.column(str(given).removeprefix(COLUMN))
+    for name, value in values.items():
+        if not isinstance(value, (str, int)):
+            raise ValueError(f"--labels {given}: {name!r}: expected a class, text or an integer, not {value!r:.80}")
+    return {name: str(value) for name, value in values.items()}
 
 
 def read_labels(path: Path) -> dict[str, str]:

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fourm_engine.data.bad_files import BadFile, BadFiles
+from fourm_engine.data.config import DataConfig, source_of
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.folder import FolderSource, Listing
+from fourm_engine.data.raw.pipes import open_root
 from fourm_engine.features.encoder import ReadSample
 from fourm_engine.generate.inputs import InputReader
+from fourm_engine.modalities import host_of
 from fourm_plugins.errors import SampleError, one_line
 
 
@@ -41,12 +44,14 @@ class Samples(Protocol):
 
 
 class DataSamples:
-    """Samples of a data set, each with whichever of the encoder's inputs it has."""
+    """Samples of a data set, anything that `data.train` may name, each with whichever of the encoder's inputs it
+    has."""
 
     def __init__(self, encoder: Reader, root: str, split: str | None = None) -> None:
         self.encoder = encoder
         modalities = {name: encoder.reader.modalities[name] for name in encoder.inputs.values()}
-        self.data = AlignedData(root, modalities, split)
+        there = open_root(source_of(root), DataConfig(), host_of(encoder.reader.modalities))
+        self.data = AlignedData(there.folder, modalities, split, shards=there.shards)
         self.names: Sequence[str] = self.data.names
 
     def read(self, name: str) -> ReadSample | None:

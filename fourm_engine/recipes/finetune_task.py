@@ -11,6 +11,7 @@ import numpy as np
 
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.documents import documented
+from fourm_engine.data.raw.names import shown
 from fourm_engine.data.views import ViewDrawer
 from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager, load_modalities
 from fourm_engine.recipes.progress import PrintFn, first_only, print_line
@@ -21,9 +22,9 @@ from fourm_engine.train.watchdog import exclusive_run
 from fourm_engine.transfer.augmentation import augmentation_of
 from fourm_engine.transfer.classification import Classification
 from fourm_engine.transfer.coco import read_coco
-from fourm_engine.transfer.config import ClassificationConfig, DetectionConfig, RetrievalConfig
+from fourm_engine.transfer.config import ClassificationConfig, Column, DetectionConfig, RetrievalConfig
 from fourm_engine.transfer.detection import Detection, picture_of
-from fourm_engine.transfer.labels import Labels, check_known, classes_of, of_file, of_folders, only_known
+from fourm_engine.transfer.labels import Labels, check_known, classes_of, of_column, of_file, of_folders, only_known
 from fourm_engine.transfer.mixup import mixing_of
 from fourm_engine.transfer.objective import Objective
 from fourm_engine.transfer.samples import TaskSamples
@@ -179,14 +180,22 @@ def _objectives(
     for part, data in (("train", train), ("val", val)):
         if data is None:
             continue
-        file = settings.labels if part == "train" else settings.val_labels or settings.labels
-        names = data.names
-        labels[part] = of_folders(names) if file is None else of_file(file, names, several=settings.several)
+        labelled = settings.labels if part == "train" else settings.val_labels or settings.labels
+        labels[part] = _labels(labelled, data, several=settings.several)
         classes = classes or classes_of(labels["train"])
         if part == "val" and isinstance(config.data.held_out, float):  # may hold out every sample of a class
             labels[part] = only_known(labels[part], classes)
-        check_known(labels[part], classes, f"data.{part}" if file is None else str(file))
+        check_known(labels[part], classes, f"data.{part}" if labelled is None else str(labelled))
     return Classification(settings, classes, labels["train"]), Classification(settings, classes, labels.get("val"))
+
+
+def _labels(labelled: Path | Column | None, data: AlignedData, *, several: bool) -> Labels:
+    if labelled is None:
+        return of_folders(data.names)
+    if isinstance(labelled, Column):
+        where = f"{shown(data.root)}, {labelled}"
+        return of_column(data.column(labelled.column), data.names, where, several=several)
+    return of_file(labelled, data.names, several=several)
 
 
 def _detections(

@@ -17,7 +17,7 @@ import torch
 from fourm_engine.features import probes as probing
 from fourm_engine.features.cache import features_of
 from fourm_engine.features.encoder import Encoder
-from fourm_engine.features.labels import read_labels
+from fourm_engine.features.labels import labels_of
 from fourm_engine.features.probes import Labelled
 from fourm_engine.features.resizing import Size
 from fourm_engine.features.samples import ClassFolder, DataSamples, Samples
@@ -46,8 +46,8 @@ def probe(
     out: Path,
     *,
     val: str | Path | None = None,
-    labels: Path | None = None,
-    val_labels: Path | None = None,
+    labels: str | Path | None = None,
+    val_labels: str | Path | None = None,
     share: float = 0.2,
     probes: Sequence[str] = PROBES,
     shots: Sequence[int] = (),
@@ -171,7 +171,7 @@ def _samples(
     network: Encoder,
     data: str | Path,
     val: str | Path | None,
-    labels: tuple[Path | None, Path | None],
+    labels: tuple[str | Path | None, str | Path | None],
     out: Path,
     print_fn: PrintFn,
     tokens: bool,
@@ -211,14 +211,15 @@ def _samples(
     return parts[0], parts[1] if len(parts) > 1 else None, left
 
 
-def _open(network: Encoder, folder: str | Path, labels: Path | None) -> tuple[Samples, dict[str, str]]:
+def _open(network: Encoder, folder: str | Path, labels: str | Path | None) -> tuple[Samples, dict[str, str]]:
     """The samples, and {name: class} for those that have one."""
     if labels is None:
         if len(network.inputs) > 1:
             raise ValueError("--input: a folder of classes has one modality; name one, or give a data set and --labels")
         samples: Samples = ClassFolder(network, Path(folder), next(iter(network.inputs)))
         return samples, {name: name.partition("/")[0] for name in samples.names}
-    samples, table = DataSamples(network, str(folder)), read_labels(labels)
+    samples = DataSamples(network, str(folder))
+    table = labels_of(labels, samples.data)
     known = {name: table[name] for name in samples.names if name in table}
     if not known:
         names = f"its names are like {next(iter(table))!r}, those of the samples like {samples.names[0]!r}"

@@ -68,9 +68,10 @@ class TransferTask(Strict):
     #: Changes to that config.
     settings: Settings = Field(default_factory=dict)
     #: Words of a `fourm` command in place of a config. {encoder}, {seed}, {out} (the folder of this trial) and {name}
-    #: (of the encoder) are filled in. The number is in the JSON that it writes to {out}/RESULT, or prints.
+    #: (of the encoder) are filled in. The number is in the JSON that it prints, or writes to {out}/RESULT, such as
+    #: {out}/run/extend.json.
     command: tuple[Word, ...] | None = Field(default=None, min_length=1)
-    result: Annotated[str, StringConstraints(pattern=r"^[^/\\.][^/\\]*$", max_length=100)] = RESULT
+    result: Annotated[str, StringConstraints(pattern=r"^([^/\\.][^/\\]*/)*[^/\\.][^/\\]*$", max_length=100)] = RESULT
     measure: Measure = Field(default_factory=Measure)
 
     @model_validator(mode="after")

@@ -98,17 +98,29 @@ def _of_result(folder: Path, result: str, path: str) -> float | None:
 
 
 def _at(value: Any, path: str) -> float | None:
+    """The finite number at `path` in a JSON value. In a list of records, a part of the path selects those that have it
+    among their values, as in `tasks.NAME.scores.depth.AbsRel.prediction` of `evaluation.json`."""
     if not path:
         finite = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
         return float(value) if finite else None
-    if not isinstance(value, Mapping):
-        return None
+    if isinstance(value, list) and len(value) == 1 and (inner := _at(value[0], path)) is not None:
+        return inner
     parts = path.split(".")
     for length in range(len(parts), 0, -1):
-        key = ".".join(parts[:length])
-        if key in value and (inner := _at(value[key], ".".join(parts[length:]))) is not None:
+        key, rest = ".".join(parts[:length]), ".".join(parts[length:])
+        if isinstance(value, Mapping):
+            below = value.get(key)
+        elif isinstance(value, list):
+            below = [record for record in value if isinstance(record, Mapping) and key in _texts(record)]
+        else:
+            return None
+        if (inner := _at(below, rest)) is not None:
             return inner
     return None
+
+
+def _texts(record: Mapping[str, Any]) -> set[str]:
+    return {str(value) for value in record.values() if isinstance(value, str | int)}
 
 
 def _numbers(run: KnownRun | None) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 
 class _Task(BaseModel):
@@ -25,17 +25,36 @@ class _Task(BaseModel):
     colour_jitter: float = Field(default=0.0, ge=0, le=1)
 
 
+class Column(BaseModel):
+    """A column of data that a package opens, such as Parquet files of Hugging Face `datasets`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    column: Annotated[str, Field(min_length=1)]
+
+    def __str__(self) -> str:
+        return f"column {self.column}"
+
+
+def _kind(value: Any) -> str:
+    return "(column)" if isinstance(value, dict | Column) else "(file)"
+
+
+LabelSource = Annotated[Annotated[Path, Tag("(file)")] | Annotated[Column, Tag("(column)")], Discriminator(_kind)]
+
+
 class ClassificationConfig(_Task):
     """One class per sample, or with `several` any number of classes."""
 
     kind: Literal["classification"] = "classification"
     #: As in `task`.
     head: str = "linear"
-    #: A file of labels: CSV rows `name,label`, JSON {name: label or [labels]}, or COCO's JSON of instances. null: the
-    #: first folder of a sample's name (`<class>/0001`).
-    labels: Path | None = None
-    #: Another file for the held-out samples; null: the same.
-    val_labels: Path | None = None
+    #: A file of labels: CSV rows `name,label`, JSON {name: label or [labels]}, or COCO's JSON of instances; or
+    #: {column: NAME} of data that a package opens, such as Parquet files. null: the first folder of a sample's name
+    #: (`<class>/0001`).
+    labels: LabelSource | None = None
+    #: Another file or column for the held-out samples; null: the same.
+    val_labels: LabelSource | None = None
     #: Any number of classes per sample.
     several: bool = False
     #: Share of the probability that is spread over all classes.

@@ -1,7 +1,7 @@
-"""Read labels of samples from their folders or from a file.
+"""Read labels of samples from their folders, from a file or from a column.
 
-In: names of samples; a file of rows `name,label` (CSV), {name: label or [labels]} (JSON), or COCO's instances JSON.
-Out: name -> its labels.
+In: names of samples; a file of rows `name,label` (CSV), {name: label or [labels]} (JSON), or COCO's instances JSON; or
+{name: value}. Out: name -> its labels.
 """
 
 from __future__ import annotations
@@ -52,10 +52,39 @@ def of_file(path: Path, names: Collection[str], *, several: bool) -> Labels:
             f"{path}: none of the {counted(len(rows), 'name')} there, such as {next(iter(rows), '')!r}, is a sample, "
             f"such as {next(iter(names), '')!r}"
         )
-    if not several and (double := next((name for name, its in by_name.items() if len(its) != 1), None)) is not None:
-        its = ", ".join(by_name[double]) or "none"
-        raise ValueError(f"{path}: {double!r} has {counted(len(by_name[double]), 'label')} ({its}); set task.several")
+    _check_number(by_name, path, several)
     return by_name
+
+
+def of_column(values: Mapping[str, Any], names: Collection[str], where: str, *, several: bool) -> Labels:
+    """The labels of the `names` that have a value: text or an integer, or a list of them. Raises ValueError, starting
+    with `where`, for other values, if none of the names has one, and as `of_file`."""
+    by_name: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        if name in values:
+            its = _listed(values[name])
+            if its is None:
+                raise ValueError(f"{where}: {name!r}: expected a label or a list of them, not {values[name]!r:.80}")
+            by_name[name] = tuple(dict.fromkeys(its))
+    if not by_name:
+        raise ValueError(f"{where}: none of the samples, such as {next(iter(names), '')!r}, has a value there")
+    _check_number(by_name, where, several)
+    return by_name
+
+
+def _check_number(labels: Labels, where: object, several: bool) -> None:
+    """Raise ValueError if a sample has no label, or more than one, unless `several`."""
+    double = next((name for name, its in labels.items() if len(its) != 1), None)
+    if double is not None and not several:
+        its = ", ".join(labels[double]) or "none"
+        raise ValueError(f"{where}: {double!r} has {counted(len(labels[double]), 'label')} ({its}); set task.several")
+
+
+def _listed(value: Any) -> list[str] | None:
+    """A label or a list of labels as a list; None for anything else."""
+    labels = value if isinstance(value, list) else [value]
+    fit = all(isinstance(label, (str, int)) and not isinstance(label, bool) for label in labels)
+    return list(map(str, labels)) if fit else None
 
 
 def _read(path: Path) -> str:
@@ -106,10 +135,9 @@ def _json(path: Path) -> dict[str, tuple[str, ...]]:
         raise ValueError(f"{path}: expected {{name: label}}, not a {type(document).__name__}")
     rows = {}
     for name, its in document.items():
-        its = [its] if isinstance(its, (str, int)) and not isinstance(its, bool) else its
-        if not (isinstance(its, list) and all(isinstance(label, (str, int)) for label in its)):
+        if (labels := _listed(its)) is None:
             raise ValueError(f"{path}: {name!r}: expected a label or a list of them, not {its!r:.80}")
-        rows[name] = tuple(str(label) for label in its)
+        rows[name] = tuple(labels)
     return rows
 
 

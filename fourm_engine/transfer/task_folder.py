@@ -211,5 +211,5 @@ def _without_folders(task: TaskConfig) -> TaskConfig:
     """The section with file names instead of paths, which are meaningless on another machine."""
     if not isinstance(task, (ClassificationConfig, DetectionConfig)):
         return task
-    files = {key: Path(path.name) for key in ("labels", "val_labels") if (path := getattr(task, key)) is not None}
+    files = {key: Path(path.name) for key in ("labels", "val_labels") if isinstance(path := getattr(task, key), Path)}
     return task.model_copy(update=files)

@@ -60,6 +60,8 @@ class Flat(SampleSource):
         return str([p.stat().st_size for p in self.root.glob(f"{name}.{modality}.*")])
     def where(self, name, modality):
         return f"{name}.{modality}"
+    def column(self, name):
+        return {"number": {n: i for i, n in enumerate(self.names)}, "list": [1, 2]}[name]
     @property
     def splits(self):
         return {"train": self.names[2:], "val": self.names[:2]}
@@ -109,6 +111,17 @@ def test_its_splits_are_chosen_as_those_of_a_folder_and_val_is_never_trained_on(
     with pytest.raises(ValueError, match=r"no split 'test'; it has train, val \(source 'flat' of acme-flat 1.2\)"):
         opened(text, train_split="test")
     assert len(opened(text, held_out=0.3).names) + len(opened(text, held_out=0.3, training=False).names) == 12
+
+
+def test_a_column_has_a_value_for_each_sample_and_what_is_none_is_the_packages_fault(flat):
+    data = opened(f"flat:{flat}")
+    assert data.column("number") == {name: 11 - i for i, name in enumerate(NAMES)}
+    with pytest.raises(PluginError, match=r"source 'flat' of acme-flat 1.2 gives a list as its column list, not {samp"):
+        data.column("list")
+    with pytest.raises(PluginError, match="failed with KeyError"):
+        data.column("other")
+    with pytest.raises(ValueError, match=r"usual: files have no column 'number'; name a file of labels"):
+        opened(str(flat.parent / "usual")).column("number")
 
 
 def test_it_goes_to_other_processes_which_open_their_own(flat):

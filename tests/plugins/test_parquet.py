@@ -22,6 +22,7 @@ from fourm_plugins.manager import PluginError, PluginManager
 from tests.configs import small, store
 from tests.fakes import fake_modalities, to_npy
 from tests.running import fourm, refused
+from tests.transfer import heads
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -310,3 +311,70 @@ def test_labels_from_a_modality_without_a_column_are_refused_and_nothing_is_writ
     said = refused("label", config, "--from", "depth", "--to", "normal", "--out", out)
     assert said == f"parquet:{tmp_path}/photos: has no depth, which is what normal is made from"
     assert not out.exists()
+
+
+def coloured(n, first):
+    """Pictures of one colour each, their classes, lists of classes, and class maps."""
+    kinds = [i % 3 for i in range(n)]
+    maps = [np.full((40, 48), kind, np.uint8) for kind in kinds]
+    pictures = [heads.picture(list(heads.COLOURS.values())[kind], first + i) for i, kind in enumerate(kinds)]
+    shown, drawn = ([{"bytes": as_png(one), "path": None} for one in ones] for ones in (pictures, maps))
+    return {"image": shown, "label": [*kinds[:-1], -1], "all": [[kind] for kind in kinds], "map": drawn}
+
+
+def as_png(array):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "png")
+    return file.getvalue()
+
+
+CLASSES = {"names": list(heads.COLOURS), "_type": "ClassLabel"}
+
+
+@pytest.fixture
+def flowers(tmp_path):
+    """A config of `fourm finetune` without its task, for two splits of columns as `datasets` types them."""
+    for split, first, n in (("train", 0, 12), ("validation", 100, 7)):
+        types = {"label": CLASSES, "all": {"feature": CLASSES, "_type": "List"}}
+        write(tmp_path / "flowers", coloured(n, first), split=split, features=types)
+    text = f"parquet:{tmp_path}/flowers?rgb=image&semseg=map"
+    data = {"train": text, "train_split": "train", "val": text, "val_split": "validation"}
+    settings = {"semseg": {"num_classes": 3, **SMALL}}
+    source = heads.model(tmp_path / "model")
+
+    def config(task):
+        sections = {"data": data, "modalities": {"settings": settings}}
+        path = heads.config(tmp_path, source, tmp_path, task, **sections)
+        path.write_text(path.read_text().replace("source: .", "source: rgb"))
+        return path
+
+    return config
+
+
+def test_a_class_in_a_column_is_learned_and_minus_one_is_none(flowers):
+    run = heads.run(flowers({"kind": "classification", "labels": {"column": "label"}}), "train.steps=40")
+    assert heads.scores(run)["top-1"] == 1.0
+    assert json.loads((run / "head/config.json").read_text())["classes"] == list(heads.COLOURS)
+
+
+def test_lists_of_classes_and_class_maps_in_columns_are_learned(flowers, tmp_path):
+    several = {"kind": "classification", "several": True, "labels": {"column": "all"}}
+    assert heads.scores(heads.run(flowers(several), "train.steps=40"))["mAP"] > 0.9
+    maps = {"kind": "segmentation", "target": "semseg", "head_options": heads.HEAD}
+    run = heads.run(flowers(maps), f"run={tmp_path}/maps", "train.steps=40")
+    assert heads.scores(run)["mIoU"] > 0.9
+
+
+def test_a_column_that_is_not_there_is_named_with_the_nearest(flowers):
+    with pytest.raises(ValueError, match=r"flowers.*: no column 'lable'; did you mean 'label'\? \(source 'parquet'"):
+        heads.run(flowers({"kind": "classification", "labels": {"column": "lable"}}))
+
+
+def test_its_samples_are_embedded_and_probed_by_a_column(flowers, tmp_path):
+    flowers({})
+    data, given = f"parquet:{tmp_path}/flowers/train-00000-of-00002.parquet?rgb=image", ["--input", "rgb@pixels"]
+    said = fourm("embed", tmp_path / "model", data, *given, "--out", tmp_path / "index")
+    assert "6 samples, 32 features each" in said
+    out = tmp_path / "probe"
+    fourm("probe", tmp_path / "model", data, *given, "--labels", "column:label", "--probe", "knn", "--out", out)
+    assert json.loads((out / "probe.json").read_text())["classes"] == sorted(heads.COLOURS)

@@ -146,8 +146,24 @@ def test_a_command_may_leave_its_numbers_in_a_file_of_its_name(suite, sweeps, tm
     command = {"command": ["probe", "{out}"], "result": "probe.json", "measure": {"key": "result.top1", "goal": "max"}}
     report = suite(encoders={"4m": {}}, tasks={"probe": command}).run()
     assert report.tasks["probe"].best.mean == 0.25
-    with pytest.raises(ConfigError, match=r"tasks\.probe\.result"):
-        suite(tasks={"probe": command | {"result": "../probe.json"}})
+    for outside in ("../probe.json", "run/../../probe.json", "/probe.json"):
+        with pytest.raises(ConfigError, match=r"tasks\.probe\.result"):
+            suite(tasks={"probe": command | {"result": outside}})
+
+
+def test_a_command_may_leave_its_numbers_in_a_folder_below(suite, sweeps):
+    sweeps.program(
+        "Path(words[1], 'run').mkdir(); "
+        "rows = [{'case': 'known', 'modality': 'x', 'after': 3.0}, {'case': 'new', 'modality': 'x', 'after': 2.0}]; "
+        "Path(words[1], 'run/extend.json').write_text(json.dumps({'rows': rows}))"
+    )
+    command = {
+        "command": ["extend", "{out}"],
+        "result": "run/extend.json",
+        "measure": {"key": "result.rows.new.x.after"},
+    }
+    report = suite(encoders={"4m": {}}, tasks={"x out": command}).run()
+    assert report.tasks["x out"].best.mean == 2.0
 
 
 @pytest.mark.parametrize(

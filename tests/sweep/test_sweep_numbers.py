@@ -146,3 +146,34 @@ def test_what_cannot_be_drawn_is_told_with_the_reason(folder):
         "no picture of curves: no trial has two evaluations; lower train.eval_every",
         "no picture of scaling: fewer than two trials differ in parameters",
     ]
+
+
+@pytest.mark.parametrize(
+    ("path", "number"),
+    [
+        ("tasks.rgb → all.scores.depth.AbsRel.prediction", 0.2),
+        ("tasks.rgb → all.scores.depth.v1.5.prediction", 0.7),  # a name with a dot
+        ("tasks.boxes → rgb.scores.depth.AbsRel.prediction", 0.4),
+        ("few_shot.10.mean", 0.5),
+        ("rows.new.depth.after", 2.0),
+        ("rows.new.after", None),  # two of them
+        ("rows.new.depth", None),
+        ("tasks.rgb → all.samples", 200),
+        ("tasks.other.samples", None),
+        ("odd.x", None),
+    ],
+)
+def test_a_number_in_a_list_is_found_by_what_its_record_says(path, number, tmp_path):
+    def task(name, error):
+        scores = [{"metric": "AbsRel", "prediction": error}, {"metric": "v1.5", "prediction": 0.7}]
+        return {"name": name, "samples": 200, "scores": {"depth": scores}}
+
+    rows = [{"case": case, "modality": m, "after": 2.0} for case in ("known", "new") for m in ("depth", "normal")]
+    document = {
+        "tasks": [task("rgb → all", 0.2), task("boxes → rgb", 0.4)],
+        "few_shot": [{"shots": 1, "mean": 0.3}, {"shots": 10, "mean": 0.5}],
+        "rows": rows,
+        "odd": [1, [2], {"x": [3]}],
+    }
+    (tmp_path / "result.json").write_text(json.dumps(document))
+    assert read_metrics(tmp_path, Measure(key=f"result.{path}")).value() == number

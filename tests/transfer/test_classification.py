@@ -15,7 +15,7 @@ import fourm_engine as fm
 from fourm_engine.cli.app import app
 from fourm_engine.transfer.classification import Classification
 from fourm_engine.transfer.config import ClassificationConfig
-from fourm_engine.transfer.labels import check_known, classes_of, of_file, only_known
+from fourm_engine.transfer.labels import check_known, classes_of, of_column, of_file, only_known
 from tests.running import fourm, refused
 from tests.transfer.heads import COLOURS, config, picture, run, scores, write
 
@@ -151,6 +151,20 @@ def test_labels_are_read_as_sets_have_them(tmp_path, file, text):
         of_file(tmp_path / file, ["a", "b"], several=False)
 
 
+def test_labels_of_a_column_are_text_numbers_or_lists_of_them_and_samples_may_have_none():
+    names = ["a", "b", "c", "d"]
+    labels = of_column({"a": "dog", "b": 3, "d": ["dog", "dog"], "x": "cat"}, names, "here", several=False)
+    assert labels == {"a": ("dog",), "b": ("3",), "d": ("dog",)}
+    with pytest.raises(ValueError, match=r"here: 'a' has 2 labels \(cat, dog\); set task.several"):
+        of_column({"a": ["cat", "dog"]}, names, "here", several=False)
+    assert of_column({"a": ["cat", "dog"], "b": []}, names, "here", several=True) == {"a": ("cat", "dog"), "b": ()}
+    for wrong in (1.5, True, {"id": 3}, [None], b"x"):
+        with pytest.raises(ValueError, match="here: 'b': expected a label or a list of them, not"):
+            of_column({"b": wrong}, names, "here", several=True)
+    with pytest.raises(ValueError, match="here: none of the samples, such as 'a', has a value there"):
+        of_column({"x": "dog"}, names, "here", several=False)
+
+
 def test_a_table_of_labels_that_is_no_csv_is_named_with_its_line(tmp_path):
     (tmp_path / "x.csv").write_text(f'a,dog\nb,"{"x" * 200_000}"\n')
     with pytest.raises(ValueError, match=r"x\.csv: line 2: field larger than field limit \(131072\); correct it"):
@@ -214,6 +228,8 @@ def test_measures_are_what_they_are_called():
             "task.rand_augment turns and moves pictures, and there are two inputs that must stay aligned",
         ),
         ({**CLASSES, "several": True}, {}, "several: a sample lies in one folder; name a file of labels"),
+        ({**CLASSES, "labels": {"column": "label"}}, {}, "files have no column 'label'; name a file of labels (task.l"),
+        ({**CLASSES, "labels": {"colum": "x"}}, {}, "task.labels.colum: unknown key; did you mean task.labels.column?"),
         ({**CLASSES, "labels": "no.csv"}, {}, "no.csv: labels cannot be read: No such file"),
         (CLASSES, {"modalities": {"select": ["depth"]}}, "does not know 'depth'; it knows caption, near, rgb@pixels"),
         (CLASSES, {"modalities": {"settings": {}}}, "set modalities.settings.rgb@pixels.source: ."),

@@ -126,6 +126,12 @@ class AlignedData(SampleTable):
         other.modalities = {**self.modalities, modality.name: modality}
         return other
 
+    def column(self, name: str) -> dict[str, Any]:
+        """{sample: value} of a column that no modality reads. Raises ValueError for data without columns."""
+        if not isinstance(self.root, PluginRoot):
+            raise ValueError(f"{shown(self.root)}: files have no column {name!r}; name a file of labels (task.labels)")
+        return self.root.column(name)
+
     def report(self) -> str:
         return f"{shown(self.root)}: {super().report()}"
 

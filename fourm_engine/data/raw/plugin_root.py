@@ -122,6 +122,15 @@ class PluginRoot:
             raise ValueError(f"{shown(self)}: no split {name!r}; {has} ({self.origin})")
         return frozenset(self.splits[name])
 
+    def column(self, name: str) -> dict[str, Any]:
+        """{sample: value} of a column, see `SampleSource.column`. Raises PluginError (a ValueError)."""
+        opened = self.open([])
+        with self.blame(f"its column {name}"):
+            values = opened.column(name)
+        if not isinstance(values, Mapping):
+            raise self.fault(f"gives {_kind(values)} as its column {name}, not {{sample: value}}")
+        return {plain(str(sample)): value for sample, value in values.items()}
+
     def fault(self, what: str) -> PluginError:
         return PluginError(f"{shown(self)}: {self.origin} {what}")
 

@@ -109,7 +109,7 @@ class ParquetSource(SampleSource):
         except SampleError:  # met again, and told with the rows, where they are read
             return np.ones(about.num_rows, bool)
         if column in self._classes:
-            return np.array([value is not None and value >= 0 for value in values.to_pylist()], bool)
+            return np.array([_named(v, self._classes[column]) is not None for v in values.to_pylist()], bool)
         return np.array([bool(value.is_valid) and value.as_py() != _NOTHING for value in values], bool)
 
     def files(self, name: str, modality: str) -> Mapping[str, bytes]:
@@ -126,14 +126,27 @@ class ParquetSource(SampleSource):
             value = value["bytes"]
         if isinstance(value, bytes):
             return {sniff(value, extensions): value}
-        if column in self._classes and isinstance(value, int) and value < len(self._classes[column]):
-            value = str(self._classes[column][value])
+        value = _named(value, self._classes[column]) if column in self._classes else value
         if isinstance(value, list) and value and all(isinstance(text, str) for text in value) and "txt" in extensions:
             value = "\n".join(" ".join(text.split()) for text in value)
         for extension in ("txt", "json") if isinstance(value, str) else ("json", "txt"):
             if extension in extensions:
                 return {extension: (value if isinstance(value, str) else json.dumps(value, default=str)).encode()}
         raise SampleError(f"of type {type(value).__name__}, of which no file .{', .'.join(extensions)} can be made")
+
+    def column(self, name: str) -> dict[str, Any]:
+        present = list(dict.fromkeys(n for file in self._paths for n in self._file(file).schema_arrow.names))
+        if name not in present:
+            raise ValueError(f"no column {name!r}; {did_you_mean(name, present)}")
+        values = dict[str, Any]()
+        for file in self._paths:
+            opened = self._file(file)
+            if name in opened.schema_arrow.names:
+                classes = _classes(opened.schema_arrow).get(name)
+                rows = enumerate(opened.read(columns=[name]).column(0).to_pylist())
+                named = ((row, value if classes is None else _named(value, classes)) for row, value in rows)
+                values |= {f"{file}/{row:06d}": value for row, value in named if value is not None}
+        return values
 
     def where(self, name: str, modality: str) -> str:
         file, row = self._row(name)
@@ -190,10 +203,21 @@ def _likely(schema: Any, specs: Sequence[ModalitySpec]) -> str:
     return "&".join(pairs.values())
 
 
+def _named(value: Any, classes: list[str]) -> Any:
+    """The names of ids of classes; None for -1, which is no class."""
+    if isinstance(value, list):
+        return [name for name in (_named(one, classes) for one in value) if name is not None]
+    if value is None or value < 0:
+        return None
+    return classes[value] if value < len(classes) else str(value)
+
+
 def _classes(schema: Any) -> dict[str, list[str]]:
     """Column -> the names of its classes, which `datasets` writes beside the columns."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {c: list(f["names"]) for c, f in features.items() if f.get("_type") == "ClassLabel"}
+        several = {c: f.get("feature") for c, f in features.items() if f.get("_type") in ("Sequence", "List")}
+        features |= {c: f for c, f in several.items() if isinstance(f, dict)}
+        return {c: list(map(str, f["names"])) for c, f in features.items() if f.get("_type") == "ClassLabel"}
     except (KeyError, ValueError, TypeError, AttributeError):
         return {}
