@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fourm_plugins import calls
+from fourm_plugins.counting import counted
 from fourm_plugins.discovery import PluginError
 from fourm_plugins.modality import Metric, Modality
 
@@ -64,6 +65,15 @@ def measure(
             notes.append(note)
         return None
     return score if math.isfinite(score) else None
+
+
+def measurable(name: str, metrics: Sequence[Metric], samples: int, notes: list[str]) -> list[Metric]:
+    """The metrics of the modality `name` for which there are enough samples; `notes` names the others."""
+    for metric in metrics:
+        note = f"{name}: {metric.name} needs {counted(metric.min_samples, 'sample')} and has {samples}"
+        if samples < metric.min_samples and note not in notes:
+            notes.append(note)
+    return [metric for metric in metrics if samples >= metric.min_samples]
 
 
 @dataclass(frozen=True)
