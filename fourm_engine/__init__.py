@@ -10,6 +10,7 @@ Stage            one step of a plan: a target and how it is generated
 Guide            a weaker version of a model, to lead away from
 Condition        an input of which a part is known, or that has a guidance weight
 Ids, Typed       token ids, and text that is meant as text, as inputs
+animate          the steps of a generation as a GIF or APNG
 generate_tiled   a target of a picture that is larger than a model sees, tile by tile
 calibration      whether the spread of samples predicts their error
 encoder          features of a model's encoder, for transfer
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fourm_engine.convert.tokenizers import open_tokenizer as load_tokenizer
+    from fourm_engine.evaluate.animation import animate
     from fourm_engine.features.encoder import encoder
     from fourm_engine.generate.combine import calibration
     from fourm_engine.generate.guidance import Guide
@@ -43,6 +45,7 @@ __all__ = [
     "Ids",
     "Stage",
     "Typed",
+    "animate",
     "calibration",
     "encoder",
     "load_head",
@@ -58,6 +61,7 @@ _MODULES = {
     "Ids": ("generate.input_types", "Ids"),
     "Stage": ("generate.plan", "Stage"),
     "Typed": ("generate.input_types", "Typed"),
+    "animate": ("evaluate.animation", "animate"),
     "calibration": ("generate.combine", "calibration"),
     "encoder": ("features.encoder", "encoder"),
     "load_head": ("transfer.model", "load_head"),

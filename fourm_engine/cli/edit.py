@@ -30,6 +30,9 @@ def edit(
         list[str] | None, typer.Option(metavar="NAME", help="An input to leave unchanged; repeatable.")
     ] = None,
     halo: Annotated[int | None, typer.Option(min=0, help="Tokens around the mask to change, too. Default: 1.")] = None,
+    animate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="FILE.gif or .png (APNG): animate the (first) sample.")
+    ] = None,
     options: Any = None,
 ) -> None:
     """Edit a sample: regenerate its pictures under --mask, or everything that --change affects."""
@@ -42,4 +45,4 @@ def edit(
 
     from fourm_engine.recipes import generate as recipe
 
-    recipe.generate(run, sample, (), out, edit=changes, **options)
+    recipe.generate(run, sample, (), out, edit=changes, animate=animate, **options)
