@@ -1,7 +1,8 @@
 """Generate for many samples, into a data set: `fourm generate` with folders, a data set or a file of lines.
 
 In: `SampleInputs`, a model. Out: `out/<source of the target>/<sample>.<extension>`, laid out as in docs/data.md, and a
-record (`generated_record.py`).
+record (`generated_record.py`). If samples are reduced, their spread is in
+`out/.generated/spread/<source>/<sample>.npy`, where no reader of the data set takes it for a modality.
 
 Worker processes read and decode inputs ahead; one process encodes, samples and decodes in batches; a thread writes.
 Only the memory for names grows with the number of samples.
@@ -10,6 +11,7 @@ Only the memory for names grows with the number of samples.
 from __future__ import annotations
 
 import hashlib
+import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,18 +25,20 @@ from fourm_engine.data.bad_files import BadFile, BadFiles
 from fourm_engine.data.views import ViewDrawer
 from fourm_engine.data.workers import ahead, preparing_workers
 from fourm_engine.files import write_atomically
+from fourm_engine.generate.combine import combine
 from fourm_engine.generate.guidance import Guide
 from fourm_engine.generate.input_types import Ids
 from fourm_engine.generate.regions import Regions, with_regions
 from fourm_engine.generate.result import Results
 from fourm_engine.model import FourM
 from fourm_engine.recipes.generate_reading import Read, Reader
-from fourm_engine.recipes.generated_record import Record, digest_of_model
+from fourm_engine.recipes.generated_record import FOLDER, Record, digest_of_model
 from fourm_engine.recipes.progress import PrintFn, Progress, print_line
 from fourm_engine.recipes.sample_inputs import SampleInputs
 from fourm_plugins import calls
 from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
+from fourm_plugins.reductions import How
 from fourm_plugins.tokenizer import TextTokenizer
 
 
@@ -50,7 +54,7 @@ class FilesReport:
 
 
 class Writer:
-    """Writes results: each file atomically, then its line in the record."""
+    """Writes `samples` results of each sample: each file atomically, then its line in the record."""
 
     def __init__(self, out: Path, record: Record, samples: int) -> None:
         self.out, self.record, self.samples = out, record, samples
@@ -60,6 +64,9 @@ class Writer:
             for stem, results in zip(stems(name, self.samples), answers, strict=True):
                 for generated in results.values():
                     spec = generated.modality.spec
+                    if isinstance(generated.spread, np.ndarray):  # before the value, which marks a finished sample
+                        np.save(buffer := io.BytesIO(), generated.spread.astype(np.float32), allow_pickle=False)
+                        write_atomically(self.out / FOLDER / "spread" / spec.source / f"{stem}.npy", buffer.getvalue())
                     self._files(spec.source, stem, calls.write(generated.modality, generated.value), spec.extensions)
                 for source, files in read.files.items():
                     self._files(source, stem, files, ())
@@ -89,6 +96,8 @@ class Job:
     out: Path
     seed: int = 0
     samples: int = 1
+    #: Target -> how its samples are combined into one result; empty: each sample is a result.
+    reduce: Mapping[str, How] = field(default_factory=dict)
     batch_size: int = 16
     #: Whether the inputs, as the model sees them, are written beside the results.
     copies: bool = False
@@ -99,6 +108,11 @@ class Job:
     regions: Regions = field(default_factory=dict)
     guide: Guide | None = None
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def results(self) -> int:
+        """The number of results of a sample."""
+        return 1 if self.reduce else self.samples
 
     def sources(self) -> dict[str, str]:
         """Modality to write -> its folder in `out`. Raises ValueError if two would share one."""
@@ -119,6 +133,7 @@ class Job:
             "--seed": self.seed,
             "--samples": self.samples,
             "--with-inputs": self.copies,
+            **({"--reduce": dict(self.reduce)} if self.reduce else {}),
             **({"--region": _told(self.regions)} if self.regions else {}),
             **({"--guide": [self.guide.weight, digest_of_model(self.guide.model)]} if self.guide else {}),
             **{f"--{name.replace('_', '-')}": value for name, value in self.options.items() if value is not None},
@@ -132,7 +147,7 @@ class Job:
         workers = preparing_workers(mine) if self.workers is None else self.workers
         done, progress = 0, Progress(str(self.out), print_fn)
         tasks = self._tasks(record, report)
-        writer = Writer(self.out, record, self.samples)
+        writer = Writer(self.out, record, self.results)
         with Background() as thread:
             for read in ahead(reader, tasks, workers=workers, setting="--workers"):
                 usable = dict[str, Read]()
@@ -172,7 +187,7 @@ class Job:
         modalities = [self.model.modalities[target] for target in self.targets]
         return all(
             any((self.out / m.spec.source / f"{stem}.{extension}").is_file() for extension in m.spec.extensions)
-            for stem in stems(name, self.samples)
+            for stem in stems(name, self.results)
             for m in modalities
         )
 
@@ -194,6 +209,8 @@ class Job:
                 **self.options,
             )
         parts = [results[k : k + self.samples] for k in range(0, len(results), self.samples)]
+        if self.reduce:
+            parts = [[combine(samples, self.reduce, None)] for samples in parts]
         return {name: (read, answers) for (name, read), answers in zip(batch.items(), parts, strict=True)}
 
     def _encoded(self, batch: Sequence[Read]) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from typing import Any
 from fourm_engine.data.raw.names import say as remark
 from fourm_engine.data.raw.names import shown
 from fourm_engine.device import local_device, rank_and_world
+from fourm_engine.generate.combine import Reduce, check_combining, reductions_of
 from fourm_engine.generate.input_types import Typed
 from fourm_engine.generate.masks import is_box, read_mask
 from fourm_engine.generate.plan import default_plan
@@ -55,6 +56,7 @@ def generate_many(
     workers: int | None = None,
     seed: int = 0,
     samples: int = 1,
+    reduce: Reduce | None = None,
     regions: Regions | None = None,
     device: str | None = None,
     print_fn: PrintFn = print_line,
@@ -70,6 +72,7 @@ def generate_many(
         share: (k, n): this is process k (from 0) of the n that share the samples. By default as set by torchrun.
         with_inputs: also write the inputs, as the model sees them.
         regions: input -> weights of regions of each sample; a mask has the size of the pictures.
+        reduce: how the `samples` of each input are combined, as in `FourM.generate`; their spread is written, too.
         seed: combined with a sample's name into the sample's seed, unless its line sets one.
         options: those of `open_model`, and decoding options, as in `FourM.generate`.
 
@@ -83,6 +86,7 @@ def generate_many(
     if not targets:
         raise ValueError("--target is missing; name what to generate for every sample")
     targets = targets_of(targets)
+    check_combining(samples, reduce, None)
     with at_work(out / FOLDER / f"part-{part}-of-{parts}"), _joined() as total:
         device = device or (str(local_device()) if world > 1 else None)
         model, options = open_model(run, device=device, **options)
@@ -110,6 +114,7 @@ def generate_many(
             out,
             seed=seed,
             samples=samples,
+            reduce=reductions_of(reduce, targets, model.modalities),
             batch_size=batch_size,
             copies=with_inputs,
             part=part,

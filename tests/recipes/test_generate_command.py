@@ -170,7 +170,7 @@ def test_options_that_cannot_be_are_one_line_and_leave_no_folder(run, tmp_path, 
 
 def test_what_is_of_one_sample_is_refused_for_a_folder(run, tmp_path):
     (tmp_path / "photos").mkdir()
-    for option in (("--explain",), ("--reduce", "mean")):
+    for option in (("--explain",), ("--overlap", "1")):
         told = run("generate", "run", "--input", "colour=photos", "--target", "height", "--out", "out", *option)
         assert f"{option[0]} is for one sample, not for a folder" in told
 
