@@ -98,7 +98,7 @@ def test_an_edit_shows_the_original_the_mask_and_the_change_beside_the_result(ru
 
 
 def test_an_edit_of_nothing_names_the_options_that_say_what(run):
-    assert "nothing to edit; give --mask FILE, or --change NAME=VALUE" in run("edit", *GIVEN)
+    assert "nothing to edit; give --mask FILE, --outpaint SHARE, or --change NAME=VALUE" in run("edit", *GIVEN)
     told = run("edit", *GIVEN, "--change", "words=red", "--halo", "2", "--out", "out")
     assert "--halo has no effect without --mask" in told
 
