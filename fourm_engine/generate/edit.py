@@ -78,7 +78,7 @@ def edit_request(
 
 def _sides(outpaint: float | Sequence[float]) -> list[float]:
     """(left, top, right, bottom), shares of the picture's width and height."""
-    sides = [outpaint] * 4 if isinstance(outpaint, Real) else outpaint
+    sides: Any = [outpaint] * 4 if isinstance(outpaint, Real) else outpaint
     right = isinstance(sides, Sequence) and len(sides) == 4 and all(isinstance(side, Real) for side in sides)
     if not (right and all(0 <= side <= MAX_SIDE for side in sides) and any(sides)):
         raise ValueError(

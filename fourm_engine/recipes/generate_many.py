@@ -44,12 +44,12 @@ def is_folder(given: Any) -> bool:
 def generate_many(
     run: str | Path,
     inputs: Mapping[str, Any],
-    targets: Sequence[str],
-    out: Path,
+    targets: Sequence[str] | str,
+    out: str | Path,
     *,
     data: str | None = None,
     split: str | None = None,
-    lines: Path | None = None,
+    lines: str | Path | None = None,
     share: tuple[int, int] | None = None,
     with_inputs: bool = False,
     batch_size: int = 16,
@@ -62,9 +62,11 @@ def generate_many(
     print_fn: PrintFn = print_line,
     **options: Any,
 ) -> FilesReport:
-    """Generate `targets` for every sample into a data set in `out`; existing files are kept.
+    """Generate `targets` for every sample into a data set in `out`; existing files are kept. Memory does not grow with
+    the number of files, which are read, encoded and decoded in batches.
 
     Args:
+        run: folder of a run, an exported model, or a Hub id.
         inputs: modality -> a folder of its files, or one value for all samples; with `data`, None for a modality of the
             data set.
         data, split: a data set as in `data.train`, and a list in its `splits.json`.
@@ -77,6 +79,7 @@ def generate_many(
         options: those of `open_model`, and decoding options, as in `FourM.generate`.
 
     Raises ValueError for problems that a user can fix, and at the end if samples could not be used."""
+    out, lines = Path(out), None if lines is None else Path(lines)
     rank, world = rank_and_world()
     if share is not None and world > 1:
         raise ValueError("--share: the processes of torchrun share the samples; leave it out")
