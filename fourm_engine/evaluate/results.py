@@ -50,6 +50,16 @@ class Score:
             return None
         return self.prediction / best[1]
 
+    @property
+    def share(self) -> float | None:
+        """The share of the way from the best constant (0) to the ceiling (1); None if the ceiling is unknown or no
+        better than the constant."""
+        best = self.best_constant
+        if self.prediction is None or self.ceiling is None or best is None:
+            return None
+        way = self.ceiling - best[1]
+        return (self.prediction - best[1]) / way if way * (1 if self.higher_is_better else -1) > 0 else None
+
 
 def measure(
     modality: Modality[Any], metric: Metric, predictions: Sequence[Any], truths: Sequence[Any], notes: list[str]
