@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.evaluate.frechet import EncoderFrechet
 from fourm_engine.evaluate.matrix import nats_by_sample
 from fourm_engine.evaluate.samples import Samples, load_samples
 from fourm_engine.generate.parallel import ParallelDecoder
@@ -42,35 +43,6 @@ ORDERS: dict[str, dict[str, Any]] = {
     "entropy": {"scheme": "entropy", "order": {"bound": 1.0}},
 }
 TASKS = ("rgb:depth", "rgb:normal", "rgb:semseg", "semseg:rgb", "caption:rgb")
-
-
-class Features:
-    """The Fréchet distance to true values in the principal components of an encoder's features."""
-
-    def __init__(self, model: FourM, name: str, truths: Sequence[Any], dimensions: int) -> None:
-        self.model, self.name = model, name
-        features = self._means(truths)
-        self.mean = features.mean(0)
-        self.basis = np.linalg.svd(features - self.mean, full_matrices=False)[2][:dimensions].T
-        self.truth = (features - self.mean) @ self.basis
-
-    def _means(self, values: Sequence[Any]) -> np.ndarray:
-        """float64 (B, D): the mean over the tokens of each value."""
-        rows = []
-        for start in range(0, len(values), 32):
-            part = [{self.name: value} for value in values[start : start + 32]]
-            x_BND, valid_BN = self.model.encode(part)
-            weight_BN1 = valid_BN[..., None].to(x_BND.dtype)
-            rows.append(((x_BND * weight_BN1).sum(1) / weight_BN1.sum(1)).double().cpu().numpy())
-        return np.concatenate(rows)
-
-    def distance(self, values: Sequence[Any]) -> float:
-        """|μ - μ'|² + tr(C + C' - 2 (C C')^½), over tr C (Heusel et al. 2017, eq. 6)."""
-        made = (self._means(values) - self.mean) @ self.basis
-        true_cov, made_cov = np.cov(self.truth.T), np.cov(made.T)
-        roots = np.sqrt(np.maximum(np.linalg.eigvals(true_cov @ made_cov).real, 0)).sum()
-        means = np.square(self.truth.mean(0) - made.mean(0)).sum()
-        return float((means + np.trace(true_cov) + np.trace(made_cov) - 2 * roots) / np.trace(true_cov))
 
 
 def steps_taken(model: FourM, run: Callable[[], Any]) -> tuple[Any, list[int]]:
@@ -93,7 +65,7 @@ def measure(
     inputs: Sequence[Mapping[str, Any]],
     truths: Sequence[Any],
     task: tuple[str, str],
-    features: Features,
+    features: EncoderFrechet,
     stage: Stage,
     draws: int,
     batch_size: int,
@@ -110,7 +82,7 @@ def measure(
         drawn = [result[target] for result in results[draw * size : (draw + 1) * size]]
         values = [generated.value for generated in drawn]
         scores.setdefault(metric.name, []).append(metric.compute(values, truths))
-        scores.setdefault("Fréchet", []).append(features.distance(values))
+        scores.setdefault("Fréchet", []).append(features(values, truths))
         if model.modalities[given].spec.layout.kind == "sequence":
             ids = model.tokenizers[given].encode([one[given] for one in inputs])
             seen = [{target: generated.tokens, given: x} for generated, x in zip(drawn, ids, strict=True)]
@@ -151,11 +123,11 @@ def main() -> None:
             continue
         inputs = [{given: held_out.values[given][name]} for name in names]
         truths = [held_out.values[target][name] for name in names]
-        features = Features(judge, target, truths, options.dimensions)
+        features = EncoderFrechet(judge, target, dimensions=options.dimensions)
         tokenizer, modality = model.tokenizers[target], model.modalities[target]
         coded = tokenizer.decode(tokenizer.encode([held_out.arrays[target][name] for name in names]))
         ceiling = [modality.denormalise(array) for array in coded]
-        score, distance = modality.metrics()[0].compute(ceiling, truths), features.distance(ceiling)
+        score, distance = modality.metrics()[0].compute(ceiling, truths), features(ceiling, truths)
         print(f"\n{given} to {target}, {len(names)} samples: coded {score:.3f}, Fréchet {distance:.3f}")
         table: dict[str, dict[str, list[tuple[float, float]]]] = {}
         for order, scheme in ORDERS.items():

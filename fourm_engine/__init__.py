@@ -10,6 +10,8 @@ Stage            one step of a plan: a target and how it is generated
 Guide            a weaker version of a model, to lead away from
 Condition        an input of which a part is known, or that has a guidance weight
 Ids, Typed       token ids, and text that is meant as text, as inputs
+animate          the steps of a generation as a GIF or APNG
+generate_many    a data set from a folder, a data set or JSON lines
 generate_tiled   a target of a picture that is larger than a model sees, tile by tile
 calibration      whether the spread of samples predicts their error
 encoder          features of a model's encoder, for transfer
@@ -25,12 +27,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fourm_engine.convert.tokenizers import open_tokenizer as load_tokenizer
+    from fourm_engine.evaluate.animation import animate
     from fourm_engine.generate.combine import calibration
     from fourm_engine.generate.guidance import Guide
     from fourm_engine.generate.input_types import Condition, Ids, Typed
     from fourm_engine.generate.plan import Stage
     from fourm_engine.generate.tiles import generate_tiled
     from fourm_engine.model import FourM
+    from fourm_engine.recipes.generate_many import generate_many
     from fourm_engine.transfer.encoder import encoder
     from fourm_engine.transfer.model import load_head
 
@@ -43,10 +47,12 @@ __all__ = [
     "Ids",
     "Stage",
     "Typed",
+    "animate",
     "calibration",
     "encoder",
     "load_head",
     "load_tokenizer",
+    "generate_many",
     "generate_tiled",
 ]
 
@@ -58,10 +64,12 @@ _MODULES = {
     "Ids": ("generate.input_types", "Ids"),
     "Stage": ("generate.plan", "Stage"),
     "Typed": ("generate.input_types", "Typed"),
+    "animate": ("evaluate.animation", "animate"),
     "calibration": ("generate.combine", "calibration"),
     "encoder": ("transfer.encoder", "encoder"),
     "load_head": ("transfer.model", "load_head"),
     "load_tokenizer": ("convert.tokenizers", "open_tokenizer"),
+    "generate_many": ("recipes.generate_many", "generate_many"),
     "generate_tiled": ("generate.tiles", "generate_tiled"),
 }
 

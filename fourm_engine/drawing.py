@@ -5,6 +5,7 @@ In: the results of `Modality.render`, a `PIL.Image` or a string, and of `Modalit
 
 from __future__ import annotations
 
+import base64
 import io
 import textwrap
 from collections.abc import Sequence
@@ -127,6 +128,15 @@ def png(image: Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
+
+
+def data_uri(image: Image) -> str:
+    return "data:image/png;base64," + base64.b64encode(png(image)).decode()
+
+
+def html_picture(image: Image) -> str:
+    """The picture as HTML, for notebooks."""
+    return f"<img src='{data_uri(image)}'>"
 
 
 def fit(image: Image, cell: int) -> Image:

@@ -280,6 +280,17 @@ def locate(path_or_id: str | Path, *, revision: str | None = None) -> Path:
         raise ValueError(f"{path_or_id}: no such folder, and the Hub could not provide it: {reason}") from error
 
 
+def is_model(path: str | Path) -> bool:
+    """Whether `path` is the folder of an exported model, or of a run with one, and not of another library's network."""
+    if Path(path, "model", CONFIG).is_file():
+        return True
+    try:
+        config = json.loads(Path(path, CONFIG).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and config.get("format") == "fourm"
+
+
 def _no_model(folder: Path) -> str:
     """Why there is no model in a folder, and where one may be."""
     if folder.is_file():

@@ -178,10 +178,8 @@ class FourM:
         for anything that the format cannot express."""
         specs = {name: modality.spec for name, modality in self.modalities.items()}
         shorter = {name for name, modality in self.modalities.items() if "max_tokens" in modality.published_settings}
-        missing, arguments = self.missing, self.published
-        save_published(
-            Path(path), self.network, self.vocabulary, specs, shorter=shorter, missing=missing, arguments=arguments
-        )
+        more: Any = {"shorter": shorter, "missing": self.missing, "arguments": self.published}
+        save_published(Path(path), self.network, self.vocabulary, specs, **more)
 
     # Generating and encoding
 
@@ -334,6 +332,7 @@ class FourM:
         sample: Mapping[str, Any],
         *,
         mask: Any = None,
+        outpaint: float | Sequence[float] | None = None,
         change: Mapping[str, Any] | None = None,
         keep: Iterable[str] | str = (),
         halo: int | None = None,
@@ -343,14 +342,14 @@ class FourM:
 
         With a `mask`, the grids of the sample are edited under it: bool (H, W) of pixels or tokens, True where to edit,
         or a picture or its file, white there. Tokens more than `halo` (1) away from the mask are known. Values have the
-        model's size, and pixels that the mask does not touch are bitwise equal to the input's. `change`, {name: new
-        value}, replaces or adds modalities; without a mask, all others that are not in `keep` are regenerated from the
-        rest. Modalities in `keep` stay unchanged. `options`: those of `generate` (seed, plan, …).
+        model's size, and pixels that the mask does not touch are bitwise equal to the input's. `outpaint` continues the
+        grids beyond their edges by this share of their size, or by (left, top, right, bottom); the rest is of the
+        larger picture. `change`, {name: new value}, replaces or adds modalities; without a part to edit, all that are
+        not in `keep` are regenerated. Modalities in `keep` stay unchanged. `options`: those of `generate`.
 
-        Raises ValueError, one line, for masks that are empty or do not fit, and for edits that leave nothing to
-        generate."""
-        inputs, targets = edit_request(sample, self._find, mask=mask, change=change, keep=keep, halo=halo)
-        return self.generate(inputs, targets, **options)
+        Raises ValueError, one line, for masks that are empty or do not fit, and if nothing is left to generate."""
+        edit: Any = {"mask": mask, "outpaint": outpaint, "change": change, "keep": keep, "halo": halo}
+        return self.generate(*edit_request(sample, self._find, **edit), **options)
 
     def vary(
         self,

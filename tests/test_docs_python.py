@@ -24,21 +24,60 @@ PAGE = (DOCS / "python.md").read_text()
 RECIPES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
+class Boxes(Words):
+    """Words whose first box has a place, one of the letters."""
+
+    def value(self, given):
+        return given if isinstance(given, str) and "." not in given else "box"
+
+    def parts(self, value):
+        return {"0.x": 0.5}
+
+    def with_part(self, value, part, number):
+        return value + "abcdefgh"[int(8 * number)]
+
+
+class Depth(Height):
+    """Read from a picture."""
+
+    def value(self, given):
+        return (
+            np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8) if isinstance(given, str) else super().value(given)
+        )
+
+
+class Regions(Colour):
+    """A map with a region that has a size."""
+
+    def make_spec(self):
+        return super().make_spec().model_copy(update={"source": "semseg"})
+
+    def parts(self, value):
+        return {"cube.size": 1.0}
+
+    def with_part(self, value, part, number):
+        return (value * number).clip(0, 255).astype(np.uint8)
+
+
 @pytest.fixture
 def model(tmp_path, monkeypatch) -> FourM:
     """Toys under the names of the page, beside a run with a matrix."""
-    mods = {"caption": Words("caption"), "depth": Height("depth"), "rgb": Colour("rgb")}
-    mods["rgb@pixels"] = Colour("rgb@pixels", pixels=True)
+    mods = {"boxes": Boxes("boxes"), "caption": Words("caption"), "depth": Depth("depth"), "rgb": Colour("rgb")}
+    mods |= {"rgb@128": Colour("rgb@128"), "rgb@pixels": Colour("rgb@pixels", pixels=True), "semseg": Regions("semseg")}
     vocabulary = Vocabulary.build(m.spec for m in mods.values())
     network = Transformer(ModelConfig(width=16, encoder_blocks=1, decoder_blocks=1, heads=2), vocabulary)
     nats = {"nothing": {"rgb": 4.0, "depth": 2.0}, "caption": {"rgb": 3.9, "depth": 1.0}, "depth": {"rgb": 2.0}}
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "pairs": nats}))
-    Image.fromarray(picture()).save(tmp_path / "photo.png")
+    (tmp_path / "pictures").mkdir()
+    for name in ("photo", "pictures/133", "depth", "flat", "map"):
+        Image.fromarray(picture()).save(tmp_path / f"{name}.png")
+    Image.fromarray(np.eye(8, dtype=bool)).save(tmp_path / "mask.png")
+    (tmp_path / "boxes.json").write_text("[]")
     Image.new("RGB", (24, 16)).save(tmp_path / "large.png")
     np.save(tmp_path / "truth.npy", np.zeros((8, 8), np.float32))
     monkeypatch.chdir(tmp_path)
     made = FourM(network, mods, tokenizers(mods), vocabulary, origin=(tmp_path / "model", None))
-    monkeypatch.setattr(FourM, "from_pretrained", lambda path: made)
+    monkeypatch.setattr(FourM, "from_pretrained", lambda path, **options: made)
     return made
 
 
@@ -78,5 +117,5 @@ def test_the_package_lists_and_explains_what_it_has():
 
 
 def test_a_model_of_many_modalities_says_what_it_is_in_a_line_each(model):
-    assert len(repr(model).splitlines()) == 5
-    assert repr(model).splitlines()[1] == "  caption: input and target, 10 tokens per sample"
+    assert len(repr(model).splitlines()) == 1 + len(model.modalities)
+    assert repr(model).splitlines()[2] == "  caption: input and target, 10 tokens per sample"

@@ -28,7 +28,11 @@ def evaluate(
     samples: Annotated[int | None, typer.Option(min=1, help="Held-out samples to predict.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the samples and the generated tokens.")] = None,
     features: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Vision network (folder, Hub id) for Fréchet distances.")
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Run whose encoder, or vision network (folder, Hub id) whose features, give Fréchet distances.",
+        ),
     ] = None,
     agreement: Annotated[
         str | None,

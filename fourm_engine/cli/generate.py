@@ -82,10 +82,8 @@ def generate(
     from fourm_engine.recipes.open_inputs import is_folder
 
     if data is not None or lines is not None or any(map(is_folder, inputs.values())):
-        for option in ("reduce", "explain"):
-            if options.pop(option):
-                raise ValueError(f"--{option} is for one sample, not for a folder, --data or --lines; leave it out")
-        for option, value in (("animate", animate), ("overlap", overlap)):
+        one = {"explain": options.pop("explain") or None, "animate": animate, "overlap": overlap}
+        for option, value in one.items():
             if value is not None:
                 raise ValueError(f"--{option} is for one sample, not for a folder, --data or --lines; leave it out")
         if out is None:

@@ -124,8 +124,8 @@ def _one_or_each(option: str, texts: Iterable[str] | None, form: str) -> str | d
 def _guidance(texts: Iterable[str] | None) -> Any:
     given = _one_or_each("--guidance", texts, "WEIGHT, or NAME=WEIGHT")
     if isinstance(given, dict):
-        return {name: _weight(text) for name, text in given.items()}
-    return None if given is None else _weight(given)
+        return {name: numbers("--guidance", text) for name, text in given.items()}
+    return None if given is None else numbers("--guidance", given)
 
 
 def _guide(text: str | None) -> tuple[float | list[float], str] | None:
@@ -135,7 +135,7 @@ def _guide(text: str | None) -> tuple[float | list[float], str] | None:
     weight, _, run = text.partition("@")
     if not (weight and run) or "://" in weight:  # a URL may hold a password
         raise ValueError("--guide: expected WEIGHT@RUN, such as 2@runs/early")
-    return _weight(weight, "--guide"), run
+    return numbers("--guide", weight), run
 
 
 def _regions(texts: Iterable[str] | None) -> dict[str, list[tuple[float, Any]]]:
@@ -155,9 +155,10 @@ def _regions(texts: Iterable[str] | None) -> dict[str, list[tuple[float, Any]]]:
     return regions
 
 
-def _weight(text: str, option: str = "--guidance") -> float | list[float]:
-    weights = [_number(option, part) for part in text.split(",")]
-    return weights if len(weights) > 1 else weights[0]
+def numbers(option: str, text: str) -> float | list[float]:
+    """A number, or numbers that commas separate."""
+    parts = [_number(option, part) for part in text.split(",")]
+    return parts if len(parts) > 1 else parts[0]
 
 
 def _number(option: str, text: str) -> float:

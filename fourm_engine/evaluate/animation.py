@@ -6,7 +6,7 @@ In: a model and a request for `FourM.generate`. Out: frames, each a row of the i
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 
 from fourm_engine.drawing import Cell, sheet
 from fourm_engine.evaluate.pictures import hide
+from fourm_engine.files import write_atomically
 from fourm_engine.generate.result import Results
 from fourm_engine.generate.vary import seen
 from fourm_engine.model import FourM
@@ -38,6 +39,26 @@ def check_animation(path: Path) -> None:
     """Raises ValueError unless the name has an extension of an animation."""
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"{path}: an animation is a .gif, or a .png (APNG); change the extension")
+
+
+def animate(
+    path: str | Path, call: Callable[..., Results], inputs: Mapping[str, Any], *args: Any, **options: Any
+) -> Results:
+    """Write the steps of a generation as a looping animation to `path`, a .gif or .png (APNG), and return its results.
+
+    Args:
+        call: `generate` or `edit` of a model.
+        inputs: its first argument; the picture of each is shown beside the steps.
+        args, options: its other arguments. Of several samples, the first is animated.
+
+    Raises ValueError, one line, for another extension, and for a generation of one step."""
+    check_animation(path := Path(path))
+    if not isinstance(model := getattr(call, "__self__", None), FourM):
+        raise ValueError(f"animate: give model.generate or model.edit of a FourM, not {call!r:.80}")
+    with Steps(model).record() as steps:
+        results = call(inputs, *args, **options)
+    write_atomically(path, animated(steps.frames(inputs, results.samples[0]), path))
+    return results
 
 
 @dataclass

@@ -47,7 +47,8 @@ def edit_sheet(given: Given, results: Results, *, cell: int = 192) -> Image:
         values += made.values()
         cells = [Cell(*one) for one in zip(calls.render_all(modality, values), captions, strict=True)]
         if made and before and (known := results[name].given) is not None:
-            cells.insert(1, Cell(hide(cells[0].content, known), "to edit"))
+            # Of the result, which shows what is given as it is, and more around it if it was outpainted.
+            cells.insert(1, Cell(hide(cells[len(before)].content, known), "to edit"))
         legend = legend_of(modality, values, cell)
         rows.append((name, [*cells, *spread, *([] if legend is None else [Cell(legend)])]))
     return sheet(rows, cell=cell)

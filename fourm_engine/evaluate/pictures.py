@@ -1,11 +1,10 @@
-"""Contact sheets and data URIs of rendered inputs, predictions, ground truths and ceilings.
+"""Contact sheets of rendered inputs, predictions, ground truths and ceilings.
 
 In: renderings of `Modality.render`, each a `PIL.Image` or a string. Out: PNG bytes.
 """
 
 from __future__ import annotations
 
-import base64
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fourm_engine.drawing import fit, font, png
+from fourm_engine.drawing import fit, font
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,10 +40,6 @@ class SamplePictures:
     sample: str
     inputs: dict[str, Any]
     outputs: list[Output]
-
-
-def data_uri(image: Image) -> str:
-    return "data:image/png;base64," + base64.b64encode(png(image)).decode()
 
 
 def hide(image: Image, shown: np.ndarray) -> Image:

@@ -19,7 +19,7 @@ from fourm_engine.evaluate.agreement import Features, agreement, pairs
 from fourm_engine.evaluate.config import EvaluateConfig
 from fourm_engine.evaluate.diversity import diversity
 from fourm_engine.evaluate.pictures import SMALL, Output, SamplePictures, hide
-from fourm_engine.evaluate.results import Agreement, Diversity, Score, TaskResult, measure
+from fourm_engine.evaluate.results import Agreement, Diversity, Score, TaskResult, measurable, measure
 from fourm_engine.evaluate.samples import Samples
 from fourm_engine.evaluate.tasks import Task, kept_tokens
 from fourm_engine.generate.input_types import Condition, Ids
@@ -122,7 +122,7 @@ class Predictor:
                 "in use": round(use["usage"] * tokenizer.size) if use else None,
                 "perplexity": use["perplexity"] * tokenizer.size if use else None,
                 "tokens a sample": float(np.mean([len(row) for row in ids])),
-                "reconstruction": {metric.name: references[metric.name][0] for metric in self.metrics[name]},
+                "reconstruction": {metric: score for metric, (score, _) in references.items()},
             }
         return rows
 
@@ -184,7 +184,7 @@ class Predictor:
                 by_target[target] = diversity(
                     draws,
                     None if any(truth is None for truth in truths) else truths,
-                    self.metrics[target],
+                    [metric for metric in self.metrics[target] if metric.min_samples == 1],
                     lambda metric, a, b, target=target: self._measure(target, metric, a, b),  # type: ignore[misc]
                     self._features.get(target),
                 )
@@ -219,7 +219,7 @@ class Predictor:
         truths = [self.held_out.values[target][name] for name in names]
         references = self._reference_scores(target, names, truths)
         scores = []
-        for metric in self.metrics[target]:
+        for metric in measurable(target, self.metrics[target], len(names), self.notes):
             score = self._measure(target, metric, predictions, truths)
             scores.append(Score(metric.name, metric.unit, metric.higher_is_better, score, *references[metric.name]))
         return scores
@@ -237,7 +237,7 @@ class Predictor:
                     self._measure(target, metric, [ceiling[name] for name in names], truths),
                     {c: self._measure(target, metric, [value] * len(names), truths) for c, value in constants.items()},
                 )
-                for metric in self.metrics[target]
+                for metric in measurable(target, self.metrics[target], len(names), self.notes)
             }
         return self._references[key]
 

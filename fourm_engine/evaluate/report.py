@@ -11,8 +11,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from fourm_engine.drawing import data_uri
 from fourm_engine.evaluate.charts import COLOURS, Curve, draw
-from fourm_engine.evaluate.pictures import SMALL, SamplePictures, data_uri
+from fourm_engine.evaluate.pictures import SMALL, SamplePictures
 from fourm_engine.evaluate.results import NOTHING, Cell, Evaluation, TaskResult
 from fourm_plugins.counting import decimals, number
 

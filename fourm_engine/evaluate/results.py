@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fourm_plugins import calls
+from fourm_plugins.counting import counted
 from fourm_plugins.discovery import PluginError
 from fourm_plugins.modality import Metric, Modality
 
@@ -49,6 +50,16 @@ class Score:
             return None
         return self.prediction / best[1]
 
+    @property
+    def share(self) -> float | None:
+        """The share of the way from the best constant (0) to the ceiling (1); None if the ceiling is unknown or no
+        better than the constant."""
+        best = self.best_constant
+        if self.prediction is None or self.ceiling is None or best is None:
+            return None
+        way = self.ceiling - best[1]
+        return (self.prediction - best[1]) / way if way * (1 if self.higher_is_better else -1) > 0 else None
+
 
 def measure(
     modality: Modality[Any], metric: Metric, predictions: Sequence[Any], truths: Sequence[Any], notes: list[str]
@@ -64,6 +75,15 @@ def measure(
             notes.append(note)
         return None
     return score if math.isfinite(score) else None
+
+
+def measurable(name: str, metrics: Sequence[Metric], samples: int, notes: list[str]) -> list[Metric]:
+    """The metrics of the modality `name` for which there are enough samples; `notes` names the others."""
+    for metric in metrics:
+        note = f"{name}: {metric.name} needs {counted(metric.min_samples, 'sample')} and has {samples}"
+        if samples < metric.min_samples and note not in notes:
+            notes.append(note)
+    return [metric for metric in metrics if samples >= metric.min_samples]
 
 
 @dataclass(frozen=True)

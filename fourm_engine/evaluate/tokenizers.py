@@ -20,7 +20,7 @@ from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.views import ViewDrawer
 from fourm_engine.drawing import png
 from fourm_engine.evaluate.pictures import Output, SamplePictures, contact_sheet
-from fourm_engine.evaluate.results import Score, measure
+from fourm_engine.evaluate.results import Score, measurable, measure
 from fourm_engine.files import write_together
 from fourm_engine.fit.samples import held_out_values, named_values
 from fourm_engine.modalities import Modalities
@@ -154,11 +154,7 @@ def _scores(
     notes: list[str],
 ) -> list[Score]:
     scores = []
-    for metric in metrics:
-        if len(values) < metric.min_samples:
-            needed = counted(metric.min_samples, "sample")
-            notes.append(f"{modality.name}: {metric.name} needs {needed} and has {len(values)}")
-            continue
+    for metric in measurable(modality.name, metrics, len(values), notes):
         score = measure(modality, metric, decoded, values, notes)
         beside = {
             what: measure(modality, metric, [value] * len(values), values, notes) for what, value in constants.items()

@@ -1,21 +1,28 @@
-"""Turns edits into generation requests: regenerate the part under a mask, or everything else after a change.
+"""Turns edits into generation requests: regenerate the part under a mask, what lies beyond the edges, or all that a
+change affects.
 
-In: a sample, a mask (array, picture or file) and the changes. Out: inputs and targets for `FourM.generate`. Raises
-ValueError, one line with the user's names, for an edit that is impossible.
+In: a sample, a mask (array, picture or file) or how far to go beyond the edges, and the changes. Out: inputs and
+targets for `FourM.generate`. Raises ValueError, one line with the user's names, for an edit that is impossible.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
-from fourm_engine.generate.input_types import Condition
+import numpy as np
+
+from fourm_engine.generate.input_types import Condition, Ids
+from fourm_engine.generate.inputs import read_value
 from fourm_engine.generate.masks import read_mask
 from fourm_engine.generate.validation import inputs_of, names_of
 from fourm_plugins.modality import Modality
 
 #: Width in tokens of the border around a mask that is regenerated, too: it encodes some of the masked pixels.
 HALO = 1
+#: Maximum share of the picture that outpainting adds at each side.
+MAX_SIDE = 4
 
 
 def edit_request(
@@ -23,6 +30,7 @@ def edit_request(
     find: Callable[[str], Modality],
     *,
     mask: Any = None,
+    outpaint: float | Sequence[float] | None = None,
     change: Mapping[str, Any] | None = None,
     keep: Iterable[str] | str = (),
     halo: int | None = None,
@@ -32,16 +40,18 @@ def edit_request(
         raise ValueError(f"change is a mapping {{name: value}}, not {type(change).__name__}")
     (sample,), (change,) = inputs_of([sample]), inputs_of([change or {}])
     kept = names_of("keep", keep)
-    if mask is None and not change:
+    if mask is None and outpaint is None and not change:
         raise ValueError("edit: give a mask, or something to change")
+    if mask is not None and outpaint is not None:
+        raise ValueError("mask and outpaint are alternatives; leave one out")
     if absent := [name for name in kept if name not in sample]:
         raise ValueError(f"keep: the sample has no {absent[0]!r}; it has {', '.join(sample) or 'nothing'}")
     if both := [name for name in kept if name in change]:
         raise ValueError(f"{both[0]!r} is in both change and keep; leave it out of one")
     rest = [name for name in sample if name not in change and name not in kept]
-    if mask is None:
+    if mask is None and outpaint is None:
         if halo is not None:
-            raise ValueError("halo has no effect without a mask; leave it out")
+            raise ValueError("halo has no effect without a mask or outpaint; leave it out")
         if fixed := [name for name in rest if not find(name).spec.target]:
             raise ValueError(f"{fixed[0]!r} is input only and cannot follow the change; keep it, or leave it out")
         if not rest:
@@ -50,11 +60,42 @@ def edit_request(
     halo = HALO if halo is None else halo
     if not isinstance(halo, int) or halo < 0:
         raise ValueError(f"halo is a number of tokens, 0 or more; given: {halo!r:.80}")
+    asked = "mask" if outpaint is None else "outpaint"
     targets = [name for name in rest if (spec := find(name).spec).target and spec.layout.kind == "grid"]
     if not targets:
         what = f"{', '.join(rest)}: no grid that can be generated" if rest else "nothing that is not kept or changed"
-        raise ValueError(f"mask: the sample has {what}; a mask edits pictures and maps")
+        raise ValueError(f"{asked}: the sample has {what}; a mask edits pictures and maps")
     if partial := [name for name in targets if isinstance(sample[name], Condition)]:
-        raise ValueError(f"{partial[0]!r}: give the value without a Condition; the mask says which part is known")
-    known = ~read_mask(mask)
-    return {**sample, **change, **{name: Condition(sample[name], known, halo=halo) for name in targets}}, targets
+        raise ValueError(f"{partial[0]!r}: give the value without a Condition; the {asked} says which part is known")
+    if outpaint is not None:
+        sides = _sides(outpaint)
+        edited = {name: _outpainted(name, find(name), sample[name], sides, halo) for name in targets}
+    else:
+        known = ~read_mask(mask)
+        edited = {name: Condition(sample[name], known, halo=halo) for name in targets}
+    return {**sample, **change, **edited}, targets
+
+
+def _sides(outpaint: float | Sequence[float]) -> list[float]:
+    """(left, top, right, bottom), shares of the picture's width and height."""
+    sides: Any = [outpaint] * 4 if isinstance(outpaint, Real) else outpaint
+    right = isinstance(sides, Sequence) and len(sides) == 4 and all(isinstance(side, Real) for side in sides)
+    if not (right and all(0 <= side <= MAX_SIDE for side in sides) and any(sides)):
+        raise ValueError(
+            f"outpaint: a share of the picture's size above 0 and at most {MAX_SIDE}, such as 0.25, or four of them "
+            f"(left, top, right, bottom), not all 0; given: {outpaint!r:.80}"
+        )
+    return [float(side) for side in sides]
+
+
+def _outpainted(name: str, modality: Modality, given: Any, sides: Sequence[float], halo: int) -> Condition:
+    """The value within a larger one, of which the rest is unknown."""
+    if isinstance(given, Ids):
+        raise ValueError(f"{name!r}: outpaint takes values, not token ids; give the picture")
+    value = np.asarray(read_value(name, modality, given))
+    (height, width), (left, top, right, bottom) = value.shape[:2], sides
+    edges = [(round(top * height), round(bottom * height)), (round(left * width), round(right * width))]
+    if not np.any(edges):
+        raise ValueError(f"{name!r}: outpaint {max(sides):g} adds no pixel to {height} x {width}; raise it")
+    known = np.pad(np.ones((height, width), np.bool_), edges)
+    return Condition(np.pad(value, [*edges, *[(0, 0)] * (value.ndim - 2)], mode="edge"), known, halo=halo)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from fourm_engine.drawing import SIDE, Cell, explained, png, sheet, show
+from fourm_engine.drawing import SIDE, Cell, explained, html_picture, sheet, show
 from fourm_plugins import calls, images
 from fourm_plugins.legend import Scale, round_numbers
 from fourm_plugins.modality import Modality
@@ -82,7 +81,7 @@ class Generated:
         if isinstance(rendered, str):
             shown = f"<pre style='white-space: pre-wrap'>{html.escape(rendered)}</pre>"
         else:
-            shown = _picture(rendered)
+            shown = html_picture(rendered)
         below = f"<figcaption>{html.escape(remark)}</figcaption>" if remark else ""
         return f"<figure>{shown}{below}</figure>"
 
@@ -138,9 +137,8 @@ class Results(dict[str, Generated]):
         return sheet(rows, cell=cell)
 
     def _repr_html_(self) -> str:
+        """The display in a notebook: the targets side by side; of several samples the sheet of `grid`."""
+        if len(self.samples) > 1:
+            return html_picture(self.grid())
         cells = (f"<div><b>{html.escape(name)}</b>{result._repr_html_()}</div>" for name, result in self.items())
         return f"<div style='display: flex; flex-wrap: wrap; gap: 1em'>{''.join(cells)}</div>"
-
-
-def _picture(picture: Any) -> str:
-    return f"<img src='data:image/png;base64,{base64.b64encode(png(picture)).decode()}'>"

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fourm_engine.data.raw.aspect import array_aspect
-from fourm_engine.drawing import Cell, legend_of, sheet
+from fourm_engine.drawing import Cell, html_picture, legend_of, sheet
 from fourm_engine.generate.input_types import Condition, Ids, Typed
 from fourm_engine.generate.inputs import InputReader, read_value
 from fourm_engine.generate.result import Results
 from fourm_plugins import calls
+from fourm_plugins.counting import counted
 from fourm_plugins.errors import SampleError
 from fourm_plugins.modality import Modality
 from fourm_plugins.suggest import did_you_mean
@@ -46,7 +47,7 @@ class GeneratingModel(Protocol):
     def generate_batch(self, inputs: Sequence[Mapping[str, Any]], targets: Any, **options: Any) -> list[Results]: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Variation:
     """Results over one or two axes.
 
@@ -58,6 +59,14 @@ class Variation:
     points: list[dict[str, Any]]
     inputs: list[dict[str, Any]]
     results: list[Results]
+
+    def __repr__(self) -> str:
+        axes = " x ".join(f"{what} ({counted(len(values), 'value')})" for what, values in self.axes.items())
+        return f"<Variation of {axes}: {counted(len(self.results), 'result')} of {', '.join(self.results[0])}>"
+
+    def _repr_html_(self) -> str:
+        """The display in a notebook."""
+        return html_picture(self.sheet())
 
     def sheet(self, *, cell: int = 160) -> Image:
         """A contact sheet with a column per value of the last axis and a row per target and per input with a varying

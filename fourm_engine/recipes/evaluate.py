@@ -23,6 +23,7 @@ from fourm_engine.data.sets import data_sets
 from fourm_engine.evaluate.agreement import features_of
 from fourm_engine.evaluate.charts import check_matplotlib, read_curves, training_seconds
 from fourm_engine.evaluate.config import EvaluateConfig
+from fourm_engine.evaluate.frechet import encoder_metrics
 from fourm_engine.evaluate.matrix import measure_matrix
 from fourm_engine.evaluate.pictures import SamplePictures
 from fourm_engine.evaluate.predict import Predictor
@@ -84,7 +85,8 @@ def evaluate(
         samples, seed: instead of the config's.
         matrix: whether to measure the any-to-any matrix.
         features: name or folder of a pretrained network, for metrics on its features, such as the Fréchet distance
-            between predicted and true samples (`Modality.network_metrics`).
+            between predicted and true samples (`Modality.network_metrics`); or a run, for the Fréchet distance of
+            every grid in the features of its encoder (`encoder_metrics`).
         agreement, draws: override the config's.
         extra_metrics: modality -> metrics to add to the modality's own.
         jobs: tasks (including the matrix) to run in parallel, each in a single-threaded process; on a CPU only.
@@ -170,9 +172,14 @@ def _work(
 def _with_features(
     features: str, model: FourM, tasks: Sequence[Task], others: Mapping[str, Sequence[Metric]]
 ) -> dict[str, list[Metric]]:
-    """Target -> its metrics on the features of a network, followed by `others`."""
-    targets = dict.fromkeys(target for task in tasks for target in task.targets)
-    metrics = {name: model.modalities[name].network_metrics(features) for name in targets}
+    """Target -> its metrics on the features of a network, or of the encoder of a run, followed by `others`."""
+    targets = list(dict.fromkeys(target for task in tasks for target in task.targets))
+    metrics: Mapping[str, Sequence[Metric]]
+    if exported.is_model(features):
+        judge = FourM.from_pretrained(features, device=model.device, manager=manager_of_run(features))
+        metrics = encoder_metrics(Path(features), judge, targets)
+    else:
+        metrics = {name: model.modalities[name].network_metrics(features) for name in targets}
     if not any(metrics.values()):
         raise ValueError(f"--features: none of the targets {', '.join(targets)} is measured in features; leave it out")
     return {name: [*metrics.get(name, ()), *others.get(name, ())] for name in {*metrics, *others}}

@@ -1,11 +1,14 @@
 """Generate for many samples, into a data set: `fourm generate` with folders, a data set or a file of lines.
 
-In: `SampleInputs`, a model. Out: `out/<source of the target>/<sample>.<extension>`, laid out as in docs/data.md.
+In: `SampleInputs`, a model. Out: `out/<source of the target>/<sample>.<extension>`, laid out as in docs/data.md. If
+samples are reduced, their spread is in `out/.generated/spread/<source>/<sample>.npy`, where no reader of the data set
+takes it for a modality.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,14 +18,16 @@ from typing import Any
 import numpy as np
 
 from fourm_engine.files import write_atomically
+from fourm_engine.generate.combine import combine
 from fourm_engine.generate.guidance import Guide
 from fourm_engine.generate.regions import Regions
 from fourm_engine.generate.result import Results
 from fourm_engine.model import FourM
 from fourm_engine.recipes.files_job import FilesJob
 from fourm_engine.recipes.generate_reading import Read, Reader, encoded
-from fourm_engine.recipes.generated_record import digest_of_model
+from fourm_engine.recipes.generated_record import FOLDER, digest_of_model
 from fourm_plugins import calls
+from fourm_plugins.reductions import How
 
 
 def stems(name: str, samples: int) -> list[str]:
@@ -38,6 +43,8 @@ class GenerateJob(FilesJob):
     targets: Sequence[str]
     seed: int = 0
     samples: int = 1
+    #: Target -> how its samples are combined into one result; empty: each sample is a result.
+    reduce: Mapping[str, How] = field(default_factory=dict)
     #: Whether the inputs, as the model sees them, are written beside the results.
     copies: bool = False
     #: Names in `shown_as` that are not inputs, but only written beside the results.
@@ -46,6 +53,11 @@ class GenerateJob(FilesJob):
     regions: Regions = field(default_factory=dict)
     guide: Guide | None = None
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def results(self) -> int:
+        """The number of results of a sample."""
+        return 1 if self.reduce else self.samples
 
     @property
     def samples_per_batch(self) -> int:
@@ -65,6 +77,7 @@ class GenerateJob(FilesJob):
             "--samples": self.samples,
             "--with-inputs": self.copies,
             **({"--with": sorted(self.beside)} if self.beside else {}),
+            **({"--reduce": dict(self.reduce)} if self.reduce else {}),
             **({"--region": _told(self.regions)} if self.regions else {}),
             **({"--guide": [self.guide.weight, digest_of_model(self.guide.model)]} if self.guide else {}),
             **{f"--{name.replace('_', '-')}": value for name, value in self.options.items() if value is not None},
@@ -93,14 +106,17 @@ class GenerateJob(FilesJob):
         modalities = [self.model.modalities[target] for target in self.targets]
         return all(
             any((self.out / m.spec.source / f"{stem}.{extension}").is_file() for extension in m.spec.extensions)
-            for stem in stems(name, self.samples)
+            for stem in stems(name, self.results)
             for m in modalities
         )
 
     def write(self, name: str, read: Read, result: Sequence[Results]) -> dict[str, Any]:
-        for stem, results in zip(stems(name, self.samples), result, strict=True):
+        for stem, results in zip(stems(name, self.results), result, strict=True):
             for generated in results.values():
                 spec = generated.modality.spec
+                if isinstance(generated.spread, np.ndarray):  # before the value, which marks a finished sample
+                    np.save(buffer := io.BytesIO(), generated.spread.astype(np.float32), allow_pickle=False)
+                    write_atomically(self.out / FOLDER / "spread" / spec.source / f"{stem}.npy", buffer.getvalue())
                 self._files(spec.source, stem, calls.write(generated.modality, generated.value), spec.extensions)
             for source, files in read.files.items():
                 self._files(source, stem, files, ())
@@ -130,6 +146,8 @@ class GenerateJob(FilesJob):
                 **self.options,
             )
         parts = [results[k : k + self.samples] for k in range(0, len(results), self.samples)]
+        if self.reduce:
+            parts = [[combine(samples, self.reduce, None)] for samples in parts]
         return dict(zip(batch, parts, strict=True))
 
 

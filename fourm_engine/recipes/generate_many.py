@@ -11,6 +11,7 @@ from typing import Any
 
 from fourm_engine.data.splits import copy_splits
 from fourm_engine.device import local_device, rank_and_world
+from fourm_engine.generate.combine import Reduce, check_combining, reductions_of
 from fourm_engine.generate.masks import is_box, read_mask
 from fourm_engine.generate.plan import default_plan
 from fourm_engine.generate.regions import Regions
@@ -29,12 +30,12 @@ from fourm_plugins.modality import Modality
 def generate_many(
     run: str | Path,
     inputs: Mapping[str, Any],
-    targets: Sequence[str],
-    out: Path,
+    targets: Sequence[str] | str,
+    out: str | Path,
     *,
     data: str | None = None,
     split: str | None = None,
-    lines: Path | None = None,
+    lines: str | Path | None = None,
     share: tuple[int, int] | None = None,
     with_inputs: bool = False,
     beside: Sequence[str] = (),
@@ -42,14 +43,17 @@ def generate_many(
     workers: int | None = None,
     seed: int = 0,
     samples: int = 1,
+    reduce: Reduce | None = None,
     regions: Regions | None = None,
     device: str | None = None,
     print_fn: PrintFn = print_line,
     **options: Any,
 ) -> FilesReport:
-    """Generate `targets` for every sample into a data set in `out`; existing files are kept.
+    """Generate `targets` for every sample into a data set in `out`; existing files are kept. Memory does not grow with
+    the number of files, which are read, encoded and decoded in batches.
 
     Args:
+        run: folder of a run, an exported model, or a Hub id.
         inputs: modality -> a folder of its files, or one value for all samples; with `data`, None for a modality of the
             data set.
         data, split: a data set as in `data.train`, and a list in its `splits.json`.
@@ -58,10 +62,12 @@ def generate_many(
         with_inputs: also write the inputs, as the model sees them, and the `splits.json` of `data`.
         beside: further modalities of `data` to write through the same view, such as the target of a task.
         regions: input -> weights of regions of each sample; a mask has the size of the pictures.
+        reduce: how the `samples` of each input are combined, as in `FourM.generate`; their spread is written, too.
         seed: combined with a sample's name into the sample's seed, unless its line sets one.
         options: those of `open_model`, and decoding options, as in `FourM.generate`.
 
     Raises ValueError for problems that a user can fix, and at the end if samples could not be used."""
+    out, lines = Path(out), None if lines is None else Path(lines)
     rank, world = rank_and_world()
     if share is not None and world > 1:
         raise ValueError("--share: the processes of torchrun share the samples; leave it out")
@@ -72,6 +78,7 @@ def generate_many(
         raise ValueError("--target is missing; name what to generate for every sample")
     targets = targets_of(targets)
     check_samples(samples)
+    check_combining(samples, reduce, None)
     with at_work(out / FOLDER / f"part-{part}-of-{parts}"), joined() as total:
         device = device or (str(local_device()) if world > 1 else None)
         model, options = open_model(run, device=device, **options)
@@ -97,6 +104,7 @@ def generate_many(
             targets=targets,
             seed=seed,
             samples=samples,
+            reduce=reductions_of(reduce, targets, model.modalities),
             batch_size=batch_size,
             copies=with_inputs,
             beside=beside,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fourm_engine.evaluate.animation import MAX_FRAMES, RESULT_MS, STEP_MS, Steps, animated
+from fourm_engine.evaluate.animation import MAX_FRAMES, RESULT_MS, STEP_MS, Steps, animate, animated
 from tests.generate.toys import install_all, make_model, picture
 
 GREY = 128
@@ -69,6 +69,24 @@ def test_the_file_holds_each_frame_for_its_time_and_begins_again(steps, name):
     file.seek(4)
     assert file.info["duration"] == RESULT_MS
     assert np.abs(np.asarray(file.convert("RGB")).astype(int) - np.asarray(frames[-1])).mean() < 4
+
+
+def test_python_animates_what_it_generates_or_edits(steps, tmp_path):
+    model, file = steps.model, tmp_path / "steps.gif"
+    results = animate(file, model.generate, {"words": "abc"}, "colour", steps=4, temperature=1.0, seed=1)
+    assert results["colour"].tokens.tolist() == steps_of(model, "abc")
+    assert Image.open(file).n_frames == 5
+    mask = np.arange(4) < np.full((4, 1), 2)
+    animate(tmp_path / "edit.png", model.edit, {"colour": picture()}, mask=mask, halo=0, steps=2, temperature=1.0)
+    assert Image.open(tmp_path / "edit.png").n_frames == 3
+    with pytest.raises(ValueError, match=r"animate: give model\.generate or model\.edit"):
+        animate(file, print, {})
+    with pytest.raises(ValueError, match=r"x\.mp4: an animation is"):
+        animate("x.mp4", model.generate, {})
+
+
+def steps_of(model, text):
+    return model.generate({"words": text}, "colour", steps=4, temperature=1.0, seed=1)["colour"].tokens.tolist()
 
 
 def test_one_step_moves_nothing_and_other_files_are_refused(steps):

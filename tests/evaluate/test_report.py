@@ -95,6 +95,8 @@ def test_hostile_captions_names_and_notes_are_text_in_the_report(page):
 def test_the_report_shows_scores_beside_constants_and_ceiling_and_the_matrix(page):
     for shown in ("0.12", "0.4", "0.3", "0.04", "one value", "one image", "-1.000 ± 0.050", "11.5"):
         assert shown in page
+    # the ways from 0.3 to 0.04, and from 0.1 to 0.9
+    assert page.count("width: 69%") == page.count("width: 50%") == 1
     assert page.count("<img") == 5  # the input, and one target's three with their legend
 
 
@@ -115,6 +117,16 @@ def test_the_best_constant_is_the_hardest_to_beat():
     assert Score("error", "", False, 0.1, None, constants).best_constant == ("one image", 0.3)
     assert Score("share", "", True, 0.1, None, constants).best_constant == ("one value", 0.4)
     assert Score("share", "", True, 0.1, None, {}).best_constant is None
+
+
+def test_the_share_of_the_way_is_from_the_best_constant_to_a_better_ceiling():
+    constants = {"one value": 0.4, "one image": 0.2}
+    assert Score("error", "", False, 0.1, 0.0, constants).share == pytest.approx(0.5)
+    assert Score("error", "", False, 0.3, 0.0, constants).share == pytest.approx(-0.5)
+    assert Score("share", "", True, 0.5, 0.9, constants).share == pytest.approx(0.2)
+    assert Score("share", "", True, 0.5, 0.3, constants).share is None
+    assert Score("error", "", False, 0.1, None, constants).share is None
+    assert Score("error", "", False, 0.1, 0.0).share is None
 
 
 def test_curves_are_read_from_what_training_wrote(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fourm_engine.cli.edit import edit as command
-from fourm_engine.generate.input_types import Condition
+from fourm_engine.generate.input_types import Condition, Ids
 from fourm_engine.generate.sample import without_halo
 from tests.generate.toys import SIDE, heights, picture
 
@@ -114,6 +114,34 @@ def test_a_change_tells_what_comes_under_the_mask(model):
     assert (one["colour"].value[~mask] == other["colour"].value[~mask]).all()
 
 
+@pytest.mark.parametrize("sides", [0.5, (0.0, 0.0, 1.0, 1.0)])
+def test_outpainting_continues_a_picture_and_its_map_beyond_their_edges(model, sides):
+    sample = {"colour": picture(1, 16, 16), "height": heights(), "words": "abc"}
+    left, top, *_ = [sides] * 4 if isinstance(sides, float) else sides
+    out = model.edit(sample, outpaint=sides, halo=0, seed=2)
+    assert list(out) == ["colour", "height"]
+    given = np.zeros((8, 8), bool)  # twice as large, then at the model's size
+    given[round(4 * top) :, round(4 * left) :][:4, :4] = True
+    for generated in out.values():
+        assert (generated.given == given).all()
+    small = np.asarray(Image.fromarray(sample["colour"]).resize((4, 4), Image.Resampling.BOX))
+    assert (out["colour"].value[given] == small.reshape(-1, 3)).all()
+    larger = np.pad(sample["colour"], [(0, 16), (0, 16), (0, 0)] if left == 0 else [(8, 8), (8, 8), (0, 0)], "edge")
+    mask = np.pad(np.zeros((16, 16), bool), [(0, 16)] * 2 if left == 0 else [(8, 8)] * 2, constant_values=True)
+    masked = model.edit({"colour": larger, "words": "abc"}, mask=mask, halo=0, seed=2)
+    alone = model.edit({"colour": sample["colour"], "words": "abc"}, outpaint=sides, halo=0, seed=2)
+    assert (masked["colour"].value == alone["colour"].value).all()
+
+
+def test_what_is_kept_is_of_the_outpainted_picture(model):
+    one, other = (
+        model.edit({"colour": picture(), "height": heights() * k}, outpaint=0.5, keep="height", seed=1) for k in (1, 3)
+    )
+    assert list(one) == ["colour"]
+    assert (one["colour"].value[one["colour"].given] == other["colour"].value[one["colour"].given]).all()
+    assert (one["colour"].value != other["colour"].value).any()
+
+
 def test_a_mask_may_be_a_file_a_picture_or_numbers(model, tmp_path):
     mask, sample = corner(), {"colour": picture()}
     grey = Image.fromarray(mask.astype(np.uint8) * 255)
@@ -134,6 +162,14 @@ def test_a_mask_may_be_a_file_a_picture_or_numbers(model, tmp_path):
         ({"colour": picture()}, {"mask": [[True]]}, "given: a list"),
         ({"colour": picture()}, {"mask": "absent.png"}, "mask: no such file: absent.png"),
         ({"colour": picture(0, 8, 16)}, {"mask": np.pad(corner(), ((0, 0), (0, 8)))}, "the picture's centre"),
+        ({"colour": picture()}, {"outpaint": 0}, "outpaint: a share of the picture's size above 0 and at most 4"),
+        ({"colour": picture()}, {"outpaint": [0, 0, 0, 0]}, "not all 0; given"),
+        ({"colour": picture()}, {"outpaint": [0.5, 0.5]}, "or four of them"),
+        ({"colour": picture()}, {"outpaint": math.nan}, "given: nan"),
+        ({"colour": picture()}, {"outpaint": 0.01}, "outpaint 0.01 adds no pixel to 8 x 8; raise it"),
+        ({"colour": picture()}, {"outpaint": 0.5, "mask": corner()}, "mask and outpaint are alternatives"),
+        ({"colour": Ids(range(16))}, {"outpaint": 0.5}, "outpaint takes values, not token ids"),
+        ({"words": "abc"}, {"outpaint": 0.5}, "outpaint: the sample has words: no grid"),
         ({"words": "abc"}, {"mask": corner()}, "mask: the sample has words: no grid"),
         ({"colour": picture()}, {"mask": corner(), "keep": "colour"}, "nothing that is not kept or changed"),
         ({"colour": Condition(picture())}, {"mask": corner()}, "'colour': give the value"),
@@ -164,6 +200,10 @@ def test_the_command_writes_what_it_edits_and_leaves_the_rest_of_the_picture(mod
     wanted = model.edit({"colour": picture()}, mask=corner(), change={"words": "abc"}, seed=4)["colour"].value
     assert (value == wanted).all()
     assert (value[~corner()] == picture()[~corner()]).all()
+    command(str(tmp_path / "model"), outpaint="0,0,1,1", out=tmp_path / "wide", animate=tmp_path / "a.gif", **common)
+    wide = model.edit({"colour": picture()}, outpaint=(0, 0, 1, 1), change={"words": "abc"}, seed=4)["colour"].value
+    assert (np.asarray(Image.open(tmp_path / "wide/colour.png")) == wide).all()
+    assert Image.open(tmp_path / "a.gif").n_frames > 2
     with pytest.raises(ValueError, match="keep: the sample has no 'height'"):
         command(str(tmp_path / "model"), keep=["height"], out=tmp_path / "none", **common)
     assert not list((tmp_path / "none").glob("*"))

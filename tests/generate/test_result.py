@@ -33,6 +33,13 @@ def test_what_generate_returns_shows_itself(model):
     assert "<b>words</b>" in results._repr_html_()
 
 
+def test_several_samples_show_all_of_them(model):
+    results = model.generate({}, ["words"], n_samples=3)
+    page = results._repr_html_()
+    assert page.startswith("<img src='data:image/png;base64,iVBOR")
+    assert page.count("<img") == 1
+
+
 def test_a_misspelt_target_of_a_result_is_named_with_the_right_one(model):
     results = model.generate({}, ["words"])
     with pytest.raises(KeyError, match="'word' was not generated; did you mean 'words'"):

@@ -53,6 +53,12 @@ def test_weights_options_seeds_and_whole_inputs_vary_and_two_things_make_a_table
     assert len({tuple(result["height"].tokens.tolist()) for result in seeds.results}) == 3
 
 
+def test_a_variation_is_short_to_print_and_shows_its_sheet(model):
+    made = model.vary({"words": "ab"}, "colour", vary={"words": ["ab", "ba"], "guidance": [0, 1, 3]})
+    assert repr(made) == "<Variation of words (2 values) x guidance (3 values): 6 results of colour>"
+    assert made._repr_html_().startswith("<img src='data:image/png;base64,iVBOR")
+
+
 def test_the_sheet_has_a_column_a_value_and_a_row_for_what_varies_and_each_target(model):
     flat = np.zeros((8, 8), np.float32)
     three = model.vary({"height": flat}, ["colour"], vary={"height.level": [-0.5, 0.0, 0.5]}).sheet(cell=40)

@@ -182,6 +182,20 @@ def test_a_network_that_is_not_there_is_told_before_the_model_is_read(run, data,
     assert not (run / "evaluation").exists()
 
 
+def test_predictions_are_measured_in_the_features_of_a_run_and_too_few_are_a_note(run, data):
+    task = {"name": "all", "inputs": ["a"], "targets": ["b", "words"]}
+    write_config(run, data, tasks=[task], samples=12, pictures=0, draws=2)
+    found = evaluate(run, features=str(run), matrix=False).evaluation
+    scores = {score.metric: score for score in found.tasks[0].scores["b"]}
+    assert scores["Fréchet, run"].prediction > scores["Fréchet, run"].ceiling >= -1e-6
+    assert [score.metric for score in found.tasks[0].scores["words"]] == ["exact"]
+    # of distributions, not of the samples of one input
+    assert [spread.metric for spread in found.tasks[0].diversity["b"].spreads] == ["accuracy"]
+    few = evaluate(run, features=str(run), matrix=False, samples=4).evaluation
+    assert "Fréchet, run" not in {score.metric for score in few.tasks[0].scores["b"]}
+    assert any("b: Fréchet, run needs 10 samples and has" in note for note in few.notes)
+
+
 def test_predictions_are_measured_in_features_where_a_modality_knows_how(run, data, model, monkeypatch):
     task = {"name": "all", "inputs": ["a"], "targets": ["b", "words"]}
     write_config(run, data, tasks=[task], samples=8, pictures=0)

@@ -98,7 +98,7 @@ def test_an_edit_shows_the_original_the_mask_and_the_change_beside_the_result(ru
 
 
 def test_an_edit_of_nothing_names_the_options_that_say_what(run):
-    assert "nothing to edit; give --mask FILE, or --change NAME=VALUE" in run("edit", *GIVEN)
+    assert "nothing to edit; give --mask FILE, --outpaint SHARE, or --change NAME=VALUE" in run("edit", *GIVEN)
     told = run("edit", *GIVEN, "--change", "words=red", "--halo", "2", "--out", "out")
     assert "--halo has no effect without --mask" in told
 
@@ -170,7 +170,7 @@ def test_options_that_cannot_be_are_one_line_and_leave_no_folder(run, tmp_path, 
 
 def test_what_is_of_one_sample_is_refused_for_a_folder(run, tmp_path):
     (tmp_path / "photos").mkdir()
-    for option in (("--explain",), ("--reduce", "mean")):
+    for option in (("--explain",), ("--overlap", "1")):
         told = run("generate", "run", "--input", "colour=photos", "--target", "height", "--out", "out", *option)
         assert f"{option[0]} is for one sample, not for a folder" in told
 

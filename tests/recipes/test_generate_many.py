@@ -307,6 +307,30 @@ def test_samples_that_lack_an_input_are_counted(run, tmp_path, capsys):
     assert "1 sample (7 more lack an input) of colour, words" in capsys.readouterr().out
 
 
+def test_samples_are_reduced_to_one_result_with_its_spread_and_resume(run, many, tmp_path):
+    reduced = {"samples": 4, "reduce": {"height": "mean", "words": "vote"}}
+    assert many(**reduced, **DRAWN).made == 8
+    made = files(tmp_path / "made")
+    assert {path.partition("/")[0] for path in made} == {"height", "words"}
+    assert len(made) == 16
+    lines = (tmp_path / "made/.generated/made-00000-of-00001.jsonl").read_text().splitlines()
+    seed = next(line["seed"] for line in map(json.loads, lines) if line["name"] == "03")
+    model, given = FourM.from_pretrained(run, device="cpu"), {"colour": "photos/03.png"}
+    alone = model.generate(given, ["height", "words"], seed=seed, n_samples=4, reduce=reduced["reduce"], **DRAWN)
+    assert made["words/03.txt"].decode() == alone["words"].value
+    np.testing.assert_allclose(
+        np.load(tmp_path / "made/.generated/spread/height/03.npy"), alone["height"].spread, atol=1e-5
+    )
+    (tmp_path / "made/height/03.npy").unlink()
+    assert (many(**reduced, **DRAWN).made, files(tmp_path / "made") == made) == (1, True)
+    with pytest.raises(ValueError, match="--reduce"):
+        many(samples=4, **DRAWN)
+    with pytest.raises(ValueError, match="reduce has no effect on one sample"):
+        many(out="other", reduce="mean")
+    with pytest.raises(ValueError, match="reduce='mean' does not apply to 'words'"):
+        many(out="other", samples=4, reduce="mean")
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
