@@ -41,7 +41,7 @@ KEPT = {
     "train": _TRAINING,
 }
 #: Seconds that a process with an error waits for the first of its machine to end with it.
-HEAD_START = 10.0
+HEAD_START = 20.0
 #: Signals that stop a command, by its exit code.
 _STOPS = {128 + number: number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)}
 
