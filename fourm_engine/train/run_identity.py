@@ -50,7 +50,8 @@ class RunIdentity:
             of_files = {key: value for key, value in keys.items() if key.startswith(_OF_FILES)}
             check_same({**versions, "torch": torch.__version__}, PACKAGES)
             check_same({key: value for key, value in {**keys, **settings}.items() if key not in of_files}, SETTINGS)
-            check_same(of_files | together(task.shared_facts), FILES)
+            check_same(of_files, FILES)
+            check_same(together(task.shared_facts), FILES)
         return cls(keys, versions, task.defaults())
 
     def check_resumable(self, folder: Path, saved: Mapping[str, Any]) -> None:

@@ -139,7 +139,7 @@ class AlignedData(SampleTable):
             facts[f"samples with {modality}"] = f"{len(having)} ({self._digest_of_present(modality)})"
             if isinstance(self.root, Path):
                 some = having[:: -(-len(having) // SOME_FILES) or 1]
-                facts[f"files of {modality}"] = self._digest_of_files(some, modality)
+                facts[f"some files of {modality}"] = self._digest_of_files(some, modality)
         return facts
 
     def _digest_of_files(self, names: Iterable[str], modality: str) -> str:
