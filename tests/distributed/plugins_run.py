@@ -1,6 +1,6 @@
 """A command in a process whose plugins are its own: `python plugins_run.py CONFIG SITE_OF_RANK_0 SITE_OF_1 COMMAND…`,
-in whose words `CONFIG` stands for that file, and RANK for the rank; the command `python` is training called from Python,
-which prints what it raises. The watchdog takes a process for lost after two seconds of silence."""
+in whose words `CONFIG` stands for that file, and RANK for the rank; the command `python` is training called from
+Python, which prints what it raises. The watchdog takes a process for lost after two seconds of silence."""
 
 from __future__ import annotations
 
