@@ -119,6 +119,8 @@ def run() -> None:
             with suppress(BrokenPipeError):  # as in `fourm … 2>&1 | head`
                 print(f"fourm: {line}", file=sys.stderr)
         raise
+    except KeyboardInterrupt:  # before typer takes over
+        sys.exit(128 + signal.SIGINT)
     except (ValueError, OSError) as error:
         _end_with(error)
     except Exception as error:

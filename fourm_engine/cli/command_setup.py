@@ -11,6 +11,7 @@ import copy
 import functools
 import inspect
 import os
+import sys
 from collections.abc import Callable
 from inspect import Parameter
 from pathlib import Path
@@ -21,6 +22,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import solve_typer_info_defaults
 from typer.models import ArgumentInfo, OptionInfo, ParameterInfo
 
+from fourm_engine.device import rank_and_world
 from fourm_plugins.discovery import DISABLE
 
 _HELP = "A plugin to disable, as if it were not installed; repeatable."
@@ -58,29 +60,48 @@ class Group(HelpPage, TyperGroup):
     pass
 
 
-def set_up(app: typer.Typer) -> None:
-    """Set up all commands of `app` and its groups. A list of commands shows the first sentence of each docstring."""
+#: Commands that work in one process. Under torchrun the first one does it, and the others end.
+ALONE = (
+    *("convert", "data check", "data index", "data pack", "data unpack", "edit", "embed", "evaluate", "export", "init"),
+    *("predict", "probe", "search", "suite", "sweep", "tokenizer eval", "vary"),
+)
+
+
+def idle(command: str) -> bool:
+    """Whether the first process of torchrun does the work of a command, rather than this one; says so."""
+    rank = rank_and_world()[0]
+    if rank > 0:
+        print(f"rank {rank} has nothing to do: fourm {command} works in rank 0 (or unset RANK)", file=sys.stderr)
+    return rank > 0
+
+
+def set_up(app: typer.Typer, group: str = "") -> None:
+    """Set up all commands of `app` and its groups. A list of commands shows the first sentence of each docstring.
+    group: the words before the commands."""
     for command in app.registered_commands:
         assert command.callback is not None
         paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
         command.help = command.help or "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
         command.short_help = command.short_help or command.help.partition(". ")[0].rstrip(".") + "."
-        command.callback = _with_option(command.callback)
+        name = f"{group}{command.name or command.callback.__name__}"
+        command.callback = _with_option(command.callback, name)
         if command.cls is TyperCommand:
             command.cls = Command
-    for group in app.registered_groups:
-        assert group.typer_instance is not None
-        if solve_typer_info_defaults(group).cls is TyperGroup:  # a class of its own stays
-            group.cls = Group
-        set_up(group.typer_instance)
+    for inner in app.registered_groups:
+        assert inner.typer_instance is not None
+        if solve_typer_info_defaults(inner).cls is TyperGroup:  # a class of its own stays
+            inner.cls = Group
+        set_up(inner.typer_instance, f"{group}{inner.name} ")
 
 
-def _with_option(function: Callable[..., Any]) -> Callable[..., Any]:
+def _with_option(function: Callable[..., Any], command: str) -> Callable[..., Any]:
     @functools.wraps(function)
     def wrapped(*args: Any, no_plugin: list[str] | None = None, **kwargs: Any) -> Any:
         if no_plugin:
             before = [os.environ[DISABLE]] if os.environ.get(DISABLE) else []
             os.environ[DISABLE] = ",".join([*before, *no_plugin])
+        if command in ALONE and idle(command):
+            return None
         return function(*args, **kwargs)
 
     signature = inspect.signature(function, eval_str=True)

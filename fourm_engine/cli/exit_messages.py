@@ -5,9 +5,13 @@ Exit codes: 0; 1 for an error that the user can fix; 2 for a command line that i
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from fourm_engine.device import local_rank, rank_and_world
@@ -36,6 +40,8 @@ KEPT = {
     "tokenizer fit": f"fitted tokenizers are kept, and checkpoints of others; {_AGAIN}",
     "train": _TRAINING,
 }
+#: Seconds that a process with an error waits for the first of its machine to end with it.
+HEAD_START = 20.0
 #: Signals that stop a command, by its exit code.
 _STOPS = {128 + number: number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)}
 
@@ -56,11 +62,32 @@ def stopped(end: SystemExit, arguments: Sequence[str]) -> str | None:
 
 def reported_elsewhere(error: Exception) -> bool:
     """Whether another process of this command reports the error: it has said so (`reported`), or the error is one of
-    the config or the command line, which all processes of a machine read and the first of them reports."""
+    the config or the command line, which the first process of the machine reports, as long as it has it, too."""
     from fourm_engine.yaml_config import ConfigError  # lazy: listings need none
 
     of_all = isinstance(error, ConfigError) or not isinstance(error, (ValueError, OSError))
-    return getattr(error, "reported", False) or (of_all and local_rank() > 0)
+    return getattr(error, "reported", False) or (of_all and local_rank() > 0 and _first_ends())
+
+
+def _first_ends() -> bool:
+    """Whether the first process of this machine ends in the next few seconds. If it goes on, only this one has the
+    error. True where processes cannot be looked up."""
+    job = {name: os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")}
+    first = job | {"RANK": str(rank_and_world()[0] - local_rank()), "LOCAL_RANK": "0"}
+    last = time.monotonic() + HEAD_START
+    while any(first.items() <= environment.items() for environment in _environments()):
+        if time.monotonic() > last:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def _environments() -> Iterator[dict[str, str]]:
+    """The environments of this user's processes. That of one that has ended is empty."""
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            entries = (entry.partition("=") for entry in os.fsdecode(path.read_bytes()).split("\0"))
+            yield {name: value for name, _, value in entries}
 
 
 def misused(error: Any) -> str:

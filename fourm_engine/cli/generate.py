@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fourm_engine.cli.command_setup import idle
 from fourm_engine.cli.generation_options import generates
 from fourm_engine.cli.options import Given, Out, Run, Split, given_values, part_of
 
@@ -92,5 +93,5 @@ def generate(
     elif many:
         option = next(iter(many)).replace("_", "-").replace("beside", "with")
         raise ValueError(f"--{option} is for many samples; give a folder as --input NAME=FOLDER, --data or --lines")
-    else:
+    elif not idle("generate, without many samples,"):
         one_sample(run, inputs, target or None, out, animate=animate, overlap=overlap, **options)

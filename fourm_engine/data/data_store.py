@@ -200,6 +200,11 @@ class DataStore(Store):
         assert store is not None
         return store.identity()
 
+    def contents(self) -> dict[str, Any]:
+        if self.raw is None:  # what tokens hold is part of their identity
+            return {}
+        return self.raw.data.contents(self.raw.data.modalities.keys() - self._tokenized)
+
     def describe(self) -> str:
         sources = [str(self.raw.data.root)] if self.raw else []
         if self.tokens is not None:

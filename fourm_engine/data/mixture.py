@@ -109,6 +109,10 @@ class Mixture(Store):
             for part, (entry, store) in enumerate(zip(self.entries, self._parts, strict=True))
         }
 
+    def contents(self) -> dict[str, Any]:
+        each = enumerate(store.contents() for store in self._parts)
+        return {f"train.{part}.{key}": value for part, contents in each for key, value in contents.items()}
+
     def describe(self) -> str:
         """One line for the mixture and one for each data set."""
         total = sum(self.weights)

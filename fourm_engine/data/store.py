@@ -74,6 +74,11 @@ class Store(ABC):
         refuses to resume if it differs."""
         return {"names": hashlib.sha256(lines_of(self.names)).hexdigest()[:16]}
 
+    def contents(self) -> dict[str, Any]:
+        """What `identity` leaves out and the processes of a run compare at its start: which samples have which files,
+        and what some of the files hold; JSON-ready."""
+        return {}
+
     def describe(self) -> str:
         """How many samples of which data are used, in one line."""
         return counted(len(self), "sample")
@@ -85,6 +90,15 @@ class Store(ABC):
             counts.update(dict.fromkeys(modalities, samples))
         parts = [f"{name} {count}" for name, count in sorted(counts.items())]
         return f"{counted(len(self), 'sample')}; {', '.join(parts)}"
+
+
+def shared_facts(training: Store, held_out: Store | None) -> dict[str, Any]:
+    """What the processes of a run compare of its data, by dotted key, in addition to the identity of `training`."""
+    facts = {f"data.{key}": value for key, value in training.contents().items()}
+    if held_out is None:
+        return facts | {"data.val": None}
+    seen = {"samples": len(held_out), **held_out.identity(), **held_out.contents()}
+    return facts | {f"data.val.{key}": value for key, value in seen.items()}
 
 
 class MemoryStore(Store):

@@ -18,10 +18,9 @@ from fourm_engine.convert.absent import AbsentTokenizer
 from fourm_engine.exported import ExportedConfig
 from fourm_engine.extend.config import ExtendConfig
 from fourm_engine.loading import Parts, load_parts
-from fourm_engine.modalities import Modalities, ModalitiesConfig, activate_kinds, check_settings, identity, load_manager
+from fourm_engine.modalities import Modalities, ModalitiesConfig, activate_kinds, check_settings, load_manager
 from fourm_engine.nn.config import ModelConfig
 from fourm_engine.tokenizers.store import DOCUMENT, load_tokenizer, load_tokenizers
-from fourm_engine.train.distributed import check_same
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.spec import ModalitySpec
@@ -92,10 +91,6 @@ class Extension:
         without = self._without_tokenizer
         kept = [modality for name, modality in self.modalities.items() if name not in without]
         return Modalities(kept, {m.name: self.modalities.plugins[m.name] for m in kept})
-
-    def check_same(self) -> None:
-        """Raise RankMismatch, naming the rank and the plugin, if processes have different plugins."""
-        check_same(identity(self.modalities, self.manager))
 
     @property
     def unfitted(self) -> list[str]:

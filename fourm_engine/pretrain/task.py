@@ -21,6 +21,7 @@ from fourm_engine.batch import Batch, PackedSample, collate
 from fourm_engine.data.loader import batches, trimmed
 from fourm_engine.data.order import Share
 from fourm_engine.data.samples import MaskedSamples
+from fourm_engine.data.store import shared_facts
 from fourm_engine.device import local_world
 from fourm_engine.masking.kinds import masker_kind
 from fourm_engine.modalities import Modalities
@@ -281,11 +282,8 @@ class FourMTask(Task):
             **{f"data.{key}": value for key, value in self.data.store.identity().items()},
         }
 
-    def held_out_identity(self) -> dict[str, Any]:
-        if self.held_out is None:
-            return {"data.val": None}
-        store = self.held_out.store
-        return {"data.val.samples": len(store), **{f"data.val.{key}": v for key, v in store.identity().items()}}
+    def shared_facts(self) -> dict[str, Any]:
+        return shared_facts(self.data.store, None if self.pair_data is None else self.pair_data.store)
 
     def defaults(self) -> dict[str, Any]:
         modalities = {key: value for m in self.modalities.values() for key, value in identity.defaults(m).items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -40,6 +40,7 @@ from fourm_engine.yaml_config import ConfigError, read_yaml, validated
 from fourm_plugins.distributions import canonical
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.modality import Modality
+from fourm_plugins.settings import flat
 from fourm_plugins.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -47,10 +48,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 CONFIG = "config.yaml"  # in a run's folder
+#: Settings that may differ between machines, besides paths; sections end with a dot.
+_OF_MACHINE = ("run", "data.workers", "data.cache_mb", "data.remote.", "tokenizers.fit.cache_mb")
 
 
 class StoredConfig(BaseModel):
     """A config that a run stores."""
+
+    #: Keys that hold paths, except `run`.
+    paths: ClassVar[tuple[str, ...]] = started.PATHS
 
     #: Folder of what training writes: config, checkpoints, metrics, the exported model.
     run: LocalFolder
@@ -58,6 +64,13 @@ class StoredConfig(BaseModel):
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     #: Observers of training, such as loggers: `installed`, or a list; `[]` for none.
     observers: Literal["installed"] | list[str] = "installed"
+
+    def shared(self) -> dict[str, Any]:
+        """The settings that must be equal in every process, by dotted key: all but paths and what suits a machine."""
+        raw = self.model_dump(mode="json")
+        for _, holder, name in started.paths_in(raw, self.paths):
+            del holder[name]
+        return {key: value for key, value in flat(raw).items() if not key.startswith(_OF_MACHINE)}
 
     def save(self, path: Path) -> None:
         """Write the resolved config, with all defaults spelled out."""

@@ -17,6 +17,7 @@ from fourm_engine.extend.source import Extension, find_model
 from fourm_engine.extend.task import ExtendTask
 from fourm_engine.masking.config import MaskingConfig
 from fourm_engine.recipes import started
+from fourm_engine.recipes.agreement import check_agreement
 from fourm_engine.recipes.config import CONFIG, RunConfig, leave_out_missing, parse_config
 from fourm_engine.recipes.fit import RawData, fit_space
 from fourm_engine.recipes.overrides import apply_overrides
@@ -83,10 +84,11 @@ def extend(config: RunConfig, *, print_fn: PrintFn = print_line) -> Report:
     with exclusive_run(config.run, config.train.watchdog_s):
         extension = open_extension(config)
         with processes(config.train, width=config.model.width):  # joined once for all steps
-            extension.check_same()
+            check_agreement(config, extension.modalities, extension.manager)
             config.activate(extension.manager, config.train, *map(config.tokenizers.fit_of, extension.unfitted))
             if spaces := extension.unfitted:
                 raw = RawData.open(config, extension.modalities)
+                raw.check_same()
                 for space in spaces:
                     fit_space(config, extension.manager, extension.modalities, space, raw, print_fn=print_fn)
             modalities, tokenizers = extension.training, extension.tokenizers()
@@ -119,7 +121,7 @@ def train_extension(
     config.activate(extension.manager, config.train)
     held = exclusive_run(config.run, config.train.watchdog_s) if replay is None else nullcontext()
     with held, processes(config.train, width=config.model.width):
-        extension.check_same()
+        check_agreement(config, extension.modalities, extension.manager)
         trainer = _trainer(config, extension, print_fn)
         return trainer.run() if replay is None else trainer.replay(replay, print_fn)
 

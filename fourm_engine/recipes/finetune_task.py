@@ -13,10 +13,11 @@ from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.documents import documented
 from fourm_engine.data.raw.names import shown
 from fourm_engine.data.views import ViewDrawer
-from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager, load_modalities
+from fourm_engine.modalities import Modalities, activate_kinds, load_manager, load_modalities
+from fourm_engine.recipes.agreement import check_agreement
 from fourm_engine.recipes.progress import PrintFn, first_only, print_line
 from fourm_engine.recipes.task_config import TaskRunConfig
-from fourm_engine.train.distributed import check_same, processes
+from fourm_engine.train.distributed import processes
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.watchdog import exclusive_run
 from fourm_engine.transfer.augmentation import augmentation_of
@@ -49,7 +50,7 @@ def finetune(config: TaskRunConfig, *, print_fn: PrintFn = print_line) -> dict[s
         config.activate(manager, config.train)
         model = describe_source(config.finetune.source, manager).model
         with processes(config.train, width=model.width):
-            check_same(identity(inputs, manager))
+            check_agreement(config, inputs, manager)
             source = open_source(config.finetune.source, inputs, manager)
             task = task_of(config, source, target, manager, print_fn)
             trainer = Trainer(task, config.train, config.run, seed=config.seed, host=manager, accepted=config.store)

@@ -24,10 +24,11 @@ from fourm_engine.fit.fitting import base_first, check_settings, fit_tokenizer
 from fourm_engine.fit.samples import at_sizes, held_out_values, training_arrays
 from fourm_engine.fit.task import LOGGED
 from fourm_engine.lock import at_work
-from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager
+from fourm_engine.modalities import Modalities, activate_kinds, load_manager
+from fourm_engine.recipes.agreement import check_agreement
 from fourm_engine.recipes.config import CONFIG, RunConfig
 from fourm_engine.recipes.progress import PrintFn, first_only, print_line
-from fourm_engine.train.distributed import check_same, processes
+from fourm_engine.train.distributed import FILES, SETTINGS, check_same, processes, together, world_size
 from fourm_engine.train.watchdog import watched
 from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
@@ -118,7 +119,9 @@ def _fit(config: RunConfig, spaces: Collection[str], *, jobs: int, refit: bool, 
         part.check_usable(spec.name for name in chosen for spec in known[name] if spec.name in part.modalities)
     reports = []
     with processes(config.tokenizers.fit):  # joined once for all spaces
-        check_same(identity(modalities, manager))
+        check_agreement(config, modalities, manager)
+        check_same({"tokenizers": chosen, "refit": refit}, SETTINGS)
+        raw.check_same()
         for name in chosen:
             reports.append(fit_space(config, manager, modalities, name, raw, refit=refit, print_fn=print_fn))
     return reports
@@ -151,6 +154,19 @@ class RawData:
         if config.data.val is not None:
             held_out = AlignedData.from_config(modalities, config.data, training=False)
         return cls(drawn, held_out)
+
+    def check_same(self) -> None:
+        """Raise RankMismatch, naming the rank and the modality, if processes see other data."""
+        parts = {f"data.train.{number}": part for number, part in enumerate(self.train)}
+        if self.held_out is not None:
+            parts["data.val"] = self.held_out
+
+        def contents() -> dict[str, Any]:
+            each = {key: part.contents(part.modalities) for key, part in parts.items()}
+            return {f"{key}.{fact}": value for key, facts in each.items() for fact, value in facts.items()}
+
+        if world_size() > 1:
+            check_same(together(contents), FILES)
 
     @property
     def train(self) -> list[AlignedData]:

@@ -83,6 +83,7 @@ class PredictJob(FilesJob):
         if isinstance(result, DenseMap):
             files = calls.write(result.modality, result.value)
         else:
+            assert isinstance(result, Detections)
             files = {"json": json.dumps(result.to_json()).encode()}
         for extension, content in files.items():
             write_atomically(self._folder / f"{name}.{extension}", content)

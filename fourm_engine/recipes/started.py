@@ -48,7 +48,7 @@ def relocate(raw: dict[str, Any], path: Path, keys: Collection[str] = PATHS) -> 
     bases = list(dict.fromkeys([moved, started, here, Path.cwd()]))
     raw["run"] = str(path.parent)
     missing = {}
-    for key, holder, name in _paths(raw, keys):
+    for key, holder, name in paths_in(raw, keys):
         text = holder[name]
         if scheme := scheme_of(text):
             holder[name] = f"{scheme}:{_moved(text[len(scheme) + 1 :], started, bases)}"
@@ -77,7 +77,7 @@ def _moved(text: str, started: Path, bases: list[Path]) -> str:
 def _without_commands(raw: dict[str, Any]) -> dict[str, list[Path]]:
     """Replace commands by the stored copies of their output, since the config may come from somebody else."""
     missing: dict[str, list[Path]] = {}
-    for key, holder, name in _paths(raw, ("data.train", "data.val")):
+    for key, holder, name in paths_in(raw, ("data.train", "data.val")):
         text, tokens = holder[name], holder.get("tokens")
         if text.startswith(PIPE):
             folder = spool_folder(text, Path(tokens) if isinstance(tokens, str) else None)
@@ -88,7 +88,7 @@ def _without_commands(raw: dict[str, Any]) -> dict[str, list[Path]]:
     return missing
 
 
-def _paths(raw: dict[str, Any], keys: Collection[str]) -> list[tuple[str, dict[str, Any], str]]:
+def paths_in(raw: dict[str, Any], keys: Collection[str]) -> list[tuple[str, dict[str, Any], str]]:
     """(key, the mapping or list that holds it, its key there) for each path that is set, including those in a list of
     data sets."""
     paths = []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -42,6 +42,7 @@ class TaskRunConfig(StoredConfig):
     """Everything that defines a run which learns a task with a trained model's encoder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    paths: ClassVar[tuple[str, ...]] = PATHS
 
     #: `select`: one or more inputs that the model knows; `settings`: theirs, and those of `task.target`.
     modalities: ModalitiesConfig

@@ -12,14 +12,15 @@ from fourm_engine.evaluate.run_pictures import pictures_of
 from fourm_engine.evaluate.tasks import task_notes
 from fourm_engine.finetune.source import Source
 from fourm_engine.finetune.task import FinetuneTask
-from fourm_engine.modalities import Modalities, activate_kinds, identity, load_manager
+from fourm_engine.modalities import Modalities, activate_kinds, load_manager
 from fourm_engine.pretrain.task import FourMTask
+from fourm_engine.recipes.agreement import check_agreement
 from fourm_engine.recipes.check_tokens import check_tokens_exist, check_tokens_fresh
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.extend import open_extension, train_extension
 from fourm_engine.recipes.progress import PrintFn, first_only, print_line, warn
 from fourm_engine.tokenizers.store import load_tokenizers
-from fourm_engine.train.distributed import check_same, processes
+from fourm_engine.train.distributed import processes
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.watchdog import exclusive_run
 from fourm_plugins.manager import PluginManager
@@ -44,7 +45,7 @@ def train(config: RunConfig, *, print_fn: PrintFn = print_line, replay: Path | N
         activate_kinds(modalities, manager, maskers=True)
         config.activate(manager, config.train)
         with processes(config.train, width=config.model.width):
-            check_same(identity(modalities, manager))
+            check_agreement(config, modalities, manager)
             check_tokens_exist(config, modalities)
             source = None
             if config.finetune is not None:

@@ -98,7 +98,8 @@ class CheckpointManager:
             if fatal := [words for damaged, words in errors if not damaged]:
                 raise CheckpointError(fatal[0])
             self._damaged.add(step)
-            passed[step] = errors[0][1]
+            number = next(number for number, error in enumerate(reports) if error is not None)
+            passed[step] = f"rank {number}: {errors[0][1]}" if len(errors) < world_size() else errors[0][1]
         for words in passed.values():
             self.report(f"passed over: {words}")
         if steps:

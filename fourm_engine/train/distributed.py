@@ -28,12 +28,20 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+#: Remedies of `check_same`.
+PACKAGES = "install the same plugins and packages on every machine"
+SETTINGS = "start every process with the same config and overrides"
+FILES = "give every process the same files: one shared folder, or equal copies"
 #: Timeout of collectives during work that the watchdog does not bound: an export, pictures, a slow disk.
 PATIENCE = timedelta(hours=2)
 
 
 class RankMismatch(ValueError):
-    """Processes of one run are set up differently."""
+    """Processes of one run are set up differently. All of them raise it, and the first reports it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.reported = rank() > 0
 
 
 class OtherProcess(ValueError):
@@ -175,17 +183,16 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {words}".rstrip(": ")
 
 
-def check_same(identity: Mapping[str, Any]) -> None:
-    """Check that `identity` is equal in every process. Raises RankMismatch, naming the rank and the keys that
-    differ."""
-    first, *others = gather_json(dict(identity))
+def check_same(facts: Mapping[str, Any], remedy: str) -> None:
+    """Check that `facts`, as JSON, are equal in every process. Raises RankMismatch, naming the rank, the keys that
+    differ, and the remedy."""
+    first, *others = gather_json(dict(facts))
     for number, other in enumerate(others, start=1):
         keys = [key for key in sorted(first.keys() | other.keys()) if first.get(key) != other.get(key)]
         if keys:
             shown = "; ".join(f"{key}: {first.get(key)!r:.80} in rank 0, {other.get(key)!r:.80}" for key in keys[:3])
             raise RankMismatch(
-                f"rank {number} differs from rank 0 in {', '.join(keys)} ({shown} in rank {number}); install the same "
-                f"plugins and use the same config on every machine"
+                f"rank {number} differs from rank 0 in {', '.join(keys)} ({shown} in rank {number}); {remedy}"
             )
 
 

@@ -75,6 +75,11 @@ class Heartbeats:
                 facts, since = self._seen[number] = last, self.clock
             yield (number, None, self.clock) if since == -math.inf else (number, facts, self.clock - since)
 
+    def sees(self, number: int) -> bool:
+        """Whether a heartbeat of this start of another process has appeared in the folder."""
+        earlier, since = self._seen.get(number, ({}, -math.inf))
+        return (last := self._read(number)) is not None and (since != -math.inf or last != earlier)
+
     def clean(self, end: str = "") -> None:
         """Remove everything but stacks if this is the last process to end, unless there was a hang. `end`: why this
         process ends, "" if normally."""

@@ -87,7 +87,7 @@ class Trainer:
 
         Raises:
             ValueError: the config does not fit the processes, the task, or the checkpoint to resume.
-            RankMismatch: processes are set up differently.
+            RankMismatch: processes are set up differently, or do not share the run's folder.
             Diverged: too many steps in a row had a loss or gradient that is not finite.
             CheckpointError: the last checkpoint could not be written.
             Stopped: on SIGTERM, Ctrl-C, SIGHUP, SIGUSR1 or a closed output pipe, after saving a checkpoint.
@@ -95,6 +95,7 @@ class Trainer:
         The process exits if another process is lost or if there is no progress for `watchdog_s` (see `watchdog`)."""
         watch = watched(self.folder, self.config.watchdog_s, lambda: self.progress.step)
         with watch as self.watchdog, processes(self.config) as device, stop_requests() as stop:
+            self.watchdog.check_shared()
             self._check()
             self._build(device)
             if self.task.evaluates_first:

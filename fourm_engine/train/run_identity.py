@@ -13,11 +13,14 @@ import torch
 from fourm_engine.identity import PREFIX, Difference, compare, refuse
 from fourm_engine.train.checkpoint import SAMPLES
 from fourm_engine.train.config import TrainConfig
-from fourm_engine.train.distributed import check_same
+from fourm_engine.train.distributed import FILES, PACKAGES, SETTINGS, check_same, together, world_size
 from fourm_engine.train.task import Task
 from fourm_plugins.discovery import ENGINE
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.settings import flat
+
+#: Prefixes of keys of an identity that follow from files.
+_OF_FILES = ("data", "tokenizers.", "finetune.source", "extend.source")
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class RunIdentity:
 
     @classmethod
     def agreed(cls, task: Task, config: TrainConfig, host: PluginManager, *, seed: int) -> RunIdentity:
-        """The identity of a run. Raises RankMismatch if processes differ in identity, settings or versions."""
+        """The identity of a run. Raises RankMismatch if processes differ in versions, settings or data."""
         keys = {
             "task": task.name,
             "seed": seed,
@@ -42,9 +45,13 @@ class RunIdentity:
         used = [host.find("optimiser", config.optimiser), host.find("schedule", config.schedule)]
         packages = {f"{p.kind} {p.name}": f"{p.distribution} {p.version}" for p in used if p.distribution != ENGINE}
         versions = task.versions() | packages
-        settings = {f"train.{key}": value for key, value in config.model_dump(mode="json").items()}
-        held_out = json.loads(json.dumps(task.held_out_identity()))
-        check_same({**keys, **held_out, **settings, **versions, "torch": torch.__version__})
+        if world_size() > 1:
+            settings = {f"train.{key}": value for key, value in config.model_dump(mode="json").items()}
+            of_files = {key: value for key, value in keys.items() if key.startswith(_OF_FILES)}
+            check_same({**versions, "torch": torch.__version__}, PACKAGES)
+            check_same({key: value for key, value in {**keys, **settings}.items() if key not in of_files}, SETTINGS)
+            check_same(of_files, FILES)
+            check_same(together(task.shared_facts), FILES)
         return cls(keys, versions, task.defaults())
 
     def check_resumable(self, folder: Path, saved: Mapping[str, Any]) -> None:

@@ -183,9 +183,9 @@ class Task(ABC):
         """Values for keys of `identity` that an older checkpoint lacks."""
         return {}
 
-    def held_out_identity(self) -> dict[str, Any]:
-        """JSON that held-out measures depend on. Must be equal in every process, since each measures a part; may change
-        when a run is resumed."""
+    def shared_facts(self) -> dict[str, Any]:
+        """JSON that must be equal in every process, in addition to `identity`, but may change when a run is resumed:
+        held-out data, of which each process measures a part, and what files hold. Called only if there are several."""
         return {}
 
     def versions(self) -> dict[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import re
+import socket
 import sys
 import threading
 import time
@@ -21,7 +22,7 @@ from typing import Any, NoReturn
 from torch.distributed import DistError
 
 from fourm_engine.lock import GATE, at_work, now, refused, this_process
-from fourm_engine.train.distributed import OtherProcess, describe
+from fourm_engine.train.distributed import OtherProcess, RankMismatch, describe, gather_json
 from fourm_engine.train.heartbeat import Heartbeats, is_dead
 from fourm_engine.train.run_folder import check_run_folder
 from fourm_engine.train.stopping import Stopped
@@ -37,6 +38,9 @@ GRACE = 3.0
 LATE = 120.0
 #: A broken connection is attributed to a process without a heartbeat for this many seconds.
 SILENT = 20.0
+#: Seconds within which what one process writes appears to the others: network file systems cache a folder's entries for
+#: up to a minute.
+SEEN = 90.0
 STARTS = "starts"
 _CONNECTION = re.compile(r"gloo|nccl|connection|broken pipe|timed? ?out", re.IGNORECASE)
 _active: Watchdog | None = None
@@ -98,6 +102,20 @@ class Watchdog:
             self._stacks.close()
             self._beat(end)
             self.heartbeats.clean(end)
+
+    def check_shared(self) -> None:
+        """Check that all processes see the same folder; each must call it, once they are connected. Raises RankMismatch
+        in all of them: the checkpoints of such a run could never be completed."""
+        last = time.monotonic() + SEEN
+        while self.rank > 0 and not (there := self.heartbeats.sees(0)) and time.monotonic() < last:
+            time.sleep(0.05)
+        seen = gather_json([self.rank == 0 or there, socket.gethostname()])
+        if blind := [(number, host) for number, (sees, host) in enumerate(seen) if not sees]:
+            (number, host), run = blind[0], os.path.abspath(self.heartbeats.folder.parent)
+            raise RankMismatch(
+                f"rank {number} on {host} does not see what rank 0 on {seen[0][1]} writes to {run}; use a folder on a "
+                f"file system that all machines share"
+            )
 
     def _beat(self, end: str | None, because: str = "") -> None:
         self.heartbeats.beat(self._facts(), end, because)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fourm_engine import identity
 from fourm_engine.data.loader import load
 from fourm_engine.data.order import Share
+from fourm_engine.data.store import shared_facts
 from fourm_engine.data.workers import ahead
 from fourm_engine.finetune.config import FinetuneConfig
 from fourm_engine.modalities import Modalities
@@ -30,7 +31,7 @@ from fourm_engine.transfer.objective import Objective
 from fourm_engine.transfer.samples import TaskSample, TaskSamples
 from fourm_engine.transfer.source import TaskSource
 from fourm_engine.transfer.task_folder import HEAD, save
-from fourm_engine.weights import digest_of
+from fourm_engine.weights import digest_of, sha256_of
 from fourm_plugins.head import HeadFeatures
 from fourm_plugins.manager import PluginManager
 from fourm_plugins.tokenizer import Tokenizer
@@ -182,6 +183,11 @@ class HeadTask(Task):
         for modality in self.source.training.values():
             facts |= identity.facts(modality)
         return facts | self.objective.identity() | {f"data.{k}": v for k, v in self.data.identity().items()}
+
+    def shared_facts(self) -> dict[str, Any]:
+        files = {f"task.{key}": getattr(self.config, key, None) for key in ("labels", "val_labels")}
+        labels = {key: sha256_of(path) for key, path in files.items() if path is not None}
+        return labels | shared_facts(self.data.store, None if self.held_out is None else self.held_out.store)
 
     def versions(self) -> dict[str, str]:
         plugin = self.host.find("head", self.config.head)

@@ -12,10 +12,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from fourm_engine.cli import app, logs, main
+from fourm_engine.cli import app, exit_messages, logs, main
+from fourm_engine.cli.command_setup import ALONE
 from fourm_engine.cli.commands import Commands
 from fourm_engine.cli.exit_messages import KEPT
 from fourm_engine.recipes import runs
+from fourm_engine.yaml_config import ConfigError
 
 
 def names(command, above=""):
@@ -48,6 +50,42 @@ def test_a_long_command_that_a_signal_ends_says_what_is_kept_and_how_to_go_on(mo
     assert f"stopped by {name}; fitted tokenizers are kept" in capsys.readouterr().err
     ended(monkeypatch, code, "runs")  # keeps nothing; and nobody reads a listing to its end
     assert capsys.readouterr().err == ("" if name == "SIGPIPE" else f"fourm: stopped by {name}\n")
+
+
+def test_an_error_of_the_config_that_only_this_process_has_is_told(monkeypatch):
+    job = {"MASTER_ADDR": "a", "MASTER_PORT": str(os.getpid()), "TORCHELASTIC_RUN_ID": "b"}
+    for name, value in (job | {"RANK": "5", "LOCAL_RANK": "1"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(exit_messages, "HEAD_START", 0.3)
+    error = ConfigError("c.yaml: train.stepz: unknown key")
+    assert exit_messages.reported_elsewhere(error)  # the first has ended, with the same error
+    first = subprocess.Popen(["sleep", "60"], env={**os.environ, "RANK": "4", "LOCAL_RANK": "0"})
+    try:
+        assert not exit_messages.reported_elsewhere(error)
+    finally:
+        first.kill()
+        first.wait()
+
+
+def test_commands_for_one_process_work_in_the_first_of_torchrun(monkeypatch, capsys):
+    assert set(ALONE) <= set(names(typer.main.get_command(app.app)))
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(sys, "argv", ["fourm", "evaluate", "nowhere"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    said = capsys.readouterr().err
+    assert said == "rank 1 has nothing to do: fourm evaluate works in rank 0 (or unset RANK)\n"
+
+
+def test_ctrl_c_before_the_command_begins_leaves_no_traceback(monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "app", interrupted)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130
 
 
 def test_only_the_first_process_tells_it(monkeypatch, capsys):

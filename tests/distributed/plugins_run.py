@@ -1,6 +1,6 @@
 """A command in a process whose plugins are its own: `python plugins_run.py CONFIG SITE_OF_RANK_0 SITE_OF_1 COMMAND…`,
-in whose words `CONFIG` stands for that file; the command `python` is training called from Python, which prints what it
-raises. The watchdog takes a process for lost after two seconds of silence."""
+in whose words `CONFIG` stands for that file, and RANK for the rank; the command `python` is training called from
+Python, which prints what it raises. The watchdog takes a process for lost after two seconds of silence."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def main() -> None:
         except BaseException as error:
             print(f"{type(error).__name__}: {error}")
         return
-    sys.argv[1:] = [config if word == "CONFIG" else word for word in command]
+    sys.argv[1:] = [config if word == "CONFIG" else word.replace("RANK", os.environ["RANK"]) for word in command]
     fourm()
 
 

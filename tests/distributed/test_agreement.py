@@ -1,4 +1,5 @@
-"""What two processes agree on: the weights that they start from, and the end of a checkpoint that one cannot write."""
+"""What two processes agree on: their folder, the weights that they start from, and the end of a checkpoint that one
+cannot write."""
 
 import json
 
@@ -22,6 +23,15 @@ def test_processes_that_draw_other_weights_start_from_those_of_the_first(paralle
     first, second = found["learnt"]
     assert first == second  # batch norms, too, and what was drawn after a step
     assert found["noise"][0] != found["noise"][1]
+
+
+def test_processes_that_do_not_share_the_run_s_folder_do_not_start(tmp_path):
+    """Their checkpoints would never be whole, which they would learn at the end."""
+    run, options = str(tmp_path / "run-RANK"), json.dumps({"seen": 0.5})
+    error = launch("train/toy_task.py", run, "{}", options, world=2, fail=True)
+    assert f" writes to {tmp_path}/run-0; use a folder on a file system that all machines share" in error
+    assert "rank 1 on " in error
+    assert not list(tmp_path.glob("run-*/checkpoints"))
 
 
 def test_whatever_befalls_a_writer_ends_or_goes_on_in_all_processes_alike(tmp_path):

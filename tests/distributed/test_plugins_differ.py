@@ -1,4 +1,4 @@
-"""Processes whose plugins differ are told so before any data is read or a model built."""
+"""Processes whose plugins or settings differ are told so before any data is read or a model built."""
 
 from __future__ import annotations
 
@@ -49,6 +49,27 @@ def test_another_version_or_layout_is_named_with_rank_and_plugin(tmp_path, other
     assert said in error
     assert "install the same plugins" in error
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        ((*TRAIN, "train.pictures_every=1RANK"), "train.pictures_every"),  # which decides what processes exchange
+        ((*TRAIN, "data.views=1RANK"), "data.views"),
+        ((*FIT, "tokenizers.fit.lr=1e-RANK"), "tokenizers.fit.lr"),
+    ],
+)
+def test_another_setting_is_named_with_rank_and_key(tmp_path, words, key):
+    if words[0] == "tokenizer":
+        (tmp_path / "nowhere/thermal").mkdir(parents=True)
+        (tmp_path / "nowhere/thermal/a.npy").write_bytes(b"")
+    reads = "import numpy as np\n" + GOOD.replace("return files", "return np.zeros((1, 4, 4), np.float32)")
+    command = prepare(tmp_path, words, source=reads)
+    (tmp_path / "a/acme_thermal.py").write_text(reads)
+    error = launch(*command, world=2, fail=True)
+    assert f"rank 1 differs from rank 0 in {key} (" in error
+    assert error.endswith("; start every process with the same config and overrides\n")
+    assert error.count("error") == 1
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ def train(run: Path, task: Task | None = None, seed: int = 1, host: PluginManage
 
 def main() -> None:
     torch.set_num_threads(1)
-    run, changes = Path(sys.argv[1]), json.loads(sys.argv[2])
+    run, changes = Path(sys.argv[1].replace("RANK", os.environ.get("RANK", "0"))), json.loads(sys.argv[2])
     options = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
     if "differ" in options:
         options["identity"] = {options.pop("differ"): os.environ.get("RANK", "0")}
@@ -180,6 +180,7 @@ def main() -> None:
     if (step := options.pop("kill_keeping", None)) is not None:
         stops(best, "write_atomically", lambda _, note: json.loads(note)["step"] >= step, number=signal.SIGKILL)
     watchdog.SILENT = watchdog.LATE = options.pop("silent", watchdog.SILENT)
+    watchdog.SEEN = options.pop("seen", watchdog.SEEN)
     watchdog.GRACE = options.pop("grace", watchdog.GRACE)
     Trainer(ToyTask(**options), config(**changes), run, seed=1).run()
 

@@ -7,6 +7,7 @@ every unusable file is reported. A sample needs a file of only one modality; mis
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +40,8 @@ from fourm_plugins.notes import reading
 from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.view import View
 
+#: Number of samples whose files the processes of a run compare at its start.
+SOME_FILES = 4
 #: Maximum length of a reason, which may quote the file.
 MAX_REASON = 300
 
@@ -131,6 +134,30 @@ class AlignedData(SampleTable):
         if not isinstance(self.root, PluginRoot):
             raise ValueError(f"{shown(self.root)}: files have no column {name!r}; name a file of labels (task.labels)")
         return self.root.column(name)
+
+    def contents(self, modalities: Iterable[str]) -> dict[str, Any]:
+        """By modality, which samples have a file, and, in a local folder, what the files of a few samples hold: enough
+        to tell another copy of the data, not to verify every file. JSON-ready; equal in every process that sees the
+        same data."""
+        facts: dict[str, Any] = {}
+        for modality in sorted(modalities):
+            having = self.having(modality)
+            facts[f"samples with {modality}"] = f"{len(having)} ({self._digest_of_present(modality)})"
+            if isinstance(self.root, Path):
+                some = having[:: -(-len(having) // SOME_FILES) or 1]
+                facts[f"some files of {modality}"] = self._digest_of_files(some, modality)
+        return facts
+
+    def _digest_of_files(self, names: Iterable[str], modality: str) -> str:
+        digest = hashlib.sha256()
+        for name in names:
+            try:
+                files = sorted(self.files(name, modality).items())
+            except BadFile:  # reported where it is used
+                files = []
+            for extension, content in files:
+                digest.update(f"{extension} {len(content)} ".encode() + content)
+        return digest.hexdigest()[:16]
 
     def report(self) -> str:
         return f"{shown(self.root)}: {super().report()}"

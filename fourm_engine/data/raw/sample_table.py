@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -75,6 +76,12 @@ class SampleTable:
         words = words if words.shape[1] > 1 else words[:, 0]
         _, first, counts = np.unique(words, axis=0, return_index=True, return_counts=True)
         return Counter({frozenset(self.has_at(index)): int(n) for index, n in zip(first.tolist(), counts)})
+
+    def _digest_of_present(self, modality: str) -> str:
+        """Digest of which of the samples have a file for the modality."""
+        rows = self.names.rows
+        present = self._present[modality][rows] if modality in self._present else np.zeros(len(rows), bool)
+        return hashlib.sha256(np.packbits(present).tobytes()).hexdigest()[:16]
 
     def anywhere(self, modality: str) -> bool:
         """Whether there is any file for a modality, in any split."""

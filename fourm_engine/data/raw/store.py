@@ -86,5 +86,8 @@ class RawStore(Store):
         drawn = self.seen.identity(self.names) if isinstance(self.seen, DrawnViews) else {}
         return super().identity() | drawn
 
+    def contents(self) -> dict[str, Any]:
+        return self.data.contents(self.data.modalities)
+
     def report(self) -> str:
         return self.data.report()
