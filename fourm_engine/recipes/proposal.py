@@ -58,6 +58,7 @@ class Sizes:
     lr: float
     views: int
     vocabulary: int
+    soft_targets: int | None
 
     @classmethod
     def fitting(cls, survey: Survey, samples: int, machine: Machine) -> Sizes:
@@ -79,6 +80,9 @@ class Sizes:
         batch = 64 if large else 8
         # 0 if the plugin does not say; its texts may hold any number of words.
         words = [match.recognised.words for match in survey.matches if has_text(match.modality)]
+        views = max(1, min(16, 3200 // max(1, samples)))
+        tokenizers = [match.modality.spec.tokenizer for match in survey.matches if match.modality.spec.target]
+        codes = any(tokenizer is not None and tokenizer.kind == "vqvae" for tokenizer in tokenizers)
         return cls(
             large=large,
             side=side,
@@ -90,9 +94,11 @@ class Sizes:
             fit_steps=min(40_000 if large else 3000, max(2000 if large else 600, 20 * samples)),
             steps=min(100_000, max(1000, 20 * samples)) if large else min(10_000, max(1200, 40 * samples)),
             lr=5e-4 if large else 2e-3,
-            views=max(1, min(16, 3200 // max(1, samples))),
+            views=views,
             # Each row costs parameters and time at every step, used or not.
             vocabulary=1024 if all(words) and sum(words) <= FEW_WORDS else 4096,
+            # docs/ablations.md, "On real photographs".
+            soft_targets=32 if codes and views > 1 and not large else None,
         )
 
     def shows(self, samples: int) -> str:
@@ -200,7 +206,14 @@ def _lines(survey: Survey, chosen: Chosen, sizes: Sizes, folders: Mapping[str, s
         else f"a small model, for a CPU{convolutions}; a GPU takes size: Ti, S, B, L or XL"
     )
     average = "a modality of which a step asks for little counts little; present: all alike, as in the paper"
-    yield 0, _pair("loss", {"average_over": "shares"}), average
+    yield 0, "loss:", "how predictions are compared with the targets"
+    yield 1, _pair("average_over", "shares"), average
+    if sizes.soft_targets:
+        yield (
+            1,
+            _pair("soft_targets", sizes.soft_targets),
+            "tokens that share a target, since few samples are soon known by heart",
+        )
     yield 0, "", ""
     yield 0, _pair("model", sizes.model), words
     yield 0, "", ""
