@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,7 +16,7 @@ class LossConfig(BaseModel):
     #: counting as 0, as in the published models; `shares`, those present, each weighted by the share of its tokens that
     #: are targets, so that a modality of which the step predicts little counts little.
     average_over: Literal["present", "all", "shares"] = "present"
-    #: Number of ids that share a target: the true one and, the less the further their codes are from its code, those
-    #: like it; as a perplexity (mc-BEiT, arXiv 2203.15371). For tokens that have codes; null: the true id alone, as in
-    #: 4M. Against learning small data by heart; not part of held-out losses.
-    soft_targets: float | None = Field(default=None, gt=1, le=1024)
+    #: {modality: number of ids that share its targets}, as a perplexity: the true one and, the less the further their
+    #: codes are from its code, those like it (mc-BEiT, arXiv 2203.15371). For quantities, such as depth, of small data;
+    #: other modalities have the true id alone, as in 4M. Held-out losses are those of the true ids.
+    soft_targets: dict[str, Annotated[float, Field(gt=1, le=1024)]] = Field(default_factory=dict)

@@ -1,7 +1,7 @@
 """Soft targets: for each id the ids like it, by the distances of their codes (mc-BEiT, arXiv 2203.15371, section 3.2).
 
-In: tokenizers and a perplexity. Out: for each modality whose tokenizer has codes, ids and their probabilities. A model
-of small data then learns which codes are near, rather than the one id by heart.
+In: tokenizers and perplexities. Out: for each modality, ids and their probabilities. A model of small data then learns
+which codes are near, rather than the one id by heart.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fourm_engine.nn.heads import SoftTarget
 from fourm_plugins import calls
+from fourm_plugins.suggest import did_you_mean
 from fourm_plugins.tokenizer import Tokenizer
 
 #: Ids kept per unit of perplexity, the nearest ones; the rest have little probability.
@@ -22,12 +23,17 @@ _BLOCK = 1024
 _HALVINGS = 50
 
 
-def soft_targets(tokenizers: Mapping[str, Tokenizer], perplexity: float) -> dict[str, SoftTarget]:
-    """Modality -> its soft targets. Raises PluginError for codes of a tokenizer that are of no use."""
+def soft_targets(tokenizers: Mapping[str, Tokenizer], perplexities: Mapping[str, float]) -> dict[str, SoftTarget]:
+    """Modality -> its soft targets. Raises ValueError for a modality whose tokens have no codes, and PluginError for
+    codes that are of no use."""
     targets = dict[str, SoftTarget]()
-    for name, tokenizer in tokenizers.items():
-        if (vectors := calls.code_vectors(tokenizer)) is not None and len(vectors) > 1:
-            targets[name] = alike(torch.from_numpy(vectors), perplexity)
+    for name, perplexity in perplexities.items():
+        if name not in tokenizers:
+            known = did_you_mean(name, tokenizers, otherwise="it is one of")
+            raise ValueError(f"loss.soft_targets: {name!r} has no tokens in this run; {known}, or leave it out")
+        if (vectors := calls.code_vectors(tokenizers[name])) is None:
+            raise ValueError(f"loss.soft_targets: tokens of {name!r} have no codes that could be alike; leave it out")
+        targets[name] = alike(torch.from_numpy(vectors), perplexity)
     return targets
 
 

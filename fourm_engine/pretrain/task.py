@@ -156,8 +156,7 @@ class FourMTask(Task):
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Loss:
         if self._soft is None:
-            targets = {} if self.soft_targets is None else soft_targets(self.tokenizers, self.soft_targets)
-            device = batch.target_ids.device
+            targets, device = soft_targets(self.tokenizers, self.soft_targets), batch.target_ids.device
             self._soft = {name: (ids.to(device), p.to(device)) for name, (ids, p) in targets.items()}
         return Loss({name: total for name, (total, _) in model(batch, soft=self._soft).items()})
 
@@ -193,8 +192,7 @@ class FourMTask(Task):
             specs = {name: modality.spec for name, modality in self.modalities.items()}
             self._paired = paired(self.pair_data, specs, config.pairs_inputs)
             self._pair_samples = config.pairs_samples
-        if self.soft_targets is not None and not soft_targets(self.tokenizers, self.soft_targets):
-            raise ValueError("loss.soft_targets: no target has codes that could be alike; leave it out")
+        soft_targets(self.tokenizers, self.soft_targets)  # fails early
         if config.device == "cpu" or not torch.cuda.is_available():
             self._check_memory(config)
 
@@ -287,7 +285,7 @@ class FourMTask(Task):
 
     def defaults(self) -> dict[str, Any]:
         modalities = {key: value for m in self.modalities.values() for key, value in identity.defaults(m).items()}
-        return {"loss.soft_targets": None, **modalities}
+        return {"loss.soft_targets": {}, **modalities}
 
     def versions(self) -> dict[str, str]:
         return {f"plugin {name}": f"{p.distribution} {p.version}" for name, p in self.modalities.plugins.items()}

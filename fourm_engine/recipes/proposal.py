@@ -18,7 +18,7 @@ from fourm_engine.data.raw.survey import Survey
 from fourm_engine.device import Machine
 from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
-from fourm_plugins.spec import Grid
+from fourm_plugins.spec import FeatureMap, Grid
 
 _WIDTH, _COLUMN = 120, 44
 #: Number of words for which a vocabulary of 1,024 suffices, with one token per word: COCO's 80 labels (92 words) take
@@ -58,7 +58,6 @@ class Sizes:
     lr: float
     views: int
     vocabulary: int
-    soft_targets: int | None
 
     @classmethod
     def fitting(cls, survey: Survey, samples: int, machine: Machine) -> Sizes:
@@ -80,9 +79,6 @@ class Sizes:
         batch = 64 if large else 8
         # 0 if the plugin does not say; its texts may hold any number of words.
         words = [match.recognised.words for match in survey.matches if has_text(match.modality)]
-        views = max(1, min(16, 3200 // max(1, samples)))
-        tokenizers = [match.modality.spec.tokenizer for match in survey.matches if match.modality.spec.target]
-        codes = any(tokenizer is not None and tokenizer.kind == "vqvae" for tokenizer in tokenizers)
         return cls(
             large=large,
             side=side,
@@ -94,11 +90,9 @@ class Sizes:
             fit_steps=min(40_000 if large else 3000, max(2000 if large else 600, 20 * samples)),
             steps=min(100_000, max(1000, 20 * samples)) if large else min(10_000, max(1200, 40 * samples)),
             lr=5e-4 if large else 2e-3,
-            views=views,
+            views=max(1, min(16, 3200 // max(1, samples))),
             # Each row costs parameters and time at every step, used or not.
             vocabulary=1024 if all(words) and sum(words) <= FEW_WORDS else 4096,
-            # docs/ablations.md, "On real photographs".
-            soft_targets=32 if codes and views > 1 and not large else None,
         )
 
     def shows(self, samples: int) -> str:
@@ -117,6 +111,13 @@ class Sizes:
         square = isinstance(grid := modality.spec.layout, Grid) and grid.height == grid.width
         sized = {"image_size", "patch_size"} <= type(modality.settings).model_fields.keys()
         return sized and square and modality.spec.alignment is not None
+
+    def soft_targets(self, survey: Survey) -> dict[str, int]:
+        """`loss.soft_targets` for few samples: of quantities, whose codes are near where their values are (see "On real
+        photographs" in docs/ablations.md)."""
+        specs = [match.modality.spec for match in survey.matches if self.views > 1 and not self.large]
+        quantities = [s for s in specs if s.target and s.tokenizer is not None and isinstance(s.array, FeatureMap)]
+        return {spec.name: 32 for spec in quantities if spec.tokenizer is not None and spec.tokenizer.kind == "vqvae"}
 
     def of(self, match: Match) -> dict[str, tuple[Any, str]]:
         """Settings of a modality that follow from the machine, if its plugin has them."""
@@ -208,12 +209,8 @@ def _lines(survey: Survey, chosen: Chosen, sizes: Sizes, folders: Mapping[str, s
     average = "a modality of which a step asks for little counts little; present: all alike, as in the paper"
     yield 0, "loss:", "how predictions are compared with the targets"
     yield 1, _pair("average_over", "shares"), average
-    if sizes.soft_targets:
-        yield (
-            1,
-            _pair("soft_targets", sizes.soft_targets),
-            "tokens that share a target, since few samples are soon known by heart",
-        )
+    if soft := sizes.soft_targets(survey):
+        yield 1, _pair("soft_targets", soft), "tokens like the true one share a target, since samples are few"
     yield 0, "", ""
     yield 0, _pair("model", sizes.model), words
     yield 0, "", ""

@@ -6,7 +6,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -50,7 +52,7 @@ def make_task(
     data: Path,
     *,
     average_over: str = "present",
-    soft_targets: float | None = None,
+    soft_targets: Mapping[str, float] = MappingProxyType({}),
     width: int = 16,
     stem: str = "linear",
     workers: int = 0,
@@ -70,7 +72,7 @@ def make_task(
         for training in parts
     ]
     model = ModelConfig(width=width, encoder_blocks=1, decoder_blocks=1, heads=2, stem=stem)
-    loss = LossConfig(average_over=average_over, soft_targets=soft_targets)
+    loss = LossConfig(average_over=average_over, soft_targets=dict(soft_targets))
     return FourMTask(modalities, tokenizers, model, *split, loss=loss, workers=workers)
 
 

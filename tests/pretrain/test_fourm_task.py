@@ -87,9 +87,9 @@ def test_a_modality_of_which_little_is_asked_for_counts_little_by_shares(data):
 
 
 def test_soft_targets_are_for_training_alone_and_need_tokens_that_have_codes(data, monkeypatch):
-    with pytest.raises(ValueError, match=r"loss\.soft_targets: no target has codes"):
-        make_task(data, soft_targets=2.0).check(config())
-    hard, soft = make_task(data), make_task(data, soft_targets=2.0)
+    with pytest.raises(ValueError, match=r"loss\.soft_targets: tokens of 'a' have no codes"):
+        make_task(data, soft_targets={"a": 2.0}).check(config())
+    hard, soft = make_task(data), make_task(data, soft_targets={"a": 2.0})
     kind = type(soft.tokenizers["a"])
     monkeypatch.setattr(kind, "code_vectors", lambda self: np.arange(self.size, dtype=np.float32)[:, None])
     soft.check(config())
@@ -101,8 +101,8 @@ def test_soft_targets_are_for_training_alone_and_need_tokens_that_have_codes(dat
     assert not torch.isclose(one["a"], other["a"], rtol=1e-4)
     with torch.no_grad():
         assert hard.evaluate(model.eval(), Share(batch_size=4)) == soft.evaluate(model, Share(batch_size=4))
-    assert soft.defaults()["loss.soft_targets"] is None
-    assert (hard.identity()["loss.soft_targets"], soft.identity()["loss.soft_targets"]) == (None, 2.0)
+    assert hard.identity()["loss.soft_targets"] == soft.defaults()["loss.soft_targets"] == {}
+    assert soft.identity()["loss.soft_targets"] == {"a": 2.0}
 
 
 def test_embeddings_do_not_decay_but_projections_and_output_rows_do(data):

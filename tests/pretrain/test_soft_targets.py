@@ -84,12 +84,16 @@ def with_codes(monkeypatch, vectors):
     return tokenizers
 
 
-def test_modalities_without_codes_keep_the_true_id(monkeypatch):
+def test_only_modalities_that_are_named_have_soft_targets_and_they_need_codes(monkeypatch):
     tokenizers = with_codes(monkeypatch, np.eye(16, dtype=np.float32))
-    assert list(soft_targets(tokenizers, 2.0)) == ["a"]
+    assert soft_targets(tokenizers, {}) == {}
+    assert list(soft_targets(tokenizers, {"a": 2.0})) == ["a"]
+    for name, why in (("words", "tokens of 'words' have no codes"), ("aa", "'aa'")):
+        with pytest.raises(ValueError, match=rf"loss\.soft_targets: .*{why}"):
+            soft_targets(tokenizers, {name: 2.0})
 
 
 @pytest.mark.parametrize("vectors", [np.eye(3, dtype=np.float32), np.full((16, 2), np.nan, np.float32), [[0.0]] * 16])
 def test_codes_that_are_of_no_use_are_their_packages_fault(monkeypatch, vectors):
     with pytest.raises(PluginError, match="code_vectors"):
-        soft_targets(with_codes(monkeypatch, vectors), 2.0)
+        soft_targets(with_codes(monkeypatch, vectors), {"a": 2.0})

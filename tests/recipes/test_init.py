@@ -180,8 +180,11 @@ def test_small_models_of_pixels_have_convolutions(here, kind, stem, blocks):
     assert ("convolutions over pixels" in Path("photos.yaml").read_text()) == (stem == "conv")
 
 
-@pytest.mark.parametrize(("kind", "machine", "soft"), [("rgb", CPU, 32), ("rgb", H100, None), ("caption", CPU, None)])
-def test_few_samples_have_soft_targets_where_tokens_have_codes(here, kind, machine, soft):
+@pytest.mark.parametrize(
+    ("kind", "machine", "soft"),
+    [("depth", CPU, {"depth": 32}), ("semseg", CPU, {}), ("rgb", H100, {}), ("caption", CPU, {})],
+)
+def test_quantities_of_few_samples_have_soft_targets(here, kind, machine, soft):
     write(here / "photos", kind, kind, names(9))
     assert init(here / "photos", machine=machine).config.loss.soft_targets == soft
 
