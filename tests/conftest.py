@@ -1,12 +1,19 @@
-"""For all tests: hypothesis without deadlines, since the machines that run them are shared; `install`, a fake installed
-distribution on the path; and `model`, a model over the toys, which are installed in `site`."""
+"""For all tests: hypothesis without deadlines, since the machines that run them are shared; no plugins of others than
+this repository; `install`, a fake installed distribution on the path; `model`, a model over the toys, which are
+installed in `site`."""
 
 from __future__ import annotations
 
 import gc
+import importlib.metadata
 import os
+import re
 import signal
 import sys
+from collections.abc import Iterator
+from importlib.metadata import Distribution
+from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -20,6 +27,28 @@ os.environ.pop("COLUMNS", None)
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and with them the programs that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def hide_other_plugins() -> None:
+    """Leave plugins out that are installed beside those of this repository, such as its examples: tests list all that
+    there are, and make up others of the same names. Programs that tests start still find them."""
+    root, every = Path(__file__).parents[1], importlib.metadata.distributions
+    projects = [root / "pyproject.toml", *root.glob("plugins/*/pyproject.toml")]
+    here = {re.search(r'^name = "(.+)"$', path.read_text(), re.MULTILINE)[1] for path in projects}
+
+    def key(distribution: Distribution) -> tuple[str, str]:
+        return distribution.name, str(distribution.locate_file(""))
+
+    plugins = (d for d in every() if any(e.group.startswith("fourm.") for e in d.entry_points))
+    others = {key(d) for d in plugins if d.name not in here}
+
+    def distributions(**context: Any) -> Iterator[Distribution]:
+        return (d for d in every(**context) if not others or key(d) not in others)
+
+    importlib.metadata.distributions = distributions
+
+
+hide_other_plugins()
 
 # Thousands of tests are collected, none of which is ever garbage: they are left out of each look for it, as at the
 # start of every training, where it takes half a second.

@@ -18,7 +18,7 @@ from PIL import Image
 from fourm_plugins.arrays import misfit
 from fourm_plugins.errors import SampleError
 from fourm_plugins.inputs import sniff
-from fourm_plugins.spec import ModalitySpec, Text
+from fourm_plugins.spec import FeatureMap, FeatureVector, ModalitySpec, Text
 from fourm_plugins.testing.check import Check, CheckFailed, require
 from fourm_plugins.testing.compare import distance, same, spread
 from fourm_plugins.testing.subject import Subject
@@ -87,6 +87,20 @@ def arrays_fit_the_spec(subject: Subject) -> None:
     for array in subject.arrays:
         wrong = misfit(subject.spec, array)
         require(not wrong, wrong)
+
+
+def numbers_vary(subject: Subject) -> None:
+    """Among the examples, each channel of a map or number of a vector takes several values; none is always clipped."""
+    if not isinstance(subject.spec.array, (FeatureMap, FeatureVector)):
+        return
+    channels = np.stack(subject.arrays, axis=1)  # [C, examples, ...]
+    for number, channel in enumerate(channels.reshape(len(channels), -1)):
+        known = channel[np.isfinite(channel)]
+        require(
+            len(known) < 2 or known.min() < known.max(),
+            f"number {number} of {len(channels)}, from 0, is {known[:1].sum():.3g} in every example: normalise clips "
+            "it, or the examples are all alike",
+        )
 
 
 def files_are_read_back(subject: Subject) -> None:
@@ -188,6 +202,7 @@ CHECKS = (
     Check(spec_names_itself),
     Check(settings_rebuild_it),
     Check(examples_follow_the_seed),
+    Check(numbers_vary),
     Check(files_are_read_back),
     Check(files_are_exact, claims=("exact_files",)),
     Check(value_takes_every_input),

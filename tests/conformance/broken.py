@@ -28,6 +28,14 @@ class Broken:
 _TOP = "SIDE, CODES = 16, 26  # the last code is never used\n"
 _SEEN = "        return seen * np.float32([-1, 1]) if view.flip else seen\n"
 _SPEC = "        type(self).made += 1\n"
+_METRICS = """    def metrics(self):
+        return (
+            Metric("error upwards", lambda p, t: error(p, t, slice(1, 2)), False, "m/s"),
+"""
+_FLATTENED = """    def normalise(self, value):
+        return np.ascontiguousarray(value.transpose(2, 0, 1) * np.float32([[[1]], [[0]]]))
+
+"""
 _PATCHED_INIT = """
 from types import SimpleNamespace
 
@@ -97,6 +105,7 @@ BROKEN = (
     Broken(
         "arrays_fit_the_spec", _SEEN, "        seen = seen.astype(np.float64) if view == View() else seen\n" + _SEEN
     ),
+    Broken("numbers_vary", _METRICS, _FLATTENED + _METRICS.replace("slice(1, 2)", "slice(0, 1)")),
     Broken(
         "spec_survives_json",
         'TokenizerRecipe(kind="wind_bins")',

@@ -49,8 +49,8 @@ def test_a_selected_plugin_that_breaks_ends_the_run_before_data_is_looked_for(in
 @pytest.mark.parametrize("state", ["broken", "incompatible"])
 def test_a_selected_plugin_that_metadata_rules_out_ends_the_run_likewise(install, config, state):
     options = {"source": ""} if state == "broken" else {"requires": "fourm-engine>=99"}
-    install("acme-thermal", entry("thermal", "acme_thermal:Thermal"), **options)
-    with pytest.raises(PluginError, match=rf"acme-thermal 1\.2\) is {state}: .*; pip install"):
+    install("acme-warmth", entry("thermal", "acme_warmth:Thermal"), **options)
+    with pytest.raises(PluginError, match=rf"acme-warmth 1\.2\) is {state}: .*; pip install"):
         train(config(select=["thermal"]))
 
 

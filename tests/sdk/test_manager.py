@@ -27,9 +27,9 @@ def test_a_module_with_a_hook_is_a_modality(install):
 
 
 def test_a_missing_module_is_broken_and_known_without_import(install):
-    install("acme-thermal", entry("thermal", "acme_thermal:Thermal"), source="")
+    install("acme-warmth", entry("thermal", "acme_warmth:Thermal"), source="")
     assert state_of("thermal") == ["broken"]
-    with pytest.raises(PluginError, match=r"broken: .*acme_thermal.*pip install --force-reinstall acme-thermal"):
+    with pytest.raises(PluginError, match=r"broken: .*acme_warmth.*pip install --force-reinstall acme-warmth"):
         PluginManager().modality("thermal")
 
 
