@@ -6,11 +6,11 @@ In: arguments of the command line. Out: files in `out`; see `generate_files.py`.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fourm_engine.data.raw.names import say as remark
 from fourm_engine.data.raw.names import shown
@@ -26,11 +26,14 @@ from fourm_engine.recipes.generate_files import FilesReport, Job, summary
 from fourm_engine.recipes.generated_record import FOLDER
 from fourm_engine.recipes.progress import PrintFn, first_only, print_line
 from fourm_engine.recipes.sample_inputs import FileInputs, LineInputs, SampleInputs, describe
-from fourm_engine.train.distributed import sum_numbers
+from fourm_engine.train.distributed import FILES, SETTINGS, check_same, sum_numbers
 from fourm_plugins.counting import counted
 from fourm_plugins.inputs import looks_like_path, read_file
 from fourm_plugins.modality import Modality
 
+T = TypeVar("T")
+#: Number of names of samples that processes compare.
+SOME_NAMES = 16
 #: Timeout of a process that waits for the others at the end.
 _LONG = timedelta(days=30)
 
@@ -83,7 +86,7 @@ def generate_many(
     if not targets:
         raise ValueError("--target is missing; name what to generate for every sample")
     targets = targets_of(targets)
-    with at_work(out / FOLDER / f"part-{part}-of-{parts}"), _joined() as total:
+    with at_work(out / FOLDER / f"part-{part}-of-{parts}"), _joined() as processes:
         device = device or (str(local_device()) if world > 1 else None)
         model, options = open_model(run, device=device, **options)
         guide = options.pop("guide")
@@ -102,6 +105,10 @@ def generate_many(
         if twice := [n for n in names if sum(m is shown_as[n] for m in shown_as.values()) > 1]:
             raise ValueError(f"{' and '.join(twice)} are both shown as {shown_as[twice[0]].name!r}; give one")
         first_only(print_fn)(f"{describe(source)} of {', '.join(names)}")
+        chosen = {"targets": list(targets), "inputs": sorted(shown_as), "seed": seed, "samples": samples}
+        processes.check_same(chosen | {"batch size": batch_size, "copies": with_inputs}, SETTINGS)
+        some = source.names[:: -(-len(source.names) // SOME_NAMES)]
+        processes.check_same({"number of samples": len(source.names), "names of samples": list(some)}, FILES)
         job = Job(
             model,
             source,
@@ -121,7 +128,7 @@ def generate_many(
         )
         report = job.run(print_fn=first_only(print_fn))
         print_fn(summary(report, out, targets))
-        bad = total(report.bad)
+        bad = processes.total(report.bad)
     if bad:
         example = f", such as {report.first}" if report.first else ""
         raise ValueError(f"{counted(bad, 'sample')} could not be used{example}; all others are in {out}")
@@ -183,17 +190,35 @@ def _once(modality: Modality, given: Any) -> Any:
     return given
 
 
+class _Processes:
+    """The processes of torchrun that share the work. Raises ValueError if one of them has ended."""
+
+    def total(self, number: int) -> int:
+        """The sum over all processes. None exits before all are done, or torchrun would stop the others."""
+        return round(self._exchange(lambda: sum_numbers([float(number)])[0]))
+
+    def check_same(self, facts: Mapping[str, Any], remedy: str) -> None:
+        self._exchange(lambda: check_same(facts, remedy))
+
+    def _exchange(self, collective: Callable[[], T]) -> T:
+        try:
+            return collective()
+        except RuntimeError as error:  # gloo's, of a broken connection
+            raise ValueError(
+                "another process of this command has ended; results that are finished are kept: run the same command "
+                "again to continue"
+            ) from error
+
+
 @contextmanager
-def _joined() -> Iterator[Any]:
-    """Yield a function that sums a number over the processes of torchrun. No process exits before all are done, or
-    torchrun would stop the others."""
+def _joined() -> Iterator[_Processes]:
     import torch.distributed as dist
 
     join = rank_and_world()[1] > 1 and not dist.is_initialized()
     if join:
         dist.init_process_group("gloo", timeout=_LONG)
     try:
-        yield lambda number: round(sum_numbers([float(number)])[0])
+        yield _Processes()
     finally:
         if join:
             dist.destroy_process_group()
