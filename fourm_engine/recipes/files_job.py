@@ -10,12 +10,12 @@ names grows with the number of samples.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fourm_engine.data.background import Background
 from fourm_engine.data.bad_files import BadFile, BadFiles
@@ -25,10 +25,13 @@ from fourm_engine.recipes.generate_reading import Read, Reader
 from fourm_engine.recipes.generated_record import Record
 from fourm_engine.recipes.progress import PrintFn, Progress, print_line
 from fourm_engine.recipes.sample_inputs import SampleInputs
-from fourm_engine.train.distributed import sum_numbers
+from fourm_engine.train.distributed import FILES, SETTINGS, check_same, sum_numbers
 from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
 
+T = TypeVar("T")
+#: Number of names of samples that processes compare.
+SOME_NAMES = 16
 #: Timeout of a process that waits for the others at the end.
 _LONG = timedelta(days=30)
 
@@ -139,17 +142,41 @@ class FilesJob(ABC):
                 yield missing
 
 
+class Processes:
+    """The processes of torchrun that share the work. Raises ValueError if one of them has ended."""
+
+    def total(self, number: int) -> int:
+        """The sum over all processes. None exits before all are done, or torchrun would stop the others."""
+        return round(self._exchange(lambda: sum_numbers([float(number)])[0]))
+
+    def check_same(self, job: FilesJob) -> None:
+        """Raise ValueError if another process was asked for something else, or sees other samples."""
+        self._exchange(lambda: check_same(job.settings() | {"--batch-size": job.batch_size}, SETTINGS))
+        names = job.inputs.names
+        some = names[:: -(-len(names) // SOME_NAMES) or 1]
+        facts = {"number of samples": len(names), "names of samples": list(some)}
+        self._exchange(lambda: check_same(facts, FILES))
+
+    def _exchange(self, collective: Callable[[], T]) -> T:
+        try:
+            return collective()
+        except RuntimeError as error:  # gloo's, of a broken connection
+            raise ValueError(
+                "another process of this command has ended; results that are finished are kept: run the same command "
+                "again to continue"
+            ) from error
+
+
 @contextmanager
-def joined() -> Iterator[Any]:
-    """Yield a function that sums a number over the processes of torchrun. No process exits before all are done, or
-    torchrun would stop the others."""
+def joined() -> Iterator[Processes]:
+    """Join the processes of torchrun, if there are several."""
     import torch.distributed as dist
 
     join = rank_and_world()[1] > 1 and not dist.is_initialized()
     if join:
         dist.init_process_group("gloo", timeout=_LONG)
     try:
-        yield lambda number: round(sum_numbers([float(number)])[0])
+        yield Processes()
     finally:
         if join:
             dist.destroy_process_group()

@@ -79,7 +79,7 @@ def generate_many(
     targets = targets_of(targets)
     check_samples(samples)
     check_combining(samples, reduce, None)
-    with at_work(out / FOLDER / f"part-{part}-of-{parts}"), joined() as total:
+    with at_work(out / FOLDER / f"part-{part}-of-{parts}"), joined() as processes:
         device = device or (str(local_device()) if world > 1 else None)
         model, options = open_model(run, device=device, **options)
         guide = options.pop("guide")
@@ -115,11 +115,12 @@ def generate_many(
             guide=guide,
             options=options,
         )
+        processes.check_same(job)
         report = job.run(print_fn=first_only(print_fn))
         if with_inputs and split is None and part == 0 and isinstance(source, FileInputs) and source.root is not None:
             copy_splits(source.root, out)
         print_fn(report.summary(out, ", ".join(targets)))
-        bad = total(report.bad)
+        bad = processes.total(report.bad)
     fail_if_bad(bad, report.first, out)
     return report
 

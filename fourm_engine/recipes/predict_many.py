@@ -47,7 +47,7 @@ def predict_many(
 
     Raises ValueError for problems that a user can fix, and at the end if samples could not be used."""
     part, parts = rank_and_world()
-    with at_work(out / FOLDER / f"part-{part}-of-{parts}"), joined() as total:
+    with at_work(out / FOLDER / f"part-{part}-of-{parts}"), joined() as processes:
         device = device or (str(local_device()) if parts > 1 else None)
         choose_threads(device)
         model = load_head(run, device=device, manager=manager_of_run(run))
@@ -75,9 +75,10 @@ def predict_many(
             parts=parts,
             workers=workers,
         )
+        processes.check_same(job)
         report = job.run(print_fn=first_only(print_fn))
         print_fn(report.summary(out, job.what))
-        bad = total(report.bad)
+        bad = processes.total(report.bad)
         if part == 0 and (table := job.finish()) is not None:
             print_fn(str(table))
     fail_if_bad(bad, report.first, out)

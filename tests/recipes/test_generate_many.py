@@ -73,6 +73,20 @@ def fourm(monkeypatch, *words):
     return ended.value.code or 0
 
 
+def test_processes_compare_their_work_first_and_say_when_another_has_ended(many, tmp_path, monkeypatch):
+    def lost(numbers):
+        raise RuntimeError("Connection closed by peer")
+
+    compared = {}
+    monkeypatch.setattr("fourm_engine.recipes.generate_many.check_same", lambda facts, remedy: compared.update(facts))
+    monkeypatch.setattr("fourm_engine.recipes.generate_many.sum_numbers", lost)
+    with pytest.raises(ValueError, match=r"another process of this command has ended; .* run the same command again"):
+        many(seed=3)
+    assert (compared["seed"], compared["inputs"], compared["number of samples"]) == (3, ["colour"], 8)
+    assert "day1/07" in compared["names of samples"]
+    assert len(files(tmp_path / "made")) == 2 * 8
+
+
 def test_a_folder_becomes_a_data_set_with_one_file_a_sample_and_target(run, many, tmp_path):
     report = many(with_inputs=True)
     assert (report.made, report.kept, report.bad) == (8, 0, 0)
