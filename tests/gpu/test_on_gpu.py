@@ -22,6 +22,7 @@ from fourm_engine.features.encoder import Encoder
 from fourm_engine.generate.plan import Stage
 from fourm_engine.generate.sampler import Sampler
 from fourm_engine.nn.attention import attend
+from fourm_engine.pretrain.soft_targets import alike
 from fourm_engine.tokenizers import store
 from fourm_engine.train import learner, loop, parallel
 from fourm_engine.train.learner import Learner
@@ -32,6 +33,7 @@ from tests.generate.test_sampler import IDS, MODALITIES, sample
 from tests.generate.toys import heights, network, picture
 from tests.grids import ramps
 from tests.pretrain import fourm_run
+from tests.pretrain.test_soft_targets import heads_of
 from tests.tokenizers import test_divae, test_mlp, test_vqvae
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -129,6 +131,19 @@ def test_the_host_never_waits_for_the_gpu_within_a_step(data, tmp_path, monkeypa
     task = fourm_run.make_task(data)
     monkeypatch.setattr(task, "export", lambda *arguments: None)
     Trainer(task, fourm_run.config(device=DEVICE.type, steps=5, **settings), tmp_path, seed=3).run()
+
+
+def test_soft_targets_give_the_losses_and_gradients_of_the_cpu():
+    soft, found = alike(torch.randn(20, 3, generator=torch.Generator().manual_seed(0)), 4.0), []
+    y, ids = torch.linspace(-2, 2, 48).view(1, 8, 6), torch.tensor([3, 19, 0, 3, 7, 6, 0, 2])
+    for device in ("cpu", DEVICE):
+        heads = heads_of({"a": 20, "b": 7}).to(device)
+        on_device = {"a": (soft[0].to(device), soft[1].to(device))}
+        sums = heads(y.to(device), torch.arange(8, device=device), ids.to(device), {"a": 5, "b": 3}, soft=on_device)
+        (sums["a"][0] * 2 + sums["b"][0]).backward()
+        found.append((sums["a"][0].detach().cpu(), heads.weight.grad.cpu()))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 def test_a_window_of_steps_is_traced_with_the_kernels_of_the_gpu(data, tmp_path):
