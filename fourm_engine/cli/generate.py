@@ -9,7 +9,7 @@ import typer
 
 from fourm_engine.cli.command_setup import idle
 from fourm_engine.cli.generation_options import generates
-from fourm_engine.cli.options import Given, Out, Run, Split, given_values, part_of
+from fourm_engine.cli.options import Given, ManyBatchSize, ManyWorkers, Out, Run, Split, given_values, part_of
 
 
 @generates
@@ -55,12 +55,8 @@ def generate(
     share: Annotated[
         str | None, typer.Option(metavar="K/N", help="For many samples: K/N, process part K (from 0) of N.")
     ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, max=10_000, help="For many samples: batch size. Default: 16.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=0, max=256, help="For many samples: processes that read ahead.")
-    ] = None,
+    batch_size: ManyBatchSize = None,
+    workers: ManyWorkers = None,
     options: Any = None,
 ) -> None:
     """Generate modalities from others with a trained model. With a folder, --data or --lines, it writes a data set with

@@ -31,6 +31,10 @@ Given = Annotated[
     ),
 ]
 Split = Annotated[str | None, typer.Option(metavar="NAME", help="List in the splits.json of --data.")]
+ManyBatchSize = Annotated[
+    int | None, typer.Option(min=1, max=10_000, help="For many samples: batch size. Default: 16.")
+]
+ManyWorkers = Annotated[int | None, typer.Option(min=0, max=256, help="For many samples: processes that read ahead.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all draws; same seed, same result.")]
 Device = Annotated[str | None, typer.Option(metavar="DEVICE", help="cpu or cuda. Default: a GPU if there is one.")]
 Tokenizers = Annotated[

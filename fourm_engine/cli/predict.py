@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fourm_engine.cli.options import Device, Given, Split, given_values
+from fourm_engine.cli.options import Device, Given, ManyBatchSize, ManyWorkers, Split, given_values
 
 
 def predict(
@@ -22,8 +22,8 @@ def predict(
         typer.Option(metavar="DATA", help="A data set; --input NAME selects inputs. Default: all of the model's."),
     ] = None,
     split: Split = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="For many samples: batch size. Default: 16.")] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="For many samples: processes that read ahead.")] = None,
+    batch_size: ManyBatchSize = None,
+    workers: ManyWorkers = None,
     device: Device = None,
 ) -> None:
     """Print the most likely classes of a sample with probabilities, or write the predicted map. With a folder or

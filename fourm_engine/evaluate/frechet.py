@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fourm_engine.model import FourM
+from fourm_plugins.counting import counted
 from fourm_plugins.modality import Metric
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class EncoderFrechet:
             return
         dimensions = self.dimensions or min(DIMENSIONS, len(truths) // SAMPLES_PER_DIMENSION)
         if not dimensions:
-            raise ValueError(f"{len(truths)} samples are too few, at least {SAMPLES_PER_DIMENSION} are needed")
+            few = counted(len(truths), "sample is", "samples are")
+            raise ValueError(f"{few} too few, at least {SAMPLES_PER_DIMENSION} are needed")
         features = self.features(truths)
         mean = features.mean(0)
         _, scales, directions = np.linalg.svd(features - mean, full_matrices=False)
