@@ -23,6 +23,7 @@ from fourm_engine.train.config import TrainConfig
 from fourm_engine.transfer.config import KINDS, RetrievalConfig, TaskConfig
 from fourm_engine.transfer.source import describe_source
 from fourm_engine.yaml_config import ConfigError, read_yaml, validated
+from fourm_plugins.suggest import nearest
 
 #: The adaptable parts of an encoder without a decoder.
 MATRICES = ["encoder"]
@@ -83,7 +84,9 @@ class TaskRunConfig(StoredConfig):
         if isinstance(self.task, RetrievalConfig):
             sides = {name for side in self.task.between for name in side}
             if unknown := sorted(sides - set(self.modalities.select)):
-                raise ValueError(f"task.between: {unknown[0]!r} is not among modalities.select; add it there")
+                near = nearest(unknown[0], self.modalities.select)
+                remedy = f"did you mean {near!r}?" if near else "add it there"
+                raise ValueError(f"task.between: {unknown[0]!r} is not among modalities.select; {remedy}")
             if unused := sorted(set(self.modalities.select) - sides):
                 raise ValueError(f"modalities.select: {unused[0]!r} is on no side of task.between; add it there")
         return self

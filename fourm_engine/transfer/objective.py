@@ -70,6 +70,9 @@ class Objective(ABC):
     monitor: tuple[str, bool]
     #: The modality to learn, if the target is one.
     modality: Modality[Any] | None = None
+    #: What a usable sample has, given the names of the inputs; and the fewest such samples that say anything.
+    needs: ClassVar[str] = "an input ({}) and a target"
+    fewest: ClassVar[int] = 1
 
     @abstractmethod
     def describe(self) -> str:

@@ -8,6 +8,7 @@ side (the same caption twice) are all right answers.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import permutations
 from typing import Any
@@ -30,6 +31,7 @@ from fourm_engine.transfer.towers import Towers
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.counting import counted
 
+log = logging.getLogger(__name__)
 RECALL_AT = (1, 5, 10)
 #: Queries compared with all candidates at a time.
 _BLOCK = 256
@@ -39,6 +41,8 @@ class Retrieval(Objective):
     kind = "retrieval"
     loss_name = "contrastive"
     monitor = (f"recall@{RECALL_AT[0]}", True)
+    needs = "two sides of {} (a sample is told from others, so two samples are needed)"
+    fewest = 2
 
     def __init__(self, config: RetrievalConfig) -> None:
         self.config, self.outputs = config, config.width
@@ -113,7 +117,7 @@ class Retrieval(Objective):
 
 class _Recall(Metrics):
     """Recall among all held-out samples, for each side as the query of each other, and the mean over these. An answer
-    as near as a wrong one counts as behind it."""
+    as near as a wrong one counts as behind it. A query that every candidate answers does not count."""
 
     def __init__(self, task: Retrieval) -> None:
         self.task = task
@@ -132,7 +136,11 @@ class _Recall(Metrics):
         names, pairs = self.task.names, list(permutations(range(sides), 2))
         ranks = [_ranks(embeddings, content, query, other) for query, other in pairs]
         recall = [[float((ranks_of < k).double().mean()) for k in RECALL_AT] for ranks_of in ranks]
-        means = np.nanmean(recall, axis=0)  # NaN where no sample has both sides
+        if not any(map(len, ranks)):
+            log.warning("recall cannot be measured: held-out samples show the same, so that all are right answers")
+            means = np.full(len(RECALL_AT), np.nan)
+        else:
+            means = np.nanmean(recall, axis=0)  # NaN of two sides of which there is nothing to find
         of_pairs = {
             f"{names[query]} → {names[other]} recall@{RECALL_AT[0]}": first
             for (query, other), (first, *_) in zip(pairs, recall, strict=True)
@@ -150,12 +158,14 @@ def _of_all(rows: Tensor) -> Tensor:
 
 
 def _ranks(embeddings: Tensor, content: Tensor, query: int, other: int) -> Tensor:
-    """Number of wrong candidates at least as near as the nearest right one, for each sample with both sides."""
+    """Number of wrong candidates at least as near as the nearest right one, for each sample with both sides that
+    has a wrong one."""
     there, ranks = content[:, other] != 0, list[Tensor]()
     asked = (there & (content[:, query] != 0)).nonzero()[:, 0]
     for rows in asked.split(_BLOCK):
         cosines = embeddings[rows, query] @ embeddings[there][:, other].T
         right = _same(content[rows], content[there], query, other)
+        cosines, right = cosines[tells := ~right.all(1)], right[tells]
         nearest = cosines.masked_fill(~right, -2.0).amax(1, keepdim=True)
         ranks.append((~right & (cosines >= nearest)).sum(1))
     return torch.cat(ranks) if ranks else asked

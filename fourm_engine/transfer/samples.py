@@ -54,7 +54,7 @@ class TaskSamples(Dataset[TaskSample]):
         mixing: mixup or cutmix of two training samples; `augmentation`: augmentation of their pictures.
         dropout: see `task.modality_dropout`.
 
-    Raises ValueError if, judging by names, no sample is usable."""
+    Raises ValueError if, judging by names, too few samples are usable."""
 
     def __init__(
         self,
@@ -81,11 +81,10 @@ class TaskSamples(Dataset[TaskSample]):
         names, wanted = range(len(data.names)), set(self.inputs)
         usable = [row for row in names if wanted & data.has_at(row) and objective.has_target(data, row)]
         self._rows = np.array(usable, np.int64)
-        if not usable:
-            raise ValueError(
-                f"{data.root}: none of the {counted(len(names), 'sample')} has both an input ({', '.join(self.inputs)})"
-                f" and a target; {data.report()}"
-            )
+        if len(usable) < objective.fewest:
+            few = f"only {len(usable)}" if usable else "none"
+            needs = objective.needs.format(", ".join(self.inputs))
+            raise ValueError(f"{data.root}: {few} of the {counted(len(names), 'sample')} has {needs}; {data.report()}")
         world = rank_and_world()[1]
         lanes = config.lanes if training else 1
         self.order = Order.choose(

@@ -121,6 +121,25 @@ def test_embeddings_that_are_all_alike_find_nothing():
     assert metrics.compute()["recall@10"] == 0
 
 
+def test_what_every_candidate_answers_is_no_query(caplog):
+    task = Retrieval(RetrievalConfig(between=["a", "b"], width=4))
+    content = torch.stack([torch.arange(1, 13), torch.full((12,), 7)], 1)  # one caption for all
+    metrics = task.metrics()
+    metrics.update(torch.randn(24, 4), {"content": content}, [None] * 12)
+    assert np.isnan(list(metrics.compute().values())).all()
+    assert "all are right answers" in caplog.text
+
+
+def test_a_single_sample_is_refused(source, tmp_path):
+    root = captioned(tmp_path / "data")
+    for path in root.glob("val/caption/*"):
+        if path.stem != "000":
+            path.unlink()
+    message = refused("finetune", str(retrieval(tmp_path, source, root)))
+    assert "only 1 of the 12 samples has two sides of" in message
+    assert str(root / "val") in message
+
+
 def test_a_side_that_is_missing_neither_learns_nor_counts(source, pairs, tmp_path):
     root = captioned(tmp_path / "data")
     (root / "train/caption/000.txt").unlink()
@@ -196,6 +215,7 @@ def test_what_does_not_fit_is_refused_in_one_line(trained, pairs, tmp_path):
         ({"between": ["rgb@pixels", "rgb@pixels"]}, {}, "twice"),
         ({"between": ["rgb@pixels", []]}, {}, "between: name the inputs"),
         ({"between": ["rgb@pixels", "depth"]}, {}, "'depth' is not among modalities.select"),
+        ({"between": ["rgb@pixels", "captoin"]}, {}, "did you mean 'caption'?"),
         ({}, {"modalities": {"select": ["rgb@pixels", "near", "caption"]}}, "'near' is on no side"),
         ({"between": ["rgb@pixels", "near", "caption"]}, {"modalities": {"settings": {"near": {"source": "rgb"}}}},
          "read the same files"),
