@@ -16,7 +16,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 #: Reasons to stop. SIGPIPE stands for a closed output pipe (`fourm train … | head`); the signal itself is not handled,
 #: since broken connections raise it, too.
 STOPS = (*SIGNALS, signal.SIGPIPE)
-#: Signals that follow one another within so many seconds are one request: `scancel`, for one, signals torchrun, which
+#: Signals within so many seconds of the first are the same request: `scancel`, for one, signals torchrun, which
 #: forwards it, and its processes.
 ECHO = 1.0
 _requests: list[dict[str, int]] = []
@@ -38,17 +38,18 @@ def ask_to_stop(number: signal.Signals) -> bool:
 
 @contextmanager
 def stop_requests() -> Iterator[dict[str, int]]:
-    """Turn the first of `SIGNALS` into a request to stop; a second one, unless it follows within `ECHO`, acts at once.
-    Ignored signals (`nohup`) stay ignored."""
-    request, last = {"signal": 0}, -math.inf
+    """Turn the first of `SIGNALS` into a request to stop; one that comes more than `ECHO` later acts at once. Ignored
+    signals (`nohup`) stay ignored."""
+    request, first = {"signal": 0}, -math.inf
     previous = {number: signal.getsignal(number) for number in SIGNALS}
     previous = {number: handler for number, handler in previous.items() if handler is not signal.SIG_IGN}
 
     def note(number: int, frame: FrameType | None) -> None:
-        nonlocal last
-        last, before = time.monotonic(), last
-        if not request["signal"] or last - before < ECHO:
-            request["signal"] = request["signal"] or number
+        nonlocal first
+        if not request["signal"]:
+            request["signal"], first = number, time.monotonic()
+            return
+        if time.monotonic() - first < ECHO:
             return
         # Called rather than reinstalled: while a plugin's code runs, other handlers are in front of this one.
         handler = previous[signal.Signals(number)]
