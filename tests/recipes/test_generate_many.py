@@ -78,8 +78,8 @@ def test_processes_compare_their_work_first_and_say_when_another_has_ended(many,
         raise RuntimeError("Connection closed by peer")
 
     compared = {}
-    monkeypatch.setattr("fourm_engine.recipes.generate_many.check_same", lambda facts, remedy: compared.update(facts))
-    monkeypatch.setattr("fourm_engine.recipes.generate_many.sum_numbers", lost)
+    monkeypatch.setattr("fourm_engine.recipes.files_job.check_same", lambda facts, remedy: compared.update(facts))
+    monkeypatch.setattr("fourm_engine.recipes.files_job.sum_numbers", lost)
     with pytest.raises(ValueError, match=r"another process of this command has ended; .* run the same command again"):
         many(seed=3)
     assert (compared["seed"], compared["inputs"], compared["number of samples"]) == (3, ["colour"], 8)
