@@ -82,7 +82,7 @@ def test_processes_compare_their_work_first_and_say_when_another_has_ended(many,
     monkeypatch.setattr("fourm_engine.recipes.files_job.sum_numbers", lost)
     with pytest.raises(ValueError, match=r"another process of this command has ended; .* run the same command again"):
         many(seed=3)
-    assert (compared["seed"], compared["inputs"], compared["number of samples"]) == (3, ["colour"], 8)
+    assert (compared["--seed"], compared["--input"], compared["number of samples"]) == (3, ["colour"], 8)
     assert "day1/07" in compared["names of samples"]
     assert len(files(tmp_path / "made")) == 2 * 8
 
