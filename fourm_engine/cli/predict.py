@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fourm_engine.cli.command_setup import idle
 from fourm_engine.cli.options import Device, Given, ManyBatchSize, ManyWorkers, Split, given_values
 
 
@@ -16,7 +17,7 @@ def predict(
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Folder for a predicted map, or for the results of many.")
     ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Number of classes of a sample.")] = 5,
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Number of classes of a sample.")] = 5,
     data: Annotated[
         str | None,
         typer.Option(metavar="DATA", help="A data set; --input NAME selects inputs. Default: all of the model's."),
@@ -43,5 +44,5 @@ def predict(
     elif many:
         option = next(iter(many)).replace("_", "-")
         raise ValueError(f"--{option} is for many samples; give a folder as --input NAME=FOLDER, or --data")
-    else:
+    elif not idle("predict, without many samples,"):
         one_sample(run, inputs, out=out, k=k, device=device)

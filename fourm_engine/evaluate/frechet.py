@@ -67,7 +67,7 @@ class EncoderFrechet:
         features = self.features(truths)
         mean = features.mean(0)
         _, scales, directions = np.linalg.svd(features - mean, full_matrices=False)
-        if scales[0] < 1e-9 * max(1.0, float(np.abs(mean).max())):
+        if scales[0] <= 1e-6 * len(truths) ** 0.5 * float(np.abs(mean).max()):  # features are computed in float32
             raise ValueError("all true values have the same features")
         self._truths, self._mean, self._basis = list(truths), mean, directions[:dimensions].T
         self._truth = (features - mean) @ self._basis

@@ -60,13 +60,13 @@ def edit_request(
     halo = HALO if halo is None else halo
     if not isinstance(halo, int) or halo < 0:
         raise ValueError(f"halo is a number of tokens, 0 or more; given: {halo!r:.80}")
-    asked = "mask" if outpaint is None else "outpaint"
+    option = "mask" if outpaint is None else "outpaint"
     targets = [name for name in rest if (spec := find(name).spec).target and spec.layout.kind == "grid"]
     if not targets:
         what = f"{', '.join(rest)}: no grid that can be generated" if rest else "nothing that is not kept or changed"
-        raise ValueError(f"{asked}: the sample has {what}; a mask edits pictures and maps")
+        raise ValueError(f"{option}: the sample has {what}; a mask edits pictures and maps")
     if partial := [name for name in targets if isinstance(sample[name], Condition)]:
-        raise ValueError(f"{partial[0]!r}: give the value without a Condition; the {asked} says which part is known")
+        raise ValueError(f"{partial[0]!r}: give the value without a Condition; the {option} says which part is known")
     if outpaint is not None:
         sides = _sides(outpaint)
         edited = {name: _outpainted(name, find(name), sample[name], sides, halo) for name in targets}

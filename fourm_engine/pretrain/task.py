@@ -82,7 +82,7 @@ class FourMTask(Task):
         self.data, self.held_out, self.workers = data, held_out, workers
         loss = loss or LossConfig()
         self.average_over, self.soft_targets = loss.average_over, loss.soft_targets
-        self._soft: dict[str, SoftTarget] | None = None
+        self._soft: dict[str, SoftTarget] | None = None  # on the CPU until the first step
         self.picture, self._paired, self._pair_samples = picture, dict[str, MaskedSamples](), 0
         self._compiled = False
         self.vocabulary, self.lanes = data.vocabulary, data.order.lanes
@@ -156,8 +156,9 @@ class FourMTask(Task):
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> Loss:
         if self._soft is None:
-            targets, device = soft_targets(self.tokenizers, self.soft_targets), batch.target_ids.device
-            self._soft = {name: (ids.to(device), p.to(device)) for name, (ids, p) in targets.items()}
+            self._soft = soft_targets(self.tokenizers, self.soft_targets)
+        device = batch.target_ids.device
+        self._soft = {name: (ids.to(device), shares.to(device)) for name, (ids, shares) in self._soft.items()}
         return Loss({name: total for name, (total, _) in model(batch, soft=self._soft).items()})
 
     def evaluate(self, model: nn.Module, share: Share) -> dict[str, tuple[float, float]]:
@@ -192,7 +193,7 @@ class FourMTask(Task):
             specs = {name: modality.spec for name, modality in self.modalities.items()}
             self._paired = paired(self.pair_data, specs, config.pairs_inputs)
             self._pair_samples = config.pairs_samples
-        soft_targets(self.tokenizers, self.soft_targets)  # fails early
+        self._soft = soft_targets(self.tokenizers, self.soft_targets)  # takes seconds, and fails early
         if config.device == "cpu" or not torch.cuda.is_available():
             self._check_memory(config)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,8 +67,13 @@ class FilesJob(ABC):
     parts: int = 1
     workers: int | None = None
 
-    @abstractmethod
+    @cached_property
     def settings(self) -> dict[str, Any]:
+        """`make_settings`, computed once: it reads all weights."""
+        return self.make_settings()
+
+    @abstractmethod
+    def make_settings(self) -> dict[str, Any]:
         """Everything besides the inputs that decides the results, as JSON: name of an option -> value."""
 
     @abstractmethod
@@ -97,7 +103,7 @@ class FilesJob(ABC):
     def run(self, *, print_fn: PrintFn = print_line) -> FilesReport:
         """Raises ValueError if, by the record, `out` was generated with other settings; CannotWrite."""
         folders = self.folders()
-        record = Record(self.out, self.settings(), folders, part=self.part, parts=self.parts)
+        record = Record(self.out, self.settings, folders, part=self.part, parts=self.parts)
         report, bad, total = FilesReport(), BadFiles("skip"), sum(map(len, self._blocks()))
         workers = preparing_workers(total) if self.workers is None else self.workers
         progress, tasks = Progress(str(self.out), print_fn), self._tasks(record, report)
@@ -151,7 +157,7 @@ class Processes:
 
     def check_same(self, job: FilesJob) -> None:
         """Raise ValueError if another process was asked for something else, or sees other samples."""
-        self._exchange(lambda: check_same(job.settings() | {"--batch-size": job.batch_size}, SETTINGS))
+        self._exchange(lambda: check_same(job.settings | {"--batch-size": job.batch_size}, SETTINGS))
         names = job.inputs.names
         some = names[:: -(-len(names) // SOME_NAMES) or 1]
         facts = {"number of samples": len(names), "names of samples": list(some)}

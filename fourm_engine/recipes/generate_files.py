@@ -68,7 +68,7 @@ class GenerateJob(FilesJob):
         """Names as given whose files are written beside the results."""
         return frozenset(self.shown_as if self.copies else self.beside)
 
-    def settings(self) -> dict[str, Any]:
+    def make_settings(self) -> dict[str, Any]:
         return {
             "model": digest_of_model(self.model),
             "--input": sorted(self.shown_as.keys() - {*self.beside}),

@@ -47,7 +47,7 @@ class PredictJob(FilesJob):
     def _is_table(self) -> bool:
         return self.what == "classes"
 
-    def settings(self) -> dict[str, Any]:
+    def make_settings(self) -> dict[str, Any]:
         model = self.model
         digest = digest_of(model.inputs, model.tokenizers, model.network, model.objective.identity())
         return {"head": digest, "--input": sorted(self.shown_as), **({"-k": self.k} if self._is_table else {})}
@@ -93,7 +93,7 @@ class PredictJob(FilesJob):
         """Write the table of all samples that any process has recorded; its path, or None for another task."""
         if not self._is_table:
             return None
-        record = Record(self.out, self.settings(), (), part=self.part, parts=self.parts)
+        record = Record(self.out, self.settings, (), part=self.part, parts=self.parts)
         path = self.out / CLASSES
         with replacing_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             table = csv.writer(file, lineterminator="\n")

@@ -17,8 +17,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 #: Reasons to stop. SIGPIPE stands for a closed output pipe (`fourm train … | head`); the signal itself is not handled,
 #: since broken connections raise it, too.
 STOPS = (*SIGNALS, signal.SIGPIPE)
-#: Under torchrun, signals that follow one another within so many seconds are one request: `scancel` and Ctrl-C reach
-#: torchrun, which forwards them, and its processes.
+#: Under torchrun, signals within so many seconds of the first are the same request: `scancel` and Ctrl-C reach torchrun,
+#: which forwards them, and its processes.
 ECHO = 1.0
 _requests: list[dict[str, int]] = []
 
@@ -39,18 +39,19 @@ def ask_to_stop(number: signal.Signals) -> bool:
 
 @contextmanager
 def stop_requests() -> Iterator[dict[str, int]]:
-    """Turn the first of `SIGNALS` into a request to stop; a second one acts at once, under torchrun after `ECHO`.
-    Ignored signals (`nohup`) stay ignored."""
-    request, last = {"signal": 0}, -math.inf
+    """Turn the first of `SIGNALS` into a request to stop; one that comes later, under torchrun more than `ECHO` later,
+    acts at once. Ignored signals (`nohup`) stay ignored."""
+    request, first = {"signal": 0}, -math.inf
     echo = ECHO if os.environ.get("TORCHELASTIC_RUN_ID") else 0.0
     previous = {number: signal.getsignal(number) for number in SIGNALS}
     previous = {number: handler for number, handler in previous.items() if handler is not signal.SIG_IGN}
 
     def note(number: int, frame: FrameType | None) -> None:
-        nonlocal last
-        last, before = time.monotonic(), last
-        if not request["signal"] or last - before < echo:
-            request["signal"] = request["signal"] or number
+        nonlocal first
+        if not request["signal"]:
+            request["signal"], first = number, time.monotonic()
+            return
+        if time.monotonic() - first < echo:
             return
         # Called rather than reinstalled: while a plugin's code runs, other handlers are in front of this one.
         handler = previous[signal.Signals(number)]

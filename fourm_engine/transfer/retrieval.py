@@ -92,16 +92,17 @@ class Retrieval(Objective):
     def loss(self, output: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         """Cross-entropies of the candidates of the micro-batch in all processes."""
         content = targets["content"]
-        own = output.float().unflatten(0, (content.shape[1], -1)).transpose(0, 1)  # (B, sides, width)
-        everyone, contents = gather_rows(own), gather_rows(content)
-        total = own.new_zeros(())
+        rows_BSD = output.float().unflatten(0, (content.shape[1], -1)).transpose(0, 1)  # S sides
+        all_rows, all_content = gather_rows(rows_BSD), gather_rows(content)
+        total = rows_BSD.new_zeros(())
         for query, other in permutations(range(content.shape[1]), 2):
-            asked = (content[:, query] != 0) & (content[:, other] != 0)
-            logits = own[:, query] @ everyone[:, other].T
-            logits = logits.masked_fill(contents[:, other] == 0, torch.finfo(logits.dtype).min)
-            right = _same(content, contents, query, other).float()
+            has_both = (content[:, query] != 0) & (content[:, other] != 0)
+            with torch.autocast(output.device.type, enabled=False):  # bf16 would round logits near 100 to halves
+                logits = rows_BSD[:, query] @ all_rows[:, other].T
+            logits = logits.masked_fill(all_content[:, other] == 0, torch.finfo(logits.dtype).min)
+            right = _same(content, all_content, query, other).float()
             right = right / right.sum(1, keepdim=True).clamp(min=1)
-            total = total + torch.where(asked, F.cross_entropy(logits, right, reduction="none"), 0.0).sum()
+            total = total + torch.where(has_both, F.cross_entropy(logits, right, reduction="none"), 0.0).sum()
         return total
 
     def metrics(self) -> Metrics:
@@ -160,15 +161,17 @@ def _of_all(rows: Tensor) -> Tensor:
 def _ranks(embeddings: Tensor, content: Tensor, query: int, other: int) -> Tensor:
     """Number of wrong candidates at least as near as the nearest right one, for each sample with both sides that
     has a wrong one."""
-    there, ranks = content[:, other] != 0, list[Tensor]()
-    asked = (there & (content[:, query] != 0)).nonzero()[:, 0]
-    for rows in asked.split(_BLOCK):
-        cosines = embeddings[rows, query] @ embeddings[there][:, other].T
-        right = _same(content[rows], content[there], query, other)
-        cosines, right = cosines[tells := ~right.all(1)], right[tells]
+    present, ranks = content[:, other] != 0, list[Tensor]()
+    candidates, of_candidates = embeddings[present, other], content[present]
+    queries = (present & (content[:, query] != 0)).nonzero()[:, 0]
+    for rows in queries.split(_BLOCK):
+        with torch.autocast("cpu", enabled=False):  # bf16 would make near ones equal
+            cosines = embeddings[rows, query] @ candidates.T
+        right = _same(content[rows], of_candidates, query, other)
+        cosines, right = cosines[wrong := ~right.all(1)], right[wrong]
         nearest = cosines.masked_fill(~right, -2.0).amax(1, keepdim=True)
         ranks.append((~right & (cosines >= nearest)).sum(1))
-    return torch.cat(ranks) if ranks else asked
+    return torch.cat(ranks) if ranks else queries
 
 
 def _same(content: Tensor, candidates: Tensor, query: int, other: int) -> Tensor:

@@ -16,7 +16,7 @@ from fourm_engine.cli import app, exit_messages, logs, main
 from fourm_engine.cli.command_setup import ALONE
 from fourm_engine.cli.commands import Commands
 from fourm_engine.cli.exit_messages import KEPT
-from fourm_engine.recipes import runs
+from fourm_engine.recipes import predict_many, runs
 from fourm_engine.yaml_config import ConfigError
 
 
@@ -76,6 +76,20 @@ def test_commands_for_one_process_work_in_the_first_of_torchrun(monkeypatch, cap
     assert not end.value.code
     said = capsys.readouterr().err
     assert said == "rank 1 has nothing to do: fourm evaluate works in rank 0 (or unset RANK)\n"
+
+
+def test_every_process_predicts_its_share_of_many_samples_and_the_first_a_single_one(monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(predict_many, "predict_many", lambda *given, **options: calls.append(given))
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    runner = CliRunner()
+    many = ["predict", "run", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert runner.invoke(app.app, many).exit_code == 0
+    assert len(calls) == 1
+    single = runner.invoke(app.app, ["predict", "nowhere", "--input", "a=b"])
+    assert single.exit_code == 0
+    assert "rank 1 has nothing to do: fourm predict, without many samples, works in rank 0" in single.stderr
 
 
 def test_ctrl_c_before_the_command_begins_leaves_no_traceback(monkeypatch):

@@ -50,6 +50,8 @@ def test_what_has_no_distribution_is_refused():
         frechet(values(4), values(4))
     with pytest.raises(ValueError, match="all true values have the same features"):
         frechet(values(), [np.ones(4)] * 60)
+    with pytest.raises(ValueError, match="all true values have the same features"):  # but for how float32 rounds
+        frechet(values(), values(shift=3.0, scale=1e-7))
 
 
 def test_grids_that_the_model_takes_are_measured_and_nothing_else(model, held_out, tmp_path):

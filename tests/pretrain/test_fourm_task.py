@@ -93,6 +93,7 @@ def test_soft_targets_are_for_training_alone_and_need_tokens_that_have_codes(dat
     kind = type(soft.tokenizers["a"])
     monkeypatch.setattr(kind, "code_vectors", lambda self: np.arange(self.size, dtype=np.float32)[:, None])
     soft.check(config())
+    monkeypatch.setattr(kind, "code_vectors", lambda self: pytest.fail("distances of codes are computed once"))
     torch.manual_seed(0)
     model = hard.model()
     batch = next(hard.batches(0, Share(batch_size=8)))

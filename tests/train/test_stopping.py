@@ -22,9 +22,8 @@ def test_under_torchrun_the_echo_of_a_signal_is_the_same_request_and_a_later_one
         with stop_requests() as request:
             for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGUSR1):
                 signal.raise_signal(number)
-                clock[0] += 0.5 * stopping.ECHO
+                clock[0] += 0.4 * stopping.ECHO
             assert request["signal"] == signal.SIGTERM
-            clock[0] += stopping.ECHO
             with pytest.raises(SystemExit, match="143"):
                 signal.raise_signal(signal.SIGTERM)
     finally:

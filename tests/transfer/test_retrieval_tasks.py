@@ -114,6 +114,25 @@ def test_recall_is_that_of_sorting_all_candidates(sides, seed):
     assert found["recall@1"] <= found["recall@5"] <= found["recall@10"] <= 1
 
 
+def test_loss_and_recall_are_the_same_under_autocast():
+    torch.manual_seed(0)
+    task, content = Retrieval(RetrievalConfig(between=["a", "b"], width=256)), torch.arange(1, 129).view(64, 2)
+    one = torch.nn.functional.normalize(torch.randn(64, 256), dim=1)
+    other = torch.nn.functional.normalize(one + 0.3 * torch.randn(64, 256), dim=1)
+    output, targets = 10 * torch.cat([one, other]), {"content": content}  # of the least temperature
+
+    def measured():
+        metrics = task.metrics()
+        metrics.update(torch.cat([torch.ones(64, 256) + 0.3 * one] * 2), targets, [None] * 64)
+        return float(task.loss(output, targets)), metrics.compute()
+
+    plain = measured()
+    assert plain[0] > 0
+    assert plain[1]["recall@1"] > 0.9
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert measured() == plain
+
+
 def test_embeddings_that_are_all_alike_find_nothing():
     task = Retrieval(RetrievalConfig(between=["a", "b"], width=4))
     metrics = task.metrics()
