@@ -66,6 +66,8 @@ class Record:
             differences = [Difference(key, *pair) for key, pair in compare(made_by, settings).items()]
             refuse(differences, where=path, remedy="choose another --out")
         else:
+            if (Path(out) / "run.json").is_file():
+                raise ValueError(f"{out}: the folder of a run; choose another --out")
             for one in made:
                 if one.is_dir() and any(not file.name.startswith(".") for file in one.iterdir()):
                     raise ValueError(f"{one}: holds files that this command did not write; choose another --out")
