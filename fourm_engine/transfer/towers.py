@@ -35,5 +35,7 @@ class Towers(nn.Module):
         for head, side in zip(self.heads, self.sides, strict=True):
             of_side = torch.stack([shown == index for index in side]).any(0)
             total = total + torch.where(of_side[:, None], head(features).float(), 0.0)
-        scale = self.log_scale.float().clamp(max=-math.log(COLDEST)).exp()
+        learned = self.log_scale.float()
+        # Bounded in value alone: a gradient brings it back.
+        scale = (learned + (learned.clamp(max=-math.log(COLDEST)) - learned).detach()).exp()
         return F.normalize(total, dim=1) * scale.sqrt()

@@ -198,6 +198,8 @@ def test_the_scale_of_the_cosines_is_learned_and_bounded():
     assert towers(features, mod).square().sum().item() == pytest.approx(1 / 0.07, rel=1e-5)
     towers.log_scale.data.fill_(50.0)
     assert towers(features, mod).square().sum().item() == pytest.approx(100, rel=1e-4)
+    towers(features, mod).square().sum().backward()
+    assert towers.log_scale.grad.item() > 0
 
 
 def test_an_index_of_pictures_is_searched_by_words_and_by_pictures(trained, pairs, tmp_path):
