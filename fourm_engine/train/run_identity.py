@@ -59,10 +59,11 @@ class RunIdentity:
         to another run."""
         now = flat(self.keys)
         was = {key: value for key, value in self.defaults.items() if key in now} | flat(saved["identity"])
-        gone = sorted(saved.get("versions", {}).keys() - self.versions.keys())
+        before = saved.get("versions", {})
+        here = {*self.versions.values()}  # of a package that is, another plugin took part
+        gone = sorted(name for name in before.keys() - self.versions.keys() if before[name] not in here)
         absent = "".join(
-            f"; {name} took part and does not now (pip install {saved['versions'][name].replace(' ', '==')})"
-            for name in gone
+            f"; {name} took part and does not now (pip install {before[name].replace(' ', '==')})" for name in gone
         )
         differences = [Difference(key, *pair) for key, pair in compare(was, now).items()]
         # Differences that follow from a modality's settings, such as vocabulary rows, say less than the setting itself.

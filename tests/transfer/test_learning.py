@@ -23,7 +23,7 @@ from fourm_engine.transfer.mixup import Mixing
 from fourm_engine.transfer.source import open_source
 from fourm_engine.vocabulary import Entry, Vocabulary
 from fourm_plugins.spec import Grid
-from tests.running import fourm
+from tests.running import fourm, refused
 from tests.transfer.heads import config, run, scores, segmentation, silent
 
 CLASSES = {"kind": "classification"}
@@ -194,3 +194,11 @@ def test_a_head_of_an_installed_package_learns_and_one_that_does_not_fit_is_name
     assert type(model.network.head).__name__ == "Tiles"
     assert model.network.head.layers[0].out_channels == 5
     assert model.predict({"rgb": next((ade / "images/validation").iterdir())}).value.shape == (32, 32)
+
+
+def test_resuming_with_another_head_is_told_so_and_not_to_install_what_is_there(source, pictures, tmp_path):
+    path = config(tmp_path, source, pictures, CLASSES)
+    run(path, "train.steps=1")
+    message = refused("finetune", path, "task.head=attentive", "train.steps=2")
+    assert 'task.head was "linear", is "attentive"' in message
+    assert "pip install" not in message
