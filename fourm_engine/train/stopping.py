@@ -17,8 +17,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 #: Reasons to stop. SIGPIPE stands for a closed output pipe (`fourm train … | head`); the signal itself is not handled,
 #: since broken connections raise it, too.
 STOPS = (*SIGNALS, signal.SIGPIPE)
-#: Under torchrun, signals within so many seconds of the first are the same request: `scancel` and Ctrl-C reach it,
-#: which forwards them, and its processes.
+#: Under torchrun, signals within so many seconds of the first are the same request: `scancel` and Ctrl-C reach both
+#: torchrun, which forwards them, and its processes.
 ECHO = 1.0
 _requests: list[dict[str, int]] = []
 
