@@ -7,7 +7,7 @@ which codes are near, rather than the one id by heart.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -23,14 +23,20 @@ _BLOCK = 1024
 _HALVINGS = 50
 
 
+def check_names(names: Iterable[str], with_tokens: Collection[str]) -> None:
+    """Raise ValueError for a modality without tokens."""
+    for name in names:
+        if name not in with_tokens:
+            remedy = did_you_mean(name, with_tokens, otherwise="those that have are")
+            raise ValueError(f"loss.soft_targets: {name!r} has no tokens in this run; {remedy}")
+
+
 def soft_targets(tokenizers: Mapping[str, Tokenizer], perplexities: Mapping[str, float]) -> dict[str, SoftTarget]:
     """Modality -> its soft targets. Raises ValueError for a modality whose tokens have no codes, and PluginError for
     codes that are of no use."""
+    check_names(perplexities, tokenizers)
     targets = dict[str, SoftTarget]()
     for name, perplexity in perplexities.items():
-        if name not in tokenizers:
-            known = did_you_mean(name, tokenizers, otherwise="it is one of")
-            raise ValueError(f"loss.soft_targets: {name!r} has no tokens in this run; {known}, or leave it out")
         if (vectors := calls.code_vectors(tokenizers[name])) is None:
             raise ValueError(f"loss.soft_targets: tokens of {name!r} have no codes that could be alike; leave it out")
         targets[name] = alike(torch.from_numpy(vectors), perplexity)

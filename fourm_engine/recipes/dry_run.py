@@ -25,6 +25,7 @@ from fourm_engine.modalities import Modalities, load_manager, load_modalities
 from fourm_engine.nn.flops import TrainedWeights, forward_flops, training_flops_of
 from fourm_engine.nn.transformer import Transformer
 from fourm_engine.pretrain.memory import memory_of
+from fourm_engine.pretrain.soft_targets import check_names
 from fourm_engine.recipes.check_tokens import check_tokens_exist
 from fourm_engine.recipes.config import RunConfig
 from fourm_engine.recipes.dry_run_report import DryRun
@@ -62,6 +63,8 @@ def dry_run(config: RunConfig, *, mfu: float = 0.4, gpu: str = "", processes: in
         raise ValueError("--dry-run is for `fourm train` of a new model; this config extends a trained one")
     manager = load_manager(config.modalities)
     modalities, here = _modalities(config, manager)
+    with_tokens = [name for name, modality in modalities.items() if modality.spec.token_space is not None]
+    check_names(config.loss.soft_targets, with_tokens)
     network, vocabulary = _network(config, modalities, manager)
     data, kinds = _data(config, modalities) if here else ([NONE_HERE], Counter[frozenset[str]]())
     data += task_notes(config.evaluate.tasks, modalities) if here else []

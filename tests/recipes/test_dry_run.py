@@ -155,6 +155,11 @@ def test_what_cannot_be_reckoned_is_one_clear_error(path, settings, message):
         dry_run(load_config(path), **settings)
 
 
+def test_a_misspelt_modality_of_the_loss_is_told_before_training(path):
+    message = refused("train", path, "loss.soft_targets={dept: 4}", "--dry-run")
+    assert "loss.soft_targets: 'dept' has no tokens in this run; did you mean 'depth'?" in message
+
+
 def test_options_of_a_dry_run_do_not_start_a_run(path, tmp_path):
     assert "are for --dry-run" in refused("train", path, "--mfu", 0.5)
     assert not (tmp_path / "run").exists()
