@@ -20,6 +20,7 @@ from fourm_engine.features.encoder import digest_weights
 from fourm_engine.files import read_object, write_atomically, writing
 from fourm_engine.generate.guidance import GuideModel
 from fourm_engine.identity import Difference, compare, refuse
+from fourm_engine.train import run_record
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -66,7 +67,7 @@ class Record:
             differences = [Difference(key, *pair) for key, pair in compare(made_by, settings).items()]
             refuse(differences, where=path, remedy="choose another --out")
         else:
-            if (Path(out) / "run.json").is_file():
+            if (Path(out) / run_record.NAME).is_file():
                 raise ValueError(f"{out}: the folder of a run; choose another --out")
             for one in made:
                 if one.is_dir() and any(not file.name.startswith(".") for file in one.iterdir()):

@@ -87,14 +87,6 @@ def test_processes_compare_their_work_first_and_say_when_another_has_ended(many,
     assert len(files(tmp_path / "made")) == 2 * 8
 
 
-def test_the_folder_of_a_run_takes_no_results(many, tmp_path):
-    (tmp_path / "made").mkdir()
-    (tmp_path / "made/run.json").write_text("{}")
-    with pytest.raises(ValueError, match="the folder of a run; choose another --out"):
-        many()
-    assert [path.name for path in (tmp_path / "made").iterdir() if not path.name.startswith(".")] == ["run.json"]
-
-
 def test_a_folder_becomes_a_data_set_with_one_file_a_sample_and_target(run, many, tmp_path):
     report = many(with_inputs=True)
     assert (report.made, report.kept, report.bad) == (8, 0, 0)
