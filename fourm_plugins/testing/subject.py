@@ -273,14 +273,14 @@ class Subject:
     @property
     def ids(self) -> list[np.ndarray]:
         """Ids of the examples."""
-        return self.once("ids", "ids_are_in_range", lambda: self.tokenizer.encode(self.arrays))
+        return self.once("ids", "ids_are_in_range", lambda: calls.encode(self.tokenizer, self.arrays))
 
     @property
     def masker(self) -> Masker:
         return self.once("masker", "budgets_are_kept", self._masker)
 
     def _masker(self) -> Masker:
-        kind = self.spec.masker or ("span" if self.spec.layout.kind == "sequence" else "grid")
+        kind = self.spec.masker_kind
         if not any((p.kind, p.name) == ("masker", kind) for p in self.manager.plugins):
             _ = self.harness
         special_tokens = None
