@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fourm_plugins.permitted import check_permitted
+from fourm_plugins.errors import check_permitted
 
 _PART = re.compile(r"^\.(?P<name>.+)\.(?P<pid>\d+)(-\d+)?\.(?P<kind>part|old)(\.\w+)?$", re.DOTALL)
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")

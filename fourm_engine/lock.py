@@ -23,7 +23,7 @@ from typing import Any
 
 from fourm_engine.device import local_rank, rank_and_world
 from fourm_engine.files import CannotWrite, alive, lock_file, remove_leftovers
-from fourm_plugins.printable import printable
+from fourm_plugins.counting import printable
 
 GATE = ".fourm-lock"
 _MAX_BYTES = 1 << 14

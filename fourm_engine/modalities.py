@@ -15,7 +15,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from fourm_engine.identity import check_identity, digest
-from fourm_engine.masking.kinds import masker_kind
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.discovery import ENGINE
 from fourm_plugins.manager import Plugin, PluginError, PluginManager, distribution_hint
@@ -94,7 +93,7 @@ def activate_kinds(modalities: Modalities, manager: PluginManager, *, maskers: b
             if spec.tokenizer is not None:
                 manager.tokenizer_class(spec.tokenizer.kind)
             if maskers:
-                manager.masker_class(masker_kind(spec))
+                manager.masker_class(spec.masker_kind)
         except PluginError as error:
             raise PluginError(f"modality {name!r} cannot be used: {error}") from error
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fourm_plugins.counting import some
-from fourm_plugins.permitted import check_permitted
+from fourm_plugins.errors import check_permitted
 
 #: Numbers read at a time when converting.
 BLOCK = 1 << 20

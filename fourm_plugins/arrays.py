@@ -62,6 +62,16 @@ def shape_misfit(spec: ModalitySpec, array: Any) -> str:
     return f"expected {dtype} {shape}, found {given}"
 
 
+def check_ids(spec: ModalitySpec, ids: np.ndarray) -> None:
+    """Raise ValueError unless these can be the ids of one array, which are about to be decoded."""
+    assert spec.token_space is not None
+    size, shape = spec.token_space.size, (spec.layout.num_tokens,)
+    if ids.shape != shape:
+        raise ValueError(f"{spec.name}: tokens of shape {ids.shape}, expected {shape}")
+    if ids.min() < 0 or ids.max() >= size:
+        raise ValueError(f"{spec.name}: ids {ids.min()}…{ids.max()} are not in [0, {size})")
+
+
 def as_float32(array: np.ndarray, most: float = float(np.finfo(np.float32).max)) -> np.ndarray:
     """Numbers as float32; NaN and infinity are kept. Raises SampleError for a finite number above `most`, by default
     any that would overflow to infinity."""

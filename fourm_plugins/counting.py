@@ -1,4 +1,4 @@
-"""Formats counts, measures and lists for people.
+"""Formats counts, measures, lists and texts for people.
 
 Counts have separators, "1,200 files"; what is a name or is typed again has none: a step, a seed, a setting."""
 
@@ -30,3 +30,9 @@ def some(things: Iterable[object], separator: str = ", ", *, most: int = 5) -> s
     texts = list(map(str, things))
     more = f" and {len(texts) - most:,} more" if len(texts) > most else ""
     return separator.join(texts[:most]) + more
+
+
+def printable(text: str, *, most: int | None = None) -> str:
+    """`text`, at most `most` characters, with "?" for each unprintable one: control characters in text from files could
+    drive a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)[:most]

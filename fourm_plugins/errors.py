@@ -1,4 +1,11 @@
-"""`SampleError`, raised by a plugin for a value that it cannot use; and any error as one line."""
+"""`SampleError`, raised by a plugin for a value that it cannot use; any error as one line, and the error of a file
+that may not be read."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
 
 
 class SampleError(ValueError):
@@ -15,3 +22,10 @@ def one_line(error: BaseException) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of the error's message, at most 500 characters; the name of its type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:500]
+
+
+def check_permitted(path: Path) -> None:
+    """Raise PermissionError for an existing file that may not be read. It is not damaged: otherwise a reader would
+    offer to replace it, and safetensors reports it as missing."""
+    if path.exists() and not os.access(path, os.R_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from fourm_plugins.printable import printable
+from fourm_plugins.counting import printable
 from fourm_plugins.suggest import nearest
 
 #: The credentials and query of a URL.

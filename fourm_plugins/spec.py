@@ -172,6 +172,11 @@ class ModalitySpec(Frozen):
         return self.token_space is None
 
     @property
+    def masker_kind(self) -> str:
+        """Name of its masker, an entry point of `fourm.maskers.v1`."""
+        return self.masker or ("span" if isinstance(self.layout, Sequence) else "grid")
+
+    @property
     def files(self) -> tuple[str, tuple[str, ...]]:
         """The files to read; equal for two modalities that read the same ones."""
         return self.source, self.extensions

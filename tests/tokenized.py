@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fourm_engine.data.tokens.indexing import open_index
-from fourm_engine.data.tokens.recorded_views import RecordedViews
-from fourm_engine.data.tokens.shard_files import ShardFiles
+from fourm_engine.data.tokens.shard_files import RecordedViews, ShardFiles
 
 
 class Tokens:

@@ -10,8 +10,7 @@ import typer
 
 from fourm_engine.cli.command_setup import Group
 from fourm_engine.cli.tables import Table, show
-from fourm_plugins.counting import number
-from fourm_plugins.printable import printable
+from fourm_plugins.counting import number, printable
 
 
 class _Runs(Group):

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from fourm_engine.cli.options import Overrides
 from fourm_engine.cli.tables import Table, show
-from fourm_plugins.printable import printable
+from fourm_plugins.counting import printable
 
 if TYPE_CHECKING:
     from fourm_engine.sweep.results import Results

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from fourm_plugins.printable import printable
+from fourm_plugins.counting import printable
 
 if TYPE_CHECKING:
     from fourm_engine.evaluate.results import Score, Spread

@@ -15,7 +15,7 @@ import numpy as np
 
 from fourm_engine.files import check_shortage, write_atomically
 from fourm_engine.storage.location import Location, Readable
-from fourm_engine.storage.mapped import MappedFile
+from fourm_engine.storage.mapped import MappedArray, MappedFile
 
 #: Largest remote column to hold in memory if there is no cache.
 MAX_BYTES = 1 << 34
@@ -29,25 +29,19 @@ class DamagedColumn(ValueError):
     """A block of a column does not match its checksum; the message names the file and the remedy."""
 
 
-class Column:
+class Column(MappedArray):
     """A one-dimensional column, mapped from a file. Blocks are verified before they are read: those touched by an
     index, a slice or a bisection, and all of them by `numpy.asarray`. Raises DamagedColumn on a mismatch."""
-
-    ndim = 1
 
     def __init__(
         self, path: Readable, stored: Path, column: np.ndarray, stat: os.stat_result, checks: list[int] | None
     ) -> None:
         """`column`: the map of the file `stored`; `stat`: its state. `checks`: None if all of it has been verified."""
-        self.path, self._stored, self._column, self._checks = path, stored, column, checks or []
-        self.dtype, self.shape = column.dtype, column.shape
+        self.path, self._stored, self._checks = path, stored, checks or []
         self._start = stat.st_size - column.nbytes
         self._unread = np.ones(len(self._checks), bool)
         timed = not self._checks and not isinstance(path, Location)  # otherwise the checksums detect changes
-        self._mapped = MappedFile(stored, stat, cut=self._remedy(), timed=timed, error=DamagedColumn)
-
-    def __len__(self) -> int:
-        return len(self._column)
+        super().__init__(column, MappedFile(stored, stat, cut=self._remedy(), timed=timed, error=DamagedColumn))
 
     @property
     def checked(self) -> int:
@@ -57,7 +51,7 @@ class Column:
     def __getitem__(self, key: Any) -> Any:
         self._mapped.check()
         if not self._checks:
-            return self._column[key]
+            return self._array[key]
         if isinstance(key, slice):
             touched = range(len(self))[key]
             if touched:
@@ -68,14 +62,13 @@ class Column:
                 self._check_block(block)
         elif -len(self) <= key < len(self):
             self._check(at := key % len(self), at)
-        return self._column[key]
+        return self._array[key]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         self._mapped.check()
         if self._checks:
             self._check(0, len(self) - 1)
-        column = self._column if dtype is None else self._column.astype(dtype, copy=False)
-        return column.copy() if copy else column
+        return super().__array__(dtype, copy)
 
     def searchsorted(self, value: Any) -> Any:
         """The first position at which each value can be inserted in order (`numpy.searchsorted`, side left)."""
@@ -172,8 +165,7 @@ def map_column(path: Readable, kinds: str, length: int | None = None, checks: li
         raise ValueError(f"{path.name}: {len(column)} entries instead of {length}")
     if not isinstance(stored, Path):
         return column
-    entries = np.asarray(column).view(np.ndarray)  # the subclass is slow to index
-    return Column(path, stored, entries, stat, checks if size > SMALL else None)
+    return Column(path, stored, column, stat, checks if size > SMALL else None)
 
 
 def _sum(stored: Path | io.BytesIO, block: int) -> int:

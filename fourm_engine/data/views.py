@@ -6,7 +6,7 @@ In: the active modalities, the aspect of a sample's picture, a generator. Out: `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from fourm_engine.data.bad_files import BadFile
@@ -151,6 +151,6 @@ class DrawnViews:
                 self._aspects[name] = aspects
         return self.drawer.draw(name, number, aspects)
 
-    def identity(self, names: Sequence[str]) -> dict[str, Any]:
-        """Says how the views of these samples are drawn."""
+    def identity(self) -> dict[str, Any]:
+        """Says how the views are drawn."""
         return {**self.drawer.settings(), "views": self.views}

@@ -5,15 +5,15 @@ In: the held-out files of a run and its evaluation tasks. Out: a callable that d
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from fourm_engine.data.config import DataConfig
 from fourm_engine.data.raw.aligned import AlignedData
-from fourm_engine.drawing import png
+from fourm_engine.drawing import Cell, png, sheet
 from fourm_engine.evaluate.config import EvaluateConfig
-from fourm_engine.evaluate.pictures import contact_sheet, stack_sheets
+from fourm_engine.evaluate.pictures import contact_rows
 from fourm_engine.evaluate.predict import Predictor
 from fourm_engine.evaluate.samples import load_samples
 from fourm_engine.evaluate.tasks import resolve_tasks
@@ -46,9 +46,11 @@ class HeldOutPictures:
     def __call__(self, model: FourM, path: Path) -> None:
         """Writes a PNG. Raises CannotWrite."""
         predictor = Predictor(model, self.samples, {}, self.config)
-        sheets = [(task.name, contact_sheet(predictor.pictures(task))) for task in self.tasks]
+        rows: list[tuple[str, Sequence[Cell | None]]] = []
+        for task in self.tasks:
+            rows += [(task.name, [None]), *contact_rows(predictor.pictures(task))]
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, png(stack_sheets(sheets)))
+        write_atomically(path, png(sheet(rows, cell=128)))
 
 
 def pictures_of(

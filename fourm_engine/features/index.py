@@ -17,10 +17,9 @@ import numpy as np
 
 from fourm_engine.files import replacing_folder
 from fourm_engine.storage.mapped import MappedFile
-from fourm_plugins.errors import one_line
+from fourm_plugins.errors import check_permitted, one_line
 from fourm_plugins.extras import optional
 from fourm_plugins.hub import check_there
-from fourm_plugins.permitted import check_permitted
 
 if TYPE_CHECKING:
     from jaxtyping import Float

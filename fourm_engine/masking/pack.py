@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from fourm_engine.batch import Kept, PackedSample, Patches, Tokens, collate_inputs
-from fourm_engine.masking.kinds import masker_kind
 from fourm_engine.masking.rows import MaskedRows, ragged
 from fourm_engine.vocabulary import Vocabulary
 from fourm_plugins.manager import PluginManager
@@ -75,7 +74,7 @@ def build_maskers(
             if not isinstance(tokenizer, TextTokenizer):
                 raise ValueError(f"{name}: masking a sequence needs its tokenizer; run `fourm tokenizer fit`")
             special_tokens = SpecialTokens(tokenizer.end_id, tuple(tokenizer.sentinel_ids))
-        maskers[name] = find(masker_kind(spec))(spec, special_tokens)
+        maskers[name] = find(spec.masker_kind)(spec, special_tokens)
     return maskers
 
 

@@ -23,7 +23,6 @@ from fourm_engine.data.order import Share
 from fourm_engine.data.samples import MaskedSamples
 from fourm_engine.data.store import shared_facts
 from fourm_engine.device import local_world
-from fourm_engine.masking.kinds import masker_kind
 from fourm_engine.modalities import Modalities
 from fourm_engine.model import FourM
 from fourm_engine.nn.adapt import plain_state
@@ -271,7 +270,7 @@ class FourMTask(Task):
             **rows,
             **tokenizers,
             **{key: value for modality in modalities for key, value in identity.facts(modality).items()},
-            **{f"masker of {modality.name}": masker_kind(modality.spec) for modality in modalities},
+            **{f"masker of {modality.name}": modality.spec.masker_kind for modality in modalities},
             **{f"source of {modality.name}": modality.spec.source for modality in modalities},
             "masking": self.data.masking.model_dump(mode="json"),
             "loss.average_over": self.average_over,

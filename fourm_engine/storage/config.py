@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from fourm_engine.storage.url import LocalFolder
 
 
-def _user_cache() -> Path:
+def user_cache() -> Path:
+    """The folder of this user's caches."""
     if sys.platform == "darwin":
         return Path("~/Library/Caches/fourm").expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fourm"
@@ -24,7 +25,7 @@ class RemoteConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     #: Folder of the copies, on a fast disk of this machine.
-    cache: LocalFolder = Field(default_factory=_user_cache)
+    cache: LocalFolder = Field(default_factory=user_cache)
     #: GiB of all copies together; the least recently used are evicted. 0: keep none, and read from the store each time.
     cache_gb: float = Field(default=50, ge=0)
     #: Shards that each process may queue for download before they are needed.

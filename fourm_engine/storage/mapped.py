@@ -64,7 +64,7 @@ class MappedArray:
     """The array in a mapped file; `mapped` is checked before each read."""
 
     def __init__(self, array: np.ndarray, mapped: MappedFile) -> None:
-        self._array, self._mapped = array.view(np.ndarray), mapped
+        self._array, self._mapped = array.view(np.ndarray), mapped  # memmap, the subclass, is slow to index
         self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
 
     def __len__(self) -> int:

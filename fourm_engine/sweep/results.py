@@ -18,8 +18,7 @@ from fourm_engine.sweep.folder import DONE, FAILED, SweepFolder
 from fourm_engine.sweep.trial import Trial, shown
 from fourm_engine.sweep.trial_config import command_of
 from fourm_engine.sweep.trial_metrics import TrialMetrics, read_metrics
-from fourm_plugins.counting import counted
-from fourm_plugins.printable import printable
+from fourm_plugins.counting import counted, printable
 
 SWEEP, BEST, FORMAT = "sweep.json", "best.yaml", 1
 WAITING = "waiting"

@@ -26,8 +26,7 @@ from fourm_engine.sweep.trial import Trial
 from fourm_engine.sweep.trial_config import command_of
 from fourm_engine.sweep.trial_metrics import OUTPUT
 from fourm_engine.train import run_record
-from fourm_plugins.counting import counted
-from fourm_plugins.printable import printable
+from fourm_plugins.counting import counted, printable
 
 #: Seconds between checks of running trials, and of other processes.
 POLL_SECONDS, POLL_OTHERS_SECONDS = 0.1, 0.5

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from fourm_engine.weights import check_shapes, tensor_file
-from fourm_plugins.arrays import misfit
+from fourm_plugins.arrays import check_ids, misfit
 from fourm_plugins.settings import Settings
 from fourm_plugins.spec import FeatureVector, ModalitySpec, Vector
 from fourm_plugins.tokenizer import Tokenizer
@@ -153,10 +153,7 @@ class BinsTokenizer(Tokenizer):
         return [self._values(np.asarray(row)) for row in ids]
 
     def _values(self, row: np.ndarray) -> np.ndarray:
-        if row.shape != (self.scalars,):
-            raise ValueError(f"{self.spec.name}: tokens of shape {row.shape}, expected {(self.scalars,)}")
-        if row.min() < 0 or row.max() >= self.size:
-            raise ValueError(f"{self.spec.name}: ids {row.min()}…{row.max()} are not in [0, {self.size})")
+        check_ids(self.spec, row)
         values = self.values[np.arange(self.scalars), np.minimum(row, self.bins - 1)]
         return np.where(row < self.bins, values, np.float32(np.nan)).astype(np.float32)
 

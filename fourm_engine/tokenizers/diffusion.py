@@ -94,10 +94,8 @@ def cumulative_alphas(schedule: str, timesteps: int, *, zero_terminal_snr: bool 
 
 
 def sampling_timesteps(timesteps: int, steps: int) -> list[int]:
-    """T − 1, T − 1 − k, … ≥ 0 with k = T
-
-    steps. If `steps` does not divide T there are a few more than `steps`. Unlike the "trailing" spacing of `diffusers`
-    they are equally spaced, as in the published decoders."""
+    """T − 1, T − 1 − k, … ≥ 0 with k = T // steps. If `steps` does not divide T there are a few more than `steps`.
+    Unlike the "trailing" spacing of `diffusers` they are equally spaced, as in the published decoders."""
     return list(range(timesteps - 1, -1, -(timesteps // steps)))
 
 

@@ -15,7 +15,6 @@ from fourm_engine.nn.blocks import Mlp, layer_norm
 from fourm_engine.tokenizers.losses import LOSSES, LossName, loss_weights
 from fourm_engine.tokenizers.network import TokenizerNetwork
 from fourm_engine.tokenizers.neural import NeuralTokenizer
-from fourm_engine.tokenizers.quantisers.base import full_precision
 from fourm_engine.tokenizers.quantisers.product import PositionQuantiser
 from fourm_engine.tokenizers.quantisers.settings import CodebookSettings, make_quantiser
 from fourm_plugins.spec import FeatureVector, ModalitySpec, Vector
@@ -73,11 +72,9 @@ class MLPAutoencoder(TokenizerNetwork):
         self.decoder = _mlp(self.tokens * self.quantiser.dim, spec.array.size, settings)
 
     def latents(self, x: Tensor) -> Tensor:
-        """Vectors -> latents before quantisation (B, N, d)."""
         return self.encoder(x).unflatten(-1, (self.tokens, self.quantiser.dim))
 
-    def reconstruct(self, latents_BNd: Tensor) -> Tensor:
-        """Quantised latents -> vectors (B, size)."""
+    def reconstruct(self, latents_BNd: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         return self.decoder(latents_BNd.flatten(1))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -85,16 +82,6 @@ class MLPAutoencoder(TokenizerNetwork):
         output = self.reconstruct(quantised.latents).float()
         sums = {name: values.sum() for name, values in quantised.losses.items()}
         return sums | {name: LOSSES[name](output, x).sum() for name in self.loss_names}
-
-    def encode(self, x: Tensor) -> Tensor:
-        with full_precision(x):
-            return self.quantiser.nearest(self.latents(x))
-
-    def decode(self, ids_BN: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        return self.reconstruct(self.quantiser.lookup(ids_BN))
-
-    def decode_expected(self, probabilities_BNK: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        return self.reconstruct(self.quantiser.expected(probabilities_BNK))
 
 
 class MLPTokenizer(NeuralTokenizer):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fourm_engine.tokenizers.quantisers.base import Quantiser, under
+from fourm_engine.tokenizers.quantisers.base import Quantiser, full_precision, under
 
 
 def chunk(device: torch.device) -> int:
@@ -40,16 +40,30 @@ class TokenizerNetwork(nn.Module):
         each."""
 
     @abstractmethod
+    def latents(self, x: Tensor) -> Tensor:
+        """Arrays (B, …) -> latents before quantisation (B, N, d)."""
+
+    @abstractmethod
+    def reconstruct(self, latents_BNd: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Quantised latents -> outputs of the decoder. `grid`: (h, w) of the tokens, if it is not that of the network's
+        spec."""
+
+    def to_arrays(self, outputs: Tensor) -> Tensor:
+        """Outputs of the decoder -> arrays (B, …)."""
+        return outputs
+
     def encode(self, x: Tensor) -> Tensor:
         """Arrays (B, …) -> ids int64 (B, N), in `full_precision`."""
+        with full_precision(x):
+            return self.quantiser.nearest(self.latents(x))
 
-    @abstractmethod
     def decode(self, ids_BN: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Ids (B, N) -> arrays (B, …). `grid`: (h, w) of the tokens, if it is not that of the network's spec."""
+        """Ids (B, N) -> arrays (B, …). `grid`: as of `reconstruct`."""
+        return self.to_arrays(self.reconstruct(self.quantiser.lookup(ids_BN), grid))
 
-    @abstractmethod
     def decode_expected(self, probabilities_BNK: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Distributions over ids (B, N, K) -> arrays (B, …)."""
+        return self.to_arrays(self.reconstruct(self.quantiser.expected(probabilities_BNK), grid))
 
     def blocks(self) -> list[nn.Module]:
         """Parts to shard separately over several GPUs."""

@@ -28,7 +28,7 @@ from fourm_engine.tokenizers.network import TokenizerNetwork, chunk, filled
 from fourm_engine.tokenizers.quantisers.base import full_precision
 from fourm_engine.tokenizers.vit import position_grid
 from fourm_engine.weights import opened, tensor_file
-from fourm_plugins.arrays import misfit
+from fourm_plugins.arrays import check_ids, misfit
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid, ModalitySpec
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -146,14 +146,14 @@ class NeuralTokenizer(Tokenizer):
         for start in range(0, len(ids), size):
             rows = [np.asarray(row, np.int64) for row in ids[start : start + size]]
             for row in rows:
-                self._check_tokens(row.shape, (self.spec.layout.num_tokens,))
-                if row.min() < 0 or row.max() >= self.size:
-                    raise ValueError(f"{self.spec.name}: ids {row.min()}…{row.max()} are not in [0, {self.size})")
+                check_ids(self.spec, row)
             arrays.extend(self._run(self.network.decode, torch.from_numpy(np.stack(rows)), self.grid))
         return arrays
 
     def decode_expected(self, probabilities: np.ndarray) -> list[Any]:
-        self._check_tokens(probabilities.shape[1:], (self.spec.layout.num_tokens, self.size))
+        shape, expected = probabilities.shape[1:], (self.spec.layout.num_tokens, self.size)
+        if shape != expected:
+            raise ValueError(f"{self.spec.name}: tokens of shape {shape}, expected {expected}")
         parts = torch.from_numpy(np.asarray(probabilities, np.float32)).split(chunk(self.device))
         return [array for part in parts for array in self._run(self.network.decode_expected, part, self.grid)]
 
@@ -170,10 +170,6 @@ class NeuralTokenizer(Tokenizer):
         x = x.to(self.device)
         with full_precision(x):  # disable autocast, so that ids and arrays are the same in a training run
             return list(method(x, *arguments).cpu().numpy())
-
-    def _check_tokens(self, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
-        if tuple(shape) != expected:
-            raise ValueError(f"{self.spec.name}: tokens of shape {tuple(shape)}, expected {expected}")
 
     def fit(self, arrays: Callable[[], Iterable[Any]]) -> dict[str, float]:
         """Raises ValueError: networks are trained by the trainer, which tokenizers do not import."""

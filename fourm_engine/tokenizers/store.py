@@ -20,11 +20,10 @@ from fourm_engine.files import replacing_folder
 from fourm_engine.identity import RECIPE, Difference, differences, refuse
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.tokenizers.vit import position_grid
-from fourm_plugins.errors import one_line
+from fourm_plugins.errors import check_permitted, one_line
 from fourm_plugins.explain import explain
 from fourm_plugins.manager import PluginError, PluginManager
 from fourm_plugins.modality import Modality
-from fourm_plugins.permitted import check_permitted
 from fourm_plugins.spec import ModalitySpec
 from fourm_plugins.tokenizer import Tokenizer
 

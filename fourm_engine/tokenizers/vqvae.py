@@ -16,7 +16,6 @@ from fourm_engine.tokenizers.losses import LOSSES, LossName, loss_weights
 from fourm_engine.tokenizers.network import TokenizerNetwork
 from fourm_engine.tokenizers.neural import NeuralTokenizer
 from fourm_engine.tokenizers.perceptual import PERCEPTUAL, Perceptual, PerceptualSettings
-from fourm_engine.tokenizers.quantisers.base import full_precision
 from fourm_engine.tokenizers.quantisers.settings import CodebookSettings, make_quantiser
 from fourm_engine.tokenizers.vit import CodecSettings, DecoderSettings, ViTDecoder, ViTEncoder
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid, ModalitySpec
@@ -78,7 +77,6 @@ class VQVAE(TokenizerNetwork):
         self.decoder = ViTDecoder(channels, spec.patch, self.grid, settings.decoder)
 
     def latents(self, x: Tensor) -> Tensor:
-        """Maps -> latents before quantisation (B, N, d)."""
         if self.cls_emb is not None:
             # Rearrange ids rather than their embeddings, which are many times as large.
             classes = torch.where(x < 0, self.cls_emb.num_embeddings - 1, x)
@@ -113,21 +111,11 @@ class VQVAE(TokenizerNetwork):
             sums[PERCEPTUAL] = self.perceptual(output, target).sum()
         return sums
 
-    def encode(self, x: Tensor) -> Tensor:
-        with full_precision(x):
-            return self.quantiser.nearest(self.latents(x))
-
-    def decode(self, ids_BN: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        return self._to_array(self.reconstruct(self.quantiser.lookup(ids_BN), grid))
-
-    def decode_expected(self, probabilities_BNK: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        return self._to_array(self.reconstruct(self.quantiser.expected(probabilities_BNK), grid))
+    def to_arrays(self, outputs: Tensor) -> Tensor:
+        return outputs if self.cls_emb is None else outputs.argmax(1)
 
     def _grid_of(self, x: Tensor) -> tuple[int, int]:
         return x.shape[-2] // self.patch[0], x.shape[-1] // self.patch[1]
-
-    def _to_array(self, output: Tensor) -> Tensor:
-        return output if self.cls_emb is None else output.argmax(1)
 
     def blocks(self) -> list[nn.Module]:
         return [*self.encoder.blocks, *self.decoder.blocks]

@@ -24,8 +24,7 @@ import tokenizers
 from pydantic import Field, field_validator, model_validator
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
 
-from fourm_plugins.errors import one_line
-from fourm_plugins.permitted import check_permitted
+from fourm_plugins.errors import check_permitted, one_line
 from fourm_plugins.settings import Settings
 from fourm_plugins.spec import ModalitySpec, Text
 from fourm_plugins.tokenizer import TextTokenizer

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 
@@ -34,6 +34,22 @@ T = TypeVar("T")
 #: Samples for checks, and samples on which tokenizer and model are trained.
 SAMPLES, TRAINING_SAMPLES = 6, 64
 TRAINING_STEPS = 150
+
+
+class _Once(Generic[T]):
+    """A property with a value that `Subject.once` makes."""
+
+    def __init__(self, owner: str, make: Callable[[Any], T]) -> None:
+        self.owner, self.make, self.__doc__ = owner, make, make.__doc__
+
+    def __get__(self, subject: Subject, cls: type | None = None) -> T:
+        return subject.once(self.make.__name__, self.owner, lambda: self.make(subject))
+
+
+def reported_by(owner: str) -> Callable[[Callable[[Any], T]], _Once[T]]:
+    """Decorates a method: a property that is made once. If it cannot be, the check `owner` reports it, or else the
+    first that needs it."""
+    return lambda make: _Once(owner, make)
 
 
 class Subject:
@@ -93,9 +109,9 @@ class Subject:
         """The host of the installed plugins and of the kit's toys."""
         return toys.ToyManager()
 
-    @property
+    @reported_by("is_activated")
     def plugin(self) -> Plugin:
-        return self.once("plugin", "is_activated", lambda: self.manager.find("modality", self.name))
+        return self.manager.find("modality", self.name)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -107,11 +123,8 @@ class Subject:
         """Another instance."""
         return self.manager.modality(self.name, **self.settings)
 
-    @property
+    @reported_by("is_activated")
     def modality(self) -> Modality[Any]:
-        return self.once("modality", "is_activated", self._modality)
-
-    def _modality(self) -> Modality[Any]:
         modality = self.make()
         replaced = {"tokenizer": self._recipe, "masker": self._masker_kind}
         update = {field: value for field, value in replaced.items() if value is not None}
@@ -122,11 +135,8 @@ class Subject:
     def spec(self) -> ModalitySpec:
         return self.modality.spec
 
-    @property
+    @reported_by("examples_are_read")
     def claims(self) -> frozenset[str]:
-        return self.once("claims", "examples_are_read", self._claims)
-
-    def _claims(self) -> frozenset[str]:
         stated = frozenset(type(self.modality).claims)
         if unknown := sorted(stated - CLAIMS.keys()):
             known = ", ".join(CLAIMS)
@@ -135,82 +145,63 @@ class Subject:
 
     # Samples
 
-    @property
+    @reported_by("examples_are_read")
     def files(self) -> list[dict[str, bytes]]:
         """Example samples."""
-        return self.once("files", "examples_are_read", lambda: self._examples(SAMPLES))
+        return self._examples(SAMPLES)
 
-    @property
+    @reported_by("examples_are_read")
     def values(self) -> list[Any]:
-        return self.once("values", "examples_are_read", lambda: [self.modality.read(dict(f)) for f in self.files])
+        return [self.modality.read(dict(files)) for files in self.files]
 
-    @property
+    @reported_by("arrays_fit_the_spec")
     def arrays(self) -> list[Any]:
         """Arrays of the examples, with the whole picture in view."""
-        return self.once("arrays", "arrays_fit_the_spec", lambda: [self.array(value) for value in self.values])
+        return [self.array(value) for value in self.values]
 
-    @property
+    @reported_by("examples_are_read")
+    def training_values(self) -> list[Any]:
+        """Other examples, for training."""
+        return [self.modality.read(dict(files)) for files in self._examples(TRAINING_SAMPLES)]
+
+    @reported_by("arrays_fit_the_spec")
     def training_arrays(self) -> list[Any]:
-        """Arrays of other examples, for training."""
-
-        def read() -> list[Any]:
-            return [self.modality.read(dict(files)) for files in self._examples(TRAINING_SAMPLES)]
-
-        def make() -> list[Any]:
-            return [self.array(value) for value in self.once("training values", "examples_are_read", read)]
-
-        return self.once("training arrays", "arrays_fit_the_spec", make)
+        return [self.array(value) for value in self.training_values]
 
     # Results of the plugin; a check that needs one is not run if the check of that result has failed.
 
-    @property
+    @reported_by("values_are_shown")
     def seen(self) -> list[Any]:
         """The examples with the whole picture in view, all of which can be rendered."""
+        values = [self.modality.augment(value, View()) for value in self.values]
+        for value in [*self.values, *values]:
+            calls.render(self.modality, value)
+            calls.remark(self.modality, value)
+        return values
 
-        def make() -> list[Any]:
-            values = [self.modality.augment(value, View()) for value in self.values]
-            for value in [*self.values, *values]:
-                calls.render(self.modality, value)
-                calls.remark(self.modality, value)
-            return values
-
-        return self.once("seen", "values_are_shown", make)
-
-    @property
+    @reported_by("value_survives_its_array")
     def denormalised(self) -> list[Any]:
         """The values of the arrays of the examples."""
+        return [calls.denormalise(self.modality, array) for array in self.arrays]
 
-        def make() -> list[Any]:
-            return [calls.denormalise(self.modality, array) for array in self.arrays]
-
-        return self.once("denormalised", "value_survives_its_array", make)
-
-    @property
+    @reported_by("files_are_read_back")
     def written(self) -> list[dict[str, bytes]]:
         """The files of the examples."""
+        return [calls.write(self.modality, value) for value in self.values]
 
-        def make() -> list[dict[str, bytes]]:
-            return [calls.write(self.modality, value) for value in self.values]
-
-        return self.once("written", "files_are_read_back", make)
-
-    @property
+    @reported_by("metrics_prefer_the_truth")
     def metrics(self) -> tuple[Metric, ...]:
         """The metrics, each of which gives a number for the truth."""
+        metrics = calls.metrics(self.modality)
+        values = [self.modality.augment(value, View()) for value in self.values]
+        for metric in metrics:
+            calls.compute(self.modality, metric, values, values)
+        return metrics
 
-        def make() -> tuple[Metric, ...]:
-            metrics = calls.metrics(self.modality)
-            values = [self.modality.augment(value, View()) for value in self.values]
-            for metric in metrics:
-                calls.compute(self.modality, metric, values, values)
-            return metrics
-
-        return self.once("metrics", "metrics_prefer_the_truth", make)
-
-    @property
+    @reported_by("decoded_arrays_fit_the_spec")
     def decoded(self) -> list[Any]:
         """The arrays of `ids`."""
-        return self.once("decoded", "decoded_arrays_fit_the_spec", lambda: calls.decode(self.tokenizer, self.ids))
+        return calls.decode(self.tokenizer, self.ids)
 
     def need_answers(self) -> None:
         """Raises `Broken` if the results of `decode`, `denormalise`, `render` or `write` on the examples are wrong."""
@@ -235,9 +226,9 @@ class Subject:
 
     # Tokenizer, masker, model
 
-    @property
+    @reported_by("")
     def harness(self) -> Harness:
-        return self.once("harness", "", find_harness)
+        return find_harness()
 
     @property
     def tolerance(self) -> float:
@@ -255,12 +246,9 @@ class Subject:
             _ = self.harness  # a kind provided by the engine, which is missing
         return self.manager.tokenizer_class(recipe.kind)([self.spec], **recipe.settings)
 
-    @property
+    @reported_by("tokenizer_is_fitted")
     def tokenizer(self) -> Tokenizer:
         """The tokenizer, fitted on the training arrays."""
-        return self.once("tokenizer", "tokenizer_is_fitted", self._fitted)
-
-    def _fitted(self) -> Tokenizer:
         tokenizer, arrays = self.new_tokenizer(), self.training_arrays
         try:
             harness = self.harness
@@ -270,17 +258,14 @@ class Subject:
             harness.fit(tokenizer, arrays)
         return tokenizer
 
-    @property
+    @reported_by("ids_are_in_range")
     def ids(self) -> list[np.ndarray]:
         """Ids of the examples."""
-        return self.once("ids", "ids_are_in_range", lambda: self.tokenizer.encode(self.arrays))
+        return calls.encode(self.tokenizer, self.arrays)
 
-    @property
+    @reported_by("budgets_are_kept")
     def masker(self) -> Masker:
-        return self.once("masker", "budgets_are_kept", self._masker)
-
-    def _masker(self) -> Masker:
-        kind = self.spec.masker or ("span" if self.spec.layout.kind == "sequence" else "grid")
+        kind = self.spec.masker_kind
         if not any((p.kind, p.name) == ("masker", kind) for p in self.manager.plugins):
             _ = self.harness
         special_tokens = None
@@ -291,26 +276,17 @@ class Subject:
             special_tokens = SpecialTokens(tokenizer.end_id, tuple(tokenizer.sentinel_ids))
         return self.manager.masker_class(kind)(self.spec, special_tokens)
 
-    @property
+    @reported_by("learns")
     def members(self) -> list[Member]:
         """This modality and the toy, with the same samples."""
+        tokenizer = None if self.spec.continuous else self.tokenizer
+        member = Member(self.modality, self.plugin, tokenizer, self.masker, self.training_arrays)
+        return [member, toys.member(self.manager, toys.TOY, self.training_arrays)]
 
-        def make() -> list[Member]:
-            tokenizer = None if self.spec.continuous else self.tokenizer
-            member = Member(self.modality, self.plugin, tokenizer, self.masker, self.training_arrays)
-            return [member, toys.member(self.manager, toys.TOY, self.training_arrays)]
-
-        return self.once("members", "learns", make)
-
-    @property
+    @reported_by("learns")
     def model(self) -> TinyModel:
         """A model trained on this modality and the toy."""
-
-        def make() -> TinyModel:
-            harness, members = self.harness, self.members
-            return harness.train(members, self.manager, steps=TRAINING_STEPS, seed=0)
-
-        return self.once("model", "learns", make)
+        return self.harness.train(self.members, self.manager, steps=TRAINING_STEPS, seed=0)
 
     # Outside this process
 
@@ -323,8 +299,8 @@ class Subject:
         _ = self.modality
         return self.once(f"probe {hash_seed}", "is_activated", make)
 
-    @property
+    @reported_by("wheel_is_built")
     def wheel(self) -> Wheel:
         """The package's wheel, built and installed on its own."""
         _ = self.modality
-        return self.once("wheel", "wheel_is_built", lambda: build(self.plugin, self.source, self.folder))
+        return build(self.plugin, self.source, self.folder)

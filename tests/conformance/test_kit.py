@@ -238,7 +238,7 @@ def test_the_command_refuses_settings_that_the_modality_does_not_know_before_the
 
 
 def test_the_command_counts_the_checks_that_need_a_failed_one_in_a_line(command, monkeypatch):
-    monkeypatch.setattr(Subject, "_modality", lambda self: 1 / 0)
+    monkeypatch.setattr(Subject, "make", lambda self: 1 / 0)
     monkeypatch.setattr(suite, "CHECKS", CHECKS[:8])
     done = command("caption")
     assert "! failed          imports      is_activated: ZeroDivisionError" in done.output

@@ -4,7 +4,7 @@ import pytest
 from fourm_depth import Depth
 from fourm_normal import Normal
 
-from fourm_engine.data.raw.label_record import record_labels
+from fourm_engine.data.raw.label_files import record_labels
 
 
 def record(folder, *, model=None, png_unit=0.001, **options):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fourm_engine.data.loader import batches, micro_batches
 from fourm_engine.data.order import Share, epoch_order
-from fourm_engine.data.raw.cache import ArrayCache
+from fourm_engine.data.raw.store import ArrayCache
 from fourm_engine.masking.config import Component, MaskingConfig
 from fourm_engine.masking.pack import patchify
 from tests.data.training_data import MODALITIES, VOCABULARY, assert_same, config, one, open_data, write

@@ -12,6 +12,7 @@ from fourm_engine.model import FourM
 from fourm_engine.train.checkpoint import FORMAT
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.optimiser import decay_groups
+from fourm_plugins.spec import ModalitySpec
 from tests.fakes import TOKENIZERS, Picture, fake_modalities, sample_names, write_data
 from tests.pretrain.fourm_run import Host, config, make_task
 from tests.running import rows
@@ -177,7 +178,7 @@ def test_a_run_does_not_go_on_with_another_masker_or_other_crops(data, tmp_path,
     with pytest.raises(ValueError, match=r"data\.augment was false, is true; .*data\.flip was not set, is 0\.5"):
         Trainer(make_task(data, augment=True), config(steps=4), tmp_path / "run", seed=3).run()
     task = make_task(data)
-    monkeypatch.setattr("fourm_engine.pretrain.task.masker_kind", lambda spec: "another")
+    monkeypatch.setattr(ModalitySpec, "masker_kind", "another")
     with pytest.raises(ValueError, match='masker of a was "grid", is "another"'):
         Trainer(task, config(steps=4), tmp_path / "run", seed=3).run()
 

@@ -44,7 +44,7 @@ class Vote:
         same.readers += readers
 
     def ranked(self) -> list[Shape]:
-        """The most frequent ratio."""
+        """The ratios, the most frequent first."""
         return sorted(self.shapes, key=lambda shape: (-len(shape.files), -shape.readers))
 
     def decided(self, left: int) -> bool:

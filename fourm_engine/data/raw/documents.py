@@ -68,7 +68,7 @@ def copy_documents(modality: Modality, root: Path, folder: Path) -> None:
 
 
 def _content(path: Path) -> bytes | None:
-    """The settings from a document; None if there is no such file. Raises ValueError, OSError."""
+    """The bytes of a document; None if there is no such file. Raises ValueError, OSError."""
     if not path.is_file():
         return None
     if path.stat().st_size > MAX_BYTES:

@@ -20,8 +20,7 @@ from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw.catalogue import open_one
 from fourm_engine.data.raw.file_bytes import MAX_FILE_BYTES
 from fourm_engine.data.raw.folder import Listing
-from fourm_engine.data.raw.label_files import LabelWriter, ValueReader
-from fourm_engine.data.raw.label_record import record_labels
+from fourm_engine.data.raw.label_files import LabelWriter, ValueReader, record_labels
 from fourm_engine.data.raw.names import shown
 from fourm_engine.data.raw.plugin_root import PluginRoot
 from fourm_engine.data.raw.root import Root

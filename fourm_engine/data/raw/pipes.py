@@ -24,6 +24,7 @@ from fourm_engine.data.raw.shard_scan import scan
 from fourm_engine.device import local_rank
 from fourm_engine.files import replacing_file
 from fourm_engine.lock import at_work
+from fourm_engine.storage.config import user_cache
 from fourm_engine.storage.url import Folder, Url, scheme_of
 from fourm_plugins.counting import counted
 from fourm_plugins.manager import PluginManager
@@ -51,8 +52,7 @@ def open_root(path: Folder | str, config: DataConfig, host: PluginManager) -> Da
 
 def spool_folder(pipe: str, tokens: Path | None) -> Path:
     """The folder with the copies of a `pipe:`."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fourm"
-    return (tokens or cache) / "_pipes" / hashlib.sha256(pipe.encode()).hexdigest()[:16]
+    return (tokens or user_cache()) / "_pipes" / hashlib.sha256(pipe.encode()).hexdigest()[:16]
 
 
 def copies(pipe: str, folder: Path) -> dict[Path, str]:

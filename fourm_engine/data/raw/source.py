@@ -51,55 +51,46 @@ class Source(ABC):
 
 
 class LooseFiles(NamedTuple):
-    """Files of a sample. `paths`: extension -> path relative to the folder."""
+    """Files of a sample: extension -> path relative to the folder."""
 
     folder: Readable
-    paths: Mapping[str, str]
-
-    @property
-    def extensions(self) -> list[str]:
-        return list(self.paths)
+    files: Mapping[str, str]
 
     def read(self, max_bytes: int) -> dict[str, bytes]:
-        return {extension: read_file(self.folder / path, max_bytes) for extension, path in self.paths.items()}
+        return {extension: read_file(self.folder / path, max_bytes) for extension, path in self.files.items()}
 
     def where(self) -> str:
-        return ", ".join(shown(self.folder / path) for path in self.paths.values())
+        return ", ".join(shown(self.folder / path) for path in self.files.values())
 
     def stamp(self) -> str:
         if isinstance(self.folder, Location):  # as they were when they were indexed
-            return ";".join(map(":".join, sorted(self.paths.items())))
+            return ";".join(map(":".join, sorted(self.files.items())))
         try:
-            states = {extension: os.stat(self.folder / path) for extension, path in sorted(self.paths.items())}
+            states = {extension: os.stat(self.folder / path) for extension, path in sorted(self.files.items())}
         except OSError:
             return ""
         return ";".join(f"{extension}:{state.st_size}:{state.st_mtime_ns}" for extension, state in states.items())
 
 
 class ShardMembers(NamedTuple):
-    """Files of a sample in a shard. `scanned`: size and time of the shard when it was scanned. `contents`: by
-    extension."""
+    """Files of a sample in a shard, by extension. `scanned`: size and time of the shard when it was scanned."""
 
     shard: Readable
     scanned: Stamp
-    contents: Mapping[str, Content]
-
-    @property
-    def extensions(self) -> list[str]:
-        return list(self.contents)
+    files: Mapping[str, Content]
 
     def read(self, max_bytes: int) -> dict[str, bytes]:
-        return {e: read_member(self.shard, self.scanned, content, max_bytes) for e, content in self.contents.items()}
+        return {e: read_member(self.shard, self.scanned, content, max_bytes) for e, content in self.files.items()}
 
     def where(self) -> str:
-        return ", ".join(f"{shown(self.shard)}:{shown(content.member)}" for content in self.contents.values())
+        return ", ".join(f"{shown(self.shard)}:{shown(content.member)}" for content in self.files.values())
 
     def stamp(self) -> str:
         try:
             size, time = self.scanned if isinstance(self.shard, Location) else stamp_of(self.shard)
         except OSError:
             return ""
-        members = (f"{extension}:{c.offset}:{c.size}" for extension, c in sorted(self.contents.items()))
+        members = (f"{extension}:{c.offset}:{c.size}" for extension, c in sorted(self.files.items()))
         return ";".join((f"{size}:{time}", *members))
 
 
@@ -113,7 +104,7 @@ class FileSource(Source):
         """The files of a sample. Raises KeyError for an unknown sample."""
 
     def extensions_of(self, name: str) -> list[str]:
-        return self.sample(name).extensions
+        return list(self.sample(name).files)
 
     def files(self, name: str) -> dict[str, bytes]:
         return self.sample(name).read(self.max_bytes)

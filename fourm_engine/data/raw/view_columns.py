@@ -63,10 +63,10 @@ def _files(
     """[(extension, row)] of a sample. first_rows: path of a shard -> row of its first member."""
     if isinstance(sample, ShardMembers):
         first = first_rows[sample.shard]
-        return [(extension, first + content.row) for extension, content in sample.contents.items()]
+        return [(extension, first + content.row) for extension, content in sample.files.items()]
     assert isinstance(sample.folder, Path)
     rows, folder = [], sample.folder.relative_to(root)
-    for extension, path in sample.paths.items():
+    for extension, path in sample.files.items():
         loose.append((folder / path).as_posix())
         rows.append((extension, -len(loose)))
     return rows

@@ -15,16 +15,18 @@ import numpy as np
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.sample import RawSample
-from fourm_engine.data.tokens.encoder import Encoder
 from fourm_engine.data.tokens.shards import digest
 from fourm_engine.data.views import SampleViews, ViewDrawer, view_of
 from fourm_engine.data.workers import ahead, batched
+from fourm_plugins.calls import encode
 from fourm_plugins.tokenizer import Tokenizer
 from fourm_plugins.view import View
 
 #: Number of samples per task of a worker, which works two tasks ahead: if it encodes, and if it returns arrays, which
 #: take memory.
 ENCODED, HANDED_OVER = 32, 8
+#: Number of arrays passed to a tokenizer at once.
+ENCODE_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,43 @@ class Prepared:
 
 def content_digest(files: Mapping[str, bytes]) -> int:
     return digest(*(part for extension, content in sorted(files.items()) for part in (extension, content)))
+
+
+class Encoder:
+    """Encodes arrays of one modality to ids, in batches."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        #: Sample -> digest of its files' bytes.
+        self.contents: dict[str, int] = {}
+        self._waiting: list[tuple[str, int, np.ndarray | str]] = []
+        self._rows: dict[str, list[np.ndarray | None]] = {}
+
+    def add(self, name: str, arrays: Sequence[np.ndarray | str | None], content: int) -> None:
+        """arrays: one per view; None for a view that shows the same as view 0."""
+        self.contents[name], self._rows[name] = content, [None] * len(arrays)
+        self._waiting += [(name, view, array) for view, array in enumerate(arrays) if array is not None]
+        while len(self._waiting) >= ENCODE_BATCH:
+            self._encode()
+
+    def take(self, name: str, ids: list[np.ndarray], content: int) -> None:
+        """ids: for each view, of a sample that another process has encoded."""
+        self.contents[name], self._rows[name] = content, [*ids]
+
+    def _encode(self) -> None:
+        batch, self._waiting = self._waiting[:ENCODE_BATCH], self._waiting[ENCODE_BATCH:]
+        for (name, view, _), ids in zip(batch, encode(self.tokenizer, [array for *_, array in batch]), strict=True):
+            self._rows[name][view] = ids
+
+    def finish(self) -> dict[str, list[np.ndarray]]:
+        """Sample -> ids of each view."""
+        while self._waiting:
+            self._encode()
+        rows = {}
+        for name, (first, *others) in self._rows.items():
+            assert first is not None
+            rows[name] = [first, *(first if ids is None else ids for ids in others)]
+        return rows
 
 
 class Preparer:

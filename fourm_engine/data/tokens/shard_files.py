@@ -1,4 +1,5 @@
-"""ShardFiles: the open files of token shards. Every read of a row goes through it, and it limits how many are open."""
+"""ShardFiles: the open files of token shards. Every read of a row goes through it, and it limits how many are open.
+RecordedViews: the views in them."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ import numpy as np
 from fourm_engine.data.tokens.index import BYTES, CONTENT, INDEX_FOLDER, TIME, Index
 from fourm_engine.data.tokens.shards import ANEW, ShardFile, digest
 from fourm_engine.data.tokens.view_shards import ViewShard
+from fourm_engine.data.views import SampleViews
 from fourm_engine.storage.location import Location
 from fourm_engine.storage.mapped import AGAIN, MappedFile
 from fourm_engine.storage.read_ahead import RECENT
@@ -126,3 +128,20 @@ class _Holds:
         if file.metadata.get("rows") != f"{self.names:016x}":
             return False
         return digest(file.column("digest", self.samples).tobytes()) == self.content
+
+
+class RecordedViews:
+    """The views of the samples of `index`, recorded by `fourm tokenize`."""
+
+    def __init__(self, index: Index, files: ShardFiles) -> None:
+        self.index, self.files, self.views, self.groups = index, files, index.views, index.groups
+
+    def get(self, name: str, number: int) -> SampleViews:
+        """Raises KeyError for an unknown sample, ValueError for a damaged shard."""
+        row = self.index.names.row(name)
+        if row is None:
+            raise KeyError(name)
+        shard, at = self.index.locate(row)
+        file = self.files.get(0, shard)
+        assert isinstance(file, ViewShard)
+        return {group: file.view(group, at, number) for group in self.groups}

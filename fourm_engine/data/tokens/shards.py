@@ -26,7 +26,7 @@ from fourm_engine.files import write_atomically
 from fourm_engine.storage.location import Location, Readable
 from fourm_engine.storage.remote import Shard
 from fourm_plugins.counting import counted
-from fourm_plugins.permitted import check_permitted
+from fourm_plugins.errors import check_permitted
 
 VIEWS_FOLDER = "_views"
 _FORMAT = "3"

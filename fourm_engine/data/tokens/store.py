@@ -13,9 +13,8 @@ import numpy as np
 from fourm_engine.data.store import Store
 from fourm_engine.data.tokens.index import OUTDATED
 from fourm_engine.data.tokens.indexing import open_index
-from fourm_engine.data.tokens.recorded_views import RecordedViews
 from fourm_engine.data.tokens.selection import Selection
-from fourm_engine.data.tokens.shard_files import ShardFiles
+from fourm_engine.data.tokens.shard_files import RecordedViews, ShardFiles
 from fourm_engine.data.tokens.shards import VIEWS_FOLDER, missing, unusable
 from fourm_engine.storage.location import Readable
 from fourm_plugins.counting import counted

@@ -22,9 +22,8 @@ from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.documents import copy_documents
 from fourm_engine.data.splits import copy_splits
 from fourm_engine.data.tokens.differences import Differences
-from fourm_engine.data.tokens.encoder import Encoder
 from fourm_engine.data.tokens.indexing import has_tokens, open_index
-from fourm_engine.data.tokens.prepare import Prepared, Preparer, Task, prepare
+from fourm_engine.data.tokens.prepare import Encoder, Prepared, Preparer, Task, prepare
 from fourm_engine.data.tokens.recording import ViewRecorder
 from fourm_engine.data.tokens.shards import VIEWS_FOLDER, names_digest, shard_path
 from fourm_engine.data.tokens.tally import Tally, TokenizeReport

@@ -39,7 +39,7 @@ class Quantiser(nn.Module, ABC):
 
     cluster_size: Tensor
 
-    def __init__(self, size: int, dim: int, *, decay: float) -> None:
+    def __init__(self, size: int, dim: int, *, decay: float = 0.99) -> None:
         super().__init__()
         self.size, self.dim, self.decay = size, dim, decay
         self.register_buffer("cluster_size", torch.zeros(size))  # moving average: latents of each code per step

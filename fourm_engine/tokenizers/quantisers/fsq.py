@@ -26,8 +26,8 @@ class FiniteScalarQuantiser(Quantiser):
     half_range: Tensor
     offset: Tensor
 
-    def __init__(self, levels: tuple[int, ...], *, decay: float = 0.99) -> None:
-        super().__init__(math.prod(levels), len(levels), decay=decay)
+    def __init__(self, levels: tuple[int, ...]) -> None:
+        super().__init__(math.prod(levels), len(levels))
         basis = [math.prod(levels[:i]) for i in range(len(levels))]
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
         self.register_buffer("basis", torch.tensor(basis), persistent=False)
@@ -37,11 +37,7 @@ class FiniteScalarQuantiser(Quantiser):
         self.register_buffer("offset", torch.tensor([0.0 if n % 2 else 0.5 for n in levels]), persistent=False)
 
     def bound(self, z: Tensor) -> Tensor:
-        """Squash to the range that rounds to the levels [-(n
-
-        2), (n - 1)
-
-        2]; 0 stays 0."""
+        """Squash to the range that rounds to the levels [-(n // 2), (n - 1) // 2]; 0 stays 0."""
         shift = torch.atanh(self.offset / self.half_range)
         return torch.tanh(z.float() + shift) * self.half_range - self.offset
 

@@ -27,8 +27,8 @@ class LookupFreeQuantiser(Quantiser):
 
     loss_names = (COMMITMENT, ENTROPY)
 
-    def __init__(self, bits: int, *, temperature: float = 1.0, decay: float = 0.99) -> None:
-        super().__init__(1 << bits, bits, decay=decay)
+    def __init__(self, bits: int, *, temperature: float = 1.0) -> None:
+        super().__init__(1 << bits, bits)
         self.temperature = temperature
         groups = -(-bits // GROUP_BITS)
         self.groups = [list(range(bits * i // groups, bits * (i + 1) // groups)) for i in range(groups)]

@@ -56,9 +56,6 @@ class _Heads(Quantiser):
         for head in self.each():
             head.mark_fitted()
 
-    def _sum_losses(self, parts: list[Quantised]) -> dict[str, Tensor]:
-        return {name: torch.stack([part.losses[name] for part in parts]).sum(0) for name in self.loss_names}
-
 
 class ProductQuantiser(_Heads):
     """Heads of equal size and width, side by side in the latent."""
@@ -86,7 +83,8 @@ class ProductQuantiser(_Heads):
         ids = self._combine(digits) if len(digits) == len(parts) else None
         if self.training and ids is not None:
             self._count(ids)
-        return Quantised(torch.cat([part.latents for part in parts], dim=-1), ids, self._sum_losses(parts))
+        losses = {name: torch.stack([part.losses[name] for part in parts]).sum(0) for name in self.loss_names}
+        return Quantised(torch.cat([part.latents for part in parts], dim=-1), ids, losses)
 
     def expected(self, probabilities: Tensor) -> Tensor:
         """From the marginal distribution of each head, instead of enumerating all combinations of codes."""
