@@ -67,16 +67,7 @@ def test_of_the_processes_of_srun_one_says_so(tmp_path, tell):
     ends = []
     for number in ("0", "3"):
         tell({**SRUN, "SLURM_PROCID": number})
-        command = [
-            sys.executable,
-            "-m",
-            "fourm_engine.cli",
-            "plugins",
-            "new",
-            "some",
-            "--folder",
-            str(tmp_path / "new"),
-        ]
+        command = [sys.executable, "-m", "fourm_engine.cli", "plugins", "new", "some", "--into", str(tmp_path)]
         ended = subprocess.run(command, capture_output=True, text=True)
         ends.append((ended.returncode, ended.stderr.partition(" without")[0]))
     assert ends == [(1, "fourm: error: srun started 4 processes"), (1, "")]
