@@ -15,8 +15,7 @@ def clock(monkeypatch):
     return seconds
 
 
-def test_under_torchrun_the_echo_of_a_signal_is_the_same_request_and_a_later_one_acts_at_once(clock, monkeypatch):
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+def test_the_echo_of_a_signal_is_the_same_request_and_a_later_one_acts_at_once(clock):
     ends = signal.signal(signal.SIGTERM, lambda number, _: (_ for _ in ()).throw(SystemExit(128 + number)))
     try:
         with stop_requests() as request:
