@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 from fourm_engine.device import keep_memory, local_rank, rank_and_world, settle_threads
 from fourm_engine.files import words_of
 from fourm_engine.train.rendezvous import LATE, join
+from fourm_engine.train.stopping import STOPS
 from fourm_plugins.errors import one_line
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ SETTINGS = "start every process with the same config and overrides"
 FILES = "give every process the same files: one shared folder, or equal copies"
 #: Timeout of collectives during work that the watchdog does not bound: an export, pictures, a slow disk.
 PATIENCE = timedelta(hours=2)
+#: Exit code -> name of the signal that a command ends by.
+_STOPS = {128 + number: number.name for number in STOPS}
 
 
 class RankMismatch(ValueError):
@@ -159,7 +162,12 @@ def together(action: Callable[[], T], group: dist.ProcessGroup | None = None) ->
     """Run `action` in every process and return its result. If it raises in any process, all raise, so that none waits
     for one that has ended: that process its exception, the others `OtherProcess` with its rank and message."""
     result, caught = attempt(action)
-    errors = gather_json(None if caught is None else describe(caught), group)
+    try:
+        errors = gather_json(None if caught is None else describe(caught), group)
+    except RuntimeError:  # another process has ended; this one's exception is the cause, or as good as any
+        if caught is not None:
+            raise caught from None
+        raise
     if caught is not None:
         raise caught
     for number, words in enumerate(errors):
@@ -177,7 +185,13 @@ def attempt(action: Callable[[], T]) -> tuple[T | None, BaseException | None]:
 
 
 def describe(error: BaseException) -> str:
-    """The error in one line: its message, preceded by the type unless it is an error for users."""
+    """The error in one line: its message, preceded by the type unless it is an error for users; of a signal, its
+    name."""
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped by SIGINT"
+    if isinstance(error, SystemExit):
+        name = _STOPS.get(error.code) if isinstance(error.code, int) else None
+        return f"exit code {error.code}" if name is None else f"stopped by {name}"
     words = words_of(error) if isinstance(error, OSError) else one_line(error)
     if words and isinstance(error, (ValueError, OSError)):
         return words

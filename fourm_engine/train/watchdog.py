@@ -85,8 +85,7 @@ class Watchdog:
         try:
             yield
         except BaseException as error:
-            code = error.code if isinstance(error, SystemExit) else None
-            end = "" if isinstance(error, Stopped) else describe(error) if code is None else f"exit code {code}"
+            end = "" if isinstance(error, Stopped) else describe(error)
             if self.world > 1 and isinstance(error, (RuntimeError, NotMet)):
                 self._exit_if_lost(error)
             if isinstance(error, (ValueError, OSError)) and self._reported_by_rank_0(error, end):
