@@ -30,6 +30,15 @@ HOST_TYPES = ("cpu",)
 _GROUPS = (("", "", "memory.max"), ("memory", "memory", "memory.limit_in_bytes"))
 
 
+#: Programs that start the processes of a job and leave RANK and WORLD_SIZE to the user: their variables with the number
+#: of processes, the number of this one, and that on its machine.
+_LAUNCHERS = {
+    "srun": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID"),
+    "mpirun": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    "mpiexec": ("PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID"),
+}
+
+
 @dataclass(frozen=True)
 class Memory:
     """Bytes that the processes of this machine may use in total, additional swap, and the free amount of both."""
@@ -102,6 +111,40 @@ def rank_and_world() -> tuple[int, int]:
 def local_rank() -> int:
     """The rank of this process on its machine; 0 outside torchrun."""
     return _number("LOCAL_RANK", 0)
+
+
+class LaunchError(ValueError):
+    """The variables that tell a process its rank do not fit together."""
+
+    reported = False  # whether another process reports it
+
+
+def check_launch() -> None:
+    """Check the variables of `rank_and_world` and `local_rank`: processes that are each told a part would all train
+    alone, or wait for others that do not exist. Raises LaunchError, one line with the remedy."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    rank, world, local, _ = texts = [os.environ.get(name, "") for name in names]
+    remedy = "start the processes with torchrun, which sets all of them, or unset them for one process"
+    for name, text in zip(names, texts, strict=True):
+        if text and not text.isdecimal():
+            raise LaunchError(f"{name}={text!r:.40} is not a number; {remedy}")
+    if not world and (rank or _number("LOCAL_RANK", 0)):
+        raise LaunchError(f"{f'RANK={rank}' if rank else f'LOCAL_RANK={local}'} without WORLD_SIZE; {remedy}")
+    if _number("WORLD_SIZE", 1) > 1 and not rank:
+        raise LaunchError(f"WORLD_SIZE={world} without RANK; {remedy}")
+    if world and _number("RANK", 0) >= int(world):
+        raise LaunchError(f"RANK={rank or 0} is not below WORLD_SIZE={world}; {remedy}")
+    if world:
+        return
+    for program, (tasks, task, here) in _LAUNCHERS.items():
+        if (number := _number(tasks, 1)) > 1:
+            error = LaunchError(
+                f"{program} started {number} processes without RANK and WORLD_SIZE, so that each would work alone; let "
+                f"each run: export RANK=${task} LOCAL_RANK=${here} WORLD_SIZE={number} MASTER_ADDR=… MASTER_PORT=… "
+                f"(see examples/paper/slurm.sh), or WORLD_SIZE=1 for separate commands"
+            )
+            error.reported = _number(task, 0) > 0
+            raise error
 
 
 def local_world() -> int:

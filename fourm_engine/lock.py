@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fourm_engine.device import local_rank, rank_and_world
+from fourm_engine.device import check_launch, local_rank, rank_and_world
 from fourm_engine.files import CannotWrite, alive, lock_file, remove_leftovers
 from fourm_plugins.counting import printable
 
@@ -51,7 +51,8 @@ def at_work(folder: Path, *, replaced: bool = False, needed: bool = True) -> Ite
         needed: False if there may be nothing left to write: then a read-only folder is no error.
 
     Raises Busy, without changes, if another command holds it, ValueError if another process of this command has a
-    different WORLD_SIZE, and CannotWrite if the folder is not writable."""
+    different WORLD_SIZE, or this one has no rank (`check_launch`), and CannotWrite if the folder is not writable."""
+    check_launch()
     whole = Path(os.path.abspath(folder))
     parent, stem = (whole.parent, f".{whole.name:.100}{GATE}") if replaced else (whole, GATE)
     entry = str(parent.resolve() / f"{stem}-{rank_and_world()[0]}")

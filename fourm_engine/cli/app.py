@@ -39,7 +39,7 @@ from fourm_engine.cli import (
 )
 from fourm_engine.cli.command_setup import set_up
 from fourm_engine.cli.commands import Commands
-from fourm_engine.cli.exit_messages import reported_elsewhere, stopped, tell_error
+from fourm_engine.cli.exit_messages import of_locale, reported_elsewhere, stopped, tell_error
 from fourm_engine.cli.logs import log_to_stderr
 from fourm_engine.cli.out_of_memory import out_of_memory
 from fourm_engine.cli.plugin_errors import fault, source
@@ -144,5 +144,5 @@ def _end_with(error: Exception) -> NoReturn:
     if os.environ.get("FOURM_TRACEBACK"):
         raise error
     said, plugin, _ = words_of(error).partition("\nTraceback ")  # a plugin's, which is for its author
-    tell_error(said + source(error) + (SHOWS if plugin else ""))
+    tell_error(of_locale(error, said) + source(error) + (SHOWS if plugin else ""))
     sys.exit(1)

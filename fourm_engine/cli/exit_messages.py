@@ -6,6 +6,7 @@ Exit codes: 0; 1 for an error that the user can fix; 2 for a command line that i
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -88,6 +89,18 @@ def _environments() -> Iterator[dict[str, str]]:
         with suppress(OSError):
             entries = (entry.partition("=") for entry in os.fsdecode(path.read_bytes()).split("\0"))
             yield {name: value for name, _, value in entries}
+
+
+def of_locale(error: Exception, words: str) -> str:
+    """The `words` of an error, with the remedy where it comes from a locale that is not UTF-8: from a name that cannot
+    be written, or bytes of the command line that are no text."""
+    encoding = sys.getfilesystemencoding()
+    if encoding == "utf-8":
+        return words
+    remedy = f"the locale's encoding is {encoding}; set LC_ALL=C.UTF-8, or PYTHONUTF8=1"
+    if isinstance(error, UnicodeEncodeError):
+        return f"{error.object!a:.300}: cannot be the name of a file: {remedy}"
+    return f"{words}; {remedy}" if re.search(r"[\udc80-\udcff]|\\udc[89a-f]", words) else words
 
 
 def misused(error: Any) -> str:

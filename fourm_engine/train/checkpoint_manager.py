@@ -152,6 +152,7 @@ class CheckpointManager:
             if caught is not None:
                 raise caught
             if first:
+                _check_working_directory(part)
                 _fresh(part)
 
         if self._agree(begin, part) is None or (files := self._agree(lambda: self._copies.write(part), part)) is None:
@@ -180,9 +181,13 @@ class CheckpointManager:
         of_disk = all(disk for disk, _ in errors)
         words = next(words for disk, words in errors if disk == of_disk)
         if of_disk:
-            self.report(f"checkpoint not saved: {words}. Earlier ones are intact")
+            self.report(f"checkpoint not saved: {words}. {self._earlier()}")
             return None
-        raise CheckpointError(f"checkpoint not saved: {words}. Earlier checkpoints are intact") from caught
+        raise CheckpointError(f"checkpoint not saved: {words}. {self._earlier()}") from caught
+
+    def _earlier(self) -> str:
+        gone = self.saved is not None and not self.folder.is_dir()
+        return "Earlier ones were removed, with their folder" if gone else "Earlier ones are intact"
 
     def _commit(self, part: Path, step: int, files: list[dict[str, Any]], state: dict[str, Any]) -> None:
         final = part.with_suffix("")
@@ -281,6 +286,17 @@ def _parts(tensors: Mapping[str, Tensor]) -> dict[str, _Rows]:
         elif (rows := tensor.to_local().detach()).numel() or not tensor.numel():
             parts[name] = _Rows(rows, first_row(tensor), len(tensor))
     return parts
+
+
+def _check_working_directory(part: Path) -> None:
+    """Raise CheckpointError if a relative path leads nowhere for good, so that no later save can succeed either."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        if not part.is_absolute():
+            raise CheckpointError(
+                f"{part}: the folder that the command was started in was removed; start it again in another one"
+            ) from None
 
 
 def _fresh(part: Path) -> None:

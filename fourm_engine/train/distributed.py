@@ -18,7 +18,8 @@ from torch.distributed.tensor import DTensor
 
 from fourm_engine.device import keep_memory, local_rank, rank_and_world, settle_threads
 from fourm_engine.files import words_of
-from fourm_engine.train.rendezvous import check_address, store_of_start
+from fourm_engine.train.rendezvous import LATE, join
+from fourm_engine.train.stopping import STOPS
 from fourm_plugins.errors import one_line
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ SETTINGS = "start every process with the same config and overrides"
 FILES = "give every process the same files: one shared folder, or equal copies"
 #: Timeout of collectives during work that the watchdog does not bound: an export, pictures, a slow disk.
 PATIENCE = timedelta(hours=2)
+#: Exit code -> name of the signal that a command ends by.
+_STOPS = {128 + number: number.name for number in STOPS}
 
 
 class RankMismatch(ValueError):
@@ -51,15 +54,23 @@ class OtherProcess(ValueError):
 @contextmanager
 def processes(config: TrainConfig, *, width: int = 128) -> Iterator[torch.device]:
     """Join torchrun's process group (if any), set and log the number of CPU threads for a network of this `width`, and
-    yield this process's device. Raises ValueError if a GPU is requested and there is none."""
+    yield this process's device. Raises ValueError if a GPU is requested and there is none, or if the processes do not
+    meet."""
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("train.device is 'cuda' but torch sees no GPU; set it to 'auto' or 'cpu'")
+        hidden = " (CUDA_VISIBLE_DEVICES hides all)" if os.environ.get("CUDA_VISIBLE_DEVICES") == "" else ""
+        raise ValueError(f"train.device is 'cuda' but torch sees no GPU{hidden}; set it to 'auto' or 'cpu'")
     on_gpu = config.device != "cpu" and torch.cuda.is_available()
     index = local_rank()
     if on_gpu and index >= torch.cuda.device_count():
         raise ValueError(
             f"process {index} of this machine has no GPU, torch sees {torch.cuda.device_count()}; start as many "
-            f"processes as there are GPUs (--nproc-per-node), or set train.device to 'cpu'"
+            f"processes as there are GPUs (--nproc-per-node), let each see all of them (srun --gpus-per-node, not "
+            f"--gpus-per-task), or set train.device to 'cpu'"
+        )
+    if on_gpu and rank_and_world()[1] > 1 and not os.environ.get("LOCAL_RANK") and torch.cuda.device_count() > 1:
+        raise ValueError(
+            f"LOCAL_RANK is not set, so that all processes of this machine would take the first of its "
+            f"{torch.cuda.device_count()} GPUs; set it to 0, 1, … (srun: LOCAL_RANK=$SLURM_LOCALID)"
         )
     device = torch.device("cuda", index) if on_gpu else torch.device("cpu")
     if on_gpu:
@@ -70,26 +81,14 @@ def processes(config: TrainConfig, *, width: int = 128) -> Iterator[torch.device
     note = settle_threads(config.threads, width=width) if not on_gpu or config.threads is not None else ""
     if note and rank_and_world()[0] == 0:
         print(note, file=sys.stderr, flush=True)
-    join = rank_and_world()[1] > 1 and not dist.is_initialized()
-    if join:
-        check_address(os.environ.get("MASTER_ADDR", ""))
-        try:
-            backend, timeout = "cpu:gloo,cuda:nccl" if on_gpu else "gloo", patience(config.watchdog_s)
-            if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == str(True):  # one store for all starts
-                rank, world = rank_and_world()
-                store = store_of_start(rank, world, timeout)
-                dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
-            else:
-                dist.init_process_group(backend, timeout=timeout)
-        except (ValueError, dist.DistError) as error:  # variables that do not fit, or a port that is taken
-            raise ValueError(
-                f"the processes do not meet: {one_line(error):.300}; start them with torchrun, which sets RANK, "
-                f"WORLD_SIZE, MASTER_ADDR and MASTER_PORT (for another port: --master-port)"
-            ) from error
+    joins = rank_and_world()[1] > 1 and not dist.is_initialized()
+    if joins:
+        backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+        join(backend, meeting=meeting_time(config.watchdog_s), timeout=patience(config.watchdog_s))
     try:
         yield device
     finally:
-        if join:
+        if joins:
             dist.destroy_process_group()
 
 
@@ -97,6 +96,11 @@ def patience(watchdog_s: float | None) -> timedelta:
     """Timeout of torch's collectives: longer than the watchdog's, which names the cause. NCCL's default of 10 minutes
     would end runs that merely wait."""
     return max(PATIENCE, timedelta(seconds=2 * watchdog_s)) if watchdog_s is not None else timedelta(days=7)
+
+
+def meeting_time(watchdog_s: float | None) -> timedelta:
+    """How long processes wait for each other to join: longer than the watchdog, which names one that never started."""
+    return timedelta(seconds=max(LATE, watchdog_s) + 60) if watchdog_s is not None else patience(None)
 
 
 def rank() -> int:
@@ -158,7 +162,12 @@ def together(action: Callable[[], T], group: dist.ProcessGroup | None = None) ->
     """Run `action` in every process and return its result. If it raises in any process, all raise, so that none waits
     for one that has ended: that process its exception, the others `OtherProcess` with its rank and message."""
     result, caught = attempt(action)
-    errors = gather_json(None if caught is None else describe(caught), group)
+    try:
+        errors = gather_json(None if caught is None else describe(caught), group)
+    except RuntimeError:  # another process has ended; this one's exception is the cause, or as good as any
+        if caught is not None:
+            raise caught from None
+        raise
     if caught is not None:
         raise caught
     for number, words in enumerate(errors):
@@ -176,7 +185,13 @@ def attempt(action: Callable[[], T]) -> tuple[T | None, BaseException | None]:
 
 
 def describe(error: BaseException) -> str:
-    """The error in one line: its message, preceded by the type unless it is an error for users."""
+    """The error in one line: its message, preceded by the type unless it is an error for users; of a signal, its
+    name."""
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped by SIGINT"
+    if isinstance(error, SystemExit):
+        name = _STOPS.get(error.code) if isinstance(error.code, int) else None
+        return f"exit code {error.code}" if name is None else f"stopped by {name}"
     words = words_of(error) if isinstance(error, OSError) else one_line(error)
     if words and isinstance(error, (ValueError, OSError)):
         return words

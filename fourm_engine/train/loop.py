@@ -219,7 +219,7 @@ class Trainer:
                 _tell(f"note: train.{key} was {saved['config'][key]!r} before and is now {settings[key]!r}")
 
     def _loop(self, metrics: Metrics, checkpoints: CheckpointManager, stop: dict[str, int]) -> None:
-        config, progress = self.config, self.progress
+        config, progress, began = self.config, self.progress, self.progress.step
         self.not_finite = NotFinite(self.task, self.share, self.folder)
         feed = self.feed = Prefetcher(self.task.batches(progress.step, self.share), config.accumulate, self.device)
         pending: deque[tuple[Pending, dict[str, float], tuple[float, float]]] = deque()
@@ -242,7 +242,8 @@ class Trainer:
                 if work[1] and not metrics.peak:
                     metrics.set_peak(*peak_of_all(self.device, bf16=self.learner.bf16))
                 self.not_finite.remember(progress.step, [batch for batch, _ in micro_batches], counts)
-                self.watchdog.report_progress("computing")
+                compiles = config.compile and progress.step == began
+                self.watchdog.report_progress("compiling" if compiles else "computing")
                 outcome = self.learner.step(progress.step, [batch for _, batch in micro_batches], counts)
                 pending.append((outcome, counts, work))
                 progress.step += 1

@@ -4,7 +4,6 @@ steps; a second signal acts at once, unless it is an echo of the first."""
 from __future__ import annotations
 
 import math
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -17,8 +16,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 #: Reasons to stop. SIGPIPE stands for a closed output pipe (`fourm train … | head`); the signal itself is not handled,
 #: since broken connections raise it, too.
 STOPS = (*SIGNALS, signal.SIGPIPE)
-#: Under torchrun, signals within so many seconds of the first are the same request: `scancel` and Ctrl-C reach both
-#: torchrun, which forwards them, and its processes.
+#: Signals within so many seconds of the first are the same request: `scancel` and Ctrl-C reach a launcher (torchrun, a
+#: script with `trap`, `uv run`), which forwards them, and its processes.
 ECHO = 1.0
 _requests: list[dict[str, int]] = []
 
@@ -39,10 +38,9 @@ def ask_to_stop(number: signal.Signals) -> bool:
 
 @contextmanager
 def stop_requests() -> Iterator[dict[str, int]]:
-    """Turn the first of `SIGNALS` into a request to stop; one that comes later, under torchrun more than `ECHO` later,
-    acts at once. Ignored signals (`nohup`) stay ignored."""
+    """Turn the first of `SIGNALS` into a request to stop; one that comes more than `ECHO` later acts at once. Ignored
+    signals (`nohup`) stay ignored."""
     request, first = {"signal": 0}, -math.inf
-    echo = ECHO if os.environ.get("TORCHELASTIC_RUN_ID") else 0.0
     previous = {number: signal.getsignal(number) for number in SIGNALS}
     previous = {number: handler for number, handler in previous.items() if handler is not signal.SIG_IGN}
 
@@ -51,7 +49,7 @@ def stop_requests() -> Iterator[dict[str, int]]:
         if not request["signal"]:
             request["signal"], first = number, time.monotonic()
             return
-        if time.monotonic() - first < echo:
+        if time.monotonic() - first < ECHO:
             return
         # Called rather than reinstalled: while a plugin's code runs, other handlers are in front of this one.
         handler = previous[signal.Signals(number)]

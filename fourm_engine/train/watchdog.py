@@ -19,11 +19,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from torch.distributed import DistError
-
 from fourm_engine.lock import GATE, at_work, now, refused, this_process
 from fourm_engine.train.distributed import OtherProcess, RankMismatch, describe, gather_json
 from fourm_engine.train.heartbeat import Heartbeats, is_dead
+from fourm_engine.train.rendezvous import LATE, NotMet
 from fourm_engine.train.run_folder import check_run_folder
 from fourm_engine.train.stopping import Stopped
 
@@ -34,8 +33,6 @@ AGAIN = 75
 INTERVAL = 5.0
 #: Seconds that the other processes have to notice why one ended.
 GRACE = 3.0
-#: Seconds by which one process may start later than another.
-LATE = 120.0
 #: A broken connection is attributed to a process without a heartbeat for this many seconds.
 SILENT = 20.0
 #: Seconds within which what one process writes appears to the others: network file systems cache a folder's entries for
@@ -88,9 +85,8 @@ class Watchdog:
         try:
             yield
         except BaseException as error:
-            code = error.code if isinstance(error, SystemExit) else None
-            end = "" if isinstance(error, Stopped) else describe(error) if code is None else f"exit code {code}"
-            if self.world > 1 and (isinstance(error, RuntimeError) or isinstance(error.__cause__, DistError)):
+            end = "" if isinstance(error, Stopped) else describe(error)
+            if self.world > 1 and isinstance(error, (RuntimeError, NotMet)):
                 self._exit_if_lost(error)
             if isinstance(error, (ValueError, OSError)) and self._reported_by_rank_0(error, end):
                 error.reported = True  # type: ignore[union-attr]

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from fourm_engine.cli import app, exit_messages, logs, main
 from fourm_engine.cli.command_setup import ALONE
 from fourm_engine.cli.commands import Commands
-from fourm_engine.cli.exit_messages import KEPT
+from fourm_engine.cli.exit_messages import KEPT, of_locale
 from fourm_engine.recipes import predict_many, runs
 from fourm_engine.yaml_config import ConfigError
 
@@ -196,3 +196,25 @@ def test_ctrl_c_while_the_commands_are_imported_is_one_line(tmp_path):
     started.send_signal(signal.SIGINT)
     assert started.communicate(timeout=60) == ("", "fourm: stopped by SIGINT\n")
     assert started.returncode == 130
+
+
+REMEDY = "the locale's encoding is ascii; set LC_ALL=C.UTF-8, or PYTHONUTF8=1"
+
+
+def test_a_locale_that_is_not_utf8_is_named_where_a_name_on_the_command_line_is_no_text(tmp_path):
+    (tmp_path / "config.yaml").write_text("run: runs/one\n", encoding="utf-8")
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "fourm_engine.cli", "train", "config.yaml", "run=runs/café"]
+    ended = subprocess.run(command, env={**os.environ, **plain}, capture_output=True, text=True, cwd=tmp_path)
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("fourm: error: override 'run=runs/caf")
+    assert line.endswith(REMEDY)
+    assert ended.returncode == 1
+
+
+def test_a_name_that_the_locale_cannot_write_is_told_with_the_remedy(monkeypatch):
+    error = UnicodeEncodeError("ascii", "runs/café", 8, 9, "ordinal not in range(128)")
+    assert of_locale(error, str(error)) == str(error)
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    assert of_locale(error, str(error)) == f"'runs/caf\\xe9': cannot be the name of a file: {REMEDY}"
+    assert of_locale(ValueError("x"), "model.width: below 1") == "model.width: below 1"

@@ -1,8 +1,10 @@
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,6 +67,32 @@ def test_a_save_holds_the_values_of_its_moment(checkpoints):
     into = {"model/a": torch.zeros(3, 2)}
     load(checkpoints.newest(), into)
     assert torch.equal(into["model/a"], torch.ones(3, 2))
+
+
+def test_a_run_whose_working_directory_was_removed_ends_at_the_next_checkpoint(tmp_path, monkeypatch):
+    """No later one could be saved either."""
+    place, said = tmp_path / "place", []
+    place.mkdir()
+    monkeypatch.chdir(place)
+    checkpoints = CheckpointManager(Path("run/checkpoints"), keep=2, report=said.append)
+    checkpoints.save(1, tensors(1.0), {})
+    checkpoints.finish()
+    shutil.rmtree(place)
+    checkpoints.save(2, tensors(1.0), {})
+    with pytest.raises(CheckpointError, match=r"was started in was removed; start it again .*removed, with their fold"):
+        checkpoints.finish()
+    assert not said
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_folder_that_was_removed_is_not_said_to_hold_earlier_checkpoints(checkpoints, tmp_path):
+    checkpoints.save(1, tensors(1.0), {})
+    checkpoints.finish()
+    shutil.rmtree(tmp_path)
+    tmp_path.write_text("a file")
+    checkpoints.save(2, tensors(1.0), {})
+    checkpoints.finish()
+    assert checkpoints.said[0].endswith("Earlier ones were removed, with their folder")
 
 
 def test_the_files_are_safetensors_and_json_alone(checkpoints, tmp_path):

@@ -17,6 +17,7 @@ from fourm_engine.train import checkpoint_manager, loop
 from fourm_engine.train.checkpoint import CheckpointError
 from fourm_engine.train.loop import Stopped, Trainer
 from fourm_engine.train.outcome import Diverged
+from fourm_engine.train.watchdog import Watchdog
 from tests.running import equal, losses
 from tests.train import toy_task
 from tests.train.toy_task import ToyTask, config, train
@@ -101,6 +102,18 @@ def test_the_program_exits_with_143_on_sigterm_and_130_on_ctrl_c(tmp_path):
         assert process.returncode == code
         assert "run the same command again to continue" in errors
         assert len(list((run / "checkpoints").glob("step-????????"))) == 1
+
+
+def test_only_the_first_step_of_a_start_is_said_to_compile(tmp_path, monkeypatch):
+    activities, report = [], Watchdog.report_progress
+
+    def note(self, activity="", **bounds):
+        activities.append(activity)
+        report(self, activity, **bounds)
+
+    monkeypatch.setattr(Watchdog, "report_progress", note)
+    train(tmp_path, steps=3, warmup=1, compile=True)
+    assert [name for name in activities if name in ("compiling", "computing")] == ["compiling", *["computing"] * 2]
 
 
 def test_micro_batches_give_what_one_batch_gives(tmp_path, monkeypatch):
