@@ -330,12 +330,13 @@ class FourM:
         seed: int = 0,
         **options: Unpack[DecodingOptions],
     ) -> Variation:
-        """Generate while one or two parameters vary and the rest, including the seed, is fixed. See
-        `Variation.sheet()`.
+        """Generate while one or two parameters vary and the rest is fixed. See `Variation.sheet()`.
 
-        `vary`: {parameter: values}. A parameter is a part of an input, "boxes.0.x" (`Modality.parts`); an input, with
-        whole values; a weight, "guidance" or "guidance.NAME"; or another option: "seed", "temperature", "top_p",
-        "top_k", "steps".
+        Args:
+            vary: {parameter: values}. A parameter is a part of an input, "boxes.0.x" (`Modality.parts`); an input, with
+                whole values; a weight, "guidance" or "guidance.NAME"; or another option: "seed", "temperature",
+                "top_p", "top_k", "steps".
+            seed: the random seed of every result.
 
         Raises ValueError, one line, before anything is generated, for a parameter that cannot vary."""
         return variation(self, inputs, targets, vary, seed=seed, **options)

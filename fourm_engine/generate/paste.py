@@ -64,8 +64,14 @@ class Original:
             large = images.view_map(array, View(), size)
         else:
             large = _enlarged(array.transpose(1, 2, 0), size).transpose(2, 0, 1)
-        kept = self.known[self.seen]
-        value = self._with(calls.compose(modality, given, calls.denormalise(modality, large), kept), self.value)
+        made, kept = calls.denormalise(modality, large), self.known[self.seen]
+
+        def wrong(value: Any) -> str:
+            return "" if np.shape(value) == given.shape else f"gives shape {np.shape(value)}, not {given.shape}"
+
+        # Relative values take the scale of the given ones. `calls.compose` would check for the model's size.
+        value = calls.call(modality, "compose", lambda: modality.compose(given, made, kept), wrong)
+        value = self._with(value, self.value)
         spread = generated.spread
         if isinstance(spread, np.ndarray) and spread.ndim == 2:
             spread = self._with(_enlarged(spread[..., None], size)[..., 0], np.zeros(self.known.shape, spread.dtype))

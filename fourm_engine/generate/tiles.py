@@ -106,9 +106,8 @@ def generate_tiled(
     tiling = Tiling.of(whole, size, overlap)
     if (count := len(tiling.corners)) > MAX_TILES:
         raise ValueError(f"{name!r} needs {count} tiles, at most {MAX_TILES} are made; give a smaller one")
-    plain = default_plan(
-        target, model.modalities, [modality.name], **{k: v for k, v in options.items() if k in Options.model_fields}
-    )
+    decoding: dict[str, Any] = {k: v for k, v in options.items() if k in Options.model_fields}
+    plain = default_plan(target, model.modalities, [modality.name], **decoding)
     drawn = "plan" in options or not plain[0].deterministic
     apart = not drawn and plain[0].steps == 1
     tokens, canvas = np.full(whole, -1, np.int64), _Canvas(made, whole)
