@@ -21,7 +21,7 @@ from fourm_engine.generate.plan import default_plan
 from fourm_engine.generate.regions import Regions
 from fourm_engine.generate.result import Results
 from fourm_engine.generate.validation import check_samples
-from fourm_engine.recipes.files_job import FilesReport, sharing
+from fourm_engine.recipes.files_job import FilesReport, fail_if_bad, sharing
 from fourm_engine.recipes.generate import open_model
 from fourm_engine.recipes.generate_files import GenerateJob, marked
 from fourm_engine.recipes.generate_reading import Read, Reader
@@ -120,7 +120,11 @@ def edit_many(
         masks = {MASK: mask} if is_folder(mask) else {}
         one = None if mask is None or masks else read_mask(mask)
         source, names = open_inputs({**inputs, **change, **masks}, find, out, data=None)
-        told = {"mask": one if masks == {} else "folder", "change": sorted(change) or None, "keep": sorted(keep) or None}
+        told = {
+            "mask": one if masks == {} else "folder",
+            "change": sorted(change) or None,
+            "keep": sorted(keep) or None,
+        }
         told |= {"outpaint": outpaint, "halo": halo, "paste": paste or None}
         if one is not None:
             told["mask"] = hashlib.sha256(repr(one.shape).encode() + one.tobytes()).hexdigest()[:16]
@@ -147,4 +151,6 @@ def edit_many(
             paste=paste,
         )
         first_only(print_fn)(f"{describe(source)} of {', '.join(names)}")
-        return processes.run(job, ", ".join(plan.targets), print_fn)
+        report, bad = processes.run(job, ", ".join(plan.targets), print_fn)
+    fail_if_bad(bad, report.first, out)
+    return report

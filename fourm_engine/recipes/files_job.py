@@ -158,15 +158,13 @@ class Processes:
     parts: int = 1
     device: str | None = None
 
-    def run(self, job: FilesJob, what: str, print_fn: PrintFn) -> FilesReport:
-        """Run this process's part of a job of `what`. Raises ValueError if samples of any process could not be used."""
+    def run(self, job: FilesJob, what: str, print_fn: PrintFn) -> tuple[FilesReport, int]:
+        """Run this process's part of a job of `what`; also returns the number of unusable samples of all processes, for
+        `fail_if_bad`."""
         self.check_same(job)
         report = job.run(print_fn=first_only(print_fn))
         print_fn(report.summary(job.out, what))
-        if bad := self.total(report.bad):
-            example = f", such as {report.first}" if report.first else ""
-            raise ValueError(f"{counted(bad, 'sample')} could not be used{example}; all others are in {job.out}")
-        return report
+        return report, self.total(report.bad)
 
     def total(self, number: int) -> int:
         """The sum over all processes. None exits before all are done, or torchrun would stop the others."""
@@ -217,3 +215,10 @@ def joined() -> Iterator[None]:
     finally:
         if join:
             dist.destroy_process_group()
+
+
+def fail_if_bad(bad: int, first: str, out: Path) -> None:
+    """Raise ValueError if samples of any process could not be used."""
+    if bad:
+        example = f", such as {first}" if first else ""
+        raise ValueError(f"{counted(bad, 'sample')} could not be used{example}; all others are in {out}")

@@ -14,7 +14,7 @@ from fourm_engine.generate.combine import Reduce, check_combining, reductions_of
 from fourm_engine.generate.plan import default_plan
 from fourm_engine.generate.regions import Regions
 from fourm_engine.generate.validation import check_samples, targets_of
-from fourm_engine.recipes.files_job import FilesReport, sharing
+from fourm_engine.recipes.files_job import FilesReport, fail_if_bad, sharing
 from fourm_engine.recipes.generate import open_model
 from fourm_engine.recipes.generate_files import GenerateJob, marked
 from fourm_engine.recipes.open_inputs import find_once, open_inputs
@@ -104,6 +104,14 @@ def generate_many(
             guide=guide,
             options=options,
         )
-        if with_inputs and split is None and job.part == 0 and isinstance(source, FileInputs) and source.root is not None:
+        report, bad = processes.run(job, ", ".join(targets), print_fn)
+        if (
+            with_inputs
+            and split is None
+            and job.part == 0
+            and isinstance(source, FileInputs)
+            and source.root is not None
+        ):
             copy_splits(source.root, out)
-        return processes.run(job, ", ".join(targets), print_fn)
+    fail_if_bad(bad, report.first, out)
+    return report

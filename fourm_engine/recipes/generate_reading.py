@@ -149,7 +149,9 @@ class Reader:
                 digest = beside if key in self.beside else shown
                 digest.update(f"{key} {kind} {len(part)} ".encode())
                 digest.update(part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass"))
-            values[key] = decode_picture(next(iter(files.values()))) if key == MASK else _value(self.shown_as[key], files)
+            values[key] = (
+                decode_picture(next(iter(files.values()))) if key == MASK else _value(self.shown_as[key], files)
+            )
         return values
 
     def _edit(self, values: dict[str, Any], at: _At) -> dict[str, np.ndarray]:
