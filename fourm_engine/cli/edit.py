@@ -1,4 +1,4 @@
-"""`fourm edit`: regenerate part of a sample, or of each in folders, under a mask, beyond its edges, or after a change."""
+"""`fourm edit`: regenerate part of samples, under a mask, beyond their edges, or after a change."""
 
 from __future__ import annotations
 
@@ -85,8 +85,7 @@ def edit(
             raise ValueError("--out is missing; name the folder for the results")
         edit_many(run, sample, out, paste=paste, samples=options.pop("n_samples"), **edits, **many, **options)
     elif many:
-        raise ValueError(
-            f"--{next(iter(many)).replace('_', '-')} is for many samples; give a folder as --input or --mask"
-        )
+        option = next(iter(many)).replace("_", "-")
+        raise ValueError(f"--{option} is for many samples; give a folder as --input, --change or --mask")
     else:
         generate(run, sample, (), out, edit=edits, paste=paste, animate=animate, **options)

@@ -52,8 +52,8 @@ class EditJob(GenerateJob):
     def reader(self) -> Reader:
         # Without a part to edit, the targets only say which samples there are.
         beside = frozenset() if self.edit.partial else frozenset(self.targets)
-        edit = {"edit": self.edit, "mask": self.mask, "paste": self.paste}
-        return replace(super().reader(), written=self._written, beside=beside, **edit)
+        reader = replace(super().reader(), written=self._written, beside=beside)
+        return replace(reader, edit=self.edit, mask=self.mask, paste=self.paste)
 
     def write(self, name: str, read: Read, result: Sequence[Results]) -> dict[str, Any]:
         if self.paste:
@@ -106,7 +106,7 @@ def edit_many(
     with sharing(out, share, device) as processes:
         model, options = open_model(run, device=processes.device, **options)
         guide = options.pop("guide")
-        edit = {"outpaint": outpaint, "keep": keep, "halo": halo}
+        edit: dict[str, Any] = {"outpaint": outpaint, "keep": keep, "halo": halo}
         plan = plan_edit(inputs, change, model.reader.find, masked=mask is not None, **edit)
         decoding = {k: v for k, v in options.items() if v is not None and k != "plan"}
         default_plan(plan.targets, model.modalities, **decoding)
@@ -120,14 +120,10 @@ def edit_many(
         masks = {MASK: mask} if is_folder(mask) else {}
         one = None if mask is None or masks else read_mask(mask)
         source, names = open_inputs({**inputs, **change, **masks}, find, out, data=None)
-        told = {
-            "mask": one if masks == {} else "folder",
-            "change": sorted(change) or None,
-            "keep": sorted(keep) or None,
-        }
-        told |= {"outpaint": outpaint, "halo": halo, "paste": paste or None}
+        told: dict[str, Any] = {"--change": sorted(change), "--keep": sorted(keep), "--paste": paste}
+        told |= {"--outpaint": plan.sides, "--halo": plan.halo, "--mask": "a folder" if masks else None}
         if one is not None:
-            told["mask"] = hashlib.sha256(repr(one.shape).encode() + one.tobytes()).hexdigest()[:16]
+            told["--mask"] = hashlib.sha256(repr(one.shape).encode() + one.tobytes()).hexdigest()[:16]
         job = EditJob(
             inputs=source,
             shown_as=find_once(names, find),
@@ -146,7 +142,7 @@ def edit_many(
             guide=guide,
             options=options,
             edit=plan,
-            told={f"--{name}": value for name, value in told.items() if value is not None},
+            told={f"--{name}": value for name, value in told.items() if value},
             mask=one,
             paste=paste,
         )

@@ -105,13 +105,8 @@ def generate_many(
             options=options,
         )
         report, bad = processes.run(job, ", ".join(targets), print_fn)
-        if (
-            with_inputs
-            and split is None
-            and job.part == 0
-            and isinstance(source, FileInputs)
-            and source.root is not None
-        ):
+        whole = with_inputs and split is None and job.part == 0
+        if whole and isinstance(source, FileInputs) and source.root is not None:
             copy_splits(source.root, out)
     fail_if_bad(bad, report.first, out)
     return report
