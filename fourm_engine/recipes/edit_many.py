@@ -142,7 +142,7 @@ def edit_many(
             guide=guide,
             options=options,
             edit=plan,
-            told={f"--{name}": value for name, value in told.items() if value},
+            told=told,
             mask=one,
             paste=paste,
         )
