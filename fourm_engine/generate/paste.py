@@ -85,13 +85,14 @@ class Original:
 
 
 def originals(inputs: Mapping[str, Any], edited: Collection[str], reader: InputReader) -> dict[str, Original]:
-    """The originals of the `edited` inputs, each a `Condition`. Raises ValueError for one that takes no paste."""
+    """The originals of the `edited` inputs. Raises ValueError unless each is a `Condition` of a value that takes a
+    paste."""
+    if not all(isinstance(inputs.get(name), Condition) for name in edited):
+        raise ValueError("paste has no effect without a mask or outpaint; leave it out")
     return {name: _original(name, inputs[name], reader) for name in edited}
 
 
-def _original(name: str, given: Any, reader: InputReader) -> Original:
-    if not isinstance(given, Condition):
-        raise ValueError("paste has no effect without a mask or outpaint; leave it out")
+def _original(name: str, given: Condition, reader: InputReader) -> Original:
     if isinstance(given.value, Ids):
         raise ValueError(f"{name!r}: paste takes values, not token ids; give the picture")
     modality = reader.instance(name, raw=False)
