@@ -11,6 +11,7 @@ Guide            a weaker version of a model, to lead away from
 Condition        an input of which a part is known, or that has a guidance weight
 Ids, Typed       token ids, and text that is meant as text, as inputs
 animate          the steps of a generation as a GIF or APNG
+edit_many        edits of the samples of folders, as a data set
 generate_many    a data set from a folder, a data set or JSON lines
 generate_tiled   a target of a picture that is larger than a model sees, tile by tile
 calibration      whether the spread of samples predicts their error
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from fourm_engine.generate.plan import Stage
     from fourm_engine.generate.tiles import generate_tiled
     from fourm_engine.model import FourM
+    from fourm_engine.recipes.edit_many import edit_many
     from fourm_engine.recipes.generate_many import generate_many
     from fourm_engine.transfer.encoder import encoder
     from fourm_engine.transfer.model import load_head
@@ -52,6 +54,7 @@ __all__ = [
     "encoder",
     "load_head",
     "load_tokenizer",
+    "edit_many",
     "generate_many",
     "generate_tiled",
 ]
@@ -69,6 +72,7 @@ _MODULES = {
     "encoder": ("transfer.encoder", "encoder"),
     "load_head": ("transfer.model", "load_head"),
     "load_tokenizer": ("convert.tokenizers", "open_tokenizer"),
+    "edit_many": ("recipes.edit_many", "edit_many"),
     "generate_many": ("recipes.generate_many", "generate_many"),
     "generate_tiled": ("generate.tiles", "generate_tiled"),
 }

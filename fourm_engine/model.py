@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,14 +24,15 @@ from fourm_engine.device import choose_device
 from fourm_engine.exported import ExportedConfig
 from fourm_engine.generate import validation
 from fourm_engine.generate.chain import Nats, read_nats
-from fourm_engine.generate.combine import Reduce, Scorer, check_combining, combine, reductions_of
+from fourm_engine.generate.combine import check_combining, combine, reductions_of
 from fourm_engine.generate.decoding import decoded
 from fourm_engine.generate.edit import edit_request
 from fourm_engine.generate.explain import explain as explain_request
 from fourm_engine.generate.guidance import Guide
 from fourm_engine.generate.inputs import InputReader
-from fourm_engine.generate.options import Guidance
-from fourm_engine.generate.plan import Stage
+from fourm_engine.generate.keywords import DEFAULTS, DecodingOptions, SamplingOptions, shows_options
+from fourm_engine.generate.paste import originals
+from fourm_engine.generate.paste import paste as pasted
 from fourm_engine.generate.prepare import Prepared, prepare
 from fourm_engine.generate.result import Generated, Results
 from fourm_engine.generate.sample import Sample, SequenceIds
@@ -49,6 +50,9 @@ from fourm_plugins.tokenizer import TextTokenizer, Tokenizer
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
+    from typing_extensions import Unpack
+
+    from fourm_engine.generate.keywords import GenerateOptions
 
 
 class FourM:
@@ -198,28 +202,12 @@ class FourM:
             tokenizer.to(device)
         return self
 
+    @shows_options(SamplingOptions, DecodingOptions)
     def generate(
         self,
         inputs: Mapping[str, Any],
         targets: Sequence[str] | str | None = None,
-        *,
-        seed: int = 0,
-        n_samples: int = 1,
-        reduce: Reduce | None = None,
-        best: Scorer | None = None,
-        explain: bool = False,
-        plan: Sequence[Stage | str] | Stage | str | None = None,
-        batch_size: int = 16,
-        steps: int | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        top_k: int | None = None,
-        guidance: Guidance | None = None,
-        guide: Guide | None = None,
-        scheme: str | None = None,
-        order: Mapping[str, float] | None = None,
-        prompt_sentinel: bool = False,
-        **unknown: NoReturn,
+        **options: Unpack[GenerateOptions],
     ) -> Results:
         """Generate the `targets` of one sample, in order; each sees those before it, and the known part of later ones.
 
@@ -230,56 +218,31 @@ class FourM:
             inputs: name -> anything that `Modality.value` reads (path, bytes, picture, array, tensor, text), token ids
                 as `Ids`, or a `Condition`; may be empty.
             targets: names, or one name; by default those of the `plan`, or all modalities that are not inputs.
-            seed: random seed; sample i of several has seed + i.
-            n_samples: number of samples to draw from one encoding of the inputs; see `Results.samples`.
-            reduce: "mean", "median" or "vote" over the samples, or {target: one of them}; the result has a `spread`.
-            best: a function that scores the `Results` of a sample; the sample with the highest score is returned.
-            explain: print what would run, without running it; see `Results.explanation`.
-            plan: names or `Stage`s to generate in order, including modalities beyond `targets`; or "auto", which picks
-                them from the run's any-to-any matrix. Stages replace the options below.
-            batch_size: number of samples that run at once.
-            steps: decoding steps of grids and vectors.
-            temperature: 0 takes the most likely tokens; above 0, tokens are sampled.
-            top_p, top_k: sample from the fewest tokens with this total probability; from the k most likely.
-            guidance: a weight for all conditions, or {name: weight}; each a number, or a list as a schedule over steps.
-            guide: a weaker version of the model to guide away from, `fm.Guide(model, weight)`.
-            scheme: decoding order of grids and vectors: "halton", "entropy", ...; see `Stage`.
-            order: settings of the scheme, such as {"share": 0.1}.
-            prompt_sentinel: sample like the published code; see `Stage`.
 
         Returns {target: `Generated`}: its `value`, in the modality's type and units, and its `tokens`.
 
         Raises ValueError, one line, for names that the model does not know, values that do not fit, and options that
         are unknown or have no effect."""
-        options: dict[str, Any] = {"steps": steps, "temperature": temperature, "top_p": top_p, "top_k": top_k}
-        options |= {"guidance": guidance, "scheme": scheme, "order": order, "prompt_sentinel": prompt_sentinel}
-        options |= {"seed": seed, "n_samples": n_samples, "reduce": reduce, "best": best, **unknown}
-        return self.generate_batch(
-            [inputs], targets, explain=explain, plan=plan, batch_size=batch_size, guide=guide, **options
-        )[0]
+        return self.generate_batch([inputs], targets, **options)[0]
 
+    @shows_options(SamplingOptions, DecodingOptions)
     def generate_batch(
         self,
         inputs: Sequence[Mapping[str, Any]],
         targets: Sequence[str] | str | None = None,
         *,
-        seed: int = 0,
         seeds: Sequence[int] | None = None,
-        n_samples: int = 1,
-        reduce: Reduce | None = None,
-        best: Scorer | None = None,
-        explain: bool = False,
-        plan: Sequence[Stage | str] | Stage | str | None = None,
-        batch_size: int = 16,
-        guide: Guide | None = None,
-        **options: Any,
+        **options: Unpack[GenerateOptions],
     ) -> list[Results]:
-        """Like `generate`, with its `options`, for several samples, `batch_size` at a time. The result of a sample
-        depends only on its inputs and seed (`seed` + its index, or its entry in `seeds`), not on the rest of the batch;
-        with `n_samples`, the samples of the first input come first.
+        """Like `generate`, for several samples, `batch_size` at a time. The result of a sample depends only on its
+        inputs and seed (`seed` + its index, or its entry in `seeds`), not on the rest of the batch; with `n_samples`,
+        the samples of the first input come first.
 
         If each of `inputs` occurs more than once, with different seeds, this is a request for several samples of each:
         every target is then sampled, as with a temperature above 0."""
+        given: dict[str, Any] = {**DEFAULTS, **options}
+        batch_size, n_samples, guide = (given.pop(name) for name in ("batch_size", "n_samples", "guide"))
+        reduce, best, explain = (given.pop(name) for name in ("reduce", "best", "explain"))
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; given: {batch_size!r:.80}")
         check_combining(n_samples, reduce, best)
@@ -290,11 +253,11 @@ class FourM:
             sampler=self.sampler,
             modalities=self.modalities,
             nats=self._nats,
-            seed=seed,
+            seed=given.pop("seed"),
             seeds=seeds,
             n_samples=n_samples,
-            plan=plan,
-            options=options,
+            plan=given.pop("plan"),
+            options=given,
             dry=explain,
         )
         targets, samples = prepared.targets, prepared.samples
@@ -327,6 +290,7 @@ class FourM:
                     results[i][target] = generated
         return results
 
+    @shows_options(SamplingOptions, DecodingOptions)
     def edit(
         self,
         sample: Mapping[str, Any],
@@ -336,21 +300,27 @@ class FourM:
         change: Mapping[str, Any] | None = None,
         keep: Iterable[str] | str = (),
         halo: int | None = None,
-        **options: Any,
+        paste: bool = False,
+        **options: Unpack[GenerateOptions],
     ) -> Results:
         """Regenerate a part of `sample` (name -> value, as in `generate`), in its order. Returns the new values.
 
         With a `mask`, the grids of the sample are edited under it: bool (H, W) of pixels or tokens, True where to edit,
         or a picture or its file, white there. Tokens more than `halo` (1) away from the mask are known. Values have the
-        model's size, and pixels that the mask does not touch are bitwise equal to the input's. `outpaint` continues the
+        model's size, or with `paste` the input's, into which what the mask marks is pasted, enlarged; pixels that the
+        mask does not touch are bitwise equal to the input's. `outpaint` continues the
         grids beyond their edges by this share of their size, or by (left, top, right, bottom); the rest is of the
         larger picture. `change`, {name: new value}, replaces or adds modalities; without a part to edit, all that are
-        not in `keep` are regenerated. Modalities in `keep` stay unchanged. `options`: those of `generate`.
+        not in `keep` are regenerated. Modalities in `keep` stay unchanged.
 
         Raises ValueError, one line, for masks that are empty or do not fit, and if nothing is left to generate."""
         edit: Any = {"mask": mask, "outpaint": outpaint, "change": change, "keep": keep, "halo": halo}
-        return self.generate(*edit_request(sample, self._find, **edit), **options)
+        inputs, targets = edit_request(sample, self._find, **edit)
+        into = originals(inputs, targets, self.reader) if paste else {}
+        results = self.generate(inputs, targets, **options)
+        return pasted(results, into) if paste else results
 
+    @shows_options(DecodingOptions)
     def vary(
         self,
         inputs: Mapping[str, Any],
@@ -358,18 +328,18 @@ class FourM:
         *,
         vary: Mapping[str, Sequence[Any]],
         seed: int = 0,
-        batch_size: int = 16,
-        **options: Any,
+        **options: Unpack[DecodingOptions],
     ) -> Variation:
-        """Generate while one or two parameters vary and the rest, including the seed, is fixed. See
-        `Variation.sheet()`.
+        """Generate while one or two parameters vary and the rest is fixed. See `Variation.sheet()`.
 
-        `vary`: {parameter: values}. A parameter is a part of an input, "boxes.0.x" (`Modality.parts`); an input, with
-        whole values; a weight, "guidance" or "guidance.NAME"; or another option: "seed", "temperature", "top_p",
-        "top_k", "steps". `options`: those of `generate`.
+        Args:
+            vary: {parameter: values}. A parameter is a part of an input, "boxes.0.x" (`Modality.parts`); an input, with
+                whole values; a weight, "guidance" or "guidance.NAME"; or another option: "seed", "temperature",
+                "top_p", "top_k", "steps".
+            seed: the random seed of every result.
 
         Raises ValueError, one line, before anything is generated, for a parameter that cannot vary."""
-        return variation(self, inputs, targets, vary, seed=seed, batch_size=batch_size, **options)
+        return variation(self, inputs, targets, vary, seed=seed, **options)
 
     def _nats(self) -> Nats:
         """The any-to-any matrix of the run that trained this model."""

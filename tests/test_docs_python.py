@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import fourm_engine as fm
+from fourm_engine.generate.keywords import SamplingOptions
 from fourm_engine.generate.options import Options
 from fourm_engine.model import FourM
 from fourm_engine.nn.transformer import ModelConfig, Transformer
@@ -89,10 +90,9 @@ def test_every_recipe_runs_and_is_short(model, recipe):
 
 def test_every_option_is_in_the_signature_in_its_docstring_and_on_the_page():
     recipes = "\n".join(RECIPES)
-    options = inspect.signature(FourM.generate).parameters.keys() - {"self", "inputs", "targets", "unknown"}
+    options = inspect.signature(FourM.generate).parameters.keys() - {"self", "inputs", "targets"}
     assert set(Options.model_fields) <= options
     for name in options:
-        assert re.search(rf"^ +(\w+, )*{name}(, \w+)*: ", inspect.getdoc(FourM.generate), re.MULTILINE), name
         assert f"{name}=" in recipes or name in ("prompt_sentinel", "batch_size"), name
     told = inspect.getdoc(fm.Stage)
     assert list(inspect.signature(fm.Stage).parameters) == list(fm.Stage.model_fields)
@@ -101,6 +101,30 @@ def test_every_option_is_in_the_signature_in_its_docstring_and_on_the_page():
     for name in ("keep", "weight", "region"):
         assert "fm.Condition(" in recipes
         assert f"{name}=" in recipes
+
+
+@pytest.mark.parametrize("function", [FourM.generate, FourM.generate_batch, FourM.edit, FourM.vary, fm.generate_tiled])
+def test_what_generates_has_the_same_options_in_its_signature_and_docstring(function):
+    """Whatever `generate` takes, but for what only one request of several samples has."""
+    everywhere = inspect.signature(FourM.generate).parameters
+    several = SamplingOptions.__annotations__.keys() - {"seed"}
+    left_out = several if function in (FourM.vary, fm.generate_tiled) else set()
+    taken = inspect.signature(function).parameters
+    assert not [one for one in taken.values() if one.kind is one.VAR_KEYWORD]
+    for name in everywhere.keys() - {"self", "inputs", "targets"} - left_out:
+        assert (taken[name].kind, taken[name].default) == (everywhere[name].kind, everywhere[name].default), name
+        assert re.search(rf"^ +(\w+, )*{name}(, \w+)*: ", inspect.getdoc(function), re.MULTILINE), name
+    assert not left_out & taken.keys()
+
+
+def test_an_option_that_does_not_exist_or_does_not_apply_is_one_line(model):
+    for call in (model.generate, model.edit):
+        given = {"mask": np.ones((8, 8), bool)} if call == model.edit else {"targets": "depth"}
+        with pytest.raises(ValueError, match="temprature") as error:
+            call({"rgb": picture()}, temprature=1, **given)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="n_samples is for generate; a variation has one result for each value"):
+        model.vary({"rgb": picture()}, "depth", vary={"seed": [1, 2]}, n_samples=2)
 
 
 def test_the_package_lists_and_explains_what_it_has():

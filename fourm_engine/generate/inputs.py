@@ -84,7 +84,7 @@ class InputReader:
                     f"Condition(value, keep=mask) which part is known"
                 )
             if part.keep is not None:
-                tokens = _kept_tokens(part, view)
+                tokens = kept_tokens(part.name, part.keep, part.value, part.modality.spec, view, halo=part.halo)
                 shown = shown.at(tokens)
                 if is_target and part.ids is None:
                     pixels = kept_pixels(part.keep, part.modality.spec, view)
@@ -179,13 +179,14 @@ class InputReader:
         return [name for name, m in self.modalities.items() if m.spec.input]
 
 
-def _kept_tokens(part: _Given, view: View) -> np.ndarray:
+def kept_tokens(
+    name: str, keep: np.ndarray, value: Any, spec: ModalitySpec, view: View, *, halo: int | None
+) -> np.ndarray:
     """bool (n,): the tokens of a partly given input that are kept. Raises ValueError for a part that is impossible."""
-    assert part.keep is not None
-    spec, edit = part.modality.spec, part.halo is not None
-    tokens = tokens_within(part.name, part.keep, part.value, spec, view, what="the mask" if edit else "keep")
-    check_kept(part.name, tokens, spec, edit=edit)
-    return without_halo(tokens, spec, part.halo or 0)
+    edit = halo is not None
+    tokens = tokens_within(name, keep, value, spec, view, what="the mask" if edit else "keep")
+    check_kept(name, tokens, spec, edit=edit)
+    return without_halo(tokens, spec, halo or 0)
 
 
 def read_value(name: str, modality: Modality, given: Any) -> Any:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fourm_engine.generate.input_types import Condition, Ids
 from fourm_engine.generate.inputs import read_value
+from fourm_engine.generate.keywords import DecodingOptions, shows_options
 from fourm_engine.generate.options import Options
 from fourm_engine.generate.plan import default_plan
 from fourm_engine.generate.result import Generated
@@ -25,6 +26,9 @@ from fourm_plugins import calls
 from fourm_plugins.modality import Modality
 from fourm_plugins.spec import ClassMap, FeatureMap, Grid
 from fourm_plugins.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 #: Maximum number of tiles of a picture.
 MAX_TILES = 4096
@@ -57,6 +61,7 @@ class Tiling:
         return cls(size, corners, waves)
 
 
+@shows_options(DecodingOptions)
 def generate_tiled(
     model: GeneratingModel,
     inputs: Mapping[str, Any],
@@ -64,8 +69,7 @@ def generate_tiled(
     *,
     overlap: int = 2,
     seed: int = 0,
-    batch_size: int = 16,
-    **options: Any,
+    **options: Unpack[DecodingOptions],
 ) -> Generated:
     """Generate `target` for a picture of any size, in tiles that overlap their neighbours by `overlap` tokens.
 
@@ -75,8 +79,6 @@ def generate_tiled(
         target: a picture or map that the model generates.
         overlap: in tokens of the target, from 0 to half of the shorter side of its grid.
         seed: when tokens are sampled, tile i, counted row by row, has the seed `seed` + i.
-        batch_size: number of tiles that run at once.
-        options: those of `FourM.generate`, except those for several samples.
 
     Returns the target for the whole picture, at the picture's size, or scaled by the ratio of a tile's value to the
     tile (super-resolution).
@@ -104,9 +106,8 @@ def generate_tiled(
     tiling = Tiling.of(whole, size, overlap)
     if (count := len(tiling.corners)) > MAX_TILES:
         raise ValueError(f"{name!r} needs {count} tiles, at most {MAX_TILES} are made; give a smaller one")
-    plain = default_plan(
-        target, model.modalities, [modality.name], **{k: options[k] for k in Options.model_fields & options.keys()}
-    )
+    decoding: dict[str, Any] = {k: v for k, v in options.items() if k in Options.model_fields}
+    plain = default_plan(target, model.modalities, [modality.name], **decoding)
     drawn = "plan" in options or not plain[0].deterministic
     apart = not drawn and plain[0].steps == 1
     tokens, canvas = np.full(whole, -1, np.int64), _Canvas(made, whole)
@@ -125,7 +126,7 @@ def generate_tiled(
         requests = [request(*corner) for corner in corners]
         # Equal tiles with different seeds would count as several samples of one input, and so be sampled.
         seeds = [seed + i if drawn else seed for i in wave]
-        results = model.generate_batch(requests, target, seeds=seeds, batch_size=batch_size, **options)
+        results = model.generate_batch(requests, target, seeds=seeds, **options)
         for (row, column), result in zip(corners, results, strict=True):
             tokens[row : row + size[0], column : column + size[1]] = result[target].tokens.reshape(size)
             canvas.add(row, column, result[target].value)

@@ -15,6 +15,7 @@ from fourm_engine.data.raw.aspect import array_aspect
 from fourm_engine.drawing import Cell, html_picture, legend_of, sheet
 from fourm_engine.generate.input_types import Condition, Ids, Typed
 from fourm_engine.generate.inputs import InputReader, read_value
+from fourm_engine.generate.keywords import DecodingOptions, SamplingOptions
 from fourm_engine.generate.result import Results
 from fourm_plugins import calls
 from fourm_plugins.counting import counted
@@ -26,6 +27,9 @@ from fourm_plugins.view import View
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from typing_extensions import Unpack
+
+    from fourm_engine.generate.keywords import GenerateOptions
 
 #: Options that may vary; a guidance weight is `guidance`, or `guidance.NAME` for one input.
 OPTIONS = ("seed", "guidance", "temperature", "top_p", "top_k", "steps")
@@ -44,7 +48,14 @@ class GeneratingModel(Protocol):
     @property
     def tokenizers(self) -> Mapping[str, Tokenizer]: ...
 
-    def generate_batch(self, inputs: Sequence[Mapping[str, Any]], targets: Any, **options: Any) -> list[Results]: ...
+    def generate_batch(
+        self,
+        inputs: Sequence[Mapping[str, Any]],
+        targets: Any,
+        *,
+        seeds: Sequence[int] | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[Results]: ...
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,8 +112,7 @@ def vary(
     axes: Mapping[str, Sequence[Any]],
     *,
     seed: int = 0,
-    batch_size: int = 16,
-    **options: Any,
+    **options: Unpack[DecodingOptions],
 ) -> Variation:
     """See `FourM.vary`. Raises ValueError, one line, before anything is generated, for a parameter that cannot
     vary."""
@@ -115,6 +125,8 @@ def vary(
     points = [dict(zip(ranges, values, strict=True)) for values in itertools.product(*ranges.values())]
     if len(points) > MAX_POINTS:
         raise ValueError(f"{len(points)} results, but a sheet has at most {MAX_POINTS}; give fewer values")
+    if idle := [name for name in SamplingOptions.__annotations__ if name in options]:
+        raise ValueError(f"{idle[0]} is for generate; a variation has one result for each value, such as of the seed")
     inputs_of, seeds, results = list[dict[str, Any]](), list[int](), [Results() for _ in points]
     groups: dict[str, tuple[dict[str, Any], list[int]]] = {}  # points that differ only in inputs and seeds
     for i, point in enumerate(points):
@@ -124,7 +136,7 @@ def vary(
         groups.setdefault(repr(chosen), (chosen, []))[1].append(i)
     for chosen, members in groups.values():
         batch, batch_seeds = [inputs_of[i] for i in members], [seeds[i] for i in members]
-        made = model.generate_batch(batch, targets, seeds=batch_seeds, batch_size=batch_size, **chosen)
+        made = model.generate_batch(batch, targets, seeds=batch_seeds, **chosen)
         for i, result in zip(members, made, strict=True):
             results[i] = result
     return Variation(model, ranges, points, inputs_of, results)

@@ -21,10 +21,11 @@ from typing import Any, TypeVar
 from fourm_engine.data.background import Background
 from fourm_engine.data.bad_files import BadFile, BadFiles
 from fourm_engine.data.workers import ahead, preparing_workers
-from fourm_engine.device import rank_and_world
+from fourm_engine.device import local_device, rank_and_world
+from fourm_engine.lock import at_work
 from fourm_engine.recipes.generate_reading import Read, Reader
-from fourm_engine.recipes.generated_record import Record
-from fourm_engine.recipes.progress import PrintFn, Progress, print_line
+from fourm_engine.recipes.generated_record import FOLDER, Record
+from fourm_engine.recipes.progress import PrintFn, Progress, first_only, print_line
 from fourm_engine.recipes.sample_inputs import SampleInputs
 from fourm_engine.train.distributed import FILES, SETTINGS, check_same, sum_numbers
 from fourm_plugins.counting import counted
@@ -148,8 +149,22 @@ class FilesJob(ABC):
                 yield missing
 
 
+@dataclass
 class Processes:
-    """The processes of torchrun that share the work. Raises ValueError if one of them has ended."""
+    """The processes of torchrun, or of --share, that share the work; this is `part` (from 0) of `parts`, on `device`.
+    Raises ValueError if a process of torchrun has ended."""
+
+    part: int = 0
+    parts: int = 1
+    device: str | None = None
+
+    def run(self, job: FilesJob, what: str, print_fn: PrintFn) -> tuple[FilesReport, int]:
+        """Run this process's part of a job of `what`; also returns the number of unusable samples of all processes, for
+        `fail_if_bad`."""
+        self.check_same(job)
+        report = job.run(print_fn=first_only(print_fn))
+        print_fn(report.summary(job.out, what))
+        return report, self.total(report.bad)
 
     def total(self, number: int) -> int:
         """The sum over all processes. None exits before all are done, or torchrun would stop the others."""
@@ -174,7 +189,21 @@ class Processes:
 
 
 @contextmanager
-def joined() -> Iterator[Processes]:
+def sharing(out: Path, share: tuple[int, int] | None, device: str | None) -> Iterator[Processes]:
+    """Work at the share (k, n) of the samples whose results go to `out`, or at that of this process of torchrun, on
+    `device` or the process's own. Raises ValueError for a share that is none."""
+    rank, world = rank_and_world()
+    if share is not None and world > 1:
+        raise ValueError("--share: the processes of torchrun share the samples; leave it out")
+    part, parts = share or (rank, world)
+    if not 0 <= part < parts:
+        raise ValueError(f"--share {part}/{parts}: the first of {parts} is 0/{parts}, the last {parts - 1}/{parts}")
+    with at_work(out / FOLDER / f"part-{part}-of-{parts}"), joined():
+        yield Processes(part, parts, device or (str(local_device()) if world > 1 else None))
+
+
+@contextmanager
+def joined() -> Iterator[None]:
     """Join the processes of torchrun, if there are several."""
     import torch.distributed as dist
 
@@ -182,7 +211,7 @@ def joined() -> Iterator[Processes]:
     if join:
         dist.init_process_group("gloo", timeout=_LONG)
     try:
-        yield Processes()
+        yield
     finally:
         if join:
             dist.destroy_process_group()

@@ -16,6 +16,8 @@ from fourm_engine.evaluate.edit_sheet import edit_sheet, read_given
 from fourm_engine.files import write_atomically
 from fourm_engine.generate.edit import edit_request
 from fourm_engine.generate.guidance import Guide
+from fourm_engine.generate.paste import Original, originals
+from fourm_engine.generate.paste import paste as pasted
 from fourm_engine.generate.regions import Regions, with_regions
 from fourm_engine.generate.result import Generated, Results
 from fourm_engine.generate.tiles import generate_tiled
@@ -41,6 +43,7 @@ def generate(
     out: Path | None,
     *,
     edit: Mapping[str, Any] | None = None,
+    paste: bool = False,
     explain: bool = False,
     animate: Path | None = None,
     overlap: int | None = None,
@@ -55,6 +58,7 @@ def generate(
         targets: modalities to generate; None: all that are not given.
         out: folder for the files; may be None with `explain`.
         edit: mask, change, keep and halo of `FourM.edit`, which determine the targets; `targets` is empty.
+        paste: write the results of an edit at the size of the inputs, as `FourM.edit` does.
         explain: only report what would run.
         animate: a .gif or .png of the (first) sample after each step, written beside the results.
         overlap: tokens shared by neighbouring tiles of a picture that is generated tile by tile (`generate_tiled`).
@@ -72,11 +76,12 @@ def generate(
         refuse_recorded(out)
     with nullcontext() if out is None or explain else at_work(out):
         model, options = open_model(run, **options)
-        given = None
+        given, into = None, dict[str, Original]()
         if edit is not None:
             sample = inputs
             inputs, targets = edit_request(sample, model.reader.find, **edit)
             given = read_given(model, sample, edit.get("change") or {})
+            into = originals(inputs, targets, model.reader) if paste else {}
         inputs = with_regions(inputs, regions or {})
         steps = Steps(model)
         with nullcontext() if animate is None else steps.record():
@@ -86,7 +91,7 @@ def generate(
                 results = _tiled(model, inputs, targets, overlap=overlap, animate=animate, explain=explain, **options)
         frames = [] if animate is None else steps.frames(inputs, results.samples[0])
         if out is not None and not explain:
-            _write_results(results, out, print_fn)
+            _write_results(pasted(results, into) if paste else results, out, print_fn)
             if given is not None or len(results.samples) > 1:
                 write_atomically(out / SHEET, png(results.grid() if given is None else edit_sheet(given, results)))
                 print_fn(str(out / SHEET))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ import numpy as np
 from fourm_engine.files import write_atomically
 from fourm_engine.generate.combine import combine
 from fourm_engine.generate.guidance import Guide
+from fourm_engine.generate.masks import is_box, read_mask
 from fourm_engine.generate.regions import Regions
 from fourm_engine.generate.result import Results
 from fourm_engine.model import FourM
 from fourm_engine.recipes.files_job import FilesJob
-from fourm_engine.recipes.generate_reading import Read, Reader, encoded
+from fourm_engine.recipes.generate_reading import Read, Reader, composed, encoded
 from fourm_engine.recipes.generated_record import FOLDER, digest_of_model
 from fourm_plugins import calls
 from fourm_plugins.reductions import How
@@ -145,6 +146,8 @@ class GenerateJob(FilesJob):
                 guide=self.guide,
                 **self.options,
             )
+        reads = [read for read in batch.values() for _ in range(self.samples)]
+        results = [composed(read, one) for read, one in zip(reads, results, strict=True)]
         parts = [results[k : k + self.samples] for k in range(0, len(results), self.samples)]
         if self.reduce:
             parts = [[combine(samples, self.reduce, None)] for samples in parts]
@@ -160,3 +163,14 @@ def _told(regions: Regions) -> dict[str, list[Any]]:
         ]
         for name, pairs in regions.items()
     }
+
+
+def marked(regions: Regions, given: Collection[str]) -> dict[str, list[tuple[float, Any]]]:
+    """Regions with masks read, once for all samples. Raises ValueError for one of an input that is not given."""
+    if absent := [name for name in regions if name not in given]:
+        raise ValueError(f"region of {absent[0]!r}, which is not given; give it, or leave the region out")
+    found: dict[str, list[tuple[float, Any]]] = {name: [] for name in regions}
+    for name, pairs in regions.items():
+        for weight, part in pairs:
+            found[name].append((weight, part if is_box(part) else read_mask(part, what=f"region of {name!r}")))
+    return found

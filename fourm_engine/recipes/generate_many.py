@@ -5,22 +5,18 @@ In: arguments of the command line. Out: files in `out`; see `generate_files.py`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fourm_engine.data.splits import copy_splits
-from fourm_engine.device import local_device, rank_and_world
 from fourm_engine.generate.combine import Reduce, check_combining, reductions_of
-from fourm_engine.generate.masks import is_box, read_mask
 from fourm_engine.generate.plan import default_plan
 from fourm_engine.generate.regions import Regions
 from fourm_engine.generate.validation import check_samples, targets_of
-from fourm_engine.lock import at_work
-from fourm_engine.recipes.files_job import FilesReport, fail_if_bad, joined
+from fourm_engine.recipes.files_job import FilesReport, fail_if_bad, sharing
 from fourm_engine.recipes.generate import open_model
-from fourm_engine.recipes.generate_files import GenerateJob
-from fourm_engine.recipes.generated_record import FOLDER
+from fourm_engine.recipes.generate_files import GenerateJob, marked
 from fourm_engine.recipes.open_inputs import find_once, open_inputs
 from fourm_engine.recipes.progress import PrintFn, first_only, print_line
 from fourm_engine.recipes.sample_inputs import FileInputs, describe
@@ -68,20 +64,13 @@ def generate_many(
 
     Raises ValueError for problems that a user can fix, and at the end if samples could not be used."""
     out, lines = Path(out), None if lines is None else Path(lines)
-    rank, world = rank_and_world()
-    if share is not None and world > 1:
-        raise ValueError("--share: the processes of torchrun share the samples; leave it out")
-    part, parts = share or (rank, world)
-    if not 0 <= part < parts:
-        raise ValueError(f"--share {part}/{parts}: the first of {parts} is 0/{parts}, the last {parts - 1}/{parts}")
     if not targets:
         raise ValueError("--target is missing; name what to generate for every sample")
     targets = targets_of(targets)
     check_samples(samples)
     check_combining(samples, reduce, None)
-    with at_work(out / FOLDER / f"part-{part}-of-{parts}"), joined() as processes:
-        device = device or (str(local_device()) if world > 1 else None)
-        model, options = open_model(run, device=device, **options)
+    with sharing(out, share, device) as processes:
+        model, options = open_model(run, device=processes.device, **options)
         guide = options.pop("guide")
         default_plan(targets, model.modalities, **{k: v for k, v in options.items() if v is not None and k != "plan"})
 
@@ -108,29 +97,16 @@ def generate_many(
             batch_size=batch_size,
             copies=with_inputs,
             beside=beside,
-            part=part,
-            parts=parts,
+            part=processes.part,
+            parts=processes.parts,
             workers=workers,
-            regions=_marked(regions or {}, shown_as.keys() - {*beside}),
+            regions=marked(regions or {}, shown_as.keys() - {*beside}),
             guide=guide,
             options=options,
         )
-        processes.check_same(job)
-        report = job.run(print_fn=first_only(print_fn))
-        if with_inputs and split is None and part == 0 and isinstance(source, FileInputs) and source.root is not None:
+        report, bad = processes.run(job, ", ".join(targets), print_fn)
+        whole = with_inputs and split is None and job.part == 0
+        if whole and isinstance(source, FileInputs) and source.root is not None:
             copy_splits(source.root, out)
-        print_fn(report.summary(out, ", ".join(targets)))
-        bad = processes.total(report.bad)
     fail_if_bad(bad, report.first, out)
     return report
-
-
-def _marked(regions: Regions, given: Collection[str]) -> dict[str, list[tuple[float, Any]]]:
-    """Regions with masks read, once for all samples."""
-    if absent := [name for name in regions if name not in given]:
-        raise ValueError(f"region of {absent[0]!r}, which is not given; give it, or leave the region out")
-    marked: dict[str, list[tuple[float, Any]]] = {name: [] for name in regions}
-    for name, pairs in regions.items():
-        for weight, part in pairs:
-            marked[name].append((weight, part if is_box(part) else read_mask(part, what=f"region of {name!r}")))
-    return marked

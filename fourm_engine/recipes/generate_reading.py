@@ -6,8 +6,9 @@ In: `SampleInputs` and names. Out: `Read`, or a `BadFile` with the reason. Runs 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,19 @@ import numpy as np
 from fourm_engine.data.bad_files import BadFile
 from fourm_engine.data.raw.aspect import same_aspect
 from fourm_engine.data.views import SampleViews, ViewDrawer, view_of
-from fourm_engine.generate.input_types import Ids, Typed
-from fourm_engine.generate.masks import region_tokens
+from fourm_engine.generate.edit import EditPlan
+from fourm_engine.generate.input_types import Condition, Ids, Typed
+from fourm_engine.generate.inputs import kept_tokens
+from fourm_engine.generate.masks import read_mask, region_tokens
+from fourm_engine.generate.paste import Original
 from fourm_engine.generate.regions import Regions, with_regions
-from fourm_engine.recipes.sample_inputs import SampleInputs
+from fourm_engine.generate.result import Results
+from fourm_engine.generate.sample import Kept, kept_pixels
+from fourm_engine.recipes.sample_inputs import MASK, Given, SampleInputs
 from fourm_engine.storage.errors import StoreError
 from fourm_plugins import calls
 from fourm_plugins.arrays import check_array
+from fourm_plugins.decoding import decode_picture
 from fourm_plugins.discovery import PluginError
 from fourm_plugins.errors import SampleError, one_line
 from fourm_plugins.inputs import read_file
@@ -43,12 +50,21 @@ class Read:
     files: dict[str, dict[str, bytes]]
     #: Modality -> weights of regions of its tokens, bool (h, w).
     regions: dict[str, list[tuple[float, np.ndarray]]]
+    #: Edited modality -> its known tokens, bool (h, w), and pixels.
+    edited: dict[str, tuple[np.ndarray, Kept]]
     views: SampleViews
     stamp: str
     #: Of the content of all files and values, and of what the model is shown alone.
     digest: str
     shown_digest: str
     seed: int
+
+
+@dataclass
+class _At:
+    """The name of the input that is being read."""
+
+    key: str = ""
 
 
 @dataclass
@@ -64,51 +80,103 @@ class Reader:
     written: frozenset[str] = frozenset()
     beside: frozenset[str] = frozenset()
     regions: Regions = field(default_factory=dict)
+    #: The edit of each sample; with a mask, its files under `MASK`, or this one for all.
+    edit: EditPlan | None = None
+    mask: np.ndarray | None = None
+    #: Whether results are pasted into the files.
+    paste: bool = False
 
     def __getitem__(self, names: Sequence[str]) -> dict[str, Read | BadFile]:
         return {name: self._read(name) for name in names}
 
     def _read(self, name: str) -> Read | BadFile:
-        key = ""
         try:
-            stamp, given = self.inputs.stamp(name), self.inputs.given(name)
-            shown, beside = hashlib.sha256(f"{given.seed}".encode()), hashlib.sha256()
-            values = dict[str, Any]()
-            aspects = dict[str, tuple[float, str]]()
-            with reading(lambda: self.inputs.where(name)):
-                for key, content in sorted(given.values.items()):
-                    modality = self.shown_as[key]
-                    files = content
-                    if isinstance(content, Path):
-                        files = read_file(content, modality.spec.extensions)
-                    for kind, part in files.items() if isinstance(files, dict) else [("", repr(files))]:
-                        digest = beside if key in self.beside else shown
-                        digest.update(f"{key} {kind} {len(part)} ".encode())
-                        digest.update(part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass"))
-                    values[key] = value = _value(modality, files)
-                    group, aspect = modality.spec.alignment, modality.aspect(value)
-                    if group is not None and aspect is not None:
-                        first, other = aspects.setdefault(group, (aspect, key))
-                        if not same_aspect(aspect, first):
-                            raise SampleError(f"width / height is {aspect:.3f}, that of its {other} {first:.3f}")
-                views = self.drawer.draw("", 0, {group: aspect for group, (aspect, _) in aspects.items()})
+            with self._blaming(name) as at:
+                stamp, given = self.inputs.stamp(name), self.inputs.given(name)
+                shown, beside = hashlib.sha256(f"{given.seed}".encode()), hashlib.sha256()
+                values = self._values(given, at, shown, beside)
+                keeps = self._edit(values, at)
+                views = self._views(values, at)
                 one = shown.hexdigest()
                 both = one + beside.hexdigest() if self.beside else one
-                read = Read({}, {}, {}, {}, views, stamp, both, one, _seed(self.seed, name, given.seed))
+                read = Read({}, {}, {}, {}, {}, views, stamp, both, one, _seed(self.seed, name, given.seed))
                 for key, value in values.items():
+                    at.key = key
                     view = view_of(self.shown_as[key].spec, views, 0)
-                    self._see(read, key, value, view)
+                    self._see(read, key, value, view, keeps.get(key))
                     if key in self.regions:
                         read.regions[self.shown_as[key].name] = self._marked(key, value, view)
             return read
         except BadFile as bad:
             return bad
-        except (StoreError, PluginError):  # these already name the file
+
+    def originals(self, name: str) -> dict[str, Original]:
+        """The edited files of a sample, read again, by modality. Raises BadFile if that fails."""
+        with self._blaming(name) as at:
+            values = self._values(self.inputs.given(name), at, hashlib.sha256(), hashlib.sha256())
+            keeps = self._edit(values, at)
+            views, found = self._views(values, at), dict[str, Original]()
+            for key, keep in keeps.items():
+                modality = self.shown_as[key]
+                view = view_of(modality.spec, views, 0)
+                found[modality.name] = Original.of(key, values[key], keep, modality, view)
+            return found
+
+    @contextmanager
+    def _blaming(self, name: str) -> Iterator[_At]:
+        """Turns errors of a sample into BadFile, which names its files, and those of plugins into PluginError."""
+        at = _At()
+        try:
+            with reading(lambda: self.inputs.where(name)):
+                yield at
+        except (BadFile, StoreError, PluginError):  # these already name the file
             raise
         except (SampleError, ValueError) as error:
-            return BadFile(self.inputs.where(name), key, one_line(error))
+            raise BadFile(self.inputs.where(name), at.key, one_line(error)) from error
         except Exception as error:
-            raise calls.fault(self.shown_as[key], "reading", error, self.inputs.where(name)) from error
+            if at.key not in self.shown_as:
+                raise
+            raise calls.fault(self.shown_as[at.key], "reading", error, self.inputs.where(name)) from error
+
+    def _values(self, given: Given, at: _At, shown: Any, beside: Any) -> dict[str, Any]:
+        """Name as given -> value, or of `MASK` its picture. Adds what is read to the hashes `shown` and `beside`."""
+        values = dict[str, Any]()
+        for key, content in sorted(given.values.items()):
+            at.key, files = key, content
+            if isinstance(content, Path):
+                files = read_file(content, self.shown_as[key].spec.extensions)
+            for kind, part in files.items() if isinstance(files, dict) else [("", repr(files))]:
+                digest = beside if key in self.beside else shown
+                digest.update(f"{key} {kind} {len(part)} ".encode())
+                digest.update(part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass"))
+            values[key] = (
+                decode_picture(next(iter(files.values()))) if key == MASK else _value(self.shown_as[key], files)
+            )
+        return values
+
+    def _edit(self, values: dict[str, Any], at: _At) -> dict[str, np.ndarray]:
+        """What is known of each edited value, as a bool mask; takes the mask out of the values, and outpaints them."""
+        picture = values.pop(MASK, None)
+        if self.edit is None or not self.edit.partial:
+            return {}
+        at.key = MASK
+        mask = self.mask if picture is None else read_mask(picture)
+        keeps = dict[str, np.ndarray]()
+        for key in self.edit.targets:
+            at.key = key
+            values[key], keeps[key] = self.edit.marked(key, values[key], mask)
+        return keeps
+
+    def _views(self, values: Mapping[str, Any], at: _At) -> SampleViews:
+        aspects = dict[str, tuple[float, str]]()
+        for key, value in values.items():
+            at.key, modality = key, self.shown_as[key]
+            group, aspect = modality.spec.alignment, modality.aspect(value)
+            if group is not None and aspect is not None:
+                first, other = aspects.setdefault(group, (aspect, key))
+                if not same_aspect(aspect, first):
+                    raise SampleError(f"width / height is {aspect:.3f}, that of its {other} {first:.3f}")
+        return self.drawer.draw("", 0, {group: aspect for group, (aspect, _) in aspects.items()})
 
     def _marked(self, key: str, value: Any, view: View) -> list[tuple[float, np.ndarray]]:
         spec = self.shown_as[key].spec
@@ -118,7 +186,7 @@ class Reader:
         assert isinstance(spec.layout, Grid)
         return [(weight, tokens.reshape(spec.layout.height, spec.layout.width)) for weight, tokens in parts]
 
-    def _see(self, read: Read, key: str, value: Any, view: Any) -> None:
+    def _see(self, read: Read, key: str, value: Any, view: View, keep: np.ndarray | None) -> None:
         modality = self.shown_as[key]
         text = modality.spec.layout.kind == "sequence" and isinstance(value, str)
         seen = value if text else modality.augment(value, view)
@@ -128,6 +196,15 @@ class Reader:
             read.files[modality.spec.source] = calls.write(modality, seen)
         if key in self.beside:
             return
+        if keep is not None:
+            assert self.edit is not None
+            spec, layout = modality.spec, modality.spec.layout
+            assert isinstance(layout, Grid)
+            if self.paste:
+                Original.of(key, value, keep, modality, view)  # raises its errors before anything is generated
+            tokens = kept_tokens(key, keep, value, spec, view, halo=self.edit.halo)
+            pixels = kept_pixels(keep, spec, view)
+            read.edited[modality.name] = tokens.reshape(layout.height, layout.width), Kept(seen, pixels)
         if modality.spec.continuous:
             read.values[modality.name] = seen
         else:
@@ -146,7 +223,22 @@ def encoded(
             if isinstance(tokenizer, TextTokenizer):
                 ids = np.asarray(ids)[:most]
             inputs[i][name] = Ids(ids)
+    for given, read in zip(inputs, batch, strict=True):
+        for name, (tokens, _) in read.edited.items():
+            ids = given.pop(name)
+            if tokens.any():
+                given[name] = Condition(ids, keep=tokens)
     return [with_regions(given, read.regions) for given, read in zip(inputs, batch, strict=True)]
+
+
+def composed(read: Read, results: Results) -> Results:
+    """The results with the known pixels of edited values, as `FourM.edit` gives them."""
+    for name, (_, kept) in read.edited.items():
+        if kept.pixels is not None and kept.pixels.any():
+            made = results[name]
+            value = calls.compose(made.modality, kept.value, made.value, kept.pixels)
+            results[name] = replace(made, value=value, given=kept.pixels)
+    return results
 
 
 def _value(modality: Modality, given: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 from fourm_engine.data.raw.names import say as remark
 from fourm_engine.data.raw.names import shown
 from fourm_engine.generate.input_types import Typed
-from fourm_engine.recipes.sample_inputs import FileInputs, LineInputs, SampleInputs
+from fourm_engine.recipes.sample_inputs import MASK, FileInputs, LineInputs, SampleInputs
 from fourm_plugins.inputs import looks_like_path, read_file
 from fourm_plugins.modality import Modality
 
@@ -36,7 +36,8 @@ def open_inputs(
     """The samples, and the names of everything given for them.
 
     Args:
-        inputs: name -> a folder of its files, or one value for all samples; with `data`, None for a modality of it.
+        inputs: name -> a folder of its files, or one value for all samples; with `data`, None for a modality of it;
+            `MASK` -> a folder of masks.
         find: the modality of a name. Raises ValueError if there is none.
         out: the folder of the results.
         data, split: a data set as in `data.train`, and a list in its `splits.json`.
@@ -76,7 +77,7 @@ def open_inputs(
         source = FileInputs.of_folders(folders, find, common)
     for note in source.notes:
         remark(note)
-    return source, [*(taken or folders), *common, *beside]
+    return source, [name for name in (*(taken or folders), *common, *beside) if name != MASK]
 
 
 def find_once(names: Sequence[str], find: Callable[[str], Modality]) -> dict[str, Modality]:

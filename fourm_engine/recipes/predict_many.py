@@ -9,15 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fourm_engine.device import local_device, rank_and_world
-from fourm_engine.lock import at_work
 from fourm_engine.recipes.config import manager_of_run
-from fourm_engine.recipes.files_job import FilesReport, fail_if_bad, joined
-from fourm_engine.recipes.generated_record import FOLDER
+from fourm_engine.recipes.files_job import FilesReport, fail_if_bad, sharing
 from fourm_engine.recipes.open_inputs import find_once, open_inputs
 from fourm_engine.recipes.predict_files import PredictJob
 from fourm_engine.recipes.predict_task import note_missing, refuse_embeddings
-from fourm_engine.recipes.progress import PrintFn, choose_threads, first_only, print_line
+from fourm_engine.recipes.progress import PrintFn, choose_threads, print_line
 from fourm_engine.recipes.sample_inputs import describe
 from fourm_engine.transfer.model import load_head
 from fourm_plugins.modality import Modality
@@ -46,11 +43,9 @@ def predict_many(
         k: number of classes of a sample in the table.
 
     Raises ValueError for problems that a user can fix, and at the end if samples could not be used."""
-    part, parts = rank_and_world()
-    with at_work(out / FOLDER / f"part-{part}-of-{parts}"), joined() as processes:
-        device = device or (str(local_device()) if parts > 1 else None)
-        choose_threads(device)
-        model = load_head(run, device=device, manager=manager_of_run(run))
+    with sharing(out, None, device) as processes:
+        choose_threads(processes.device)
+        model = load_head(run, device=processes.device, manager=manager_of_run(run))
         refuse_embeddings(run, model)
 
         def find(name: str) -> Modality:
@@ -61,7 +56,7 @@ def predict_many(
             inputs = {**inputs, **{name: None for name, one in model.inputs.items() if one not in common}}
         source, names = open_inputs(inputs, find, out, data=data, split=split)
         shown_as = find_once(names, find)
-        if part == 0:
+        if processes.part == 0:
             note_missing(model, [modality.name for modality in shown_as.values()])
             print_fn(f"{describe(source)} of {', '.join(names)}")
         job = PredictJob(
@@ -71,15 +66,12 @@ def predict_many(
             model=model,
             k=k,
             batch_size=batch_size,
-            part=part,
-            parts=parts,
+            part=processes.part,
+            parts=processes.parts,
             workers=workers,
         )
-        processes.check_same(job)
-        report = job.run(print_fn=first_only(print_fn))
-        print_fn(report.summary(out, job.what))
-        bad = processes.total(report.bad)
-        if part == 0 and (table := job.finish()) is not None:
+        report, bad = processes.run(job, job.what, print_fn)
+        if job.part == 0 and (table := job.finish()) is not None:
             print_fn(str(table))
     fail_if_bad(bad, report.first, out)
     return report

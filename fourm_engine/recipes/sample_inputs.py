@@ -32,6 +32,8 @@ from fourm_plugins.modality import Modality
 #: Limits in bytes of a line and of a sample's name; file systems allow 255 for a name with its extension.
 MAX_LINE, MAX_NAME = 1 << 20, 200
 _RESERVED = ("name", "seed")
+#: The key of a sample's mask among its inputs, which no modality is called, and the extensions of masks.
+MASK, MASKS = "--mask", ("png", "jpg", "jpeg", "webp")
 _Find = Callable[[str], Modality]
 
 
@@ -77,10 +79,12 @@ class FileInputs:
 
     @classmethod
     def of_folders(cls, folders: Mapping[str, Path], find: _Find, common: Mapping[str, Any]) -> FileInputs:
-        """Raises ValueError for a folder without files of its modality, and if no sample is in all folders."""
+        """`folders`: modality as given -> its folder; `MASK` -> a folder of pictures. Raises ValueError for a folder
+        without files of its modality, and if no sample is in all folders."""
         sources: dict[str, Source] = {}
         for name, folder in folders.items():
-            source = open_source(folder.parent, folder.name, find(name).spec.extensions)
+            extensions = MASKS if name == MASK else find(name).spec.extensions
+            source = open_source(folder.parent, folder.name, extensions)
             assert source is not None  # the caller has seen the folder
             sources[name] = source
         sets = [set(source.names) for source in sources.values()]

@@ -108,7 +108,7 @@ def test_an_option_of_another_command_is_told_with_that_command(run):
         ("generate", "--edit", "mask.png"): "there is a command `fourm edit`",
         ("generate", "--mask", "mask.png"): "no such option: --mask; `fourm edit` has it",
         ("edit", "--overlap", "2"): "no such option: --overlap; `fourm generate` has it",
-        ("edit", "--stepps", "2"): "no such option: --stepps; did you mean --step",
+        ("edit", "--stepps", "2"): "no such option: --stepps; did you mean --paste or --step",
         ("vary", "--nothing"): "no such option: --nothing",
     }.items():
         told = re.sub(r"[^ -~]|\s+", " ", run(words[0], *GIVEN, *words[1:]))
