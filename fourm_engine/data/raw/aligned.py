@@ -191,6 +191,14 @@ class AlignedData(SampleTable):
         with _Blame(self, name, modality, "read"), reading(lambda: self.where(name, modality)):
             return self._value(name, modality, "read", self.modalities[modality].read(files))
 
+    def alternatives(self, name: str, modality: str) -> int:
+        """Number of alternatives among which views of a sample choose, such as captions. Raises BadFile."""
+        if not self.modalities[modality].uses_variant:
+            return 1
+        value = self.value(name, modality)
+        with _Blame(self, name, modality, "alternatives"):
+            return self.modalities[modality].alternatives(value)
+
     def augment(self, name: str, modality: str, value: Any, view: View) -> Any:
         """A value as read, through a view, at the modality's size. Raises BadFile, also if the value's shape differs
         from that of the picture that the view was drawn for: the crop would show something else."""
