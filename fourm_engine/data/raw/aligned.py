@@ -131,9 +131,16 @@ class AlignedData(SampleTable):
 
     def column(self, name: str) -> dict[str, Any]:
         """{sample: value} of a column that no modality reads. Raises ValueError for data without columns."""
+        return self._with_columns(name).column(name)
+
+    def column_type(self, name: str) -> Any:
+        """The type of a column's values, as `SampleSource.column_type` describes it. Raises ValueError as `column`."""
+        return self._with_columns(name).column_type(name)
+
+    def _with_columns(self, name: str) -> PluginRoot:
         if not isinstance(self.root, PluginRoot):
             raise ValueError(f"{shown(self.root)}: files have no column {name!r}; name a file of labels (task.labels)")
-        return self.root.column(name)
+        return self.root
 
     def contents(self, modalities: Iterable[str]) -> dict[str, Any]:
         """By modality, which samples have a file, and, in a local folder, what the files of a few samples hold: enough
