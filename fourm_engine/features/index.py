@@ -39,8 +39,8 @@ _REMEDY = "make it again with `fourm embed`"
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """`names[i]` has `features[i]`, computed from the modalities `inputs` by the encoder with this `fingerprint`; a name
-    may occur several times, once for each alternative of its sample. `predicted`: the modality whose features the model
+    """`names[i]` has `features[i]`, computed from the modalities `inputs` by the encoder with this `fingerprint`. A
+    sample occurs once for each of its alternatives that counts. `predicted`: the modality whose features the model
     predicted, if any. `size`: {input: pixels} of inputs at another size than in training."""
 
     names: list[str]

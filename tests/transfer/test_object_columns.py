@@ -109,7 +109,7 @@ def test_the_size_of_a_picture_is_that_of_its_file_and_empty_lists_are_a_picture
         ({"a": 3}, None, {}, "holds no object, and so no class"),
         ({"a": {"bbox": [[0, 0, 5]], "category": ["red"]}}, KIND, {}, "box 0, [0, 0, 5]: not four numbers"),
         ({"a": {"bbox": [[0, 0, 5, float("nan")]], "category": ["red"]}}, KIND, {}, "not four numbers"),
-        ({"a": {"bbox": [[9, 9, 5, 5]], "category": ["red"]}}, KIND, {"boxes": "xyxy"}, "before it begins; set boxes: xywh"),
+        ({"a": {"bbox": [[9, 9, 5, 5]], "category": ["red"]}}, KIND, {"boxes": "xyxy"}, "begins; set boxes: xywh"),
         ({"a": {"bbox": [[9, 9, -5, 5]], "category": ["red"]}}, KIND, {}, "before it begins; correct it"),
         ({"a": {"bbox": [[9, 9, 5, 5]], "category": [None]}}, KIND, {}, "of class None, which is none"),
         ({"a": {"bbox": [[9, 9, 5, 5]], "category": ["green"]}}, KIND, {}, "'a': 'green' is no class of the column"),
@@ -118,7 +118,7 @@ def test_the_size_of_a_picture_is_that_of_its_file_and_empty_lists_are_a_picture
     ],
 )  # fmt: skip
 def test_a_column_that_is_none_of_objects_is_one_line(values, kind, settings, message):
-    with pytest.raises(ValueError, match="^parquet:photos, column objects") as caught:
+    with pytest.raises(ValueError, match=r"^parquet:photos, column objects") as caught:
         read_column(data(values, kind), column(**settings), ["a"])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
