@@ -63,6 +63,8 @@ class DataSamples:
                 count[modality] = self.data.alternatives(name, modality) if self.alternatives else 1
             except BadFile as bad:
                 self.data.skip(name, bad)
+        if not values:
+            return []
         try:
             samples = []
             for number in range(max(count.values(), default=1)):

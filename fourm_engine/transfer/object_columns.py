@@ -80,7 +80,7 @@ def _checked(kind: Any, column: ObjectsColumn, where: str) -> tuple[str, ...] | 
     """The classes of a column's type; None if it does not say."""
     if kind is None:
         return None
-    fields = kind[0] if isinstance(kind, list) else kind
+    fields = kind[0] if isinstance(kind, list) and kind else kind
     if not isinstance(fields, dict):
         check_type(kind, (), where, "objects with the fields bbox and category")
     types = {}
@@ -124,16 +124,15 @@ def _rows(
 
 def _objects(value: Any, column: ObjectsColumn, where: str) -> list[dict[str, Any]]:
     """The objects of a sample, from a list of them, or from fields with a list each."""
-    if isinstance(value, list):
-        objects = value
-    else:
-        fields = {key: one for key, one in value.items() if isinstance(one, list)} if isinstance(value, dict) else {}
-        if value is not None and len({len(fields.get(key, ())) for key in (column.bbox, column.category)}) > 1:
-            sizes = " and ".join(f"{len(fields.get(key, ()))} in {key}" for key in (column.bbox, column.category))
-            raise ValueError(f"{where}: {sizes}; correct it")
-        number = len(fields.get(column.bbox, ()))
-        objects = [{key: one[i] for key, one in fields.items() if len(one) == number} for i in range(number)]
+    wanted = {column.bbox, column.category}
+    if isinstance(value, dict) and wanted <= value.keys():
+        fields = {key: one for key, one in value.items() if isinstance(one, list)}
+        boxes, labels = (len(fields.get(key, ())) for key in (column.bbox, column.category))
+        if boxes != labels:
+            raise ValueError(f"{where}: {boxes} in {column.bbox} and {labels} in {column.category}; correct it")
+        return [{key: one[i] for key, one in fields.items() if len(one) == boxes} for i in range(boxes)]
+    objects = value if isinstance(value, list) else [value]
     for one in objects:
-        if not isinstance(one, dict) or not {column.bbox, column.category} <= one.keys():
+        if not isinstance(one, dict) or not wanted <= one.keys():
             raise ValueError(f"{where}: {one!r:.80} has no {column.bbox} and {column.category}; correct it")
     return objects
