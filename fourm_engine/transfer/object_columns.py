@@ -69,10 +69,11 @@ def check_format(objects: Mapping[str, ListedObjects], column: ObjectsColumn, da
         size = np.array([1, 1] if column.relative else [width, height])
         inside += map(bool, (objects[name].boxes[:, 2:] <= size * (1 + _BEYOND)).all(1))
     if sum(inside) * 2 < len(inside):
-        other = "xyxy" if column.boxes == "xywh" else "xywh"
+        remedy = "; set boxes: xyxy if they are left, top, right, bottom" if column.boxes == "xywh" else ""
         raise ValueError(
             f"{shown(data.root)}, {column}: {len(inside) - sum(inside)} of the first "
-            f"{counted(len(inside), 'box', 'boxes')} reach out of their pictures; are they {other}? Set boxes: {other}"
+            f"{counted(len(inside), 'box', 'boxes')} reach out of their pictures{remedy}, or give the pictures in the "
+            f"size that the boxes are of"
         )
 
 

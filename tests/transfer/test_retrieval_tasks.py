@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -262,6 +264,26 @@ def test_what_does_not_fit_is_refused_in_one_line(trained, pairs, tmp_path):
     ):
         assert message in refused(*map(str, words))
     assert not (tmp_path / "index").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [("{", "", "not JSON"), ('"between": [', '"between": [["sound"],', "task: no modality 'sound' in the vocabulary")],
+)
+def test_a_damaged_config_of_a_run_is_named(trained, pairs, tmp_path, old, new, message):
+    shutil.copytree(trained / "head", tmp_path / "run/head")
+    path = tmp_path / "run/head/config.json"
+    path.write_text(path.read_text().replace(old, new, 1))
+    words = ["embed", tmp_path / "run", pairs / "val", "--input", "rgb", "--out", tmp_path / "index"]
+    assert f"{path}: {message}" in refused(*words)
+
+
+def test_a_sample_without_a_readable_file_is_skipped(trained, pairs, tmp_path):
+    (tmp_path / "data/rgb").mkdir(parents=True)
+    shutil.copy(pairs / "val/rgb/000.png", tmp_path / "data/rgb")
+    (tmp_path / "data/rgb/001.png").write_bytes(b"no picture")
+    said = fourm("embed", trained, tmp_path / "data", "--input", "rgb", "--out", tmp_path / "index")
+    assert "1 sample, 16 features each, of rgb; 1 could not be used" in said
 
 
 @pytest.mark.parametrize(
