@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,7 +61,10 @@ class Index:
         facts |= {"predicted": self.predicted, "size": self.size}
         graph = _usearch(self.features.shape[1]) if len(self.names) >= EXACT else None
         with replacing_folder(folder) as temporary:
-            np.save(temporary / FEATURES, np.ascontiguousarray(self.features, np.float32))
+            with open(temporary / FEATURES, "wb") as file:
+                # Not into the file itself: NumPy would write past Python, and miss a full disk.
+                target: Any = SimpleNamespace(write=file.write)
+                np.save(target, np.ascontiguousarray(self.features, np.float32))
             if graph is not None:
                 graph.add(np.arange(len(self.names)), np.ascontiguousarray(self.features, np.float32))
                 graph.save(str(temporary / GRAPH))

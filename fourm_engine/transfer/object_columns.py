@@ -59,7 +59,7 @@ def read_column(
 def check_format(objects: Mapping[str, ListedObjects], column: ObjectsColumn, data: AlignedData, picture: str) -> None:
     """Raise ValueError if most boxes of the first pictures reach out of them, as boxes of another format do. `picture`:
     the modality that shows them."""
-    inside = list[bool]()
+    inside = np.zeros(0, np.bool_)
     names = (name for name, one in objects.items() if len(one.boxes) and picture in data.has(name))
     for name, _ in zip(names, range(_PICTURES)):
         try:
@@ -67,11 +67,11 @@ def check_format(objects: Mapping[str, ListedObjects], column: ObjectsColumn, da
         except BadFile:
             continue  # told where it is read
         size = np.array([1, 1] if column.relative else [width, height])
-        inside += map(bool, (objects[name].boxes[:, 2:] <= size * (1 + _BEYOND)).all(1))
-    if sum(inside) * 2 < len(inside):
+        inside = np.append(inside, (objects[name].boxes[:, 2:] <= size * (1 + _BEYOND)).all(1))
+    if 2 * (out := int((~inside).sum())) > len(inside):
         remedy = "; set boxes: xyxy if they are left, top, right, bottom" if column.boxes == "xywh" else ""
         raise ValueError(
-            f"{shown(data.root)}, {column}: {len(inside) - sum(inside)} of the first "
+            f"{shown(data.root)}, {column}: {out} of the first "
             f"{counted(len(inside), 'box', 'boxes')} reach out of their pictures{remedy}, or give the pictures in the "
             f"size that the boxes are of"
         )
