@@ -18,7 +18,6 @@ from fourm_engine.data.raw.names import shown
 from fourm_engine.transfer.coco import ListedObjects, area_share
 from fourm_engine.transfer.config import ObjectsColumn
 from fourm_engine.transfer.labels import in_order
-from fourm_plugins.counting import counted
 from fourm_plugins.suggest import did_you_mean
 
 #: Numbers beyond these are no share of a picture, even of an object that reaches out of it.
@@ -52,7 +51,7 @@ def read_column(
             objects[name] = ListedObjects.of(table, relative=column.relative)
     boxes = np.concatenate([one.boxes for one in objects.values()])
     if not column.relative and len(boxes) and boxes.max() <= 1:
-        raise ValueError(f"{where}: all {counted(len(boxes), 'box', 'boxes')} lie in [0, 1]; set relative: true")
+        raise ValueError(f"{where}: all its boxes lie in [0, 1]; set relative: true")
     return objects, classes
 
 
@@ -71,9 +70,8 @@ def check_format(objects: Mapping[str, ListedObjects], column: ObjectsColumn, da
     if 2 * (out := int((~inside).sum())) > len(inside):
         remedy = "; set boxes: xyxy if they are left, top, right, bottom" if column.boxes == "xywh" else ""
         raise ValueError(
-            f"{shown(data.root)}, {column}: {out} of the first "
-            f"{counted(len(inside), 'box', 'boxes')} reach out of their pictures{remedy}, or give the pictures in the "
-            f"size that the boxes are of"
+            f"{shown(data.root)}, {column}: of the first {len(inside)} boxes, {out} reach out of their pictures{remedy}, "
+            f"or give the pictures in the size that the boxes are of"
         )
 
 

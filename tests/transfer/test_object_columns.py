@@ -135,7 +135,7 @@ def test_a_column_of_another_type_is_refused_before_it_is_read():
 def test_boxes_of_the_other_format_reach_out_of_their_pictures():
     values = {"a": {"bbox": [[100, 40, 180, 90], [90, 60, 199, 99]], "category": ["red", "blue"]}}
     objects, _ = read_column(source := data(values), given := column(), ["a"])
-    with pytest.raises(ValueError, match="2 of the first 2 boxes reach out of their pictures; set boxes: xyxy if"):
+    with pytest.raises(ValueError, match="of the first 2 boxes, 2 reach out of their pictures; set boxes: xyxy if"):
         check_format(objects, given, source, "rgb")
     objects, _ = read_column(source, given := column(boxes="xyxy"), ["a"])
     check_format(objects, given, source, "rgb")
