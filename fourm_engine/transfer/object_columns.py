@@ -70,8 +70,8 @@ def check_format(objects: Mapping[str, ListedObjects], column: ObjectsColumn, da
     if 2 * (out := int((~inside).sum())) > len(inside):
         remedy = "; set boxes: xyxy if they are left, top, right, bottom" if column.boxes == "xywh" else ""
         raise ValueError(
-            f"{shown(data.root)}, {column}: of the first {len(inside)} boxes, {out} reach out of their pictures{remedy}, "
-            f"or give the pictures in the size that the boxes are of"
+            f"{shown(data.root)}, {column}: of the first {len(inside)} boxes, {out} reach out of their pictures{remedy}"
+            f", or give the pictures in the size that the boxes are of"
         )
 
 

@@ -423,6 +423,7 @@ def test_objects_in_a_column_are_those_of_cocos_file(way, tmp_path):
     _, listed = opened_task(heads.detection(tmp_path / "coco", source, root))
     assert len(task.data) == len(listed.data) == 8  # the last has no objects, and one more no value
     assert task.objective.classes == tuple(heads.COLOURS)
+    assert "task.labels" not in task.shared_facts()  # no file that processes could have other copies of
     for i in range(8):
         one, other = task.data.held_out(i)[0], listed.data.held_out(i)[0]
         np.testing.assert_array_equal(one.target["classes"], other.target["classes"])
