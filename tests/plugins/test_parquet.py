@@ -383,8 +383,10 @@ def test_its_samples_are_embedded_and_probed_by_a_column(flowers, tmp_path):
 
 def test_a_column_of_another_type_is_told_before_it_is_read(flowers, monkeypatch):
     monkeypatch.setattr(pq.ParquetFile, "read", lambda *_, **__: pytest.fail("read"))
-    for column, kind in (("image", r"{bytes: binary, path: null}"), ("map", "binary")):
-        with pytest.raises(ValueError, match=f"column {column}: of type {kind}, not text, an integer or a class"):
+    for column in ("image", "map"):
+        with pytest.raises(
+            ValueError, match=f"column {column}: of type {{bytes: binary, .*}}, not text, an integer or a class"
+        ):
             heads.run(flowers({"kind": "classification", "labels": {"column": column}}))
 
 
