@@ -115,9 +115,16 @@ def _reason(error: yaml.YAMLError) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 3e-4 as a number (YAML 1.1 requires 3.0e-4) and rejects duplicate keys."""
+    """SafeLoader that reads 3e-4 as a number (YAML 1.1 requires 3.0e-4), and rejects duplicate keys and {key:value}
+    without a space, which YAML takes for a key."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.style is not None or value.start_mark != value.end_mark:
+                continue  # not plain, or with a value
+            name, _, rest = key.value.partition(":")
+            if node.flow_style and rest:
+                raise yaml.YAMLError(f"{key.value!r} needs a space after the colon: {name}: {rest}")
         keys = [self.construct_object(key, deep=deep) for key, _ in node.value if not key.tag.endswith(":merge")]
         seen = set()
         for key in keys:

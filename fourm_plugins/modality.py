@@ -214,6 +214,10 @@ class Modality(ABC, Generic[Value]):
         """Width / height of a value that covers a picture; None for any other."""
         return None
 
+    def alternatives(self, value: Value) -> int:
+        """Number of alternatives in a value as read, among which `augment` chooses by `view.variant`."""
+        return 1
+
     @abstractmethod
     def augment(self, value: Value, view: View) -> Value:
         """Apply `view` to a value, at this modality's size. All randomness comes from the view."""

@@ -56,9 +56,15 @@ class SampleSource(ABC):
 
     def column(self, name: str) -> Mapping[str, Any]:
         """{sample: value} of a column that no modality reads, such as the classes that `task.labels: {column: NAME}`
-        learns: text, a number or a list of these, without the samples that have none; the id of a class as its name.
-        Raises ValueError if there is no such column."""
+        learns: text, a number, or a list or {field: value} of these, without the samples that have none; the id of a
+        class as its name, of none as None. Raises ValueError if there is no such column."""
         raise ValueError(f"has no columns, so no {name!r}")
+
+    def column_type(self, name: str) -> Any:
+        """The type of the values of `column`, known without reading them, so that a wrong column is told at once:
+        "text", "integer", "number", or another word for what is none of these; a tuple of their names for classes;
+        [type] for a list; {field: type} for fields. None if it is unknown. Raises ValueError as `column` does."""
+        return None
 
     @property
     def splits(self) -> Mapping[str, Sequence[str]]:

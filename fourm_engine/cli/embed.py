@@ -27,6 +27,10 @@ def embed(
         ),
     ] = None,
     size: Sizes = None,
+    alternatives: Annotated[
+        bool,
+        typer.Option("--alternatives", help="A feature for each alternative of a sample, such as its five captions."),
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, max=10_000, help="Samples per batch.")] = 32,
     device: Device = None,
 ) -> None:
@@ -36,8 +40,18 @@ def embed(
 
     from fourm_engine.recipes import embed as recipe
 
-    options = {"split": split, "predict": predict, "size": chosen, "batch_size": batch_size, "device": device}
-    recipe.embed(run, folder, given, out, **options)
+    recipe.embed(
+        run,
+        folder,
+        given,
+        out,
+        split=split,
+        predict=predict,
+        size=chosen,
+        alternatives=alternatives,
+        batch_size=batch_size,
+        device=device,
+    )
 
 
 def search(

@@ -197,10 +197,9 @@ def export(
         finally:
             written.unlink(missing_ok=True)
         if not difference <= TOLERANCE:
-            raise ValueError(
-                f"{path}: the file's outputs differ from the encoder's by {difference:.1e}, more than {TOLERANCE:.0e}; "
-                "nothing is written"
-            )
+            far = f"differ from the encoder's by {difference:.1e}, more than {TOLERANCE:.0e}"
+            what = "or the model's are not finite" if np.isnan(difference) else far
+            raise ValueError(f"{path}: the file's outputs {what}; nothing is written")
     return facts, difference
 
 
@@ -256,19 +255,20 @@ def _difference(
     tensors: Sequence[Tensor],
     run: Callable[[Sequence[Tensor]], list[np.ndarray]],
 ) -> float:
-    """The largest difference, over batches of one sample and of all samples; infinite if `valid` differs."""
+    """The largest difference, over batches of one sample and of all samples; infinite if `valid` differs, NaN if an
+    output is not finite."""
     worst = 0.0
     for rows in (slice(0, 1), slice(0, len(samples))):
         if head is not None:
             (output,) = run([tensor[rows] for tensor in tensors])
-            worst = max(worst, float(np.abs(output - head.output(samples[rows])).max()))
+            worst = float(np.maximum(worst, np.abs(output - head.output(samples[rows])).max()))
             continue
         features = encoder.forward_features(samples[rows])
         pooled, tokens, valid = run([tensor[rows] for tensor in tensors])
         if valid.sum(1).tolist() != features.valid.sum(1).tolist():
             return float("inf")
         differences = [pooled - features.pooled().numpy(), tokens[valid] - features.values[features.valid].numpy()]
-        worst = max([worst, *(float(np.abs(d).max()) for d in differences if d.size)])
+        worst = float(np.max([worst, *(np.abs(d).max() for d in differences if d.size)]))
     return worst
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,9 +39,9 @@ _REMEDY = "make it again with `fourm embed`"
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """`names[i]` has `features[i]`, computed from the modalities `inputs` by the encoder with this `fingerprint`.
-    `predicted`: the modality whose features the model predicted, if any. `size`: {input: pixels} of inputs at another
-    size than in training."""
+    """`names[i]` has `features[i]`, computed from the modalities `inputs` by the encoder with this `fingerprint`. A
+    sample occurs once for each of its alternatives that counts. `predicted`: the modality whose features the model
+    predicted, if any. `size`: {input: pixels} of inputs at another size than in training."""
 
     names: list[str]
     features: Float[np.ndarray, "n D"]
@@ -58,7 +60,10 @@ class Index:
         facts |= {"predicted": self.predicted, "size": self.size}
         graph = _usearch(self.features.shape[1]) if len(self.names) >= EXACT else None
         with replacing_folder(folder) as temporary:
-            np.save(temporary / FEATURES, np.ascontiguousarray(self.features, np.float32))
+            with open(temporary / FEATURES, "wb") as file:
+                # Not into the file itself: NumPy would write past Python, and miss a full disk.
+                target: Any = SimpleNamespace(write=file.write)
+                np.save(target, np.ascontiguousarray(self.features, np.float32))
             if graph is not None:
                 graph.add(np.arange(len(self.names)), np.ascontiguousarray(self.features, np.float32))
                 graph.save(str(temporary / GRAPH))
@@ -100,17 +105,20 @@ class Index:
         return cls(names, features, inputs, fingerprint, predicted, sizes, graph, mapped)
 
     def nearest(self, query: Float[np.ndarray, " D"], k: int) -> list[tuple[str, float]]:
-        """(name, cosine similarity) of the `k` samples nearest to `query`, nearest first; all samples if there are
-        fewer. Compares every sample, unless there is a graph."""
-        if self.graph is not None and (near := self._near(query, k)) is not None:
-            block = self._rows(near)
-            cosines = block @ (query / _length(query)) / _length(block)
-            return [(self.names[near[i]], float(cosines[i])) for i in np.argsort(-cosines, kind="stable")]
-        unit, scores = query / _length(query), np.empty(len(self.names), np.float32)
-        for rows in self._blocks():
-            block = self._rows(rows)
-            scores[rows] = block @ unit / _length(block)
-        return [(self.names[i], float(scores[i])) for i in np.argsort(-scores, kind="stable")[:k]]
+        """(name, cosine similarity) of the `k` samples nearest to `query` by one of their features, nearest first; all
+        samples if there are fewer. Compares every feature, unless there is a graph."""
+        most = max(Counter(self.names).values(), default=1)
+        if self.graph is not None and (near := self._near(query, k * most)) is not None:
+            cosines = unit(self._rows(near)) @ unit(query)
+        else:
+            near, cosines = np.arange(len(self.names)), np.empty(len(self.names), np.float32)
+            for rows in self._blocks():
+                cosines[rows] = unit(self._rows(rows)) @ unit(query)
+        order = np.argsort(-cosines, kind="stable")[: k * most]
+        nearest = dict[str, float]()
+        for i in order.tolist():
+            nearest.setdefault(self.names[near[i]], float(cosines[i]))
+        return list(nearest.items())[:k]
 
     def read(self) -> Float[np.ndarray, "n D"]:
         """All features, in memory. Raises ValueError if their file has changed since `load`, or is damaged."""
@@ -172,8 +180,9 @@ def _are_sizes(given: Any) -> bool:
     return all(type(edge) is int and 0 < edge < 1 << 16 for pair in pairs for edge in pair)
 
 
-def _length(features: np.ndarray) -> np.ndarray:
-    return np.maximum(np.linalg.norm(features, axis=-1), np.finfo(np.float32).tiny)
+def unit(features: np.ndarray) -> np.ndarray:
+    """The features (…, D) at length 1; 0 stays 0."""
+    return features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), np.finfo(np.float32).tiny)
 
 
 def check_free(folder: Path) -> None:

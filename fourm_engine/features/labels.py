@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from fourm_engine.data.raw.aligned import AlignedData
+from fourm_engine.data.raw.column_types import check_labels
 from fourm_engine.data.raw.tables import csv_rows
 from fourm_plugins.counting import counted
 
@@ -18,7 +19,9 @@ def labels_of(given: str | Path, data: AlignedData) -> dict[str, str]:
     `read_labels` does, and for a column that does not hold a class for each sample."""
     if not str(given).startswith(COLUMN):
         return read_labels(Path(given))
-    values = data.column(str(given).removeprefix(COLUMN))
+    name = str(given).removeprefix(COLUMN)
+    check_labels(data.column_type(name), f"--labels {given}", several=False)
+    values = data.column(name)
     for name, value in values.items():
         if not isinstance(value, (str, int)):
             raise ValueError(f"--labels {given}: {name!r}: expected a class, text or an integer, not {value!r:.80}")

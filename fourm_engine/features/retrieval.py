@@ -1,8 +1,8 @@
 """Retrieval of the samples of one index from another: recall and nDCG, compared with chance.
 
 In: an index of queries and an index to search, from the same model, with common samples; optionally classes. Out:
-scores. The right answer to a query is the sample of the same name in the other index; with classes, every other sample
-of its class.
+scores. The right answers to a query are the features of the sample of the same name in the other index, several for one
+of several captions; with classes, those of every other sample of its class.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fourm_engine.features.index import Index
+from fourm_engine.features.index import Index, unit
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -69,10 +69,11 @@ def evaluate(queries: Index, index: Index, labels: Mapping[str, str] | None = No
 @dataclass(frozen=True, eq=False)
 class _Answers:
     """The right candidates for the queries `rows` that have any: those with the same number (of a name or class),
-    except, for classes, the query itself."""
+    except, for classes, those of the query's own sample."""
 
     rows: Int[np.ndarray, " q"]
     counts: Int[np.ndarray, " q"]  # right answers
+    among: Int[np.ndarray, " q"]  # candidates
     wanted: Int[np.ndarray, " q"]
     numbers: Int[np.ndarray, " n"]
     themselves: tuple[Int[np.ndarray, " q"], Int[np.ndarray, " n"]] | None
@@ -81,10 +82,10 @@ class _Answers:
     def of(cls, queries: Sequence[str], candidates: Sequence[str], labels: Mapping[str, str] | None) -> _Answers:
         at = {name: i for i, name in enumerate(dict.fromkeys([*queries, *candidates]))}
         names = tuple(np.array([at[name] for name in side], np.int64) for side in (queries, candidates))
+        same = np.bincount(names[1], minlength=len(at))[names[0]]  # candidates of the query's sample
         if labels is None:
-            counts = np.isin(names[0], names[1]).astype(np.int64)
-            rows = counts.nonzero()[0]
-            return cls(rows, counts[rows], names[0][rows], names[1], None)
+            rows = same.nonzero()[0]
+            return cls(rows, same[rows], np.full(len(rows), len(candidates)), names[0][rows], names[1], None)
         known = {label: i for i, label in enumerate(dict.fromkeys(labels.values()))}
         # -1: without a class.
         wanted = np.array([known.get(labels.get(name, ""), -1) for name in queries], np.int64)
@@ -92,9 +93,10 @@ class _Answers:
         number, count = np.unique(numbers, return_counts=True)
         among = dict(zip(number.tolist(), count.tolist()))
         counts = np.array([among.get(label, 0) for label in wanted.tolist()], np.int64)
-        counts -= (counts > 0) & np.isin(names[0], names[1])
+        counts -= np.where(counts > 0, same, 0)
         rows = counts.nonzero()[0]
-        return cls(rows, counts[rows], wanted[rows], numbers, (names[0][rows], names[1]))
+        others = len(candidates) - same[rows]
+        return cls(rows, counts[rows], others, wanted[rows], numbers, (names[0][rows], names[1]))
 
     def themselves_among(self, rows: slice, order: np.ndarray) -> np.ndarray | None:
         return None if self.themselves is None else self.themselves[0][rows, None] == self.themselves[1][order]
@@ -103,12 +105,12 @@ class _Answers:
 def _measured(x: Float[np.ndarray, "q D"], y: Float[np.ndarray, "n D"], answers: _Answers) -> Scores:
     # Ties are broken at random, so that equal features score at chance.
     order = np.random.default_rng(0).permutation(len(y))
-    y, discount = _unit(y)[order], 1 / np.log2(np.arange(len(y)) + 2)
+    y, discount = unit(y)[order], 1 / np.log2(np.arange(len(y)) + 2)
     ideal = discount.cumsum()[answers.counts - 1]
     hits, gains = np.zeros((len(x), len(RECALL_AT)), bool), np.zeros(len(x))
     for start in range(0, len(x), _BLOCK):
         rows = slice(start, start + _BLOCK)
-        scores, right = _unit(x[rows]) @ y.T, answers.wanted[rows, None] == answers.numbers[order]
+        scores, right = unit(x[rows]) @ y.T, answers.wanted[rows, None] == answers.numbers[order]
         if (itself := answers.themselves_among(rows, order)) is not None:
             scores[itself], right = -np.inf, right & ~itself
         right = np.take_along_axis(right, np.argsort(-scores, axis=1, kind="stable"), axis=1)
@@ -119,15 +121,11 @@ def _measured(x: Float[np.ndarray, "q D"], y: Float[np.ndarray, "n D"], answers:
 
 def _chance(answers: _Answers) -> Scores:
     """The expectation over all rankings."""
-    n, counts, recall = len(answers.numbers) - (answers.themselves is not None), answers.counts, {}
+    n, counts, recall = answers.among, answers.counts, {}
     for k in RECALL_AT:
         missed = np.ones(len(counts))  # probability that none of the first k is right, drawn without replacement
-        for i in range(min(k, n)):
-            missed *= np.maximum(0, 1 - counts / (n - i))
+        for i in range(k):
+            missed *= 1 - np.minimum(1, counts / np.maximum(1, n - i))
         recall[k] = float(1 - missed.mean())
-    discount = 1 / np.log2(np.arange(n) + 2)
-    return Scores(recall, float((counts / n * discount.sum() / discount.cumsum()[counts - 1]).mean()))
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    gains = (1 / np.log2(np.arange(n.max()) + 2)).cumsum()
+    return Scores(recall, float((counts / n * gains[n - 1] / gains[counts - 1]).mean()))

@@ -43,6 +43,7 @@ def embed(
     split: str | None = None,
     predict: str | None = None,
     size: Size | Mapping[str, Size] | None = None,
+    alternatives: bool = False,
     batch_size: int = 32,
     device: str | None = None,
     print_fn: PrintFn = print_line,
@@ -56,6 +57,7 @@ def embed(
         split: a list in its `splits.json`; only these samples are embedded.
         predict: a modality whose features are predicted from the inputs and embedded instead, see `PredictedFeatures`.
         size: size of the inputs, see `fourm_engine.features.encoder.encoder`.
+        alternatives: a feature for each alternative of a sample, such as its captions, not only for the first.
 
     Raises ValueError if `out` holds something else, if no sample can be used, or if features are not finite."""
     out = Path(out)
@@ -63,7 +65,7 @@ def embed(
         check_free(out)
         choose_threads(device)
         network = _network(run, inputs, predict, size, device)
-        data = DataSamples(network, str(root), split)
+        data = DataSamples(network, str(root), split, alternatives=alternatives)
         names, features = list[str](), list[np.ndarray]()
         progress = Progress(str(root), print_fn)
         for batch, done in batches(data, data.names, batch_size):
@@ -77,9 +79,12 @@ def embed(
             raise ValueError(f"{root}: none of its {counted(len(data.names), 'sample')} can be used; see the warnings")
         sizes = None if size is None else _edges(network)
         Index(names, np.concatenate(features), list(network.inputs), network.fingerprint(), predict, sizes).save(out)
-    left = len(data.names) - len(names)
+    used = len(set(names))
+    left = len(data.names) - used
     print_fn(
-        f"{out}: {counted(len(names), 'sample')}, {network.num_features} features each, "
+        f"{out}: {counted(used, 'sample')}, "
+        + (f"{counted(len(names), 'alternative')}, " if alternatives else "")
+        + f"{network.num_features} features each, "
         + (f"{predict} of " if predict else "of ")
         + ", ".join(network.inputs)
         + (f"; {left} could not be used" if left else "")

@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from fourm_engine.data.raw.aligned import AlignedData
 from fourm_engine.data.raw.documents import documented
-from fourm_engine.data.raw.names import shown
 from fourm_engine.data.views import ViewDrawer
 from fourm_engine.modalities import Modalities, activate_kinds, load_manager, load_modalities
 from fourm_engine.recipes.agreement import check_agreement
 from fourm_engine.recipes.progress import PrintFn, first_only, print_line
 from fourm_engine.recipes.task_config import TaskRunConfig
+from fourm_engine.recipes.task_labels import objectives_of
 from fourm_engine.train.distributed import processes
 from fourm_engine.train.loop import Trainer
 from fourm_engine.train.watchdog import exclusive_run
 from fourm_engine.transfer.augmentation import augmentation_of
-from fourm_engine.transfer.classification import Classification
-from fourm_engine.transfer.coco import read_coco
-from fourm_engine.transfer.config import ClassificationConfig, Column, DetectionConfig, RetrievalConfig
-from fourm_engine.transfer.detection import Detection, picture_of
-from fourm_engine.transfer.labels import Labels, check_known, classes_of, of_column, of_file, of_folders, only_known
+from fourm_engine.transfer.config import ClassificationConfig, DetectionConfig, RetrievalConfig
 from fourm_engine.transfer.mixup import mixing_of
-from fourm_engine.transfer.objective import Objective
 from fourm_engine.transfer.samples import TaskSamples
 from fourm_engine.transfer.source import TaskSource, describe_source, open_source
 from fourm_engine.transfer.task import HeadTask
-from fourm_engine.transfer.task_folder import objective_of
 from fourm_plugins.manager import PluginManager
-from fourm_plugins.modality import Modality
 
 
 def finetune(config: TaskRunConfig, *, print_fn: PrintFn = print_line) -> dict[str, float]:
@@ -112,7 +101,7 @@ def task_of(
     _check_layout(config, inputs)
     train = AlignedData.from_config(everything, config.data, training=True)
     val = None if config.data.val is None else AlignedData.from_config(everything, config.data, training=False)
-    objectives = _objectives(config, inputs, target, train, val)
+    objectives = objectives_of(config, inputs, target, train, val)
     vocabulary = source.inputs
     mixing = mixing_of(settings, vocabulary)
     augmentation = augmentation_of(settings, inputs, config.data, seed=config.seed)
@@ -165,48 +154,3 @@ def _check_layout(config: TaskRunConfig, inputs: Modalities) -> None:
             remedy = f"for folders of classes right below it set modalities.settings.{name}.source: ."
             what = f"{root} has no folder {modality.spec.source}/, but {file.relative_to(root)}"
             raise ValueError(f"data.{part}: {what}; {remedy}")
-
-
-def _objectives(
-    config: TaskRunConfig, inputs: Modalities, target: Modalities, train: AlignedData, val: AlignedData | None
-) -> tuple[Objective, Objective]:
-    """The objectives for training and for evaluation, with the labels of their samples."""
-    settings = config.task
-    if isinstance(settings, DetectionConfig):
-        return _detections(settings, picture_of(inputs), train, val)
-    if not isinstance(settings, ClassificationConfig):
-        objective = objective_of(settings, inputs, target=next(iter(target.values()), None))
-        return objective, objective
-    labels, classes = dict[str, Labels](), tuple[str, ...]()
-    for part, data in (("train", train), ("val", val)):
-        if data is None:
-            continue
-        labelled = settings.labels if part == "train" else settings.val_labels or settings.labels
-        labels[part] = _labels(labelled, data, several=settings.several)
-        classes = classes or classes_of(labels["train"])
-        if part == "val" and isinstance(config.data.held_out, float):  # may hold out every sample of a class
-            labels[part] = only_known(labels[part], classes)
-        check_known(labels[part], classes, f"data.{part}" if labelled is None else str(labelled))
-    return Classification(settings, classes, labels["train"]), Classification(settings, classes, labels.get("val"))
-
-
-def _labels(labelled: Path | Column | None, data: AlignedData, *, several: bool) -> Labels:
-    if labelled is None:
-        return of_folders(data.names)
-    if isinstance(labelled, Column):
-        where = f"{shown(data.root)}, {labelled}"
-        return of_column(data.column(labelled.column), data.names, where, several=several)
-    return of_file(labelled, data.names, several=several)
-
-
-def _detections(
-    config: DetectionConfig, picture: Modality[Any], train: AlignedData, val: AlignedData | None
-) -> tuple[Detection, Detection]:
-    file = config.val_labels or config.labels
-    objects, classes = read_coco(config.labels, train.names)
-    held_out, others = ({}, classes) if val is None else read_coco(file, val.names)
-    if new := [name for name in others if name not in classes]:
-        raise ValueError(f"{file}: category {new[0]!r} is not one of those in {config.labels}; correct it")
-    index = np.array([classes.index(name) for name in others], np.int64)
-    held_out = {name: replace(one, categories=index[one.categories]) for name, one in held_out.items()}
-    return Detection(config, classes, picture, objects), Detection(config, classes, picture, held_out)

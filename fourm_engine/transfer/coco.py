@@ -1,4 +1,4 @@
-"""Read boxes from COCO's instances JSON.
+"""Objects of pictures, read from COCO's instances JSON.
 
 In: a file, the names of samples. Out: name -> `Objects`, and the categories ordered by id.
 """
@@ -31,6 +31,36 @@ class Objects:
     crowds: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class ListedObjects:
+    """n objects of a picture of unknown size: `boxes` (n, 4) as x0, y0, x1, y1 in pixels, or if `relative` in [0, 1];
+    the others as in `Objects`."""
+
+    boxes: np.ndarray
+    categories: np.ndarray
+    areas: np.ndarray
+    crowds: np.ndarray
+    relative: bool = False
+
+    @classmethod
+    def of(cls, table: np.ndarray, *, relative: bool = False) -> ListedObjects:
+        """From rows of x0, y0, x1, y1, category, share of the area, and whether a crowd."""
+        table = table.reshape(-1, 7)
+        return cls(table[:, :4], table[:, 4].astype(np.int64), table[:, 5], table[:, 6].astype(np.bool_), relative)
+
+    def within(self, height: int, width: int) -> Objects:
+        """The objects of a picture of this size: boxes that reach out of it are cut, those outside dropped."""
+        boxes = np.clip(self.boxes / ([1] * 4 if self.relative else [width, height] * 2), 0, 1)
+        kept = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        return Objects((height, width), boxes[kept], self.categories[kept], self.areas[kept], self.crowds[kept])
+
+
+def area_share(area: Any, of_box: float) -> float:
+    """The area of an object as a fraction of its box's; 1 if either is unknown."""
+    area = float(area or 0)
+    return min(area / of_box, 1.0) if area > 0 and of_box > 0 else 1.0
+
+
 def read_coco(path: Path, names: Collection[str]) -> tuple[dict[str, Objects], tuple[str, ...]]:
     """The objects of the `names` listed in the file, including pictures without objects. Empty boxes are dropped.
     Raises ValueError, naming the file, if it is invalid or lists none of the names."""
@@ -50,8 +80,7 @@ def read_coco(path: Path, names: Collection[str]) -> tuple[dict[str, Objects], t
             if not all(map(math.isfinite, (x, y, width, height))):
                 raise ValueError("the numbers of bbox must be finite")
             if width > 0 and height > 0:
-                area = float(annotation.get("area") or 0)
-                share = min(area / (width * height), 1.0) if area > 0 else 1.0
+                share = area_share(annotation.get("area"), width * height)
                 crowd = float(bool(annotation.get("iscrowd")))
                 category = numbers[annotation["category_id"]]
                 rows[annotation["image_id"]].append([x, y, x + width, y + height, category, share, crowd])
@@ -79,8 +108,4 @@ def _objects(image: dict[str, Any], rows: list[list[float]]) -> Objects:
     height, width = int(image["height"]), int(image["width"])
     if height <= 0 or width <= 0:
         raise ValueError(f"a picture of {height} x {width} pixels")
-    table = np.array(rows, np.float64).reshape(-1, 7)
-    boxes = np.clip(table[:, :4] / [width, height, width, height], 0, 1)
-    extended = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    table, boxes = table[extended], boxes[extended]
-    return Objects((height, width), boxes, table[:, 4].astype(np.int64), table[:, 5], table[:, 6].astype(np.bool_))
+    return ListedObjects.of(np.array(rows, np.float64)).within(height, width)

@@ -36,11 +36,27 @@ class Column(BaseModel):
         return f"column {self.column}"
 
 
+class ObjectsColumn(Column):
+    """A column of objects, as Hugging Face `datasets` have it: {bbox: [[x, y, w, h], …], category: [class, …]}, or a
+    list of such objects. Fields `area` and `iscrowd` are read as those of COCO."""
+
+    #: `xywh`: left, top, width and height, as in COCO; `xyxy`: left, top, right and bottom.
+    boxes: Literal["xywh", "xyxy"]
+    #: Whether boxes are in [0, 1] of the picture, not in pixels.
+    relative: bool = False
+    #: Names of the fields.
+    bbox: Annotated[str, Field(min_length=1)] = "bbox"
+    category: Annotated[str, Field(min_length=1)] = "category"
+
+
 def _kind(value: Any) -> str:
     return "(column)" if isinstance(value, dict | Column) else "(file)"
 
 
 LabelSource = Annotated[Annotated[Path, Tag("(file)")] | Annotated[Column, Tag("(column)")], Discriminator(_kind)]
+ObjectSource = Annotated[
+    Annotated[Path, Tag("(file)")] | Annotated[ObjectsColumn, Tag("(column)")], Discriminator(_kind)
+]
 
 
 class ClassificationConfig(_Task):
@@ -112,10 +128,10 @@ class DetectionConfig(_Task):
     kind: Literal["detection"] = "detection"
     #: As in `task`.
     head: str = "fcos"
-    #: COCO's JSON of instances.
-    labels: Path
-    #: Another file for the held-out samples; null: the same.
-    val_labels: Path | None = None
+    #: COCO's JSON of instances; or {column: NAME, boxes: xywh} of data that a package opens, such as Parquet files.
+    labels: ObjectSource
+    #: Another file or column for the held-out samples; null: the same.
+    val_labels: ObjectSource | None = None
     #: Sides of the grids on which objects are detected, over that of the token grid; the finest first, for the smallest
     #: objects.
     scales: tuple[float, ...] = Field(default=(2.0, 1.0, 0.5, 0.25), min_length=1)

@@ -21,7 +21,7 @@ from fourm_engine.data.views import SampleViews, view_of
 from fourm_engine.masking.pack import Shown
 from fourm_engine.train.distributed import gather_json
 from fourm_engine.transfer.answers import Detections
-from fourm_engine.transfer.coco import Objects
+from fourm_engine.transfer.coco import ListedObjects, Objects
 from fourm_engine.transfer.config import DetectionConfig
 from fourm_engine.transfer.objective import Metrics, Objective, Target, of_labels
 from fourm_engine.transfer.vision import EXTRA, torchvision
@@ -42,7 +42,8 @@ METRICS = ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large", "AR1", "AR
 
 
 class Detection(Objective):
-    """`objects`: sample -> its objects, of `classes`. `picture`: the input that shows them, and whose crop applies."""
+    """`objects`: sample -> its objects, of `classes`. `picture`: the input that shows them, whose crop applies, and
+    whose size as read is that of pictures of unknown size."""
 
     kind = "detection"
     loss_name = "detection loss"
@@ -53,8 +54,9 @@ class Detection(Objective):
         config: DetectionConfig,
         classes: Sequence[str],
         picture: Modality[Any],
-        objects: Mapping[str, Objects] | None = None,
+        objects: Mapping[str, Objects | ListedObjects] | None = None,
     ) -> None:
+        self._sizes = dict[str, tuple[int, int]]()
         self.config, self.classes, self.picture, self.objects = config, tuple(classes), picture, objects or {}
         self.outputs, layout = len(self.classes), picture.spec.layout
         assert isinstance(layout, Grid)
@@ -80,7 +82,7 @@ class Detection(Objective):
     def target(
         self, data: AlignedData, name: str, views: SampleViews, number: int, shown: Mapping[str, Shown]
     ) -> tuple[Target, dict[str, Any]]:
-        objects, view = self.objects[name], view_of(self.picture.spec, views, number)
+        objects, view = self._objects(data, name), view_of(self.picture.spec, views, number)
         seen = np.array([view.box(*box) for box in objects.boxes.tolist()], np.float64).reshape(-1, 4)
         boxes = seen.clip(0, 1)
         visible = _areas(boxes) / _areas(seen)
@@ -97,6 +99,15 @@ class Detection(Objective):
         object_of, boxes = self._assigned(boxes[counted].astype(np.float32) * self.extent)
         return {"classes": np.append(objects.categories[counted], -1)[object_of], "corners": boxes}, truth
 
+    def _objects(self, data: AlignedData, name: str) -> Objects:
+        objects = self.objects[name]
+        if isinstance(objects, Objects):
+            return objects
+        if name not in self._sizes:
+            height, width = np.shape(data.value(name, self.picture.name))[:2]
+            self._sizes[name] = height, width
+        return objects.within(*self._sizes[name])
+
     def _assigned(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The object assigned to each cell, (cells,), -1 for none, and its box, (cells, 4), in pixels: the smallest
         object that contains the cell's centre, near its own centre, with a distance in the level's range."""
@@ -112,7 +123,8 @@ class Detection(Objective):
         return object_of, np.concatenate([boxes, np.zeros((1, 4), np.float32)])[object_of]
 
     def has_target(self, data: AlignedData, row: int) -> bool:
-        return data.names[row] in self.objects
+        objects = self.objects.get(data.names[row])
+        return isinstance(objects, Objects) or (objects is not None and self.picture.name in data.has_at(row))
 
     def count(self, targets: Mapping[str, Tensor]) -> int:
         return int((targets["classes"] >= 0).sum())

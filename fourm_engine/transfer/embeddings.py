@@ -9,8 +9,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch.nn import functional as F
-
 from fourm_engine.features.encoder import ReadSample, digest_weights
 from fourm_engine.transfer.model import TaskModel
 
@@ -42,4 +40,4 @@ class TaskEmbeddings:
         return ReadSample(self.model.read(inputs).shown, {})
 
     def __call__(self, samples: Sequence[ReadSample]) -> Float[Tensor, "B width"]:
-        return F.normalize(self.model.outputs([sample.shown for sample in samples]), dim=1)
+        return self.model.outputs([sample.shown for sample in samples])

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fourm_engine.features.encoder import ReadSample
 from fourm_engine.features.export import Exportable, patchified
@@ -53,7 +52,7 @@ class ExportableHead(nn.Module):
         if not isinstance(self.head, Towers):
             return (self.head(given),)
         mod = torch.cat([torch.where(known[spec.name], i, -1) for spec, i in zip(specs, self.index, strict=True)], 1)
-        return (F.normalize(self.head(given, mod), dim=1),)
+        return (self.head(given, mod),)
 
 
 class TaskHead:
@@ -74,8 +73,7 @@ class TaskHead:
         return ExportableHead(encoder, self.model.network)
 
     def output(self, samples: Sequence[ReadSample]) -> np.ndarray:
-        outputs = self.model.outputs([sample.shown for sample in samples])
-        return (F.normalize(outputs, dim=1) if isinstance(self.model.network.head, Towers) else outputs).numpy()
+        return self.model.outputs([sample.shown for sample in samples]).numpy()
 
 
 def head_of(model: TaskModel, inputs: Collection[str]) -> TaskHead:

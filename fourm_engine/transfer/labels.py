@@ -159,6 +159,11 @@ def classes_of(labels: Labels) -> tuple[str, ...]:
         raise ValueError(
             f"the training samples have {counted(len(classes), 'class', 'classes')}{named}; two are needed"
         )
+    return in_order(classes)
+
+
+def in_order(classes: Collection[str]) -> tuple[str, ...]:
+    """The classes, sorted; numbers by value."""
     numbers = all(label.isdecimal() for label in classes)
     return tuple(sorted(classes, key=lambda label: (int(label) if numbers else 0, label)))
 

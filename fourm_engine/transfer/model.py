@@ -86,7 +86,7 @@ class TaskModel:
 
     def predict(self, sample: Mapping[str, Any]) -> Answer:
         """The prediction for one sample, {name of an input: value}, with values as in `FourM.generate`. Raises
-        ValueError, one line, for a sample without any input, and for invalid values."""
+        ValueError, one line, for a sample without any input, for invalid values, and if the model has diverged."""
         return self.predict_batch([sample])[0]
 
     def predict_batch(self, samples: Sequence[Mapping[str, Any]]) -> list[Answer]:
@@ -106,10 +106,14 @@ class TaskModel:
 
     @torch.inference_mode()
     def outputs(self, samples: Sequence[Mapping[str, Shown]]) -> Tensor:
-        """The head's outputs for the inputs of several samples, float32, on the CPU."""
+        """The head's outputs for the inputs of several samples, float32, on the CPU. Raises ValueError if they are not
+        finite."""
         capacity = max((sum(map(len, parts.values())) for parts in samples), default=0)
         batch = TaskBatch(*pack_inputs(samples, self.vocabulary, capacity, self.device), {}, 0)
-        return self.network(batch).float().cpu()
+        outputs = self.network(batch).float().cpu()
+        if not outputs.isfinite().all():
+            raise ValueError("the model's outputs are not finite; it has diverged, use another")
+        return outputs
 
     def _uncrop(self, answer: Answer, views: SampleViews) -> Answer:
         if isinstance(answer, Detections) and isinstance(self.objective, Detection):

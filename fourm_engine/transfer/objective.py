@@ -73,6 +73,8 @@ class Objective(ABC):
     #: What a usable sample has, given the names of the inputs; and the fewest such samples that say anything.
     needs: ClassVar[str] = "an input ({}) and a target"
     fewest: ClassVar[int] = 1
+    #: Whether held-out metrics are of all alternatives of an input (the five captions of a picture), not of the first.
+    alternatives: ClassVar[bool] = False
 
     @abstractmethod
     def describe(self) -> str:
@@ -84,6 +86,10 @@ class Objective(ABC):
     ) -> tuple[Target, Any]:
         """The target of a sample through a view, and its true value in the modality's units (None without one);
         `shown`: its inputs. Raises BadFile."""
+
+    def alternative(self, shown: Mapping[str, Shown]) -> Target:
+        """The target of a further alternative of a held-out sample; `shown`: the inputs that are encoded with it."""
+        raise NotImplementedError
 
     def has_target(self, data: AlignedData, row: int) -> bool:
         """Whether the sample with this number in `data.names` has a target, as far as is known without reading it."""

@@ -2,7 +2,8 @@
 
 In: samples with inputs of two sides or more. Out: a contrastive loss between each two sides (CLIP, arXiv 2103.00020,
 section 2.3), recall among all held-out samples, and the embedding of one side. Samples that show the same on either
-side (the same caption twice) are all right answers.
+side (the same caption twice) are all right answers. Training sees one alternative of a side at a time, recall all (the
+five captions of a picture).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
 
@@ -43,10 +45,13 @@ class Retrieval(Objective):
     monitor = (f"recall@{RECALL_AT[0]}", True)
     needs = "two sides of {} (a sample is told from others, so two samples are needed)"
     fewest = 2
+    alternatives = True
 
     def __init__(self, config: RetrievalConfig) -> None:
         self.config, self.outputs = config, config.width
         self.names = ["+".join(side) for side in config.between]
+        #: (query, other): the number of each side with that of each other.
+        self.pairs = list(permutations(range(len(self.names)), 2))
 
     def describe(self) -> str:
         return f"embeddings of {counted(self.outputs, 'number')}"
@@ -76,11 +81,14 @@ class Retrieval(Objective):
         self, data: AlignedData, name: str, views: SampleViews, number: int, shown: Mapping[str, Shown]
     ) -> tuple[Target, None]:
         """`content`: int64 (sides,), a digest of what each side shows, 0 for a side that is missing."""
-        content = np.array([_digest([shown[part] for part in group]) for group in self.groups(shown)])
-        if np.count_nonzero(content) < 2:
+        target = self.alternative(shown)
+        if np.count_nonzero(target["content"]) < 2:
             one = next(iter(shown))
             raise BadFile(data.where(name, one), one, "no other side of this sample can be read")
-        return {"content": content}, None
+        return target, None
+
+    def alternative(self, shown: Mapping[str, Shown]) -> Target:
+        return {"content": np.array([_digest([shown[part] for part in group]) for group in self.groups(shown)])}
 
     def count(self, targets: Mapping[str, Tensor]) -> int:
         """Queries: each side of a sample, once for each of its other sides."""
@@ -95,7 +103,7 @@ class Retrieval(Objective):
         rows_BSD = output.float().unflatten(0, (content.shape[1], -1)).transpose(0, 1)  # S sides
         all_rows, all_content = gather_rows(rows_BSD), gather_rows(content)
         total = rows_BSD.new_zeros(())
-        for query, other in permutations(range(content.shape[1]), 2):
+        for query, other in self.pairs:
             has_both = (content[:, query] != 0) & (content[:, other] != 0)
             with torch.autocast(output.device.type, enabled=False):  # bf16 would round logits near 100 to halves
                 logits = rows_BSD[:, query] @ all_rows[:, other].T
@@ -117,8 +125,9 @@ class Retrieval(Objective):
 
 
 class _Recall(Metrics):
-    """Recall among all held-out samples, for each side as the query of each other, and the mean over these. An answer
-    as near as a wrong one counts as behind it. A query that every candidate answers does not count."""
+    """Recall among all held-out samples, for each side as the query of each other, and the mean over these. Each
+    alternative of a side is a query and a candidate. An answer as near as a wrong one counts as behind it. A query that
+    every candidate answers does not count."""
 
     def __init__(self, task: Retrieval) -> None:
         self.task = task
@@ -126,16 +135,17 @@ class _Recall(Metrics):
 
     def update(self, output: Tensor, targets: Mapping[str, Tensor], truths: Sequence[Any]) -> None:
         content = targets["content"]
-        embeddings = F.normalize(output.float(), dim=1).unflatten(0, (content.shape[1], -1)).transpose(0, 1)
-        self._embeddings.append(embeddings.cpu())
+        self._embeddings.append(output.float().unflatten(0, (content.shape[1], -1)).transpose(0, 1).cpu())
         self._contents.append(content.cpu())
 
     def compute(self) -> dict[str, float]:
-        sides = len(self.task.names)
-        embeddings = _of_all(torch.cat([torch.zeros(0, sides, self.task.outputs), *self._embeddings]))
-        content = _of_all(torch.cat([torch.zeros(0, sides, dtype=torch.int64), *self._contents]))
-        names, pairs = self.task.names, list(permutations(range(sides), 2))
-        ranks = [_ranks(embeddings, content, query, other) for query, other in pairs]
+        S, names = len(self.task.names), self.task.names
+        embeddings = _of_all(torch.cat([torch.zeros(0, S, self.task.outputs), *self._embeddings]))
+        content = _of_all(torch.cat([torch.zeros(0, S, dtype=torch.int64), *self._contents]))
+        # Of a sample, the first row alone has several sides.
+        sample = ((content != 0).sum(1) > 1).cumsum(0) - 1
+        sides = [_Side.of(embeddings[:, side], content[:, side], sample) for side in range(S)]
+        ranks = [_ranks(sides[query], sides[other]) for query, other in self.task.pairs]
         recall = [[float((ranks_of < k).double().mean()) for k in RECALL_AT] for ranks_of in ranks]
         if not any(map(len, ranks)):
             log.warning("recall cannot be measured: held-out samples show the same, so that all are right answers")
@@ -144,7 +154,7 @@ class _Recall(Metrics):
             means = np.nanmean(recall, axis=0)  # NaN of two sides of which there is nothing to find
         of_pairs = {
             f"{names[query]} → {names[other]} recall@{RECALL_AT[0]}": first
-            for (query, other), (first, *_) in zip(pairs, recall, strict=True)
+            for (query, other), (first, *_) in zip(self.task.pairs, recall, strict=True)
         }
         return {f"recall@{k}": float(mean) for k, mean in zip(RECALL_AT, means, strict=True)} | of_pairs
 
@@ -158,20 +168,47 @@ def _of_all(rows: Tensor) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
-def _ranks(embeddings: Tensor, content: Tensor, query: int, other: int) -> Tensor:
-    """Number of wrong candidates at least as near as the nearest right one, for each sample with both sides that
-    has a wrong one."""
-    present, ranks = content[:, other] != 0, list[Tensor]()
-    candidates, of_candidates = embeddings[present, other], content[present]
-    queries = (present & (content[:, query] != 0)).nonzero()[:, 0]
-    for rows in queries.split(_BLOCK):
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """What the samples show on one side: n rows of `embeddings` (n, width), `content` (n,), and the number of the
+    `sample` (n,). `shown`: (samples, most alternatives), the content of each sample, 0 where there is none."""
+
+    embeddings: Tensor
+    content: Tensor
+    sample: Tensor
+    shown: Tensor
+
+    @classmethod
+    def of(cls, embeddings: Tensor, content: Tensor, sample: Tensor) -> _Side:
+        rows, samples = content.nonzero()[:, 0], int(sample.max()) + 1 if len(sample) else 0
+        embeddings, content, sample = embeddings[rows], content[rows], sample[rows]
+        number = torch.arange(len(sample)) - torch.searchsorted(sample, sample)
+        shown = content.new_zeros(samples, int(number.max()) + 1 if len(number) else 1)
+        shown[sample, number] = content
+        return cls(embeddings, content, sample, shown)
+
+
+def _ranks(query: _Side, other: _Side) -> Tensor:
+    """Number of wrong candidates at least as near as the nearest right one, for each query that has a right and a wrong
+    one. A candidate is right if it, or its side of the query, is shown by both samples."""
+    ranks, asks = list[Tensor](), other.shown[query.sample].any(1).nonzero()[:, 0]
+    of_candidates = query.shown[other.sample]
+    for rows in asks.split(_BLOCK):
         with torch.autocast("cpu", enabled=False):  # bf16 would make near ones equal
-            cosines = embeddings[rows, query] @ candidates.T
-        right = _same(content[rows], of_candidates, query, other)
+            cosines = query.embeddings[rows] @ other.embeddings.T
+        right = _among(query.content[rows], of_candidates) | _among(other.content, other.shown[query.sample[rows]]).T
         cosines, right = cosines[wrong := ~right.all(1)], right[wrong]
         nearest = cosines.masked_fill(~right, -2.0).amax(1, keepdim=True)
         ranks.append((~right & (cosines >= nearest)).sum(1))
-    return torch.cat(ranks) if ranks else queries
+    return torch.cat(ranks) if ranks else asks
+
+
+def _among(content: Tensor, shown: Tensor) -> Tensor:
+    """bool (m, n): whether each of m contents is among those of each of n rows."""
+    among = torch.zeros(len(content), len(shown), dtype=torch.bool)
+    for column in shown.T:
+        among |= content[:, None] == column
+    return among
 
 
 def _same(content: Tensor, candidates: Tensor, query: int, other: int) -> Tensor:

@@ -7,7 +7,7 @@ order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -124,9 +124,12 @@ class TaskSamples(Dataset[TaskSample]):
         """The name of the sample at a position. Reads the sample, since another one may replace it."""
         return self._usable(position)[0]
 
-    def held_out(self, index: int) -> TaskSample | None:
-        """Sample number `index` through its centre crop, or None if it cannot be used."""
-        return self._read(index, 0)
+    def held_out(self, index: int) -> list[TaskSample]:
+        """Sample number `index` through its centre crop, followed by its further alternatives if the objective measures
+        them, each with the inputs encoded with it; empty if it cannot be used."""
+        if (first := self._read(index, 0)) is None:
+            return []
+        return [first, *(self._alternatives(index, first) if self.objective.alternatives else ())]
 
     def collated(self, samples: Sequence[TaskSample]) -> TaskBatch:
         """The samples as a batch: one row each, or with several groups of inputs those of the first group, and so
@@ -167,6 +170,22 @@ class TaskSamples(Dataset[TaskSample]):
             self.data.skip(name, bad)
             return None
         return TaskSample(shown, target, None if self.training else truth)
+
+    def _alternatives(self, index: int, first: TaskSample) -> Iterator[TaskSample]:
+        row = int(self._rows[index])
+        name = self.data.names[row]
+        for group in self.objective.groups(first.shown):
+            count = {modality: self.data.alternatives(name, modality) for modality in group}
+            for number in range(1, max(count.values(), default=1)):
+                try:
+                    further = {
+                        one: self._shown(one, self.store.load(row, one, number)) for one in group if count[one] > 1
+                    }
+                except BadFile as bad:
+                    self.data.skip(name, bad)
+                    continue
+                shown = {one: further.get(one, first.shown[one]) for one in group}
+                yield TaskSample(shown, self.objective.alternative(shown))
 
     def _shown(self, name: str, content: np.ndarray) -> Shown:
         if self.data.modalities[name].spec.continuous:

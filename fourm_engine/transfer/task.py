@@ -22,7 +22,7 @@ from fourm_engine.data.workers import ahead
 from fourm_engine.finetune.config import FinetuneConfig
 from fourm_engine.modalities import Modalities
 from fourm_engine.train.config import TrainConfig
-from fourm_engine.train.distributed import sum_numbers
+from fourm_engine.train.distributed import gather_json, sum_numbers
 from fourm_engine.train.task import Loss, Task
 from fourm_engine.transfer.backbone import drawn, learning, plain_weights
 from fourm_engine.transfer.config import TaskConfig
@@ -125,12 +125,15 @@ class HeadTask(Task):
         parts = [range(min(start, total), min(start + size, total)) for start in starts]
         samples = ahead(_HeldOut(self.held_out), [i for part in parts for i in part], workers=self.workers or 0)
         for part in parts:
-            read = [sample for sample in islice(samples, len(part)) if sample is not None]
-            batch = (self.held_out.collated(read) if read else self.held_out.empty()).to(device)
-            output = model(batch)
-            if read:
-                metrics.update(output, batch.targets, [sample.truth for sample in read])
-                used += len(read)
+            read = [one for alternatives in islice(samples, len(part)) for one in alternatives]
+            rounds = gather_json(-(-len(read) // size)) if self.objective.alternatives else [1]
+            for start in range(0, max(1, *rounds) * size, size):
+                some = read[start : start + size]
+                batch = (self.held_out.collated(some) if some else self.held_out.empty()).to(device)
+                output = model(batch)
+                if some:
+                    metrics.update(output, batch.targets, [sample.truth for sample in some])
+                    used += len(some)
         if not sum_numbers([used])[0]:
             raise ValueError(f"{self.held_out.data.root}: no held-out sample can be used; see the warnings")
         return {name: (score, 1.0) for name, score in metrics.compute().items()}
@@ -186,7 +189,7 @@ class HeadTask(Task):
 
     def shared_facts(self) -> dict[str, Any]:
         files = {f"task.{key}": getattr(self.config, key, None) for key in ("labels", "val_labels")}
-        labels = {key: sha256_of(path) for key, path in files.items() if path is not None}
+        labels = {key: sha256_of(path) for key, path in files.items() if isinstance(path, Path)}
         return labels | shared_facts(self.data.store, None if self.held_out is None else self.held_out.store)
 
     def versions(self) -> dict[str, str]:
@@ -202,7 +205,7 @@ class _HeldOut:
     def __init__(self, samples: TaskSamples) -> None:
         self.samples = samples
 
-    def __getitem__(self, index: int) -> TaskSample | None:
+    def __getitem__(self, index: int) -> list[TaskSample]:
         return self.samples.held_out(index)
 
 

@@ -36,7 +36,7 @@ from fourm_engine.vocabulary import Vocabulary
 from fourm_engine.weights import opened
 from fourm_engine.yaml_config import not_a_run
 from fourm_plugins.hub import check_there
-from fourm_plugins.manager import PluginManager
+from fourm_plugins.manager import PluginError, PluginManager
 from fourm_plugins.modality import Modality
 from fourm_plugins.tokenizer import Tokenizer
 
@@ -159,7 +159,8 @@ def is_task(path: str) -> bool:
     if (folder / "model" / exported.CONFIG).is_file():
         return False
     try:
-        return exported.HEAD_FORMAT in (locate(folder) / exported.CONFIG).read_text(encoding="utf-8")[:_HEADER]
+        at = locate(folder)
+        return at != folder or exported.HEAD_FORMAT in (at / exported.CONFIG).read_text(encoding="utf-8")[:_HEADER]
     except (OSError, ValueError):
         return False
 
@@ -195,7 +196,12 @@ def load(
     backbone = encoder_alone(encoder.model, vocabulary)
     make = partial(make_head, saved.task.head, saved.task.head_options, spec, manager)
     with torch.device("meta"):  # compare the config with the file before allocating memory
-        head = objective.head(make, vocabulary)
+        try:
+            head = objective.head(make, vocabulary)
+        except PluginError:
+            raise
+        except ValueError as error:
+            raise ValueError(f"{folder / exported.CONFIG}: task: {error}") from None
         shape = TaskNetwork(backbone, vocabulary, head, spec)
     expected = {name: tuple(tensor.shape) for name, tensor in shape.state_dict().items()}
     with opened(folder / exported.WEIGHTS, expected) as file:

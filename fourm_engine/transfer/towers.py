@@ -1,7 +1,7 @@
 """Towers: a head for each side of a retrieval task, on one encoder.
 
-In: features of rows that each show the inputs of one side. Out: embeddings, (B, width), whose products are cosines over
-the temperature.
+In: features of rows that each show the inputs of one side. Out: embeddings (B, width) of length 1; in training mode,
+longer ones, whose products are cosines over the temperature.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ class Towers(nn.Module):
         for head, side in zip(self.heads, self.sides, strict=True):
             of_side = torch.stack([shown == index for index in side]).any(0)
             total = total + torch.where(of_side[:, None], head(features).float(), 0.0)
+        embeddings = F.normalize(total, dim=1)
+        if not self.training:
+            return embeddings
         learned = self.log_scale.float()
         # Bounded in value alone: a gradient brings it back.
         scale = (learned + (learned.clamp(max=-math.log(COLDEST)) - learned).detach()).exp()
-        return F.normalize(total, dim=1) * scale.sqrt()
+        return embeddings * scale.sqrt()

@@ -143,6 +143,9 @@ class TextSequence(SequenceModality[Lines]):
     def write(self, value: Lines) -> dict[str, bytes]:
         return {"txt": ("\n".join(lines(value)) + "\n").encode()}
 
+    def alternatives(self, value: Lines) -> int:
+        return len(lines(value))
+
     def augment(self, value: Lines, view: View) -> Lines:
         """The alternative that the view chooses."""
         alternatives = lines(value)

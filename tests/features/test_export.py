@@ -86,17 +86,21 @@ def test_a_file_of_a_model_with_a_stem_gives_what_its_encoder_gives(model, tmp_p
         assert difference < 1e-4
 
 
-def test_a_file_that_differs_is_not_written(encoder, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("by", "message"),
+    [(1e-3, "differ from the encoder's by 1.0e-03, more than 1e-04"), (np.nan, "or the model's are not finite")],
+)
+def test_a_file_that_differs_is_not_written(encoder, tmp_path, monkeypatch, by, message):
     path = tmp_path / "encoder.pt2"
     path.write_text("before")
     monkeypatch.setattr(exporting, "_write_torch", lambda *given: given[-1].write_text("new"))
 
     def wrong(_):
         module = exporting.Exportable(encoder, GIVEN)
-        return lambda tensors: [module(*tensors)[0].numpy() + 1e-3, *(x.numpy() for x in module(*tensors)[1:])]
+        return lambda tensors: [module(*tensors)[0].numpy() + by, *(x.numpy() for x in module(*tensors)[1:])]
 
     monkeypatch.setattr(exporting, "_load_torch", wrong)
-    with pytest.raises(ValueError, match=r"outputs differ from the encoder's by 1.0e-03, more than 1e-04"):
+    with pytest.raises(ValueError, match=f"the file's outputs {message}; nothing is written"):
         export(encoder, path, "torch")
     assert path.read_text() == "before"
     assert [p.name for p in tmp_path.iterdir() if p.name != "site"] == ["encoder.pt2"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import resource
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from fourm_engine.features import cache
 from fourm_engine.features import index as indexing
 from fourm_engine.features.index import Index
 from fourm_engine.features.retrieval import evaluate
+from fourm_engine.files import CannotWrite
 from fourm_engine.masking.pack import pack_inputs
 from fourm_engine.storage import mapped
 from tests.generate.toys import make_model, picture, saved_run
@@ -80,6 +82,40 @@ def test_with_classes_a_sample_does_not_find_itself():
     assert evaluate(same, same, {f"s{i}": str(i // 2) for i in range(6)}).plain.recall[1] == 1
     with pytest.raises(ValueError, match="both indexes are of a, and every sample finds itself"):
         evaluate(same, same)
+
+
+def test_each_of_several_captions_asks_and_any_of_them_answers():
+    pictures = index(np.eye(3), "a", ["s0", "s1", "s2"])
+    captions = index([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.1, 0, 1]], "b", ["s0", "s0", "s1", "s2"])
+    found = evaluate(captions, pictures)
+    assert (found.queries, found.candidates) == (4, 3)
+    assert found.plain.recall == pytest.approx({1: 2 / 4, 5: 1, 10: 1})
+    assert found.chance.recall[1] == pytest.approx(1 / 3)
+    found = evaluate(pictures, captions)
+    assert found.plain.recall[1] == pytest.approx(1 / 3)  # s0 by its first caption; s2 finds the caption of s1
+    assert found.chance.recall[1] == pytest.approx((2 + 1 + 1) / 3 / 4)
+    classes = {"s0": "x", "s1": "y", "s2": "y"}
+    assert evaluate(captions, captions, classes).queries == 2  # s0 has no other of its class
+    assert evaluate(captions, captions, classes).chance.recall[1] == pytest.approx(1 / 3)
+
+
+def test_a_full_disk_leaves_the_earlier_index(tmp_path):
+    index(np.eye(4), names=list("wxyz")).save(tmp_path / "index")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    try:
+        with pytest.raises(CannotWrite, match="File too large"):
+            index(random(12, 32)).save(tmp_path / "index")  # 1.5 KiB
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert Index.load(tmp_path / "index").names == list("wxyz")
+
+
+def test_a_search_names_a_sample_once_by_its_nearest_caption():
+    captions = index([[1, 0], [1, 0.1], [0, 1], [1, 1]], "b", ["s0", "s0", "s1", "s2"])
+    nearest = captions.nearest(np.array([1, 0], np.float32), 2)
+    assert [name for name, _ in nearest] == ["s0", "s2"]
+    assert nearest[0][1] == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,7 @@ def test_a_missing_section_is_named(tmp_path):
         ("\udcff", "not a text file; name a YAML config"),
         ("base: x", "is for `fourm sweep .*config.yaml`"),
         ("run: a\nrun: b", "'run' appears twice"),
+        ("train: {lr:1}", "'lr:1' needs a space after the colon: lr: 1"),
         ("run: !!python/object/apply:os.system ['true']", "not valid YAML"),
     ],
 )

@@ -73,7 +73,7 @@ def _output(task: Detection, target) -> torch.Tensor:
 
 def test_what_is_to_be_found_is_found_where_it_is_and_measured_as_perfect():
     task = _task(_objects(RED, BLUE), scales=[4, 2, 1])
-    target, truth = task.target(None, "a", {"view": View()}, 0)
+    target, truth = task.target(None, "a", {"view": View()}, 0, {})
     told = task.answer(output := _output(task, target))
     assert set(told.labels) == {"red", "blue"}
     boxes = dict(zip(told.labels, told.boxes))
@@ -96,13 +96,13 @@ def test_what_is_to_be_found_is_found_where_it_is_and_measured_as_perfect():
 
 def test_crops_and_flips_move_boxes_and_what_they_hide_is_neither_learned_nor_counted():
     task = _task(_objects(RED, BLUE, (0.0, 0.0, 0.2, 0.2), crowd=(2,)), scales=[4, 2, 1])
-    flipped, truth = task.target(None, "a", {"view": View(flip=True)}, 0)
+    flipped, truth = task.target(None, "a", {"view": View(flip=True)}, 0, {})
     told = task.answer(_output(task, flipped))
     np.testing.assert_allclose(told.boxes[told.labels.index("red")], [0.6, 0.2, 0.9, 0.6], atol=1e-5)
     assert truth["counted"] == [True, True, False]
     assert 2 not in flipped["classes"]
     half = View(left=0.5, width=0.5)  # shows the blue one alone
-    seen, truth = task.target(None, "a", {"view": half}, 0)
+    seen, truth = task.target(None, "a", {"view": half}, 0, {})
     assert set(seen["classes"].tolist()) == {-1, 1}
     assert truth["classes"] == [1]
     assert truth["size"] == [100, 100]
@@ -113,7 +113,7 @@ def test_crops_and_flips_move_boxes_and_what_they_hide_is_neither_learned_nor_co
 def test_a_cell_finds_the_smallest_object_it_lies_in_and_each_level_its_sizes():
     inner, outer = (0.4, 0.4, 0.6, 0.6), (0.02, 0.02, 0.98, 0.98)
     task = _task(_objects(outer, inner), scales=[4, 2])
-    classes = task.target(None, "a", {"view": View()}, 0)[0]["classes"]
+    classes = task.target(None, "a", {"view": View()}, 0, {})[0]["classes"]
     fine, coarse = classes[: 16 * 16].reshape(16, 16), classes[16 * 16 :].reshape(8, 8)
     assert fine[8, 8] == 1
     assert 0 not in fine  # reaches farther than 8 cells of 2 pixels

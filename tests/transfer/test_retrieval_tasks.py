@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -95,23 +97,56 @@ def test_the_loss_is_that_of_an_obvious_version_with_missing_sides_and_equal_con
     assert embeddings.grad.isfinite().all()
 
 
+def units(rng, *shape):
+    rows = rng.normal(size=shape).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
 @given(sides=st.integers(2, 3), seed=st.integers(0, 999))
 def test_recall_is_that_of_sorting_all_candidates(sides, seed):
     rng = np.random.default_rng(seed)
     names = [f"m{i}" for i in range(sides)]
     task = Retrieval(RetrievalConfig(between=names, width=4))
-    content, rows = rng.integers(1, 9, (12, sides)), rng.normal(size=(12, sides, 4)).astype(np.float32)
+    content, unit = rng.integers(1, 9, (12, sides)), units(rng, 12, sides, 4)
     metrics = task.metrics()
     for part in (slice(0, 5), slice(5, 12)):
-        output = torch.tensor(rows[part]).transpose(0, 1).flatten(0, 1)
+        output = torch.tensor(unit[part]).transpose(0, 1).flatten(0, 1)
         metrics.update(output, {"content": torch.tensor(content[part])}, [None] * 12)
     found = metrics.compute()
-    unit = rows / np.linalg.norm(rows, axis=-1, keepdims=True)
     for query, other in ((0, 1), (1, 0)):
         first = (unit[:, query] @ unit[:, other].T).argmax(1)
         right = (content[first] == content)[:, [query, other]].any(1)
         assert found[f"m{query} → m{other} recall@1"] == pytest.approx(right.mean())
     assert found["recall@1"] <= found["recall@5"] <= found["recall@10"] <= 1
+
+
+@given(seed=st.integers(0, 999))
+def test_every_alternative_asks_and_answers_once(seed):
+    rng = np.random.default_rng(seed)
+    several, content, sample = rng.integers(1, 4, (9, 2)), list[list[int]](), list[int]()
+    for i, counts in enumerate(several.tolist()):
+        content += [rng.integers(1, 30, 2).tolist()]
+        content += [[int(rng.integers(1, 30)), 0] for _ in range(counts[0] - 1)]
+        content += [[0, int(rng.integers(1, 30))] for _ in range(counts[1] - 1)]
+        sample += [i] * (len(content) - len(sample))
+    rows, shown = units(rng, len(content), 2, 4), np.array(content)
+    metrics = (task := Retrieval(RetrievalConfig(between=["a", "b"], width=4))).metrics()
+    for part in (slice(0, 5), slice(5, None)):  # a sample may go on in the next batch
+        output = torch.tensor(rows[part]).transpose(0, 1).flatten(0, 1)
+        metrics.update(output, {"content": torch.tensor(shown[part])}, [None] * len(shown[part]))
+    found = metrics.compute()
+    for query, other in task.pairs:
+        candidates = [j for j in range(len(shown)) if shown[j, other]]
+        hits = list[bool]()
+        for i in (i for i in range(len(shown)) if shown[i, query]):
+            right = [
+                any(shown[n, query] == shown[i, query] for n in range(len(shown)) if sample[n] == sample[j])
+                or any(shown[n, other] == shown[j, other] for n in range(len(shown)) if sample[n] == sample[i])
+                for j in candidates
+            ]
+            if not all(right):
+                hits.append(right[np.argmax([rows[i, query] @ rows[j, other] for j in candidates])])
+        assert found[f"{'ab'[query]} → {'ab'[other]} recall@1"] == pytest.approx(np.mean(hits))
 
 
 def test_loss_and_recall_are_the_same_under_autocast():
@@ -123,7 +158,8 @@ def test_loss_and_recall_are_the_same_under_autocast():
 
     def measured():
         metrics = task.metrics()
-        metrics.update(torch.cat([torch.ones(64, 256) + 0.3 * one] * 2), targets, [None] * 64)
+        near = torch.nn.functional.normalize(torch.ones(64, 256) + 0.3 * one, dim=1)
+        metrics.update(torch.cat([near] * 2), targets, [None] * 64)
         return float(task.loss(output, targets)), metrics.compute()
 
     plain = measured()
@@ -169,7 +205,7 @@ def test_a_side_that_is_missing_neither_learns_nor_counts(source, pairs, tmp_pat
     _, task = opened(path)
     assert len(task.data) == 11
     assert "1 without an input or a target" in task.data.describe()
-    samples = [task.data.held_out(i) for i in range(2)]  # without a caption, without `near`
+    samples = [task.data.held_out(i)[0] for i in range(2)]  # without a caption, without `near`
     batch = task.data.collated(samples)
     assert (batch.targets["content"] == 0).tolist() == [[False, False, True], [False, True, False]]
     assert batch.count == 4
@@ -196,7 +232,8 @@ def test_the_scale_of_the_cosines_is_learned_and_bounded():
     towers = Towers([First()], [[0]], 0.07)
     mod = torch.zeros(1, 4, dtype=torch.long)
     assert towers(features, mod).square().sum().item() == pytest.approx(1 / 0.07, rel=1e-5)
-    towers.log_scale.data.fill_(50.0)
+    assert towers.eval()(features, mod).square().sum().item() == pytest.approx(1, rel=1e-5)
+    towers.train().log_scale.data.fill_(50.0)
     assert towers(features, mod).square().sum().item() == pytest.approx(100, rel=1e-4)
     towers(features, mod).square().sum().backward()
     assert towers.log_scale.grad.item() > 0
@@ -227,6 +264,26 @@ def test_what_does_not_fit_is_refused_in_one_line(trained, pairs, tmp_path):
     ):
         assert message in refused(*map(str, words))
     assert not (tmp_path / "index").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [("{", "", "not JSON"), ('"between": [', '"between": [["sound"],', "task: no modality 'sound' in the vocabulary")],
+)
+def test_a_damaged_config_of_a_run_is_named(trained, pairs, tmp_path, old, new, message):
+    shutil.copytree(trained / "head", tmp_path / "run/head")
+    path = tmp_path / "run/head/config.json"
+    path.write_text(path.read_text().replace(old, new, 1))
+    words = ["embed", tmp_path / "run", pairs / "val", "--input", "rgb", "--out", tmp_path / "index"]
+    assert f"{path}: {message}" in refused(*words)
+
+
+def test_a_sample_without_a_readable_file_is_skipped(trained, pairs, tmp_path):
+    (tmp_path / "data/rgb").mkdir(parents=True)
+    shutil.copy(pairs / "val/rgb/000.png", tmp_path / "data/rgb")
+    (tmp_path / "data/rgb/001.png").write_bytes(b"no picture")
+    said = fourm("embed", trained, tmp_path / "data", "--input", "rgb", "--out", tmp_path / "index")
+    assert "1 sample, 16 features each, of rgb; 1 could not be used" in said
 
 
 @pytest.mark.parametrize(

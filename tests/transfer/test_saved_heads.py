@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 import fourm_engine as fm
@@ -56,6 +57,13 @@ def test_files_that_are_damaged_or_missing_are_named(trained, tmp_path):
         fm.load_head(tmp_path / "head")
     with pytest.raises(ValueError, match="nowhere: no such folder"):
         fm.load_head(tmp_path / "nowhere")
+
+
+def test_a_model_that_has_diverged_is_an_error_and_no_answer(trained, pictures):
+    model = fm.load_head(trained, device="cpu")
+    next(model.network.head.parameters()).data.fill_(np.nan)
+    with pytest.raises(ValueError, match="outputs are not finite; it has diverged, use another"):
+        model.predict({"rgb": pictures / "val/red/0.png"})
 
 
 def test_a_model_and_a_task_are_told_apart(source, trained, tmp_path):

@@ -131,9 +131,16 @@ class AlignedData(SampleTable):
 
     def column(self, name: str) -> dict[str, Any]:
         """{sample: value} of a column that no modality reads. Raises ValueError for data without columns."""
+        return self._with_columns(name).column(name)
+
+    def column_type(self, name: str) -> Any:
+        """The type of a column's values, as `SampleSource.column_type` describes it. Raises ValueError as `column`."""
+        return self._with_columns(name).column_type(name)
+
+    def _with_columns(self, name: str) -> PluginRoot:
         if not isinstance(self.root, PluginRoot):
             raise ValueError(f"{shown(self.root)}: files have no column {name!r}; name a file of labels (task.labels)")
-        return self.root.column(name)
+        return self.root
 
     def contents(self, modalities: Iterable[str]) -> dict[str, Any]:
         """By modality, which samples have a file, and, in a local folder, what the files of a few samples hold: enough
@@ -190,6 +197,14 @@ class AlignedData(SampleTable):
         files = self.files(name, modality) if files is None else files
         with _Blame(self, name, modality, "read"), reading(lambda: self.where(name, modality)):
             return self._value(name, modality, "read", self.modalities[modality].read(files))
+
+    def alternatives(self, name: str, modality: str) -> int:
+        """Number of alternatives among which views of a sample choose, such as captions. Raises BadFile."""
+        if not self.modalities[modality].uses_variant:
+            return 1
+        value = self.value(name, modality)
+        with _Blame(self, name, modality, "alternatives"):
+            return self.modalities[modality].alternatives(value)
 
     def augment(self, name: str, modality: str, value: Any, view: View) -> Any:
         """A value as read, through a view, at the modality's size. Raises BadFile, also if the value's shape differs

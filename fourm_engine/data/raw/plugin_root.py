@@ -131,6 +131,12 @@ class PluginRoot:
             raise self.fault(f"gives {_kind(values)} as its column {name}, not {{sample: value}}")
         return {plain(str(sample)): value for sample, value in values.items()}
 
+    def column_type(self, name: str) -> Any:
+        """The type of a column's values, see `SampleSource.column_type`. Raises PluginError (a ValueError)."""
+        opened = self.open([])
+        with self.blame(f"its column {name}"):
+            return opened.column_type(name)
+
     def fault(self, what: str) -> PluginError:
         return PluginError(f"{shown(self)}: {self.origin} {what}")
 

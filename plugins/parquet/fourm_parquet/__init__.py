@@ -51,7 +51,9 @@ class ParquetSource(SampleSource):
         self._file = lru_cache(OPEN_FILES)(self._open)
         self._groups: OrderedDict[tuple[str, int, str], Any] = OrderedDict()
         schema = self._file(next(iter(self._paths))).schema_arrow
-        self._classes = _classes(schema)
+        types = {column: kind[0] if isinstance(kind, list) else kind for column, kind in _types(schema).items()}
+        #: Column of classes, or of lists of them -> their names.
+        self._classes = {column: kind for column, kind in types.items() if isinstance(kind, tuple)}
         self._specs = {spec.name: spec for spec in specs}
         present = list(schema.names)
         # Of files that differ, the first need not have all.
@@ -109,7 +111,7 @@ class ParquetSource(SampleSource):
         except SampleError:  # met again, and told with the rows, where they are read
             return np.ones(about.num_rows, bool)
         if column in self._classes:
-            return np.array([_named(v, self._classes[column]) is not None for v in values.to_pylist()], bool)
+            return np.array([_classed(v, self._classes[column]) is not None for v in values.to_pylist()], bool)
         return np.array([bool(value.is_valid) and value.as_py() != _NOTHING for value in values], bool)
 
     def files(self, name: str, modality: str) -> Mapping[str, bytes]:
@@ -126,7 +128,7 @@ class ParquetSource(SampleSource):
             value = value["bytes"]
         if isinstance(value, bytes):
             return {sniff(value, extensions): value}
-        value = _named(value, self._classes[column]) if column in self._classes else value
+        value = _classed(value, self._classes[column]) if column in self._classes else value
         if isinstance(value, list) and value and all(isinstance(text, str) for text in value) and "txt" in extensions:
             value = "\n".join(" ".join(text.split()) for text in value)
         for extension in ("txt", "json") if isinstance(value, str) else ("json", "txt"):
@@ -135,18 +137,26 @@ class ParquetSource(SampleSource):
         raise SampleError(f"of type {type(value).__name__}, of which no file .{', .'.join(extensions)} can be made")
 
     def column(self, name: str) -> dict[str, Any]:
-        present = list(dict.fromkeys(n for file in self._paths for n in self._file(file).schema_arrow.names))
-        if name not in present:
-            raise ValueError(f"no column {name!r}; {did_you_mean(name, present)}")
         values = dict[str, Any]()
-        for file in self._paths:
+        for file in self._with(name):
             opened = self._file(file)
-            if name in opened.schema_arrow.names:
-                classes = _classes(opened.schema_arrow).get(name)
-                rows = enumerate(opened.read(columns=[name]).column(0).to_pylist())
-                named = ((row, value if classes is None else _named(value, classes)) for row, value in rows)
-                values |= {f"{file}/{row:06d}": value for row, value in named if value is not None}
+            kind = _types(opened.schema_arrow)[name]
+            several = isinstance(kind, list) and isinstance(kind[0], tuple)
+            for row, value in enumerate(opened.read(columns=[name]).column(0).to_pylist()):
+                if (named := _classed(value, kind[0]) if several else _named(value, kind)) is not None:
+                    values[f"{file}/{row:06d}"] = named
         return values
+
+    def column_type(self, name: str) -> Any:
+        return _types(self._file(self._with(name)[0]).schema_arrow)[name]
+
+    def _with(self, column: str) -> list[str]:
+        """The files that have a column. Raises ValueError if none has."""
+        names = {file: self._file(file).schema_arrow.names for file in self._paths}
+        if files := [file for file, present in names.items() if column in present]:
+            return files
+        present = dict.fromkeys(name for names_of in names.values() for name in names_of)
+        raise ValueError(f"no column {column!r}; {did_you_mean(column, present)}")
 
     def where(self, name: str, modality: str) -> str:
         file, row = self._row(name)
@@ -203,21 +213,54 @@ def _likely(schema: Any, specs: Sequence[ModalitySpec]) -> str:
     return "&".join(pairs.values())
 
 
-def _named(value: Any, classes: list[str]) -> Any:
-    """The names of ids of classes; None for -1, which is no class."""
+def _classed(value: Any, classes: tuple[str, ...]) -> Any:
+    """The name of an id, or the names of a list of them without those of no class; None for no class."""
     if isinstance(value, list):
         return [name for name in (_named(one, classes) for one in value) if name is not None]
-    if value is None or value < 0:
+    return _named(value, classes)
+
+
+def _named(value: Any, kind: Any) -> Any:
+    """A value of this type, with the names of the classes in place of their ids; None for -1, which is no class."""
+    if isinstance(kind, list) and isinstance(value, list):
+        return [_named(one, kind[0]) for one in value]
+    if isinstance(kind, dict) and isinstance(value, dict):
+        return {field: _named(one, kind.get(field)) for field, one in value.items()}
+    if not isinstance(kind, tuple) or not isinstance(value, int):
+        return value
+    if value < 0:
         return None
-    return classes[value] if value < len(classes) else str(value)
+    return kind[value] if value < len(kind) else str(value)
 
 
-def _classes(schema: Any) -> dict[str, list[str]]:
-    """Column -> the names of its classes, which `datasets` writes beside the columns."""
+def _types(schema: Any) -> dict[str, Any]:
+    """Column -> the type of its values, as `SampleSource.column_type` describes it; `datasets` writes the names of
+    classes beside the columns."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        several = {c: f.get("feature") for c, f in features.items() if f.get("_type") in ("Sequence", "List")}
-        features |= {c: f for c, f in several.items() if isinstance(f, dict)}
-        return {c: list(map(str, f["names"])) for c, f in features.items() if f.get("_type") == "ClassLabel"}
-    except (KeyError, ValueError, TypeError, AttributeError):
-        return {}
+    except (KeyError, ValueError, TypeError):
+        features = None
+    return {column.name: _type(column.type, _part(features, column.name)) for column in schema}
+
+
+def _part(feature: Any, name: str) -> Any:
+    return feature.get(name) if isinstance(feature, dict) else None
+
+
+def _type(kind: Any, feature: Any) -> Any:
+    """`feature`: what `datasets` says of it, if anything."""
+    word = str(kind).partition("<")[0]
+    if word.endswith("list"):
+        return [_type(kind.value_type, _part(feature, "feature"))]
+    if word == "struct":
+        fields = [kind.field(i) for i in range(kind.num_fields)]
+        if isinstance(inner := _part(feature, "feature"), dict):  # of old, a list of fields is a list in each field
+            feature = {name: {"feature": one} for name, one in inner.items()}
+        return {field.name: _type(field.type, _part(feature, field.name)) for field in fields}
+    if word == "dictionary":
+        return _type(kind.value_type, feature)
+    names = _part(feature, "names")
+    if word.startswith(("int", "uint")):
+        return tuple(map(str, names)) if isinstance(names, list) else "integer"
+    words = {"string": "text", "large_string": "text", "float": "number", "double": "number", "halffloat": "number"}
+    return words.get(word, word)
