@@ -58,7 +58,7 @@ def contact_rows(
         raise ValueError("a contact sheet needs a sample; ask for pictures (evaluate.pictures)")
     rows: list[tuple[str, list[Cell | None]]] = []
     for sample in samples:
-        inputs = [Cell(content, name) for name, content in sample.inputs.items()]
+        inputs = [Cell(content, f"{name} (input)") for name, content in sample.inputs.items()]
         rows.append((above, [*inputs, *(Cell(output.prediction, output.target) for output in sample.outputs)]))
         rows.append(("truth", [*[None] * len(inputs), *(Cell(output.truth) for output in sample.outputs)]))
     return rows
