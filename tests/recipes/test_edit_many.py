@@ -109,6 +109,17 @@ def test_shares_make_what_one_process_makes(run, tmp_path):
     assert all((whole[name] == made).all() for name, made in pictures(tmp_path).items())
 
 
+def test_processes_that_cannot_meet_are_told_how(run, monkeypatch):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(
+        ValueError, match=r"the processes do not meet: MASTER_ADDR='' .*start the processes with torchrun"
+    ):
+        edited(run)
+
+
 def test_one_mask_serves_all_and_outpainting_needs_none(run, tmp_path):
     tokens = np.zeros((4, 4), bool)
     tokens[:2] = True
