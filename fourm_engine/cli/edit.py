@@ -79,8 +79,8 @@ def edit(
     from fourm_engine.recipes.open_inputs import is_folder
 
     if any(map(is_folder, [mask, *sample.values(), *changed.values()])):
-        for option, value in (("explain", options.pop("explain") or None), ("animate", animate)):
-            if value is not None:
+        for option, single in (("explain", options.pop("explain")), ("animate", animate)):
+            if single:
                 raise ValueError(f"--{option} is for one sample, not for folders; leave it out")
         if out is None:
             raise ValueError("--out is missing; name the folder for the results")
