@@ -308,10 +308,10 @@ class FourM:
         With a `mask`, the grids of the sample are edited under it: bool (H, W) of pixels or tokens, True where to edit,
         or a picture or its file, white there. Tokens more than `halo` (1) away from the mask are known. Values have the
         model's size, or with `paste` the input's, into which what the mask marks is pasted, enlarged; pixels that the
-        mask does not touch are bitwise equal to the input's. `outpaint` continues the
-        grids beyond their edges by this share of their size, or by (left, top, right, bottom); the rest is of the
-        larger picture. `change`, {name: new value}, replaces or adds modalities; without a part to edit, all that are
-        not in `keep` are regenerated. Modalities in `keep` stay unchanged.
+        mask does not touch are bitwise equal to the input's. `outpaint` continues the grids beyond their edges by this
+        share of their size, or by (left, top, right, bottom); the rest is of the larger picture. `change`, {name: new
+        value}, replaces or adds modalities; without a part to edit, all that are not in `keep` are regenerated.
+        Modalities in `keep` stay unchanged.
 
         Raises ValueError, one line, for masks that are empty or do not fit, and if nothing is left to generate."""
         edit: Any = {"mask": mask, "outpaint": outpaint, "change": change, "keep": keep, "halo": halo}

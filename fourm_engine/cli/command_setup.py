@@ -62,7 +62,7 @@ class Group(HelpPage, TyperGroup):
 
 #: Commands that work in one process. Under torchrun the first one does it, and the others end.
 ALONE = (
-    *("convert", "data check", "data index", "data pack", "data unpack", "edit", "embed", "evaluate", "export", "init"),
+    *("convert", "data check", "data index", "data pack", "data unpack", "embed", "evaluate", "export", "init"),
     *("probe", "search", "suite", "sweep", "tokenizer eval", "vary"),
 )
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fourm_engine.cli.command_setup import idle
 from fourm_engine.cli.generation_options import generates, numbers
 from fourm_engine.cli.options import Given, ManyBatchSize, ManyWorkers, Out, Run, part_of, values
 
@@ -78,8 +79,8 @@ def edit(
     from fourm_engine.recipes.open_inputs import is_folder
 
     if any(map(is_folder, [mask, *sample.values(), *changed.values()])):
-        for option, idle in (("explain", options.pop("explain") or None), ("animate", animate)):
-            if idle is not None:
+        for option, single in (("explain", options.pop("explain")), ("animate", animate)):
+            if single:
                 raise ValueError(f"--{option} is for one sample, not for folders; leave it out")
         if out is None:
             raise ValueError("--out is missing; name the folder for the results")
@@ -87,5 +88,5 @@ def edit(
     elif many:
         option = next(iter(many)).replace("_", "-")
         raise ValueError(f"--{option} is for many samples; give a folder as --input, --change or --mask")
-    else:
+    elif not idle("edit, without many samples,"):
         generate(run, sample, (), out, edit=edits, paste=paste, animate=animate, **options)

@@ -19,11 +19,13 @@ from fourm_engine.device import local_rank, rank_and_world
 
 _AGAIN = "run the same command again to continue"
 _NOTHING = "nothing is written before the end, and what was there is unchanged; run the same command again"
+_RESULTS = f"results that are finished are kept; {_AGAIN}"
 _TRAINING = f"finished checkpoints are kept; {_AGAIN}"
 #: Command -> what is there when it is stopped, and how it goes on; of two words, the first alone or both.
 KEPT = {
     "data pack": f"finished shards are kept; {_AGAIN}",
     "data unpack": f"finished files are kept; {_AGAIN}",
+    "edit": _RESULTS,
     "embed": _NOTHING,
     "evaluate": _NOTHING,
     "export": _NOTHING,
@@ -31,8 +33,9 @@ KEPT = {
     "init": _NOTHING,
     "extend": f"tokenizers, tokens and checkpoints so far are kept; {_AGAIN}",
     "finetune": _TRAINING,
-    "generate": f"results that are finished are kept; {_AGAIN}",
+    "generate": _RESULTS,
     "label": f"labels that are finished are kept; {_AGAIN}",
+    "predict": _RESULTS,
     "probe": f"features so far are kept; {_AGAIN}",
     "suite": f"finished trials are kept, and checkpoints of others; {_AGAIN}",
     "sweep": f"finished trials are kept, and checkpoints of others; {_AGAIN}",

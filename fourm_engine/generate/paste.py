@@ -15,6 +15,7 @@ import numpy as np
 from fourm_engine.data.views import view_of
 from fourm_engine.generate.input_types import Condition, Ids
 from fourm_engine.generate.inputs import InputReader, read_value
+from fourm_engine.generate.masks import tokens_within
 from fourm_engine.generate.result import Generated, Results
 from fourm_plugins import calls, images
 from fourm_plugins.modality import Modality
@@ -35,7 +36,7 @@ class Original:
     @classmethod
     def of(cls, name: str, value: Any, keep: np.ndarray, modality: Modality, view: View) -> Original:
         """`keep`: bool, of pixels or of tokens; see `Condition`. Raises ValueError for a value without rows and columns
-        of pixels, and for an edit of pixels that the model does not see."""
+        of pixels, a mask of another size, and an edit of pixels that the model does not see."""
         if not (isinstance(value, np.ndarray) and value.ndim >= 2):
             raise ValueError(f"{name!r} has no pixels to paste into; keep it, or leave paste out")
         left, top, right, bottom = map(round, view.pixels(*value.shape[:2]))
@@ -43,8 +44,12 @@ class Original:
         if keep.shape == value.shape[:2]:
             known = keep
         else:
-            assert isinstance(modality.spec.layout, Grid)
-            tokens = keep.reshape(modality.spec.layout.height, modality.spec.layout.width)
+            layout, tokens = (
+                modality.spec.layout,
+                tokens_within(name, keep, value, modality.spec, view, what="the mask"),
+            )
+            assert isinstance(layout, Grid)
+            tokens = tokens.reshape(layout.height, layout.width)
             known = np.ones(value.shape[:2], np.bool_)
             known[seen] = images.view_map(tokens, View(), known[seen].shape)
         unseen = ~known

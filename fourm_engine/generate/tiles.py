@@ -17,7 +17,7 @@ import numpy as np
 
 from fourm_engine.generate.input_types import Condition, Ids
 from fourm_engine.generate.inputs import read_value
-from fourm_engine.generate.keywords import DecodingOptions, shows_options
+from fourm_engine.generate.keywords import DecodingOptions, SamplingOptions, shows_options
 from fourm_engine.generate.options import Options
 from fourm_engine.generate.plan import default_plan
 from fourm_engine.generate.result import Generated
@@ -84,6 +84,8 @@ def generate_tiled(
     tile (super-resolution).
 
     Raises ValueError, one line, for inputs or targets that cannot be tiled, before anything is generated."""
+    if idle := [option for option in SamplingOptions.__annotations__ if option in options]:
+        raise ValueError(f"{idle[0]} is for generate; tiles are parts of one result")
     made = _generated_map(model, target)
     name, modality, value = _picture(model, inputs, made)
     shape, height, width = modality.spec.array, *np.asarray(value).shape[:2]

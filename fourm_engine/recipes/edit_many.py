@@ -20,7 +20,7 @@ from fourm_engine.generate.paste import paste
 from fourm_engine.generate.plan import default_plan
 from fourm_engine.generate.regions import Regions
 from fourm_engine.generate.result import Results
-from fourm_engine.generate.validation import check_samples
+from fourm_engine.generate.validation import check_samples, names_of
 from fourm_engine.recipes.files_job import FilesReport, fail_if_bad, sharing
 from fourm_engine.recipes.generate import open_model
 from fourm_engine.recipes.generate_files import GenerateJob, marked
@@ -71,7 +71,7 @@ def edit_many(
     mask: Any = None,
     outpaint: float | Sequence[float] | None = None,
     change: Mapping[str, Any] | None = None,
-    keep: Sequence[str] = (),
+    keep: Sequence[str] | str = (),
     halo: int | None = None,
     paste: bool = False,
     share: tuple[int, int] | None = None,
@@ -96,7 +96,7 @@ def edit_many(
         share, with_inputs, batch_size, workers, seed, samples, reduce, regions, options: as in `generate_many`.
 
     Raises ValueError for problems that a user can fix, and at the end if samples could not be used."""
-    out, change = Path(out), dict(change or {})
+    out, change, keep = Path(out), dict(change or {}), names_of("keep", keep)
     if paste and mask is None and outpaint is None:
         raise ValueError("paste has no effect without a mask or outpaint; leave it out")
     if paste and with_inputs:
@@ -117,6 +117,10 @@ def edit_many(
                 raise ValueError(f"{name!r} is a target only; inputs are {', '.join(model.reader.input_names)}")
             return modality
 
+        for name in plan.targets:
+            results = out / model.modalities[name].spec.source
+            if is_folder(inputs[name]) and results.resolve() == Path(inputs[name]).resolve():
+                raise ValueError(f"{results}: results would replace the inputs; choose another --out")
         masks = {MASK: mask} if is_folder(mask) else {}
         one = None if mask is None or masks else read_mask(mask)
         source, names = open_inputs({**inputs, **change, **masks}, find, out, data=None)

@@ -28,6 +28,7 @@ from fourm_engine.recipes.generated_record import FOLDER, Record
 from fourm_engine.recipes.progress import PrintFn, Progress, first_only, print_line
 from fourm_engine.recipes.sample_inputs import SampleInputs
 from fourm_engine.train.distributed import FILES, SETTINGS, check_same, sum_numbers
+from fourm_engine.train.rendezvous import join
 from fourm_plugins.counting import counted
 from fourm_plugins.modality import Modality
 
@@ -36,6 +37,8 @@ T = TypeVar("T")
 SOME_NAMES = 16
 #: Timeout of a process that waits for the others at the end.
 _LONG = timedelta(days=30)
+#: How long processes wait for each other to start.
+_MEETING = timedelta(minutes=10)
 
 
 @dataclass
@@ -204,16 +207,16 @@ def sharing(out: Path, share: tuple[int, int] | None, device: str | None) -> Ite
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Join the processes of torchrun, if there are several."""
+    """Join the processes of torchrun, if there are several. Raises ValueError if they do not meet."""
     import torch.distributed as dist
 
-    join = rank_and_world()[1] > 1 and not dist.is_initialized()
-    if join:
-        dist.init_process_group("gloo", timeout=_LONG)
+    joins = rank_and_world()[1] > 1 and not dist.is_initialized()
+    if joins:
+        join("gloo", meeting=_MEETING, timeout=_LONG)
     try:
         yield
     finally:
-        if join:
+        if joins:
             dist.destroy_process_group()
 
 

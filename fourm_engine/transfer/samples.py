@@ -175,7 +175,11 @@ class TaskSamples(Dataset[TaskSample]):
         row = int(self._rows[index])
         name = self.data.names[row]
         for group in self.objective.groups(first.shown):
-            count = {modality: self.data.alternatives(name, modality) for modality in group}
+            try:
+                count = {modality: self.data.alternatives(name, modality) for modality in group}
+            except BadFile as bad:
+                self.data.skip(name, bad)
+                continue
             for number in range(1, max(count.values(), default=1)):
                 try:
                     further = {

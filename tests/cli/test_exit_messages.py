@@ -16,7 +16,7 @@ from fourm_engine.cli import app, exit_messages, logs, main
 from fourm_engine.cli.command_setup import ALONE
 from fourm_engine.cli.commands import Commands
 from fourm_engine.cli.exit_messages import KEPT, of_locale
-from fourm_engine.recipes import predict_many, runs
+from fourm_engine.recipes import edit_many, predict_many, runs
 from fourm_engine.yaml_config import ConfigError
 
 
@@ -48,6 +48,9 @@ def test_a_long_command_that_a_signal_ends_says_what_is_kept_and_how_to_go_on(mo
     assert capsys.readouterr().err == line
     ended(monkeypatch, code, "tokenizer", "fit", "c.yaml")
     assert f"stopped by {name}; fitted tokenizers are kept" in capsys.readouterr().err
+    for command in ("generate", "edit", "predict"):
+        ended(monkeypatch, code, command)
+        assert f"stopped by {name}; results that are finished are kept" in capsys.readouterr().err
     ended(monkeypatch, code, "runs")  # keeps nothing; and nobody reads a listing to its end
     assert capsys.readouterr().err == ("" if name == "SIGPIPE" else f"fourm: stopped by {name}\n")
 
@@ -90,6 +93,20 @@ def test_every_process_predicts_its_share_of_many_samples_and_the_first_a_single
     single = runner.invoke(app.app, ["predict", "nowhere", "--input", "a=b"])
     assert single.exit_code == 0
     assert "rank 1 has nothing to do: fourm predict, without many samples, works in rank 0" in single.stderr
+
+
+def test_every_process_edits_its_share_of_folders_and_the_first_a_single_sample(monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setattr(edit_many, "edit_many", lambda *given, **options: calls.append(given))
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    runner = CliRunner()
+    edit = ["edit", "run", "--outpaint", "0.5", "--out", str(tmp_path / "out"), "--input"]
+    assert runner.invoke(app.app, [*edit, f"a={tmp_path}"]).exit_code == 0
+    assert len(calls) == 1
+    single = runner.invoke(app.app, [*edit, "a=b"])
+    assert single.exit_code == 0
+    assert "rank 1 has nothing to do: fourm edit, without many samples, works in rank 0" in single.stderr
 
 
 def test_ctrl_c_before_the_command_begins_leaves_no_traceback(monkeypatch):

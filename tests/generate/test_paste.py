@@ -85,6 +85,11 @@ def test_a_mask_of_tokens_and_outpainting_are_pasted(model):
     [
         ({"colour": picture(0, 16, 32)}, {"mask": np.ones((16, 32), bool)}, "rows 0 to 16, columns 8 to 24; mark less"),
         ({"colour": picture()}, {"change": {"words": "a"}}, "paste has no effect without a mask or outpaint"),
+        (
+            {"colour": picture(0, 16, 32)},
+            {"mask": np.ones((32, 16), bool)},
+            r"mask has shape \(32, 16\); the tokens .* \(16, 32\)",
+        ),
         ({"colour": Ids(range(16))}, {"mask": np.eye(4, dtype=bool)}, "paste takes values, not token ids"),
     ],
 )

@@ -76,6 +76,13 @@ def test_tiles_cover_the_whole_and_those_of_one_wave_lie_apart():
         assert all(b - a <= 4 - overlap for a, b in pairwise(starts))
 
 
+@pytest.mark.parametrize("option", [{"n_samples": 2}, {"reduce": "mean"}, {"best": len}, {"explain": True}])
+def test_options_of_several_samples_are_refused_before_anything_runs(toys, monkeypatch, option):
+    monkeypatch.setattr(toys, "generate_batch", None)
+    with pytest.raises(ValueError, match=f"^{next(iter(option))} is for generate; tiles are parts of one result$"):
+        generate_tiled(toys, {"colour": large(14, 20)}, "height", **option)
+
+
 @pytest.mark.parametrize("options", [{}, {"steps": 3, "temperature": 0}])
 def test_equal_tiles_are_not_taken_for_several_samples_of_one_input(toys, options):
     plain = np.full((8, 16, 3), 90, np.uint8)

@@ -43,7 +43,8 @@ def album(tmp_path, monkeypatch):
 
 
 def edited(run, **options):
-    return edit_many(run, {"colour": "album"}, "made", print_fn=silent, **{"mask": "masks", "workers": 0, **options})
+    options = {"inputs": {"colour": "album"}, "mask": "masks", "workers": 0, **options}
+    return edit_many(run, out="made", print_fn=silent, **options)
 
 
 def pictures(tmp_path):
@@ -86,6 +87,19 @@ def test_a_new_mask_is_edited_again_and_another_edit_is_refused(run, tmp_path):
             edited(run, **difference)
 
 
+def test_results_are_not_edited_in_their_place(run, tmp_path):
+    edited(run, mask=None, outpaint=0.5)
+    before = pictures(tmp_path)
+    with pytest.raises(ValueError, match="made/colour: results would replace the inputs; choose another --out"):
+        edit_many(run, {"colour": "made/colour"}, "made", outpaint=0.5, workers=0, print_fn=silent)
+    assert all((before[name] == made).all() for name, made in pictures(tmp_path).items())
+
+
+def test_one_name_to_keep_is_recorded_as_a_name(run, tmp_path):
+    edited(run, keep="words", inputs={"colour": "album", "words": "words"})
+    assert json.loads((tmp_path / "made/.generated/settings.json").read_text())["--keep"] == ["words"]
+
+
 def test_shares_make_what_one_process_makes(run, tmp_path):
     edited(run, batch_size=1)
     whole = pictures(tmp_path)
@@ -93,6 +107,17 @@ def test_shares_make_what_one_process_makes(run, tmp_path):
     reports = [edited(run, share=(k, 2), batch_size=1) for k in (0, 1)]
     assert [report.made for report in reports] == [2, 2]
     assert all((whole[name] == made).all() for name, made in pictures(tmp_path).items())
+
+
+def test_processes_that_cannot_meet_are_told_how(run, monkeypatch):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(
+        ValueError, match=r"the processes do not meet: MASTER_ADDR='' .*start the processes with torchrun"
+    ):
+        edited(run)
 
 
 def test_one_mask_serves_all_and_outpainting_needs_none(run, tmp_path):
@@ -116,11 +141,12 @@ def test_without_a_mask_all_that_follows_the_change_is_generated(run, tmp_path):
     assert (tmp_path / "made/words/2.txt").read_text() == "abc"
 
 
-def test_a_mask_that_does_not_fit_is_named_and_the_others_are_made(run, tmp_path):
+@pytest.mark.parametrize("paste", [False, True])
+def test_a_mask_that_does_not_fit_is_named_and_the_others_are_made(run, tmp_path, paste):
     Image.fromarray(np.ones((3, 9), bool)).save("masks/0.png")
     Image.fromarray(np.zeros((21, 22), bool)).save("masks/1.png")
     with pytest.raises(ValueError, match=r"2 samples could not be used, such as .*0\.png.*mask has shape \(3, 9\)"):
-        edited(run)
+        edited(run, paste=paste)
     assert sorted(pictures(tmp_path)) == ["2", "3"]
 
 

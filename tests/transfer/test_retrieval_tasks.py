@@ -15,6 +15,7 @@ from fourm_engine.recipes import embed as embedding
 from fourm_engine.transfer.config import RetrievalConfig
 from fourm_engine.transfer.retrieval import Retrieval
 from fourm_engine.transfer.towers import Towers
+from fourm_plugins.errors import SampleError
 from fourm_plugins.head import HeadFeatures
 from tests.running import fourm, refused, silent
 from tests.transfer.heads import COLOURS, captioned, picture, retrieval, run, scores
@@ -213,6 +214,17 @@ def test_a_side_that_is_missing_neither_learns_nor_counts(source, pairs, tmp_pat
     task.loss(network, batch, 1).sums["contrastive"].backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
     assert 0 < scores(run(path))["recall@5"] <= 1
+
+
+def test_alternatives_that_cannot_be_counted_leave_the_first(source, pairs, tmp_path, monkeypatch, caplog):
+    _, task = opened(retrieval(tmp_path, source, pairs))
+
+    def damaged(self, value):
+        raise SampleError("damaged")
+
+    monkeypatch.setattr(type(task.data.data.modalities["caption"]), "alternatives", damaged)
+    assert len(task.held_out.held_out(0)) == 1
+    assert "damaged" in caplog.text
 
 
 def test_dropped_inputs_leave_one_on_each_side(source, pairs, tmp_path):
