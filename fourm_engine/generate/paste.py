@@ -44,10 +44,8 @@ class Original:
         if keep.shape == value.shape[:2]:
             known = keep
         else:
-            layout, tokens = (
-                modality.spec.layout,
-                tokens_within(name, keep, value, modality.spec, view, what="the mask"),
-            )
+            layout = modality.spec.layout
+            tokens = tokens_within(name, keep, value, modality.spec, view, what="the mask")
             assert isinstance(layout, Grid)
             tokens = tokens.reshape(layout.height, layout.width)
             known = np.ones(value.shape[:2], np.bool_)

@@ -37,7 +37,7 @@ class EditJob(GenerateJob):
 
     edit: EditPlan
     #: The options of the edit, as recorded.
-    told: Mapping[str, Any]
+    edit_options: Mapping[str, Any]
     #: The mask for all samples; None: each has a file.
     mask: np.ndarray | None = None
     paste: bool = False
@@ -47,7 +47,7 @@ class EditJob(GenerateJob):
         return frozenset(self.shown_as.keys() - {*self.targets}) if self.copies else frozenset()
 
     def make_settings(self) -> dict[str, Any]:
-        return super().make_settings() | dict(self.told)
+        return super().make_settings() | dict(self.edit_options)
 
     def reader(self) -> Reader:
         # Without a part to edit, the targets only say which samples there are.
@@ -124,10 +124,10 @@ def edit_many(
         masks = {MASK: mask} if is_folder(mask) else {}
         one = None if mask is None or masks else read_mask(mask)
         source, names = open_inputs({**inputs, **change, **masks}, find, out, data=None)
-        told: dict[str, Any] = {"--change": sorted(change), "--keep": sorted(keep), "--paste": paste}
-        told |= {"--outpaint": plan.sides, "--halo": plan.halo, "--mask": "a folder" if masks else None}
+        edit_options: dict[str, Any] = {"--change": sorted(change), "--keep": sorted(keep), "--paste": paste}
+        edit_options |= {"--outpaint": plan.sides, "--halo": plan.halo, "--mask": "a folder" if masks else None}
         if one is not None:
-            told["--mask"] = hashlib.sha256(repr(one.shape).encode() + one.tobytes()).hexdigest()[:16]
+            edit_options["--mask"] = hashlib.sha256(repr(one.shape).encode() + one.tobytes()).hexdigest()[:16]
         job = EditJob(
             inputs=source,
             shown_as=find_once(names, find),
@@ -146,7 +146,7 @@ def edit_many(
             guide=guide,
             options=options,
             edit=plan,
-            told=told,
+            edit_options=edit_options,
             mask=one,
             paste=paste,
         )
