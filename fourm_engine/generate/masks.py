@@ -38,7 +38,7 @@ def read_mask(given: Any, *, what: str = "mask", where: str = "the edit is") -> 
         except SampleError as error:
             raise ValueError(f"{about}: {error}") from error
     if is_picture(picture):
-        mask = np.asarray(upright(picture).convert("L")) >= 128
+        mask = _light(picture, named, where)
     else:
         array = as_array(given)
         if array is None or array.ndim != 2 or array.dtype.kind not in "bui" or not _two_valued(array):
@@ -50,6 +50,21 @@ def read_mask(given: Any, *, what: str = "mask", where: str = "the edit is") -> 
     if not mask.any():
         raise ValueError(f"{named} marks nothing; make the part to mark white (True)")
     return mask
+
+
+def _light(picture: Any, named: str, where: str) -> np.ndarray:
+    """bool (H, W), True where a black and white picture is light. Raises ValueError for one of other colours, such as
+    the photograph itself, if these are more than half of its pixels: soft edges are allowed."""
+    upright_picture = upright(picture)
+    light = np.asarray(upright_picture.convert("L"))
+    other = (light > 64) & (light < 192)
+    if upright_picture.mode not in ("1", "L", "LA", "I", "I;16", "I;16B", "F"):  # not all convert to RGB
+        other |= np.ptp(np.asarray(upright_picture.convert("RGB")).astype(np.int16), axis=-1) > 64
+    if other.mean() > 0.5:
+        raise ValueError(
+            f"{named} is mostly grey or coloured, as a photograph is; a mask is black, and white where {where}"
+        )
+    return light >= 128
 
 
 def _two_valued(array: np.ndarray) -> bool:
@@ -96,7 +111,8 @@ def tokens_within(
         return keep.reshape(-1)
     pixels = None if value is None else np.asarray(value).shape[:2]
     if keep.shape != pixels:
-        raise ValueError(f"{name!r}: {what} has shape {keep.shape}; the tokens have {(h, w)}, the picture {pixels}")
+        size = f"the tokens have {(h, w)}" + (f", the picture {pixels}" if pixels else "")
+        raise ValueError(f"{name!r}: {what} has shape {keep.shape}; {size}; resize it to {pixels or (h, w)}")
     left, top, right, bottom = view.pixels(*keep.shape)
     unknown = ~keep[:, ::-1] if view.flip else ~keep
     rows, columns = np.linspace(top, bottom, h + 1), np.linspace(left, right, w + 1)

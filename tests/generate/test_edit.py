@@ -151,12 +151,28 @@ def test_a_mask_may_be_a_file_a_picture_or_numbers(model, tmp_path):
         assert (model.edit(sample, mask=given)["colour"].value == wanted).all()
 
 
+def test_a_mask_may_have_soft_edges(model):
+    sample, soft = {"colour": picture()}, np.tile(np.linspace(0, 255, 8), (8, 1)).astype(np.uint8)
+    wanted = model.edit(sample, mask=soft >= 128)["colour"].value
+    assert (model.edit(sample, mask=Image.fromarray(soft))["colour"].value == wanted).all()
+
+
 @pytest.mark.parametrize(
     ("sample", "edit", "said"),
     [
         ({"colour": picture()}, {}, "give a mask, or something to change"),
         ({"colour": picture()}, {"mask": np.zeros((8, 8), bool)}, "mask marks nothing; make the part"),
-        ({"colour": picture()}, {"mask": np.ones((5, 8), bool)}, r"'colour': the mask has shape \(5, 8\)"),
+        (
+            {"colour": picture()},
+            {"mask": np.ones((5, 8), bool)},
+            r"has shape \(5, 8\); .*; resize it to \(8, 8\)",
+        ),
+        ({"colour": picture()}, {"mask": Image.new("L", (8, 8), 128)}, "mask is mostly grey or coloured"),
+        (
+            {"colour": picture()},
+            {"mask": Image.new("RGB", (8, 8), (255, 250, 0))},
+            "white where the edit is",
+        ),
         ({"colour": picture()}, {"mask": np.ones((8, 8, 3), bool)}, r"a bool array \(H, W\).*given: bool \(8, 8, 3\)"),
         ({"colour": picture()}, {"mask": np.arange(64).reshape(8, 8)}, "given: int64"),
         ({"colour": picture()}, {"mask": [[True]]}, "given: a list"),
