@@ -90,15 +90,16 @@ def generate(
             else:
                 results = _tiled(model, inputs, targets, overlap=overlap, animate=animate, explain=explain, **options)
         frames = [] if animate is None else steps.frames(inputs, results.samples[0])
+        final = pasted(results, into) if paste else results
         if out is not None and not explain:
-            _write_results(pasted(results, into) if paste else results, out, print_fn)
+            _write_results(final, out, print_fn)
             if given is not None or len(results.samples) > 1:
                 write_atomically(out / SHEET, png(results.grid() if given is None else edit_sheet(given, results)))
                 print_fn(str(out / SHEET))
         if animate is not None:
             write_atomically(animate, animated(frames, animate))
             print_fn(f"{animate}: {counted(len(frames), 'frame')}")
-        return results
+        return final
 
 
 def vary(
