@@ -76,13 +76,13 @@ def shows_options(*kinds: type) -> Callable[[F], F]:
         signature = inspect.signature(function)
         *named, rest = signature.parameters.values()
         assert rest.kind is Parameter.VAR_KEYWORD
-        told = [inspect.getdoc(function) or "", "", "Options:"]
+        lines = [inspect.getdoc(function) or "", "", "Options:"]
         for kind in kinds:
             for name, annotation in get_type_hints(kind).items():
                 named.append(Parameter(name, Parameter.KEYWORD_ONLY, default=DEFAULTS[name], annotation=annotation))
-            told += [f"    {line}" for line in inspect.cleandoc(kind.__doc__ or "").splitlines()]
+            lines += [f"    {line}" for line in inspect.cleandoc(kind.__doc__ or "").splitlines()]
         function.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
-        function.__doc__ = "\n".join(told)
+        function.__doc__ = "\n".join(lines)
         return function
 
     return decorate

@@ -88,8 +88,9 @@ class Objective(ABC):
         `shown`: its inputs. Raises BadFile."""
 
     def alternative(self, shown: Mapping[str, Shown]) -> Target:
-        """The target of a further alternative of a held-out sample; `shown`: the inputs that are encoded with it."""
-        raise NotImplementedError
+        """The target of a further alternative of a held-out sample, empty where these do not count; `shown`: the inputs
+        that are encoded with it."""
+        return {}
 
     def has_target(self, data: AlignedData, row: int) -> bool:
         """Whether the sample with this number in `data.names` has a target, as far as is known without reading it."""
